@@ -1,0 +1,106 @@
+# `make demo` and `make test` are all that a newcomer needs. Each builds .venv the first time, and
+# again only when pyproject.toml or the interpreter changes; in between, no network is touched.
+
+BIN := .venv/bin
+
+# What was installed for an interpreter that has since been removed must be installed again.
+$(shell test -x $(BIN)/python || rm -f .venv/.demo .venv/.dev)
+
+# The first of these that runs (a pyenv shim can exist and fail) and is at least version $(1).
+first-python = $(shell for python in $(2); do \
+	$$python -c 'import sys; sys.exit(sys.hexversion < $(1))' 2>/dev/null && echo $$python && break; done)
+PYTHON ?= $(call first-python,0x30b0000,python3.11 python3.12 python3.13 python3.14 python3)
+PYENV_PYTHON := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.
+NEWEST ?= $(call first-python,0x30c0000,$(foreach minor,14 13 12,\
+	python3.$(minor) $(wildcard $(PYENV_PYTHON)$(minor).*/bin/python)))
+
+# uv, if the one on PATH knows dependency groups; otherwise pip, which knows them from 25.1 on.
+ifeq ($(shell uv pip install --help 2>/dev/null | grep -c -- --group),0)
+UV := $(BIN)/uv
+venv = $(PYTHON) -m venv --clear .venv
+pip = $(BIN)/python -m pip install --quiet
+install = $(BIN)/python -m ensurepip >/dev/null && $(pip) --upgrade 'pip>=25.1' && $(pip)
+else
+UV := uv
+venv = uv venv --quiet --clear --python $(PYTHON) .venv
+install = uv pip install --quiet --python $(BIN)/python
+endif
+
+# JAX compiles on every core already, so that more workers than this only take memory.
+PYTEST := pytest -n logical --maxprocesses 8 --dist worksteal
+QUICK := $(PYTEST) -m 'not slow'
+
+.PHONY: help demo test quick lint types format readme notebooks lowest newest wheel clean
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.demo ## the quickstart, as a script
+	MPLBACKEND=Agg $(BIN)/python notebooks/01_quickstart.py
+
+test: .venv/.dev ## the whole suite
+	$(BIN)/$(PYTEST)
+
+quick: .venv/.dev ## the suite without its slow tier
+	$(BIN)/$(QUICK)
+
+lint: .venv/.dev ## ruff, and its formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev ## pyright
+	$(BIN)/pyright
+
+format: .venv/.dev ## mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+readme: .venv/.dev ## write the table of losses in README.md from the catalogue
+	PYTHONPATH=tests $(BIN)/python tests/test_readme.py
+
+notebooks: .venv/.dev ## execute notebooks/*.py into the .ipynb beside each
+	$(BIN)/jupytext --update --to ipynb notebooks/*.py
+	$(BIN)/jupyter-nbconvert --to notebook --inplace --execute \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+# The next three work in an environment of their own, made for the purpose and removed afterwards.
+fresh = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	$(UV) venv --quiet --python $(1) "$$tmp/venv" && \
+	$(UV) pip install --quiet --python "$$tmp/venv/bin/python"
+
+lowest: $(filter .venv/%,$(UV)) ## the quick tier on the lowest versions that pyproject.toml admits
+	$(call fresh,3.11) --resolution lowest-direct --editable . --group test && \
+		"$$tmp/venv/bin/"$(QUICK)
+
+newest: $(filter .venv/%,$(UV)) ## the quick tier on the newest Python and the newest versions
+ifdef NEWEST
+	$(call fresh,$(NEWEST)) --editable . --group test && "$$tmp/venv/bin/"$(QUICK)
+else
+	@echo "skipped: Python 3.12 or later is not here"
+endif
+
+wheel: $(filter .venv/%,$(UV)) ## build dist/*, and import it with nothing but its dependencies
+	rm -rf dist
+	$(UV) build --quiet
+	$(call fresh,$(PYTHON)) dist/*.whl && cd "$$tmp" && \
+		venv/bin/python -W error -c 'import jaxloss; print("imported", jaxloss.__file__)'
+
+clean: ## remove what the other targets made
+	rm -rf .venv dist .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later on PATH: make PYTHON=/path/to/it" >&2; exit 1; }
+	$(venv)
+
+$(BIN)/uv: $(BIN)/python
+	$(install) 'uv>=0.7'
+
+.venv/.demo: pyproject.toml $(BIN)/python
+	$(install) --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: pyproject.toml $(BIN)/python
+	$(install) --editable '.[demo,plot]' --group dev
+	@touch $@

@@ -1,0 +1,335 @@
+"""The contract: `@loss` turns three lines of mathematics into a loss that keeps every promise.
+
+A loss is written for clean arrays: floating, of one dtype, of shapes that fit. `@loss` reads the
+annotations of the function and does the rest, once, for all losses:
+
+- **shapes** must agree, only a scalar stretches; chex asserts it on static shapes, so compiled
+  code holds none of it, and an error says which argument, what came, and what to write;
+- **conversion**: whatever NumPy understands comes in; half precision is computed in float32;
+- **where** is applied to the inputs, so that nothing hidden behind a False, NaN included, reaches
+  value or gradient; **weights** and **reduction** are applied to the result;
+- **domains**: `@loss(labels=class_ids("classes"))` says what values an argument may hold. A class
+  id outside gives NaN, never another class; inside `jaxloss.checks()` all domains are checked;
+- **the catalogue** files traits, formula and signature as data.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec, overload
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxloss import catalogue
+from jaxloss._typing import ArrayLike
+from jaxloss.checks import are_on, check
+from jaxloss.declaration import Declaration, Form
+from jaxloss.domains import Domain, finite
+from jaxloss.reduction import TypeOfReduction, reduce
+from jaxloss.traits import Trait
+
+__all__ = ["ArrayLike", "loss"]
+
+P = ParamSpec("P")
+
+_ARRAYS = (jax.Array, np.ndarray)
+_NUMBERS = {"Int": "integers", "Bool": "booleans", "Float": "floats", "Real": "real numbers"}
+
+
+@overload
+def loss(body: Callable[P, object], /) -> Callable[P, Any]: ...
+@overload
+def loss(
+    *traits: Trait, reduction: TypeOfReduction = "none", **domains: Domain | list[Domain]
+) -> Callable[[Callable[P, object]], Callable[P, Any]]: ...
+def loss(*traits: Any, reduction: TypeOfReduction = "none", **domains: Any) -> Any:
+    """Makes a function of predictions and targets a loss, with the whole contract of jaxloss.
+
+    Args:
+        *traits: What is true of the loss for every input, from `jaxloss.traits`.
+        reduction: What the loss does when the caller does not say.
+        **domains: For an argument, the values it may hold, from `jaxloss.domains`; a list where
+            the annotation has alternatives, in its order.
+
+    Returns:
+        A decorator; or, as plain `@loss`, the decorated function.
+
+    Raises:
+        TypeError: If the annotations cannot be read as a loss.
+
+    Example:
+        >>> @loss
+        ... def cubic(prediction, target, *, scale=1.0):
+        ...     return jnp.abs((prediction - target) / scale) ** 3
+        >>> cubic([1.0, 5.0], [3.0, jnp.nan], where=[True, False], reduction="mean")
+        Array(8., dtype=float32)
+    """
+    if len(traits) == 1 and callable(traits[0]):
+        return loss()(traits[0])
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        declared = Declaration(body, domains, reduction)
+
+        @functools.wraps(body)
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
+            return _evaluate(declared, declared.bind(args, kwargs))
+
+        evaluate.__signature__ = declared.signature  # type: ignore[attr-defined]  # for help()
+        evaluate.__doc__ = declared.documentation()
+        catalogue.register(evaluate, declared, traits)
+        return evaluate
+
+    return decorate
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What is known of an array before its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    votes: bool
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+class _Plan(NamedTuple):
+    """How the arguments of a call fit its loss."""
+
+    batch: tuple[int, ...]
+    sizes: dict[str, int]
+    forms: dict[str, Form]
+    dtype: Any
+
+
+def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
+    """One call, from what the user gave to what the user gets."""
+    arrays = _arrays(declared, given)
+    if given.get("axis", -1) != -1:
+        arrays = _move_axis(declared, arrays, given["axis"])
+    batch, sizes, forms, dtype = _plan(
+        declared,
+        # Numbers and lists have no precision of their own: they do not vote on it.
+        tuple((n, x.shape, x.dtype, isinstance(given[n], _ARRAYS)) for n, x in arrays.items()),
+        jnp.result_type(float),
+    )
+    arrays = {name: _convert(x, forms[name], batch, dtype) for name, x in arrays.items()}
+    where, weights = arrays.get("where"), arrays.get("weights")
+    if where is not None:
+        arrays = {n: _fill(x, forms[n], declared.result, where) for n, x in arrays.items()}
+    context, sane = given | sizes, True
+    if are_on():
+        for name, x in arrays.items():
+            sane &= check(declared.who, name, forms[name].domain, x, context)
+    sound = None
+    if declared.guarded:
+        arrays, sound = _guard(arrays, forms, declared.result, context)
+
+    values = declared.body(**{name: arrays.get(name, given[name]) for name in declared.arguments})
+    shape = declared.result.shape(batch, sizes)
+    if values.shape != shape:
+        raise _misshapen(f"{declared.who}: its result", "", values.shape, shape, "")
+    if sound is not None:
+        values = values * jnp.where(sound, 1, jnp.nan).astype(values.dtype)
+    if are_on():
+        counted = values if where is None else jnp.where(where, values, 0)
+        check(declared.who, "result", finite, counted, context, unless=~jnp.asarray(sane))
+    return reduce(values, where, weights, given["reduction"])
+
+
+def _arrays(declared: Declaration, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are arrays; numbers given for an option stay numbers, seen at once."""
+    arrays = {}
+    for name, forms in declared.forms.items():
+        value = given[name]
+        if isinstance(value, _ARRAYS):
+            arrays[name] = value
+        elif value is None and name in declared.defaults and declared.defaults[name] is None:
+            continue
+        elif name not in declared.data and isinstance(value, bool | int | float):
+            _check_number(declared.who, name, value, forms[0].domain)
+        else:
+            arrays[name] = _as_array(declared.who, name, value)
+    for name, choices in declared.choices.items():
+        if given[name] not in choices:
+            near = difflib.get_close_matches(str(given[name]), [str(c) for c in choices], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            expected = ", ".join(map(repr, choices))
+            message = f"{declared.who}: `{name}` is {given[name]!r}, expected one of {expected}."
+            raise ValueError(message + hint)
+    return arrays
+
+
+def _check_number(who: str, name: str, value: float, domain: Domain) -> None:
+    """A number written in the program is seen before anything is traced."""
+    holds, _ = domain.test(value, {})
+    if not holds:
+        raise ValueError(f"{who}: `{name}` must be {domain.meaning}, got {value!r}.")
+
+
+def _as_array(who: str, name: str, value: Any) -> Any:
+    try:
+        array = np.asarray(value)
+        # A list that holds traced arrays is an object to NumPy, and an array to JAX.
+        array = jnp.asarray(value) if array.dtype == object else array
+    except (TypeError, ValueError) as error:
+        message = (
+            f"{who}: `{name}` is a {type(value).__name__} of which no array can be made ({error})."
+            f" Give an array, a number, or a list of numbers."
+        )
+        raise TypeError(message) from None
+    if array.dtype.kind in "USMm":
+        message = f"{who}: `{name}` holds text or dates ({array.dtype}), expected numbers."
+        raise TypeError(message)
+    return array
+
+
+def _move_axis(declared: Declaration, arrays: dict[str, Any], axis: Any) -> dict[str, Any]:
+    """Brings the event axis to the end of every argument that has it."""
+    name = declared.data[0]
+    rank = arrays[name].ndim
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        message = (
+            f"{declared.who}: `axis` is {axis!r}, but `{name}` has shape {arrays[name].shape}: "
+            f"give an integer from {-rank} to {rank - 1}."
+        )
+        raise ValueError(message)
+    has_axis = {
+        n for n, forms in declared.forms.items() if any(f.batched and f.event for f in forms)
+    }
+    return {
+        n: jnp.moveaxis(x, axis, -1) if n in has_axis and x.ndim == rank else x
+        for n, x in arrays.items()
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(declared: Declaration, key: tuple[Any, ...], default: Any) -> _Plan:
+    """Finds the batch, the sizes of the named axes, the form of each array, and the dtype.
+
+    It depends on shapes and dtypes alone, so an eager loop pays for it once.
+    """
+    arrays = [_Kind(*kind) for kind in key]
+    batch: tuple[int, ...] = ()
+    leader = ""
+    for x in arrays:
+        form, *others = declared.forms[x.name]
+        if not others and form.batched and x.ndim > len(form.event):
+            batch, leader = x.shape[: x.ndim - len(form.event)], x.name
+            break
+    sizes: dict[str, int] = {}
+    chosen: dict[str, Form] = {}
+    for x in arrays:
+        forms = declared.forms[x.name]
+        origin = f" to fit `{leader}`" if leader not in ("", x.name) else ""
+        found = [f for f in forms if f.admits(x.dtype) and _rank_fits(f, x.ndim, len(batch))]
+        if not found:
+            raise _misfit(declared.who, x, [f.shape(batch, sizes) for f in forms], forms, origin)
+        form = chosen[x.name] = found[0]
+        if x.ndim or not form.batched or form.event:
+            shape = form.shape(batch, sizes)
+            try:
+                chex.assert_shape(x, tuple(n if isinstance(n, int) else None for n in shape))
+            except AssertionError as error:
+                what = f"{declared.who}: `{x.name}`"
+                raise _misshapen(what, x.name, x.shape, shape, origin) from error
+            sizes.update(zip(reversed(form.event), reversed(x.shape), strict=False))
+    voters = [
+        jax.dtypes.canonicalize_dtype(x.dtype)
+        for x in arrays
+        if x.votes and x.name in declared.data and jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    narrowest = jnp.dtype(jnp.float32) if voters else default
+    dtype = max([narrowest, *voters], key=lambda dtype: jnp.finfo(dtype).bits)
+    return _Plan(batch, sizes, chosen, dtype)
+
+
+def _rank_fits(form: Form, rank: int, batch_rank: int) -> bool:
+    if not form.batched:
+        return rank == len(form.event)
+    return rank == batch_rank + len(form.event) or (rank == 0 and not form.event)
+
+
+def _misshapen(
+    what: str, name: str, got: tuple[int, ...], expected: tuple[Any, ...], origin: str
+) -> ValueError:
+    message = f"{what} has shape {got}, expected {_shape(expected)}{origin}."
+    return ValueError(message + _remedy(name, got, expected))
+
+
+def _shape(shape: tuple[Any, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def _remedy(name: str, got: tuple[int, ...], expected: tuple[Any, ...]) -> str:
+    if not name:
+        return ""
+    if got == (*expected, 1):
+        return f" Nothing is broadcast here: write `jnp.squeeze({name}, -1)`."
+    if (*got, 1) == expected:
+        return f" Nothing is broadcast here: write `{name}[..., None]`, or squeeze the other."
+    if len(got) > 1 and got == expected[::-1]:
+        return f" Write `{name}.T`."
+    return " Nothing is broadcast here: only a scalar stretches."
+
+
+def _misfit(
+    who: str, x: _Kind, shapes: list[tuple[Any, ...]], forms: tuple[Form, ...], origin: str
+) -> Exception:
+    """The error for an array whose rank and dtype no form admits together."""
+    expected = ", or ".join(
+        f"{_NUMBERS[form.kind]} of shape {_shape(shape)}"
+        for form, shape in zip(forms, shapes, strict=True)
+    )
+    message = f"{who}: `{x.name}` is {x.dtype} of shape {x.shape}, expected {expected}{origin}."
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return TypeError(f"{message} Take `jnp.abs({x.name})`, or its real and imaginary parts.")
+    of_rank = [f for f, shape in zip(forms, shapes, strict=True) if len(shape) == x.ndim]
+    if of_rank or not any(form.admits(x.dtype) for form in forms):
+        remedy = {"Int": "astype(int)", "Bool": "astype(bool)"}
+        write = remedy.get((of_rank or forms)[0].kind, "astype(jnp.float32)")
+        return TypeError(f"{message} Write `{x.name}.{write}` if that is what its numbers mean.")
+    return ValueError(message + _remedy(x.name, x.shape, shapes[0]))
+
+
+def _convert(x: Any, form: Form, batch: tuple[int, ...], dtype: Any) -> Array:
+    if form.kind == "Int":
+        small = jnp.iinfo(x.dtype).bits < 32 or jnp.issubdtype(x.dtype, jnp.unsignedinteger)
+        dtype = jnp.int32 if small else jax.dtypes.canonicalize_dtype(x.dtype)
+    elif form.kind == "Bool":
+        dtype = x.dtype
+    x = x if isinstance(x, jax.Array) and x.dtype == dtype else jnp.asarray(x).astype(dtype)
+    stretches = x.ndim == 0 and form.batched and not form.event and batch
+    return jnp.broadcast_to(x, batch) if stretches else x
+
+
+def _fill(x: Array, form: Form, result: Form, where: Array) -> Array:
+    """Puts a harmless value wherever `where` is False, so that nothing there can leak."""
+    if form.dims[: len(result.dims)] != result.dims or x.dtype == jnp.bool_:
+        return x
+    inner = tuple(range(where.ndim, x.ndim))
+    return jnp.where(jnp.expand_dims(where, inner), x, jnp.asarray(form.domain.fill, x.dtype))
+
+
+def _guard(
+    arrays: dict[str, Any], form: Mapping[str, Form], result: Form, context: Mapping[str, Any]
+) -> tuple[dict[str, Any], Array | None]:
+    """Takes class ids out of the body's sight that name no class, and remembers which rows."""
+    sound = None
+    for name, x in arrays.items():
+        domain = form[name].domain
+        if domain.guard:
+            holds, _ = domain.test(x, context)
+            arrays = {**arrays, name: jnp.where(holds, x, jnp.asarray(domain.fill, x.dtype))}
+            inner = len(form[name].dims) - len(result.dims)
+            holds = jnp.all(holds, axis=tuple(range(-inner, 0))) if inner > 0 else holds
+            sound = holds if sound is None else sound & holds
+    return arrays, sound

@@ -1,0 +1,89 @@
+"""How many units in the last place values and gradients are off, against 160 exact digits.
+
+The exact value is the row's oracle on mpmath numbers; the exact gradient is its central
+difference at a step so small that the error is far below float32. Inputs lie all over the domain.
+"""
+
+import functools
+
+import cases
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from arithmetic import to_exact, ulp_error
+
+COUNT = 96
+STEP = mpmath.mpf(10) ** -30
+
+
+def exact_gradient(oracle, named, name):
+    """The derivative of the oracle with respect to each entry of one argument."""
+
+    def at(x):
+        return oracle(**{**named, name: x})
+
+    x = named[name]
+    if not isinstance(x, np.ndarray):
+        step = STEP * max(abs(x), STEP)
+        return (at(x + step) - at(x - step)) / (2 * step)
+    gradient = np.empty(x.shape, object)
+    for place in np.ndindex(x.shape):
+        step = STEP * max(abs(x[place]), STEP)
+        up, down = x.copy(), x.copy()
+        up[place], down[place] = x[place] + step, x[place] - step
+        gradient[place] = (at(up) - at(down)) / (2 * step)
+    return gradient
+
+
+def worst_errors(setting, count=COUNT, loss=None):
+    """The largest error of value and gradient in ULP, each with the inputs where it occurs."""
+    loss = loss or functools.partial(setting.loss, reduction="none")
+    generator = np.random.default_rng(11)
+    data = [
+        np.asarray(setting.case.extremes[name](generator, count)).astype(np.float32)
+        if name in setting.case.extremes
+        else cases.draw_extreme(form, generator, count)
+        for name, form in zip(setting.card.data, setting.forms, strict=True)
+    ]
+    options = setting.options(batch=(count,))
+    at = setting.floating()
+
+    def of_floating(*floating):
+        merged = list(data)
+        for i, x in zip(at, floating, strict=True):
+            merged[i] = x
+        return loss(*merged, **options)
+
+    floating = [jnp.asarray(data[i]) for i in at]
+    values = np.asarray(jax.jit(of_floating)(*floating))
+    total = lambda *x: jnp.sum(of_floating(*x))
+    gradients = jax.jit(jax.grad(total, argnums=tuple(range(len(at)))))(*floating)
+    named = dict(zip(setting.card.data, data, strict=True)) | options
+    worst = {"value": (0.0, None), "gradient": (0.0, None)}
+    for row in range(count):
+        one = {n: to_exact(v) for n, v in setting.examples(named, (row,)).items()}
+        shown = {n: v for n, v in setting.examples(named, (row,)).items()}
+        errors = {"value": ulp_error(values[row], setting.case.oracle(**one)), "gradient": 0.0}
+        exact, got = [], []
+        for i, gradient in zip(at, gradients, strict=True):
+            exact += [*np.ravel(exact_gradient(setting.case.oracle, one, setting.card.data[i]))]
+            got += [*np.ravel(np.asarray(gradient)[row])]
+        largest = max(map(abs, exact), default=0)
+        for g, e in zip(got, exact, strict=True):
+            error = ulp_error(g, e)
+            if not setting.by_component and np.isfinite(g) and largest:
+                error = min(error, float(abs(float(g) - e) / (largest * 2**-23)))
+            errors["gradient"] = max(errors["gradient"], error)
+        for kind, error in errors.items():
+            if error > worst[kind][0]:
+                worst[kind] = error, shown
+    return worst
+
+
+@pytest.mark.parametrize("setting", cases.settings(), ids=str)
+def test_accurate_to_a_few_units_in_the_last_place(setting):
+    worst = worst_errors(setting)
+    for (kind, (error, where)), bound in zip(worst.items(), setting.case.ulp, strict=True):
+        assert error <= bound, f"the {kind} is {error:.1f} ULP off (bound {bound}) at {where}"

@@ -1,0 +1,132 @@
+"""Value checks: off and absent by default; on, they raise with the values, wherever they run."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+import jaxloss as jl
+
+LOGITS = jnp.zeros((4, 10))
+GOOD, BAD = jnp.array([0, 1, 2, 9]), jnp.array([0, 1, 10, 3])
+NAMED = (
+    r"jaxloss\.classification\.softmax_cross_entropy: `labels` must be class ids from 0 to "
+    r"classes - 1 \(classes = 10\), got 10 at flat index 2 of shape \(4,\)\."
+)
+
+
+def loss(logits, labels):
+    return jl.classification.softmax_cross_entropy(logits, labels, reduction="mean")
+
+
+def scanned(logits, labels):
+    return jax.lax.scan(lambda c, row: (c + loss(logits, row), None), 0.0, labels[None])[0]
+
+
+PLACES = {
+    "eager": loss,
+    "jit": jax.jit(loss),
+    "grad": jax.grad(loss),
+    "jit of grad": jax.jit(jax.grad(loss)),
+    "scan": jax.jit(scanned),
+    "grad of scan": jax.jit(jax.grad(scanned)),
+    "remat": jax.jit(jax.grad(jax.checkpoint(loss))),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_label_outside_raises_with_its_value(place):
+    with pytest.raises(ValueError, match=NAMED):
+        jl.checked(PLACES[place])(LOGITS, BAD)
+    jl.checked(PLACES[place])(LOGITS, GOOD)
+
+
+def test_under_vmap_the_value_is_named():
+    each = jax.vmap(jl.classification.softmax_cross_entropy)
+    for run in (each, jax.jit(each)):
+        with pytest.raises(ValueError, match=r"class ids from 0 to classes - 1 .*, got 10"):
+            jl.checked(run)(LOGITS, BAD)
+
+
+def test_the_context_works_around_compiled_code_and_toggles():
+    step = jax.jit(loss)
+    assert jnp.isnan(step(LOGITS, BAD))
+    with pytest.raises(ValueError, match=NAMED), jl.checks():
+        step(LOGITS, BAD)
+    assert jnp.isnan(step(LOGITS, BAD))
+    with jl.checks(), jl.checks(enabled=False):
+        assert jnp.isnan(step(LOGITS, BAD))
+
+
+def test_off_there_is_nothing_in_the_jaxpr():
+    off = jax.make_jaxpr(loss)(LOGITS, BAD)
+    assert not off.effects
+    assert "callback" not in str(off)
+    with jl.checks():
+        assert "callback" in str(jax.make_jaxpr(loss)(LOGITS, BAD))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_chexify_and_checkify_see_the_checks():
+    with jl.checks():
+        with pytest.raises(Exception, match="class ids from 0 to classes - 1 .*got 10"):
+            chex.chexify(jax.jit(loss), async_check=False)(LOGITS, BAD)
+        chex.chexify(jax.jit(loss), async_check=False)(LOGITS, GOOD)
+        error, _ = checkify.checkify(jax.jit(loss))(LOGITS, GOOD)
+        assert error.get() is None
+
+
+def test_masked_entries_are_not_checked():
+    where = jnp.array([True, True, False, True])
+    with jl.checks():
+        jax.jit(jl.classification.softmax_cross_entropy)(LOGITS, BAD, where=where)
+        jl.regression.huber([1.0, jnp.nan], [0.0, 0.0], where=[True, False])
+
+
+def test_probabilities_must_be_probabilities():
+    with jl.checks():
+        with pytest.raises(ValueError, match=r"`probabilities` must be between 0 and 1, got 1\.3"):
+            jl.classification.binary_cross_entropy([0.5, 1.3], [1, 0])
+        with pytest.raises(
+            ValueError, match=r"`probabilities` must be nonneg.* sum to 1.*got 0\.8"
+        ):
+            jl.classification.categorical_cross_entropy([[0.5, 0.5], [0.4, 0.4]], [1, 0])
+        with pytest.raises(ValueError, match=r"`labels` must be -1 or \+1 .*got 0\.0"):
+            jl.classification.hinge([0.5, 1.3], [1, 0])
+        jl.classification.hinge([0.5, 1.3], [1, 0], zero_one_labels=True)
+
+
+def test_rows_rounded_to_bfloat16_still_sum_to_one():
+    probabilities = jax.nn.softmax(jax.random.normal(jax.random.key(0), (64, 1000)))
+    with jl.checks():
+        jl.classification.categorical_cross_entropy(
+            probabilities.astype(jnp.bfloat16), jnp.zeros(64, int)
+        )
+
+
+def test_a_result_that_is_not_finite_is_named():
+    with jl.checks(), pytest.raises(ValueError, match="`result` must be finite, got inf"):
+        jl.classification.softmax_cross_entropy([0.0, -jnp.inf], 1)
+
+
+def test_numeric_options_are_checked_at_once_or_when_they_run():
+    with pytest.raises(ValueError, match=r"`delta` must be above 0, got -1\.0"):
+        jl.regression.huber(0.0, 1.0, delta=-1.0)
+    with pytest.raises(ValueError, match=r"`delta` must be above 0, got -1\.0"):
+        jl.checked(jax.jit(jl.regression.huber))(0.0, 1.0, delta=jnp.float32(-1))
+    assert np.isfinite(jl.regression.huber(0.0, 1.0, delta=jnp.float32(-1)))
+
+
+def test_errors_that_are_not_ours_pass_through():
+    def explode(x):
+        jax.debug.callback(lambda x: 1 // 0, x)
+        return x
+
+    with pytest.raises(Exception, match="division"):
+        jl.checked(jax.jit(explode))(1.0)
+
+
+def test_an_array_size_in_the_mean_needs_no_value():
+    assert jl.checked(jl.regression.squared_error)(jnp.zeros(0), jnp.zeros(0)).shape == (0,)

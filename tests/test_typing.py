@@ -1,0 +1,30 @@
+"""What a type checker says of calls: right ones pass, each wrong one is an error of its own."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pyright = pytest.importorskip("pyright", reason="pyright is in the dependency group `lint`")
+FOLDER = pathlib.Path(__file__).parent / "typing"
+
+
+def errors(name):
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    run = subprocess.run([*command, FOLDER / name], capture_output=True, text=True, check=False)
+    found = json.loads(run.stdout)["generalDiagnostics"]
+    return [
+        (d["range"]["start"]["line"] + 1, d["message"]) for d in found if d["severity"] == "error"
+    ]
+
+
+def test_right_calls_pass():
+    assert errors("accepted.py") == []
+
+
+def test_every_wrong_call_is_rejected():
+    lines = (FOLDER / "rejected.py").read_text().splitlines()
+    wrong = [number for number, line in enumerate(lines, start=1) if line.startswith("jl.")]
+    assert sorted({line for line, _ in errors("rejected.py")}) == wrong

@@ -9,16 +9,8 @@ lists them.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxloss import (
-    catalogue,
-    classification,
-    domains,
-    numerics,
-    penalties,
-    reduction,
-    regression,
-    traits,
-)
+from jaxloss import catalogue, domains, numerics, penalties, reduction, traits
+from jaxloss._typing import ArrayLike
 from jaxloss.checks import checked, checks
 from jaxloss.combine import total
 from jaxloss.contract import loss
@@ -26,7 +18,17 @@ from jaxloss.declaration import AxisReduction, Reduction, SetReduction
 from jaxloss.reduction import Mean, mean, sum
 
 if TYPE_CHECKING:
-    from jaxloss import transforms
+    from jaxloss import (
+        classification,
+        contrastive,
+        divergence,
+        likelihood,
+        ranking,
+        regression,
+        robust,
+        sequence,
+        transforms,
+    )
 
 __version__ = "0.1.0"
 
@@ -40,23 +42,44 @@ __all__ = [
     "checked",
     "checks",
     "classification",
+    "contrastive",
+    "divergence",
     "domains",
+    "likelihood",
     "loss",
     "mean",
     "numerics",
     "penalties",
+    "ranking",
     "reduction",
     "regression",
+    "robust",
+    "sequence",
     "sum",
     "total",
     "traits",
     "transforms",
 ]
 
+# Imported when they are first asked for, so that `import jaxloss` costs little more than jax.
+SHELVES = (
+    "regression",
+    "robust",
+    "classification",
+    "divergence",
+    "likelihood",
+    "ranking",
+    "contrastive",
+    "sequence",
+)
+
 
 def __getattr__(name: str) -> Any:
-    # Optax is imported with the transforms alone, so that `import jaxloss` stays quick.
-    if name == "transforms":
-        return importlib.import_module("jaxloss.transforms")
+    if name in SHELVES or name == "transforms":
+        return importlib.import_module(f"jaxloss.{name}")
     message = f"module 'jaxloss' has no attribute {name!r}"
     raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

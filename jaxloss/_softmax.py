@@ -1,4 +1,4 @@
-r"""The engine of every loss with a softmax in it: -log softmax, exact in value and gradient.
+r"""The engine of every loss with a softmax or a sigmoid in it: -log p, exact in value and gradient.
 
 `logsumexp(x) - x[y]` loses the loss of a confident right answer: `1 + tiny` rounds to 1 before
 the logarithm is taken, and `p - 1` to 0 in the gradient. Here the sum leaves out the term that
@@ -16,22 +16,23 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss import numerics
 
 
-def _shifted(logits: Array) -> Array:
-    """The logits less the maximum of their row: at most 0, and -inf for impossible classes."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return jnp.where(logits == jnp.inf, 0, logits - top)
+def _relative(logits: Array) -> tuple[Array, Array]:
+    """The top of each row, and exp(logits - top).
 
-
-def _exp_of_shifted(logits: Array, shifted: Array) -> Array:
-    """exp(logits - top), where the rounding of that difference is made good.
-
-    Far from the top a rounded exponent would cost as many last places as the exponent has.
+    The rounding of that difference is made good: far from the top a rounded exponent would cost
+    as many last places as the exponent has. +inf counts as the top, -inf as impossible.
     """
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+    top = jnp.where(top == -jnp.inf, 0, top)
+    shifted = jnp.where(logits == jnp.inf, 0, logits - top)
     back = shifted - logits
     lost = (logits - (shifted - back)) - (top + back)
-    return jnp.exp(shifted) * (1 + jnp.where(jnp.abs(lost) < 1, lost, 0))
+    return top, jnp.exp(shifted) * (1 + jnp.where(jnp.abs(lost) < 1, lost, 0))
+
+
+def _below(top: Array, logits: Array) -> Array:
+    """How far below the top: at least 0, and 0 for +inf."""
+    return jnp.where(logits == jnp.inf, 0, top - logits)
 
 
 @jax.custom_jvp
@@ -47,10 +48,10 @@ def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logits, labels = primals
     label = labels[..., None]
     is_label = label == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    shifted = _shifted(logits)
-    others = jnp.where(is_label, 0, _exp_of_shifted(logits, shifted))
+    top, exps = _relative(logits)
+    others = jnp.where(is_label, 0, exps)
     rest = jnp.sum(others, axis=-1, keepdims=True)
-    gap = -jnp.take_along_axis(shifted, label, axis=-1)
+    gap = _below(top, jnp.take_along_axis(logits, label, axis=-1))
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
     value = jnp.where(gap == 0, jnp.log1p(rest), gap + jnp.log(total))
@@ -59,50 +60,90 @@ def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _rest(shifted: Array) -> Array:
-    """The sum of the exponentials less the 1 of one maximum: it keeps the tiny of 1 + tiny."""
-    below = jnp.sum(jnp.where(shifted < 0, jnp.exp(shifted), 0), axis=-1, keepdims=True)
-    ties = jnp.sum(shifted == 0, axis=-1, keepdims=True, dtype=jnp.int32)
-    return below + jnp.maximum(ties - 1, 0).astype(shifted.dtype)
+def _sum_but_one(exps: Array, at_top: Array) -> Array:
+    """The sum of the exponentials less the 1 of one top: it keeps the tiny of 1 + tiny."""
+    below = jnp.sum(jnp.where(at_top, 0, exps), axis=-1, keepdims=True)
+    ties = jnp.sum(at_top, axis=-1, keepdims=True, dtype=jnp.int32)
+    return below + jnp.maximum(ties - 1, 0).astype(exps.dtype)
 
 
-@_rest.defjvp
-def _rest_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (shifted,), (tangent,) = primals, tangents
-    return _rest(shifted), jnp.sum(jnp.exp(shifted) * tangent, axis=-1, keepdims=True)
+@_sum_but_one.defjvp
+def _sum_but_one_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return _sum_but_one(*primals), jnp.sum(tangents[0], axis=-1, keepdims=True)
 
 
 @jax.custom_jvp
 def surprise_of_distribution(logits: Array, labels: Array) -> Array:
     """-sum(labels * log softmax(logits)), where an impossible class of label 0 costs nothing."""
-    shifted = _shifted(logits)
-    costs = jnp.sum(numerics.multiply_no_nan(labels, -shifted), axis=-1)
-    return costs + jnp.log1p(_rest(shifted))[..., 0] * jnp.sum(labels, axis=-1)
+    top, exps = _relative(logits)
+    gaps = numerics.multiply_no_nan(labels, _below(top, logits))
+    rest = _sum_but_one(exps, logits == top)[..., 0]
+    return jnp.sum(gaps, axis=-1) + jnp.log1p(rest) * jnp.sum(labels, axis=-1)
 
 
 @functools.partial(surprise_of_distribution.defjvp, symbolic_zeros=True)
 def _surprise_of_distribution_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logits, labels = primals
     to_logits, to_labels = tangents
-    shifted = _shifted(logits)
-    rest = _rest(shifted)
+    top, exps = _relative(logits)
+    at_top = logits == top
+    rest = _sum_but_one(exps, at_top)
     tangent = jnp.zeros(logits.shape[:-1], logits.dtype)
     if not isinstance(to_logits, SymbolicZero):
-        at_top = shifted == 0
         off_top = jnp.sum(jnp.where(at_top, 0, labels), axis=-1, keepdims=True)
         on_top = jnp.sum(jnp.where(at_top, labels, 0), axis=-1, keepdims=True)
-        exps, total = jnp.exp(shifted), 1 + rest
-        gradient = (off_top + on_top) * (exps / total) - labels
         # At the top p rounds to 1 and p - q to 0; its complement, the rest, does not. There
         # exps is 1, but not its derivative.
-        at_top_gradient = (off_top + (on_top - labels)) * exps - labels * (rest - (exps - 1))
-        gradient = jnp.where(at_top, at_top_gradient / total, gradient)
-        tangent = tangent + jnp.sum(gradient * to_logits, axis=-1)
+        p_less_q = jnp.where(
+            at_top,
+            (off_top + (on_top - labels)) * exps - labels * (rest - (exps - 1)),
+            (off_top + on_top) * exps - labels * (1 + rest),
+        )
+        tangent = tangent + jnp.sum(p_less_q / (1 + rest) * to_logits, axis=-1)
     if not isinstance(to_labels, SymbolicZero):
-        surprise = jnp.log1p(rest) - shifted
+        surprise = jnp.log1p(rest) + _below(top, logits)
         surprise = jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
         tangent = tangent + jnp.sum(surprise * to_labels, axis=-1)
     return surprise_of_distribution(logits, labels), tangent
+
+
+@jax.custom_jvp
+def _both_sigmoids(x: Array) -> tuple[Array, Array]:
+    """sigmoid(x) and sigmoid(-x) of one exponential, each with all its digits."""
+    exp = jnp.exp(-jnp.abs(x))
+    near, far = 1 / (1 + exp), exp / (1 + exp)
+    return jnp.where(x < 0, far, near), jnp.where(x < 0, near, far)
+
+
+@_both_sigmoids.defjvp
+def _both_sigmoids_jvp(primals: Any, tangents: Any) -> Any:
+    yes, no = _both_sigmoids(*primals)
+    slope = yes * no * tangents[0]
+    return (yes, no), (slope, -slope)
+
+
+@jax.custom_jvp
+def surprise_of_bit(logits: Array, yes: Array, no: Array) -> Array:
+    """-yes * log sigmoid(logits) - no * log sigmoid(-logits); 0 of an infinite surprise is 0."""
+    shared = jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    of_yes = numerics.multiply_no_nan(yes, shared + jnp.maximum(-logits, 0))
+    return of_yes + numerics.multiply_no_nan(no, shared + jnp.maximum(logits, 0))
+
+
+@functools.partial(surprise_of_bit.defjvp, symbolic_zeros=True)
+def _surprise_of_bit_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    logits, yes, no = primals
+    to_logits, to_yes, to_no = tangents
+    tangent = jnp.zeros_like(logits)
+    if not isinstance(to_logits, SymbolicZero):
+        of_yes, of_no = _both_sigmoids(logits)
+        tangent = tangent + (no * of_yes - yes * of_no) * to_logits
+    for weight, direction, x in ((yes, to_yes, -logits), (no, to_no, logits)):
+        if not isinstance(direction, SymbolicZero):
+            surprise = numerics.softplus(x)
+            surprise = jnp.where((weight == 0) & (surprise == jnp.inf), 0, surprise)
+            tangent = tangent + surprise * direction
+    return surprise_of_bit(logits, yes, no), tangent
 
 
 def even_over_possible(logits: Array) -> Array:

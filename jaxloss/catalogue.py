@@ -6,6 +6,7 @@ The README's table, the documentation and the tests read the same cards, so none
 
 import dataclasses
 import html
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ class Card:
 
     Attributes:
         name: How it is called below `jaxloss`, `regression.huber`, or a user's own name.
-        shelf: The module it stands in, `regression`.
+        shelf: The module or folder it stands in, `regression`; empty for one's own.
         function: The loss itself.
         summary: The first line of its docstring: when to take it.
         formula: Its equation, in LaTeX.
@@ -55,12 +56,22 @@ class Card:
 _registry: dict[str, Card] = {}
 
 
+def _all() -> list[Card]:
+    """Every card; shelves that nobody has used yet are imported first."""
+    package = importlib.import_module("jaxloss")
+    for shelf in package.SHELVES:
+        importlib.import_module(f"jaxloss.{shelf}")
+    order = {shelf: place for place, shelf in enumerate(package.SHELVES)}
+    return sorted(_registry.values(), key=lambda card: order.get(card.shelf, len(order)))
+
+
 def register(function: Callable[..., Any], declared: "Declaration", traits: Any) -> None:
     """Files a loss; a second one of the same name takes the place of the first."""
     text = inspect.getdoc(function) or ""
     formula = re.search(r"\$\$(.*?)\$\$", text, re.DOTALL)
     module = function.__module__ or ""
-    shelf = module.removeprefix("jaxloss.") if module.startswith("jaxloss.") else ""
+    # A shelf may be a folder: `jaxloss.sequence.ctc` stands on the shelf `sequence`.
+    shelf = module.split(".")[1] if module.startswith("jaxloss.") else ""
     name = f"{shelf}.{function.__name__}" if shelf else f"{module}.{function.__qualname__}"
     _registry[name] = Card(
         name=name,
@@ -110,14 +121,14 @@ class Cards(tuple[Card, ...]):
 
 
 def cards() -> Cards:
-    """Every loss that is defined, those of jaxloss and one's own, in the order of definition.
+    """Every loss: those of jaxloss, shelf by shelf in teaching order, then one's own.
 
     Example:
         >>> import jaxloss as jl
         >>> len(jl.catalogue.cards()) > 10
         True
     """
-    return Cards(_registry.values())
+    return Cards(_all())
 
 
 def find(*traits: Trait | str, shelf: str | None = None, text: str = "") -> Cards:
@@ -144,14 +155,15 @@ def find(*traits: Trait | str, shelf: str | None = None, text: str = "") -> Card
         if str(trait) not in known and trait not in known.values():
             message = f"find: there is no trait {trait!r}; there are {', '.join(known)}."
             raise ValueError(message)
-    shelves = sorted({card.shelf for card in _registry.values()} - {""})
+    every = _all()
+    shelves = sorted({card.shelf for card in every} - {""})
     if shelf is not None and shelf not in shelves:
         message = f"find: there is no shelf {shelf!r}; there are {', '.join(shelves)}."
         raise ValueError(message)
     wanted = {known[t] if isinstance(t, str) else t for t in traits}
     return Cards(
         card
-        for card in _registry.values()
+        for card in every
         if wanted <= card.traits
         and shelf in (None, card.shelf)
         and text.lower() in f"{card.name} {card.summary} {card.formula}".lower()

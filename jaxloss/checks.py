@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.experimental import checkify
 
 from jaxloss.domains import Domain
 
@@ -127,6 +126,8 @@ def check(
             shortest = str(np.asarray(value))
             raise ValueError(f"{message}{shortest}{place.format(index=first)}")
         return all_hold
+    from jax.experimental import checkify  # where it is needed: it is slow to import
+
     # Plain jit obeys the callback; checkify and chex.chexify obey the check, which jit drops.
     jax.debug.callback(fail, fine, value, first)
     literal = (_MARK + message).replace("{", "{{").replace("}", "}}")

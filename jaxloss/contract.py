@@ -19,7 +19,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, overload
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,6 +216,8 @@ def _plan(declared: Declaration, key: tuple[Any, ...], default: Any) -> _Plan:
 
     It depends on shapes and dtypes alone, so an eager loop pays for it once.
     """
+    import chex  # at the first call: it takes longer to import than all of jaxloss
+
     arrays = [_Kind(*kind) for kind in key]
     batch: tuple[int, ...] = ()
     leader = ""
@@ -322,13 +323,20 @@ def _fill(x: Array, form: Form, result: Form, where: Array) -> Array:
 def _guard(
     arrays: dict[str, Any], form: Mapping[str, Form], result: Form, context: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Array | None]:
-    """Takes class ids out of the body's sight that name no class, and remembers which rows."""
+    """Takes labels that name no class out of the body's sight, and remembers their rows.
+
+    A float becomes NaN and spreads by itself; an integer cannot, so its row is told to.
+    """
     sound = None
     for name, x in arrays.items():
         domain = form[name].domain
         if domain.guard:
             holds, _ = domain.test(x, context)
-            arrays = {**arrays, name: jnp.where(holds, x, jnp.asarray(domain.fill, x.dtype))}
+            inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+            harmless = jnp.asarray(jnp.nan if inexact else domain.fill, x.dtype)
+            arrays = {**arrays, name: jnp.where(holds, x, harmless)}
+            if inexact:
+                continue
             inner = len(form[name].dims) - len(result.dims)
             holds = jnp.all(holds, axis=tuple(range(-inner, 0))) if inner > 0 else holds
             sound = holds if sound is None else sound & holds

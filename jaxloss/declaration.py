@@ -122,8 +122,9 @@ class Declaration:
     def __init__(self, body: Callable[..., Any], domains: Mapping[str, Any], reduction: str):
         """Reads the annotations of `body`."""
         self.body = body
-        inside = (body.__module__ or "").startswith("jaxloss.")
-        self.who = f"{body.__module__}.{body.__qualname__}" if inside else body.__qualname__
+        package, shelf, *_ = [*(body.__module__ or "").split("."), "", ""]
+        inside = package == "jaxloss"
+        self.who = f"jaxloss.{shelf}.{body.__qualname__}" if inside else body.__qualname__
         hints = typing.get_type_hints(body)
         parameters = inspect.signature(body).parameters.values()
         unknown = sorted(set(domains) - {p.name for p in parameters})

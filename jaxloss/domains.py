@@ -48,6 +48,8 @@ extended = _elementwise("a number or an infinity, not NaN", lambda x: x == x)
 positive = _elementwise("above 0", lambda x: (x > 0) & (x < inf), fill=1.0)
 nonzero = _elementwise("a number other than 0", lambda x: (x != 0) & (abs(x) < inf), fill=1.0)
 nonnegative_number = _elementwise("at least 0", lambda x: (x >= 0) & (x < inf))
+nonpositive_number = _elementwise("at most 0", lambda x: (x <= 0) & (x > -inf))
+at_least_minus_one = _elementwise("at least -1", lambda x: (x >= -1) & (x < inf))
 unit_interval = _elementwise("between 0 and 1", lambda x: (x >= 0) & (x <= 1))
 log_probability = _elementwise("the log of a probability, at most 0", lambda x: x <= 1e-6)
 distribution = Domain("nonnegative and sum to 1 along the class axis", _sums_to_one)
@@ -83,5 +85,28 @@ def kept(domain: Domain) -> Domain:
         if context.get("mask") is None:
             return holds, shown
         return holds | ~jnp.moveaxis(jnp.asarray(context["mask"]), context["axis"], -1), shown
+
+    return domain._replace(test=test)
+
+
+def _is_mean_or_log(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
+    lowest = -inf if context.get("log_input", True) else 0
+    return (abs(x) < inf) & (x >= lowest), x
+
+
+mean_or_its_log = Domain(
+    "finite (or, with log_input=False, at least 0)", _is_mean_or_log, fill=1.0
+)
+
+
+def kept_pixels(domain: Domain) -> Domain:
+    """The same values, asked only of the pixels that the option `mask` keeps."""
+
+    def test(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
+        holds, shown = domain.test(x, context)
+        if context.get("mask") is None:
+            return holds, shown
+        mask = jnp.asarray(context["mask"])
+        return holds | ~(mask[..., None] if mask.ndim < x.ndim else mask), shown
 
     return domain._replace(test=test)

@@ -16,12 +16,12 @@ The pointwise losses of rax are `regression.squared_error` and
 `classification.sigmoid_cross_entropy`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
@@ -106,12 +106,29 @@ def _ranks(before: Array, dtype: Any) -> Array:
     return (1 + jnp.sum(before, axis=-2, dtype=jnp.int32)).astype(dtype)
 
 
+@jax.custom_jvp
+def _surprise_of_class(scores: Array, ids: Array) -> Array:
+    """The engine's function, in a rule whose value can be differentiated again.
+
+    Its own rule returns a value that forgets the label's score if that is the highest, so that
+    derivatives by relevance and score would miss a term.
+    """
+    return surprise_of_class(scores, ids)
+
+
+@_surprise_of_class.defjvp
+def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (scores, ids), (to_scores, _) = primals, tangents
+    tangent = jax.jvp(lambda s: surprise_of_class(s, ids), (scores,), (to_scores,))[1]
+    return _surprise_of_class(scores, ids), tangent
+
+
 def _surprise_among(scores: Array, rivals: Array) -> Array:
     """-log of the softmax of each item, among itself and its rivals; 0 without any."""
     items = jnp.arange(scores.shape[-1], dtype=jnp.int32)
     present = rivals | (items[:, None] == items)
     logits = jnp.where(present, scores[..., None, :], -jnp.inf)
-    return surprise_of_class(logits, jnp.broadcast_to(items, scores.shape))
+    return _surprise_of_class(logits, jnp.broadcast_to(items, scores.shape))
 
 
 def _subtract(left: Array, right: Array) -> tuple[Array, Array]:
@@ -169,11 +186,11 @@ def _gains(relevance: Array, gain: str) -> Array:
         return relevance
     whole = jax.lax.stop_gradient(jnp.round(relevance))
     power = jnp.ldexp(jnp.ones_like(whole), whole.astype(jnp.int32))  # jnp.exp2(13.0) is not 2**13
-    return power * jnp.expm1((relevance - whole) * np.log(2)) + (power - 1)
+    return power * jnp.expm1((relevance - whole) * math.log(2)) + (power - 1)
 
 
 def _discount(rank: Array) -> Array:
-    return np.log(2) / jnp.log1p(rank)
+    return math.log(2) / jnp.log1p(rank)
 
 
 def _cut(values: Array, ranks: Array, top: int | None) -> Array:
@@ -197,8 +214,7 @@ def _worth(lists: _Lists, gain: str, top: int | None, normalize: bool) -> Array:
 
 def _distances(lists: _Lists, values: Array) -> Array:
     """|v_i - v_j| for each two items of a list, 0 across lists."""
-    gaps = values[..., :, None] - values[..., None, :]
-    return numerics.absolute(jnp.where(lists.together, gaps, 0))
+    return numerics.absolute(jnp.where(lists.together, numerics.pairwise_difference(values), 0))
 
 
 def _at_the_door(
@@ -636,7 +652,7 @@ def pairwise_squared_error(
         segments: Ids of the lists in a row, in any order; without them a row is one list.
 
     Returns:
-        The loss of each list, in the squared unit of the scores; with segments the mean of the lists.
+        The loss of each list, in the squared unit of the scores; with segments their mean.
 
     Raises:
         ValueError: If relevance, pair weights, mask or segments do not fit the scores.
@@ -677,8 +693,9 @@ def pairwise_quantile(
 ) -> Float[Array, "*batch"]:
     r"""Take it when score differences should follow relevance differences, erring to one side.
 
-    $$\ell(s, y) = \frac{1}{|P|} \sum_{(i, j) \in P} \tau \max(0, -e_{ij}) + (1 - \tau) \max(0, e_{ij}),
-      \qquad e_{ij} = (s_i - s_j) - (y_i - y_j)$$
+    $$\ell(s, y) = \frac{1}{|P|} \sum_{(i, j) \in P}
+      \tau \max(0, -e_{ij}) + (1 - \tau) \max(0, e_{ij}), \qquad
+      e_{ij} = (s_i - s_j) - (y_i - y_j)$$
 
     The pairs are those of different relevance, $P = \{(i, j) : y_i > y_j\}$. At level 0.5 it is
     half the absolute error of the differences; towards 1, pairs are pushed apart at least as far
@@ -777,7 +794,7 @@ def approx_ndcg(
     best = _ranks(leads, gains.dtype)
     behind = jnp.sum(overtaken, axis=-1) - jnp.sum(overtaken, axis=-2)
     log_best, log_ratio = jnp.log1p(best), jnp.log1p(behind / (1 + best))
-    lost = np.log(2) * log_ratio / (log_best * (log_best + log_ratio))
+    lost = math.log(2) * log_ratio / (log_best * (log_best + log_ratio))
     return lists.mean_of_lists(_shares(lists, gains, _discount(best)) * lost)
 
 
@@ -794,9 +811,9 @@ def margin(
 
     $$\ell(s, r, y) = \max(0, m - y (s - r))$$
 
-    Pairs that are right by the margin pull no more. With the default margin 0, as in torch, equal
-    scores are right, so that a model that says the same of everything has loss 0: give a margin.
-    For whole lists, `pairwise_hinge` finds the pairs itself.
+    Pairs that are right by the margin pull no more. With the default margin 0, as in torch, a
+    model that says the same of everything has loss 0 (and half the pull of a wrong pair, where
+    torch has all of it): give a margin. For whole lists, `pairwise_hinge` finds the pairs itself.
 
     Args:
         scores: The scores of the first of each two.
@@ -817,7 +834,7 @@ def margin(
     References:
         Herbrich et al., *Large Margin Rank Boundaries for Ordinal Regression*, 2000.
     """
-    return jax.nn.relu(margin - sign * (scores - rival_scores))
+    return jnp.maximum(margin - sign * (scores - rival_scores), 0)
 
 
 def pair_count(relevance: ArrayLike, *, mask: ArrayLike | None = None) -> Array:

@@ -232,7 +232,7 @@ def pseudo_huber(
     delta: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it in place of Huber where second derivatives count: it bends at delta without a corner.
+    r"""Take it in place of Huber where second derivatives count: it bends without a corner.
 
     $$\ell(e) = \delta^2 \left( \sqrt{1 + (e / \delta)^2} - 1 \right)$$
 
@@ -255,7 +255,8 @@ def pseudo_huber(
         Array([2.5e-01, 5.0e-17], dtype=float32)
 
     References:
-        Charbonnier et al., *Deterministic Edge-Preserving Regularization in Computed Imaging*, 1997.
+        Charbonnier et al., *Deterministic Edge-Preserving Regularization in Computed
+        Imaging*, 1997.
     """
     return _pseudo_huber(prediction - target, delta)
 
@@ -287,7 +288,7 @@ def log_cosh(
 
     Example:
         >>> log_cosh([0.0, 0.0], [1e-4, 50.0])
-        Array([5.0000000e-09, 4.9306853e+01], dtype=float32)
+        Array([5.000000e-09, 4.930685e+01], dtype=float32)
 
     References:
         Green, *Bayesian Reconstructions from Emission Tomography Data Using a Modified EM
@@ -353,7 +354,7 @@ def expectile(
     level: Real[ArrayLike, ""] | Real[ArrayLike, "*batch"] = 0.5,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for a lopsided mean: values learnt to be optimistic, or bounds that weigh the excess.
+    r"""Take it for a lopsided mean: optimistic values, or bounds that weigh by how far.
 
     $$\ell(e) = \begin{cases} \tau e^2 & e < 0 \\ (1 - \tau) e^2 & e \ge 0 \end{cases}$$
 
@@ -644,7 +645,7 @@ def quantiles(
     prediction: Real[ArrayLike, "*batch levels"],
     target: Real[ArrayLike, "*batch"],
     *,
-    level: Real[ArrayLike, "levels"],
+    level: Real[ArrayLike, "levels"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it to predict a whole distribution as several quantiles of one target.
@@ -653,13 +654,14 @@ def quantiles(
       \qquad e_k = p_k - t$$
 
     The mean of `quantile` over the levels, so that their number does not change the scale
-    (others take the sum). With many even levels, twice this is the continuous ranked probability
-    score. Nothing keeps the predicted quantiles in order.
+    (others take the sum). With many quantiles at even levels, twice this is the continuous ranked
+    probability score. Nothing keeps the predicted quantiles in order.
 
     Args:
         prediction: The quantiles that the model says, one a level.
         target: What was observed, in the same unit.
-        level: The share of the targets that is to lie below each of them.
+        level: The share of the targets that is to lie below each of them; if None, the middles
+            of even shares: 1/6, 1/2, 5/6 for three quantiles.
 
     Returns:
         The loss of each example, in the unit of the target.
@@ -668,14 +670,55 @@ def quantiles(
         ValueError: If the shapes do not fit.
 
     Example:
-        >>> quantiles([[-1.0, 0.0, 1.0]], [2.0], level=[0.25, 0.5, 0.75])
-        Array([0.8333334], dtype=float32)
+        >>> quantiles([[-1.0, 1.0]], [3.0], level=[0.25, 0.75])
+        Array([1.25], dtype=float32)
 
     References:
         Koenker and Bassett, *Regression Quantiles*, 1978.
         Gneiting and Raftery, *Strictly Proper Scoring Rules, Prediction, and Estimation*, 2007.
     """
+    if level is None:
+        count = prediction.shape[-1]
+        level = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
     return jnp.mean(_pinball(prediction - target[..., None], level), axis=-1)
+
+
+@loss(nonnegative, bounded, symmetric, scale_invariant)
+def cosine_distance(
+    prediction: Real[ArrayLike, "*batch features"],
+    target: Real[ArrayLike, "*batch features"],
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to match the direction of a vector, an embedding say, whatever its length.
+
+    $$\ell(p, t) = 1 - \frac{\langle p, t \rangle}{\lVert p \rVert \, \lVert t \rVert}
+      = \frac12 \left\lVert \frac{p}{\lVert p \rVert} - \frac{t}{\lVert t \rVert} \right\rVert^2$$
+
+    0 for one direction, 1 at a right angle, 2 for opposite ones. The second form is computed: it
+    keeps the digits of small angles. The gradient grows as the prediction gets shorter. A zero
+    vector has no direction: it costs 1, with gradient 0, and no epsilon is added. (keras returns
+    minus the cosine, mlx the cosine.)
+
+    Args:
+        prediction: Vectors that the model says.
+        target: Vectors to be met.
+
+    Returns:
+        The distance of each pair of vectors, from 0 to 2.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> cosine_distance([[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [-2.0, 0.0]])
+        Array([1., 2.], dtype=float32)
+
+    References:
+        Salton, Wong and Yang, *A Vector Space Model for Automatic Indexing*, 1975.
+    """
+    prediction, target = numerics.normalize(prediction), numerics.normalize(target)
+    directed = jnp.any(prediction != 0, axis=-1) & jnp.any(target != 0, axis=-1)
+    return jnp.where(directed, 0.5 * numerics.squared_distance(prediction, target), 1)
 
 
 @loss(

@@ -161,6 +161,7 @@ def proper(drawn, generator):
 TESTS = {name: globals()[name] for name in jl.traits.all_traits()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "trait"), CLAIMED)
 @given(seed=st.integers(0, 2**20))
 def test_claimed_trait_holds(setting, trait, seed):

@@ -105,8 +105,8 @@ def test_buffers_can_be_donated(tx):
     params, grads = parameters(), gradients(1)
     update = jax.tree.map(lambda g: g[0], grads)
     _, state = tx.update(update, tx.init(params), params)  # not compiled, so nothing is copied
-    for _ in range(2):
-        state, params = step(params, state, update)
+    for fresh in (state, tx.init(params)):
+        step(parameters(), fresh, update)
     tx.update(update, tx.init(params), params)
 
 
@@ -274,6 +274,7 @@ def test_updates_keep_their_precision_whatever_that_of_the_parameters():
     tx, full, half = add_penalty(l2, 2.0), jnp.full(2, 1e-3), jnp.ones(2, jnp.bfloat16)
     got, _ = tx.update(full, tx.init(half), half)
     np.testing.assert_array_equal(got, np.float32([2.001, 2.001]))
+    full = jnp.float32(full)  # and no longer weakly typed
     got, _ = tx.update(half, tx.init(full), full)
     assert got.dtype == jnp.bfloat16
 
@@ -434,7 +435,7 @@ def test_a_mean_is_divided_and_half_precision_reported_in_float32(has_aux):
         parts = Mean(jnp.sum(params * x), jnp.sum(x > 0))
         return (parts, "aux") if has_aux else parts
 
-    init, step = minimize(loss, optax.sgd(1.0), has_aux=has_aux)
+    init, step = minimize(loss, optax.scale(-1.0), has_aux=has_aux)  # takes no extra arguments
     params = jnp.full(3, 2, jnp.bfloat16)
     params, _, value = step(params, init(params), jnp.array([1, 3, 0], jnp.bfloat16))
     value, aux = value if has_aux else (value, "aux")

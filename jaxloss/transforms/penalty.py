@@ -40,9 +40,9 @@ def add_penalty(
       `chain(scale_by_adam(), add_penalty(l2, w), scale_by_learning_rate(r))` is `adamw`;
     - before `clip_by_global_norm` it is clipped with the rest, behind it is not.
 
-    With `l2` it is `optax.add_decayed_weights`. What looks at the loss itself, L-BFGS, line
-    searches and Polyak's step size, does not see a penalty that is in the chain: put it into the
-    loss there, with `jaxloss.total`.
+    With `l2` it is `optax.add_decayed_weights`; for half precision it multiplies in float32, and
+    so does not round the weight. What looks at the loss itself (L-BFGS, line searches, Polyak's
+    step size) does not see a penalty in the chain: there, add it to the loss, `jaxloss.total`.
 
     Args:
         penalty: Maps a parameter pytree to a scalar: any of `jaxloss.penalties`, or your own. It

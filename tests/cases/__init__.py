@@ -6,22 +6,24 @@ asks for it. `settings()` is the list that the suite is parametrised over: every
 form of its arguments and every set of options that its row names.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 import jaxloss as jl
 from jaxloss.catalogue import Card
 from jaxloss.declaration import Form
 
 BATCH = (2, 3)
-SIZES = {"classes": 4}
+SIZES = {"classes": 4, "frames": 6, "tokens": 3, "height": 2, "width": 3}
 OTHER_SIZE = 5
 
 
@@ -195,6 +197,27 @@ def settings() -> list[Setting]:
         for forms in itertools.product(*(card.declaration.forms[n] for n in card.data))
         for options in by_name[card.name].options
     ]
+
+
+def each(settings: list[Setting]) -> list[Any]:
+    """Parameters for pytest: beyond the first setting of a loss they belong to the slow tier."""
+    seen: set[str] = set()
+    parameters = []
+    for setting in settings:
+        marks = [pytest.mark.slow] if setting.card.name in seen else []
+        seen.add(setting.card.name)
+        parameters.append(pytest.param(setting, id=str(setting), marks=marks))
+    return parameters
+
+
+@contextlib.contextmanager
+def x64() -> Iterator[None]:
+    """Double precision for a block; the context manager of JAX has a new name in every version."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def tree_to_jax(tree: Any) -> Any:

@@ -40,9 +40,16 @@ def quantile(prediction, target, level=0.5):
     return max((1 - level) * error, -level * error)
 
 
-def quantiles(prediction, target, level):
+def quantiles(prediction, target, level=None):
+    count = len(prediction)
+    level = [(k + 0.5) / count for k in range(count)] if level is None else level
     each = [quantile(p, target, q) for p, q in zip(prediction, level, strict=True)]
-    return sum(each) / len(each)
+    return sum(each) / count
+
+
+def cosine_distance(prediction, target):
+    lengths = sqrt(sum(prediction**2)) * sqrt(sum(target**2))
+    return 1 - sum(prediction * target) / lengths
 
 
 def expectile(prediction, target, level=0.5):
@@ -70,8 +77,13 @@ def symmetric_absolute_percentage_error(prediction, target):
     return 2 * abs(prediction - target) / (abs(prediction) + abs(target))
 
 
-def levels_near_the_edge(generator, batch):
+def levels(generator, batch):
     return generator.uniform(0.01, 0.99, batch).astype(np.float32)
+
+
+def vectors(generator, count):
+    """Vectors of any length, most of them at a wide angle to each other."""
+    return generator.normal(size=(count, 5)) * 10.0 ** generator.uniform(-15, 15, (count, 1))
 
 
 CASES = {
@@ -81,12 +93,8 @@ CASES = {
     "smooth_l1": Case(smooth_l1, options=({}, {"beta": 0.4}, {"beta": 0})),
     "pseudo_huber": Case(pseudo_huber, options=({}, {"delta": 0.4})),
     "log_cosh": Case(log_cosh),
-    "quantile": Case(
-        quantile, options=({}, {"level": 0.9}, {"level": Batched(levels_near_the_edge)})
-    ),
-    "expectile": Case(
-        expectile, options=({}, {"level": 0.9}, {"level": Batched(levels_near_the_edge)})
-    ),
+    "quantile": Case(quantile, options=({}, {"level": 0.9}, {"level": Batched(levels)})),
+    "expectile": Case(expectile, options=({}, {"level": 0.9}, {"level": Batched(levels)})),
     "epsilon_insensitive": Case(epsilon_insensitive, options=({}, {"epsilon": 0.5})),
     "squared_epsilon_insensitive": Case(
         squared_epsilon_insensitive, options=({}, {"epsilon": 0.5})
@@ -94,7 +102,14 @@ CASES = {
     "squared_log_error": Case(squared_log_error),
     "absolute_percentage_error": Case(absolute_percentage_error),
     "symmetric_absolute_percentage_error": Case(symmetric_absolute_percentage_error),
-    "quantiles": Case(quantiles, options=({"level": LEVELS},)),
+    "quantiles": Case(quantiles, options=({}, {"level": LEVELS}), ulp=(6, 6)),
+    # One vector's gradient can be 30 decades above the other's, and its components cancel.
+    "cosine_distance": Case(
+        cosine_distance,
+        extremes={"prediction": vectors, "target": vectors},
+        ulp=(4, 4),
+        by_component=False,
+    ),
     "mean_squared_error": Case(squared_error),
     "mean_absolute_error": Case(absolute_error),
 }

@@ -1,31 +1,27 @@
-r"""Classification: losses of scores for the classes of an example.
-
-`logits` are scores before softmax or sigmoid: prefer them to probabilities, which have already
-lost what they lost. The classes lie along the last axis, or along `axis`. Labels come in two
-forms, told apart by shape and dtype: integers name the class of each example, floats of the
-logits' shape are distributions over the classes. A class id that names no class gives NaN, in
-value and gradient, for that example; `where=labels != -100` leaves such examples out.
-
-Binary losses are elementwise, one score a decision, so that several labels may be on at once.
-"""
+r"""Cross-entropy in all its forms: of logits, of probabilities, of log-probabilities."""
 
 from typing import Any, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike as Numbers
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss._softmax import even_over_possible, surprise_of_class, surprise_of_distribution
+from jaxloss._softmax import (
+    even_over_possible,
+    surprise_of_bit,
+    surprise_of_class,
+    surprise_of_distribution,
+)
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
     class_ids,
     distribution,
     extended,
+    log_probability,
     nonnegative_number,
-    sign_label,
     unit_interval,
 )
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
@@ -102,7 +98,11 @@ def softmax_cross_entropy(
         surprise = class_weights[labels] * surprise
     if _is_off(label_smoothing):
         return surprise
-    even = even_over_possible(logits) if class_weights is None else class_weights * even_over_possible(logits)
+    even = (
+        even_over_possible(logits)
+        if class_weights is None
+        else class_weights * even_over_possible(logits)
+    )
     spread = surprise_of_distribution(logits, even)
     return (1 - label_smoothing) * surprise + label_smoothing * spread
 
@@ -154,8 +154,7 @@ def sigmoid_cross_entropy(
     yes, no = labels, 1 - labels
     if not _is_off(label_smoothing):
         yes, no = ((1 - label_smoothing) * share + 0.5 * label_smoothing for share in (yes, no))
-    surprise_of_yes = numerics.multiply_no_nan(positive_weight * yes, numerics.softplus(-logits))
-    return surprise_of_yes + numerics.multiply_no_nan(no, numerics.softplus(logits))
+    return surprise_of_bit(logits, positive_weight * yes, no)
 
 
 @loss(convex, nonnegative, proper, probabilities=unit_interval, labels=unit_interval)
@@ -190,7 +189,7 @@ def binary_cross_entropy(
     """
     yes = numerics.xlogy(labels, probabilities)
     no = numerics.xlog1py(1 - labels, -probabilities)
-    return -(yes + no)
+    return 0 - (yes + no)  # not -(yes + no), which is -0 for a perfect prediction
 
 
 @loss(
@@ -230,76 +229,193 @@ def categorical_cross_entropy(
         Good, *Rational Decisions*, 1952.
     """
     if labels.ndim == probabilities.ndim:
-        return -jnp.sum(numerics.xlogy(labels, probabilities), axis=-1)
-    return -jnp.log(jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0])
+        return 0 - jnp.sum(numerics.xlogy(labels, probabilities), axis=-1)
+    return 0 - jnp.log(jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0])
 
 
-@loss(convex, nonnegative, bounded_gradient, labels=sign_label)
-def hinge(
-    scores: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
+@loss(
+    convex,
+    nonnegative,
+    smooth,
+    bounded_gradient,
+    log_probabilities=log_probability,
+    labels=[class_ids("classes"), distribution],
+    class_weights=nonnegative_number,
+)
+def negative_log_likelihood(
+    log_probabilities: Real[ArrayLike, "*batch classes"],
+    labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
     *,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
+    class_weights: Real[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for yes or no with a margin, when only the decision counts and not its probability.
+    r"""Take it when a model returns log-probabilities, as mixtures and normalizing flows do.
 
-    $$\ell(s, y) = \max(0, 1 - y s)$$
+    $$\ell(l, y) = -l_y, \qquad \ell(l, q) = -\sum_k q_k l_k$$
 
-    Examples beyond the margin pull no more: the fit depends on the hard ones alone (support
-    vectors). It says nothing about probabilities, and a wrong label pulls as hard as a right one.
+    Nothing is normalized: after a log-softmax it is `softmax_cross_entropy`, which keeps more
+    digits. With class weights the mean divides by the number of examples; torch divides by the
+    sum of the labels' weights, which is `weights=class_weights[labels]` here.
 
     Args:
-        scores: Positive for yes, negative for no; the margin is at 1.
-        labels: +1 for yes, -1 for no; anything else gives NaN.
-        zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
+        log_probabilities: Logs of the predicted probabilities; -inf is a probability of 0.
+        labels: Class ids, integers without the class axis; or distributions over the classes.
+        class_weights: How much each class counts.
 
     Returns:
-        The loss of each decision, in the unit of the scores.
+        The loss of each example in nats; inf if what happened had probability 0.
+
+    Raises:
+        TypeError: If class ids are not integers.
+        ValueError: If labels or class weights do not fit the log-probabilities.
+
+    Example:
+        >>> negative_log_likelihood([[-0.5, -1.0], [0.0, -jnp.inf]], [1, 0])
+        Array([1., 0.], dtype=float32)
+
+    References:
+        Fisher, *On the Mathematical Foundations of Theoretical Statistics*, 1922.
+    """
+    if labels.ndim == log_probabilities.ndim:
+        weighted = labels if class_weights is None else class_weights * labels
+        return jnp.sum(numerics.multiply_no_nan(weighted, -log_probabilities), axis=-1)
+    surprise = 0 - jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+    return surprise if class_weights is None else class_weights[labels] * surprise
+
+
+@loss(
+    convex,
+    nonnegative,
+    smooth,
+    bounded_gradient,
+    logits=extended,
+    labels=unit_interval,
+    class_weights=nonnegative_number,
+)
+def multilabel_soft_margin(
+    logits: Real[ArrayLike, "*batch classes"],
+    labels: Real[ArrayLike, "*batch classes"],
+    *,
+    class_weights: Real[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to tag an example with several labels, and to count examples rather than decisions.
+
+    $$\ell(x, y) = \frac1K \sum_k w_k \left( y_k \log(1 + e^{-x_k})
+      + (1 - y_k) \log(1 + e^{x_k}) \right)$$
+
+    It is `sigmoid_cross_entropy`, averaged over the $K$ labels of an example: the divisor is $K$,
+    as in torch, whatever the class weights sum to.
+
+    Args:
+        logits: Scores before the sigmoid, one a label.
+        labels: 1 where a label is on, 0 where it is off, or the probability that it is on.
+        class_weights: How much each label counts.
+
+    Returns:
+        The loss of each example in nats a label.
 
     Raises:
         ValueError: If the shapes differ.
 
     Example:
-        >>> hinge([2.0, 0.5, -1.0], [1, 1, 1])
-        Array([0. , 0.5, 2. ], dtype=float32)
+        >>> multilabel_soft_margin([0.0, 80.0], [1, 1])
+        Array(0.3465736, dtype=float32)
 
     References:
-        Cortes and Vapnik, *Support-Vector Networks*, 1995.
+        Zhang and Zhou, *A Review on Multi-Label Learning Algorithms*, 2014.
     """
-    sign = 2 * labels - 1 if zero_one_labels else labels
-    return jax.nn.relu(1 - sign * scores)
+    yes = numerics.multiply_no_nan(labels, numerics.softplus(-logits))
+    no = numerics.multiply_no_nan(1 - labels, numerics.softplus(logits))
+    weights = 1 if class_weights is None else class_weights
+    return jnp.mean(weights * (yes + no), axis=-1)
 
 
-@loss(convex, nonnegative, smooth, labels=sign_label)
-def squared_hinge(
-    scores: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
-    *,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
+@loss(nonnegative, smooth, logits=extended)
+def z_loss(
+    logits: Real[ArrayLike, "*batch classes"],
+    **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like the hinge when a smooth loss trains better; it minds gross errors much more.
+    r"""Take it beside a cross-entropy, times 1e-4 or so, to keep logits from drifting off.
 
-    $$\ell(s, y) = \max(0, 1 - y s)^2$$
+    $$\ell(x) = \left( \log \sum_k e^{x_k} \right)^2$$
+
+    A cross-entropy does not notice a number added to all logits; half precision does. This pulls
+    the log of their partition function to 0, where logits are log-probabilities.
 
     Args:
-        scores: Positive for yes, negative for no; the margin is at 1.
-        labels: +1 for yes, -1 for no; anything else gives NaN.
-        zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
+        logits: Scores of the classes, or of the experts of a router.
 
     Returns:
-        The loss of each decision, in the squared unit of the scores.
+        The squared log-partition function of each example.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the logits have no class axis.
 
     Example:
-        >>> squared_hinge([2.0, 0.5, -1.0], [1, 1, 1])
-        Array([0.  , 0.25, 4.  ], dtype=float32)
+        >>> z_loss([[0.0, -jnp.inf], [1.0, -jnp.inf]])
+        Array([0., 1.], dtype=float32)
 
     References:
-        Lee and Mangasarian, *SSVM: A Smooth Support Vector Machine*, 2001.
+        Zoph et al., *ST-MoE: Designing Stable and Transferable Sparse Expert Models*, 2022.
     """
-    sign = 2 * labels - 1 if zero_one_labels else labels
-    return jnp.square(jax.nn.relu(1 - sign * scores))
+    # The largest logit, and its surprise, which has a gradient with all its digits.
+    top = jnp.argmax(logits, axis=-1)
+    largest = jnp.take_along_axis(logits, top[..., None], axis=-1)[..., 0]
+    impossible = largest == -jnp.inf
+    surprise = surprise_of_class(logits, top)
+    return jnp.square(largest + jnp.where(impossible, 0, surprise))
+
+
+def smooth_labels(
+    labels: Numbers,
+    smoothing: Numbers,
+    *,
+    classes: int | None = None,
+    mask: Numbers | None = None,
+) -> Array:
+    r"""Mixes labels with the even distribution, for losses that take distributions.
+
+    $$q_k = (1 - s) \, y_k + \frac{s}{|M|} \, [k \in M]$$
+
+    The share $s$ goes to the possible classes $M$ alone (optax gives it to masked ones as well).
+    `softmax_cross_entropy(label_smoothing=...)` does the same without an array of this size.
+
+    Args:
+        labels: Class ids, integers without the class axis; or distributions, classes last.
+        smoothing: The share that is spread, from 0 to 1: a number, or one an example.
+        classes: The number of classes; with class ids, it or the mask must tell.
+        mask: False for classes that are impossible: one for all examples, or one an example.
+
+    Returns:
+        Distributions over the classes, float32 or float64; NaN for an id that names no class.
+
+    Raises:
+        ValueError: If class ids come without the number of classes, or shapes do not fit.
+
+    Example:
+        >>> smooth_labels([0, 1], 0.3, mask=[True, True, False])
+        Array([[0.85, 0.15, 0.  ],
+               [0.15, 0.85, 0.  ]], dtype=float32)
+    """
+    labels, smoothing = jnp.asarray(labels), jnp.asarray(smoothing)
+    possible = jnp.asarray(True if mask is None else mask)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        size = classes if mask is None else possible.shape[-1]
+        if size is None or classes not in (None, size):
+            message = f"smooth_labels: class ids need `classes`, got {classes} (mask: {size})."
+            raise ValueError(message)
+        ids = labels[..., None]
+        known = jnp.where((ids >= 0) & (ids < size), 1.0, jnp.nan)
+        labels = (ids == jnp.arange(size)) * known
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.float32))
+    smoothing = smoothing.astype(labels.dtype)
+    if jnp.broadcast_shapes(possible.shape, labels.shape) != labels.shape:
+        message = f"smooth_labels: `mask` {possible.shape} does not fit labels {labels.shape}."
+        raise ValueError(message)
+    if jnp.broadcast_shapes(smoothing.shape, labels.shape[:-1]) != labels.shape[:-1]:
+        message = f"smooth_labels: `smoothing` {smoothing.shape} is not one number an example."
+        raise ValueError(message)
+    even = even_over_possible(jnp.where(possible, jnp.zeros_like(labels), -jnp.inf))
+    share = smoothing[..., None]
+    return (1 - share) * labels + share * even

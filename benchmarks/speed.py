@@ -1,0 +1,87 @@
+"""Time, temporary memory and compile time of `value_and_grad` of the mean, beside Optax's.
+
+Run it with `python benchmarks/speed.py [name ...]`; it writes `benchmarks/speed.md`. Each row is
+one process-wide comparison: both functions compiled for the same arrays and run in turn; the ratio
+is the median over the rounds of ours by Optax's. Below 1 we are faster.
+"""
+
+import argparse
+import pathlib
+import platform
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax_pairs import PAIRS
+from timing import compile_all, interleaved, markdown, ratio
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+import cases
+
+SIZES = {"small": (64, 10), "middle": (8192, 1000), "large": (4096, 32768)}
+
+
+def arguments(setting, rows, columns, dtype):
+    """Data of a loss at a size: elementwise losses get rows x columns examples."""
+    elementwise = not any(form.event for form in setting.forms)
+    generator = np.random.default_rng(0)
+    cases.SIZES["classes"] = columns
+    cases.OTHER_SIZE = columns
+    batch = (rows, columns) if elementwise else (rows,)
+    data = [cases.draw(form, generator, batch) for form in setting.forms]
+    return [jnp.asarray(x, dtype) if x.dtype == np.float32 else jnp.asarray(x) for x in data]
+
+
+def mean_of(function):
+    return jax.value_and_grad(lambda first, *rest: jnp.mean(function(first, *rest)))
+
+
+def compare(setting, size, dtype):
+    ours = jax.value_and_grad(lambda *data: setting.loss(*data, reduction="mean"))
+    data = arguments(setting, *SIZES[size], dtype)
+    compiled, seconds = compile_all([ours, mean_of(PAIRS[setting.card.name])], *data)
+    rounds = {"small": 200, "middle": 15, "large": 5}[size]
+    mine, theirs = interleaved(compiled, *data, rounds=rounds)
+    memory = [c.memory_analysis().temp_size_in_bytes / 2**20 for c in compiled]
+    return [
+        str(setting),
+        size,
+        np.dtype(dtype).name,
+        f"{ratio(mine, theirs):.2f}",
+        f"{memory[0]:.0f} / {memory[1]:.0f}",
+        f"{seconds[0] / seconds[1]:.2f}",
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of names of losses; all by default")
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    options = parser.parse_args()
+    settings = [
+        s
+        for s in cases.settings()
+        if s.card.name in PAIRS
+        and not s.given
+        and any(name in str(s) for name in options.names or [""])
+    ]
+    rows = []
+    for setting in settings:
+        for size in options.sizes:
+            for dtype in (jnp.float32, jnp.bfloat16):
+                try:
+                    rows.append(compare(setting, size, dtype))
+                except Exception as error:  # Optax lacks some forms: the row says so
+                    why = f"{error!r:.60}"
+                    rows.append([str(setting), size, np.dtype(dtype).name, why, "", ""])
+                print(*rows[-1], sep=" | ", flush=True)
+    headings = ["loss", "size", "dtype", "time", "memory, MiB (ours / Optax)", "compile time"]
+    text = f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
+    text += f"jax {jax.__version__}; ratios of medians, ours by Optax's.\n\n{markdown(headings, rows)}\n"
+    if not options.names:
+        pathlib.Path(__file__).with_suffix(".md").write_text("# Speed beside Optax\n\n" + text)
+
+
+if __name__ == "__main__":
+    main()

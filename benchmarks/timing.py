@@ -1,0 +1,40 @@
+"""Interleaved timing: on a shared machine only ratios of runs that stand side by side mean much."""
+
+import statistics
+import time
+
+import jax
+
+
+def compile_all(functions, *arguments):
+    """Each function compiled for the arguments, and the seconds that tracing and compiling took."""
+    compiled, seconds = [], []
+    for function in functions:
+        start = time.perf_counter()
+        compiled.append(jax.jit(function).lower(*arguments).compile())
+        seconds.append(time.perf_counter() - start)
+    return compiled, seconds
+
+
+def interleaved(functions, *arguments, rounds=15):
+    """Seconds of each function in each round, run in turn after a warm-up."""
+    for function in functions:
+        jax.block_until_ready(function(*arguments))
+    times = [[] for _ in functions]
+    for _ in range(rounds):
+        for function, mine in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            mine.append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times, baseline):
+    """The median of the ratios, round by round."""
+    return statistics.median(a / b for a, b in zip(times, baseline, strict=True))
+
+
+def markdown(headings, rows):
+    """A table."""
+    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])

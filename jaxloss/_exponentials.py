@@ -1,0 +1,75 @@
+r"""Differences of exponentials and logarithms that keep their digits where they nearly vanish.
+
+Divergences and robust losses are made of $e^x - 1 - x$ and $x - \log(1 + x)$: quadratic near 0,
+where the formula as written leaves nothing. Each is summed as a series there.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def _series(x: Array, coefficients: list[float]) -> Array:
+    total = coefficients[-1] * jnp.ones_like(x)
+    for coefficient in reversed(coefficients[:-1]):
+        total = coefficient + x * total
+    return total
+
+
+def expm1_ratio(x: Array) -> Array:
+    r"""$(e^x - 1) / x$: 1 at 0, with all derivatives."""
+    near = jnp.abs(x) < 1
+    series = _series(jnp.where(near, x, 0), [1 / math.factorial(n + 1) for n in range(18)])
+    away = jnp.where(near, 1, x)
+    return jnp.where(near, series, jnp.expm1(away) / away)
+
+
+def expm1_ratio_slope(x: Array) -> Array:
+    """The derivative of `expm1_ratio`, for |x| below 1."""
+    return _series(x, [(n + 1) / math.factorial(n + 2) for n in range(18)])
+
+
+def exp_excess_ratio(x: Array) -> Array:
+    r"""$(e^x - 1 - x) / x^2$ for |x| below 1: 1/2 at 0, with all derivatives."""
+    return _series(x, [1 / math.factorial(n + 2) for n in range(18)])
+
+
+def log1p_ratio(x: Array) -> Array:
+    r"""$\log(1 + x) / x$ for x at least 0: 1 at 0, with all derivatives."""
+    near = x < 0.125
+    series = _series(jnp.where(near, x, 0), [(-1) ** n / (n + 1) for n in range(18)])
+    away = jnp.where(near, 1, x)
+    return jnp.where(near, series, jnp.log1p(away) / away)
+
+
+@jax.custom_jvp
+def exp_excess(x: Array) -> Array:
+    r"""$e^x - 1 - x$, at least 0: by how much the exponential exceeds its tangent at 0."""
+    near = jnp.abs(x) < 1
+    square = x * x * exp_excess_ratio(jnp.where(near, x, 0))
+    return jnp.where(near, square, jnp.expm1(x) - x)
+
+
+@exp_excess.defjvp
+def _exp_excess_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (x_dot,) = primals, tangents
+    return exp_excess(x), jnp.expm1(x) * x_dot
+
+
+@jax.custom_jvp
+def log1p_excess(x: Array) -> Array:
+    r"""$x - \log(1 + x)$, at least 0: by how much its tangent at 0 exceeds the logarithm."""
+    # With s = x / (2 + x) the logarithm is 2 artanh(s), and x - 2s is x s.
+    near = (x > -0.65) & (x < 2)
+    s = jnp.where(near, x, 0) / (2 + jnp.where(near, x, 0))
+    cubes = s * s * s * _series(s * s, [2 / (2 * n + 3) for n in range(16)])
+    return jnp.where(near, x * s - cubes, x - jnp.log1p(x))
+
+
+@log1p_excess.defjvp
+def _log1p_excess_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (x_dot,) = primals, tangents
+    return log1p_excess(x), x / (1 + x) * x_dot

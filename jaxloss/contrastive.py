@@ -1,0 +1,311 @@
+r"""Contrastive: losses of embeddings, vectors of which only the distances count.
+
+Embeddings lie along the last axis. Triplets and pairs are judged one by one; the others are losses
+over a whole batch, of shape `(*batch, set, dim) -> (*batch, set)`: every example of a set is an
+anchor and meets all the others. There `where` takes an example out of its set: it is neither
+anchor, nor positive, nor negative. Cosines are of any vectors, long or short: what is far outside
+the unit sphere loses no digit, and the zero vector is at a right angle to all others.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Real
+
+from jaxloss import numerics
+from jaxloss._softmax import surprise_of_class
+from jaxloss.contract import loss
+from jaxloss.declaration import ArrayLike, Reduction, SetReduction
+from jaxloss.domains import positive as above_zero
+from jaxloss.domains import sign_label, unit_interval
+from jaxloss.traits import nonnegative, scale_invariant
+
+
+def _cosine_distance(x: Array, y: Array) -> Array:
+    """1 - cosine, half the squared distance on the sphere: close directions keep their digits.
+
+    The zero vector is at distance 1.
+    """
+    x, y = numerics.normalize(x), numerics.normalize(y)
+    missing = 1 - 0.5 * (jnp.sum(x * x, axis=-1) + jnp.sum(y * y, axis=-1))
+    return 0.5 * numerics.squared_distance(x, y) + jax.lax.stop_gradient(jnp.round(2 * missing) / 2)
+
+
+def _norm(x: Array, power: Any) -> Array:
+    """The p-norm, of entries of any size; the zero vector has gradient 0."""
+    if isinstance(power, int | float) and power == 2:
+        return numerics.norm(x)
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
+    scaled = numerics.absolute(x / jnp.where(size == 0, 1, size))
+    powers = jnp.where(scaled == 0, 0, jnp.where(scaled == 0, 1, scaled) ** power)
+    total = jnp.sum(powers, axis=-1)
+    return jnp.where(total == 0, 0, size[..., 0] * jnp.where(total == 0, 1, total) ** (1 / power))
+
+
+def _distance(x: Array, y: Array, distance: Any, power: Any) -> Array:
+    if distance == "norm":
+        return _norm(x - y, power)
+    if distance == "squared":
+        return numerics.squared_distance(x, y)
+    if distance == "cosine":
+        return _cosine_distance(x, y)
+    if not callable(distance):
+        message = (
+            f'jaxloss.contrastive.triplet: `distance` is {distance!r}, expected "norm", "squared", '
+            f'"cosine", or a function of two arrays of embeddings.'
+        )
+        raise ValueError(message)
+    return distance(x, y)
+
+
+@loss(nonnegative, power=above_zero)
+def triplet(
+    anchor: Real[ArrayLike, "*batch dim"],
+    positive: Real[ArrayLike, "*batch dim"],
+    negative: Real[ArrayLike, "*batch dim"],
+    *,
+    margin: Real[ArrayLike, ""] = 1.0,
+    power: Real[ArrayLike, ""] = 2.0,
+    swap: bool = False,
+    distance: Literal["norm", "squared", "cosine"] | Callable[[Any, Any], Any] = "norm",
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it when all you know is that an anchor is closer to one example than to another.
+
+    $$\ell(a, p, n) = \max\left(0,\; d(a, p) - d(a, n) + m\right), \qquad
+      d(x, y) = \Bigl(\sum_i |x_i - y_i|^q\Bigr)^{1/q}$$
+
+    Triplets that keep the margin pull no more, so choose hard ones as training goes on. Equal
+    points have gradient 0. Nothing is added inside the root: `torch` adds 1e-6 to every
+    difference, `optax` to the sum of powers, which it takes without absolute values, so that its
+    $q = 1$ is a signed sum and its $q = 3$ often NaN.
+
+    Args:
+        anchor: Embeddings.
+        positive: Embeddings that should be close to the anchors.
+        negative: Embeddings that should not.
+        margin: By how much closer.
+        power: The degree of the norm: 2 for Euclidean, 1 for Manhattan distance.
+        swap: Whether the negative may be judged by its distance to the positive, if that is less.
+        distance: "norm", "squared" (Euclidean), "cosine" (one less the cosine, from 0 to 2); or
+            your own, from two arrays `(*batch, dim)` to `(*batch)`.
+
+    Returns:
+        The loss of each triplet, in the unit of the distance.
+
+    Raises:
+        ValueError: If the shapes differ, or there is no such distance.
+
+    Example:
+        >>> triplet([0.0, 0.0], [3.0, 4.0], [0.0, 5.5])
+        Array(0.5, dtype=float32)
+
+    References:
+        Schroff et al., *FaceNet: A Unified Embedding for Face Recognition*, 2015.
+        Balntas et al., *Learning Local Feature Descriptors with Triplets* (swap), 2016.
+    """
+    to_positive = _distance(anchor, positive, distance, power)
+    to_negative = _distance(anchor, negative, distance, power)
+    if swap:
+        to_negative = jnp.minimum(to_negative, _distance(positive, negative, distance, power))
+    return jax.nn.relu(to_positive - to_negative + margin)
+
+
+@loss(nonnegative, scale_invariant, labels=sign_label)
+def cosine_embedding(
+    left: Real[ArrayLike, "*batch dim"],
+    right: Real[ArrayLike, "*batch dim"],
+    labels: Real[ArrayLike, "*batch"],
+    *,
+    margin: Real[ArrayLike, ""] = 0.0,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for pairs known to match or not, when only the direction of an embedding counts.
+
+    $$\ell(x, z, y) = \begin{cases} 1 - \cos(x, z) & y = 1 \\
+      \max(0, \cos(x, z) - m) & y = -1 \end{cases}$$
+
+    As in `torch`, but for its 1e-12 in the squared lengths.
+
+    Args:
+        left: Embeddings.
+        right: Embeddings.
+        labels: +1 for a match, -1 for none; anything else gives NaN.
+        margin: The cosine below which a pair that does not match costs nothing, from -1 to 1.
+
+    Returns:
+        The loss of each pair, from 0 to 2.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> cosine_embedding([[1.0, 0.0], [3.0, 4.0]], [[0.0, 2.0], [3.0, 4.0]], [1, -1])
+        Array([1., 1.], dtype=float32)
+
+    References:
+        Wang et al., *Learning Fine-grained Image Similarity with Deep Ranking*, 2014.
+    """
+    cosine = numerics.cosine_similarity(left, right)
+    return jnp.where(labels > 0, _cosine_distance(left, right), jax.nn.relu(cosine - margin))
+
+
+@loss(nonnegative, labels=unit_interval)
+def pair(
+    left: Real[ArrayLike, "*batch dim"],
+    right: Real[ArrayLike, "*batch dim"],
+    labels: Real[ArrayLike, "*batch"],
+    *,
+    margin: Real[ArrayLike, ""] = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for pairs known to match or not: matches come together, others go `margin` apart.
+
+    $$\ell(x, z, y) = \tfrac12 y\, d^2 + \tfrac12 (1 - y) \max(0, m - d)^2, \qquad
+      d = \lVert x - z \rVert$$
+
+    The paper writes $Y = 0$ for a match; here, as in most libraries, a match is 1. Without the
+    factors 1/2 in tensorflow-addons, without the squares in pytorch-metric-learning. Two equal
+    points that do not match stay where they are: there the gradient is 0.
+
+    Args:
+        left: Embeddings.
+        right: Embeddings.
+        labels: 1 for a match, 0 for none, or the probability of a match.
+        margin: The distance beyond which a pair that does not match costs nothing.
+
+    Returns:
+        The loss of each pair, in the squared unit of the distance.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> pair([[0.0, 0.0], [0.0, 0.0]], [[0.3, 0.4], [0.3, 0.4]], [1, 0])
+        Array([0.125, 0.125], dtype=float32)
+
+    References:
+        Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
+    """
+    apart = jax.nn.relu(margin - numerics.distance(left, right))
+    together = numerics.squared_distance(left, right)
+    return 0.5 * (labels * together + (1 - labels) * jnp.square(apart))
+
+
+def _similarities(x: Array, y: Array, temperature: Any) -> Array:
+    """The cosines between two sets, `(*batch, set, set)`, divided by the temperature.
+
+    As a product of matrices, so that nothing of size `(set, set, dim)` exists. In full precision:
+    accelerators would round to bfloat16, and a cosine that is 0.4 % off is, at a temperature of
+    0.07, a probability that is 6 % off.
+    """
+    x, y = numerics.normalize(x), numerics.normalize(y)
+    cosines = jnp.einsum("...id,...jd->...ij", x, y, precision=jax.lax.Precision.HIGHEST)
+    return cosines / temperature
+
+
+def _in_set(where: Array | None, shape: tuple[int, ...]) -> Array:
+    return jnp.ones(shape, bool) if where is None else where
+
+
+@loss(nonnegative, scale_invariant, temperature=above_zero)
+def info_nce(
+    query: Real[ArrayLike, "*batch set dim"],
+    key: Real[ArrayLike, "*batch set dim"],
+    *,
+    temperature: Real[ArrayLike, ""] = 0.1,
+    where: Bool[ArrayLike, "*batch set"] | None = None,
+    **reduction: Unpack[SetReduction],
+) -> Float[Array, "*batch set"]:
+    r"""Take it for two views or two modalities: each query has to pick its own key from the batch.
+
+    $$\ell_i = -\log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}, \qquad
+      s_{ij} = \frac{\cos(q_i, k_j)}{\tau}$$
+
+    A cross-entropy over the batch: it grows with the logarithm of the batch's size, and two equal
+    keys are each other's negatives. Only queries choose; add the loss with the arguments changed
+    for one that is symmetric. Vectors are brought to length 1 here; divide by the temperature, do
+    not multiply (`sentence-transformers`' scale of 20 is a temperature of 0.05).
+
+    Args:
+        query: Embeddings, a set an example of the batch.
+        key: Embeddings, of which the one at a query's own place is right.
+        temperature: How sharp the choice is; it may be learned.
+        where: False takes a query and its key out of the set.
+
+    Returns:
+        The loss of each query in nats.
+
+    Raises:
+        ValueError: If the shapes differ, or the temperature is a number that is not above 0.
+
+    Example:
+        >>> info_nce([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]], temperature=1.0)
+        Array([0.3132617, 0.3132617], dtype=float32)
+
+    References:
+        van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
+    """
+    logits = _similarities(query, key, temperature)
+    size = logits.shape[-1]
+    if where is not None:
+        # A query that is left out sees its own key, so that nothing infinite is made of it.
+        seen = where[..., None, :] | jnp.eye(size, dtype=bool)
+        logits = jnp.where(seen, logits, -jnp.inf)
+    return surprise_of_class(logits, jnp.broadcast_to(jnp.arange(size), logits.shape[:-1]))
+
+
+@loss(nonnegative, scale_invariant, temperature=above_zero)
+def nt_xent(
+    embeddings: Real[ArrayLike, "*batch set dim"],
+    labels: Int[ArrayLike, "*batch set"],
+    *,
+    temperature: Real[ArrayLike, ""] = 0.07,
+    where: Bool[ArrayLike, "*batch set"] | None = None,
+    **reduction: Unpack[SetReduction],
+) -> Float[Array, "*batch set"]:
+    r"""Take it when labels say which examples of a batch belong together: SimCLR, or with classes.
+
+    $$\ell_i = \frac{1}{|P_i|} \sum_{p \in P_i}
+      -\log \frac{e^{s_{ip}}}{e^{s_{ip}} + \sum_{n : y_n \neq y_i} e^{s_{in}}}, \qquad
+      s_{ij} = \frac{\cos(z_i, z_j)}{\tau}, \quad P_i = \{p \neq i : y_p = y_i\}$$
+
+    Each positive meets the negatives alone, not the other positives (SupCon has all of them in
+    its sum). For SimCLR's two views of $n$ images, put one behind the other and take
+    `labels=jnp.tile(jnp.arange(n), 2)`. An example without a positive costs 0; `optax.ntxent`
+    averages over pairs, which is `weights` equal to the number of positives of each example and
+    `reduction="mean"`, and is NaN if there is none.
+
+    Args:
+        embeddings: A set an example of the batch.
+        labels: Any integers; what has the same one belongs together.
+        temperature: How sharp the choice is; it may be learned.
+        where: False takes an example out of the set.
+
+    Returns:
+        The loss of each example in nats.
+
+    Raises:
+        TypeError: If labels are not integers.
+        ValueError: If the labels do not fit, or the temperature is a number that is not above 0.
+
+    Example:
+        >>> nt_xent([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [5, 5, 7], temperature=1.0)
+        Array([0.3132617, 0.3132617, 0. ], dtype=float32)
+
+    References:
+        Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, 2020.
+        Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, 2016.
+    """
+    similar = _similarities(embeddings, embeddings, temperature)
+    counts = _in_set(where, labels.shape)
+    others = counts[..., None, :] & counts[..., :, None]
+    same = labels[..., None, :] == labels[..., :, None]
+    negatives = numerics.logsumexp(similar, where=others & ~same)
+    positives = others & same & ~jnp.eye(labels.shape[-1], dtype=bool)
+    surprise = numerics.softplus(jnp.where(positives, negatives[..., None] - similar, -jnp.inf))
+    number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
+    return jnp.sum(surprise, axis=-1) / jnp.maximum(number, 1).astype(similar.dtype)

@@ -1,0 +1,113 @@
+"""The rows of the contrastive shelf."""
+
+import numpy as np
+from arithmetic import exp, log, sqrt
+
+import jaxloss.contrastive  # noqa: F401 (files its losses)
+from cases import Batched, Case
+
+
+def length(x):
+    return sqrt(sum(x * x))
+
+
+def cosine(x, y):
+    return sum(x * y) / (length(x) * length(y))
+
+
+def triplet(anchor, positive, negative, margin=1, power=2, swap=False, distance="norm"):
+    def apart(x, y):
+        if distance == "cosine":
+            return 1 - cosine(x, y)
+        total = sum(abs(x - y) ** power)
+        return total if distance == "squared" else total ** (1 / power)
+
+    negatives = [apart(anchor, negative)] + ([apart(positive, negative)] if swap else [])
+    return max(0, apart(anchor, positive) - min(negatives) + margin)
+
+
+def cosine_embedding(left, right, labels, margin=0):
+    return 1 - cosine(left, right) if labels == 1 else max(0, cosine(left, right) - margin)
+
+
+def pair(left, right, labels, margin=1):
+    distance = length(left - right)
+    return labels * distance**2 / 2 + (1 - labels) * max(0, margin - distance) ** 2 / 2
+
+
+def info_nce(query, key, temperature=0.1, where=None):
+    inside = [i for i in range(len(query)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in query])
+    for i in inside:
+        masses = {j: exp(cosine(query[i], key[j]) / temperature) for j in inside}
+        losses[i] = log(sum(masses.values()) / masses[i])
+    return losses
+
+
+def nt_xent(embeddings, labels, temperature=0.07, where=None):
+    inside = [i for i in range(len(labels)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in embeddings])
+    for i in inside:
+        masses = {
+            j: exp(cosine(embeddings[i], embeddings[j]) / temperature) for j in inside if j != i
+        }
+        negatives = sum(masses[j] for j in masses if labels[j] != labels[i])
+        positives = [masses[j] for j in masses if labels[j] == labels[i]]
+        for mass in positives:
+            losses[i] += log((mass + negatives) / mass) / len(positives)
+    return losses
+
+
+def of_scale(*shape):
+    """Vectors of unit scale, of which a whole example is then made tiny or huge."""
+
+    def draw(generator, count):
+        scale = 10.0 ** generator.uniform(-8, 8, (count, *[1] * len(shape)))
+        return scale * generator.normal(size=(count, *shape))
+
+    return draw
+
+
+VECTOR, SET = of_scale(5), of_scale(5, 5)
+IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
+
+CASES = {
+    "triplet": Case(
+        triplet,
+        options=(
+            {},
+            {"margin": 3.0},
+            {"power": 1.0},
+            {"power": 3.0},
+            {"swap": True},
+            {"distance": "squared"},
+            {"distance": "cosine"},
+        ),
+        extremes={"anchor": VECTOR, "positive": VECTOR, "negative": VECTOR},
+        by_component=False,
+    ),
+    "cosine_embedding": Case(
+        cosine_embedding,
+        options=({}, {"margin": 0.3}),
+        extremes={"left": VECTOR, "right": VECTOR},
+        by_component=False,
+    ),
+    "pair": Case(
+        pair,
+        options=({}, {"margin": 4.0}),
+        extremes={"left": VECTOR, "right": VECTOR},
+        by_component=False,
+    ),
+    "info_nce": Case(
+        info_nce,
+        options=({}, {"temperature": 0.5}, {"where": IN_SET}),
+        extremes={"query": SET, "key": SET},
+        by_component=False,
+    ),
+    "nt_xent": Case(
+        nt_xent,
+        options=({}, {"temperature": 0.5}, {"where": IN_SET}),
+        extremes={"embeddings": SET},
+        by_component=False,
+    ),
+}

@@ -1,0 +1,485 @@
+"""What the classification losses promise one by one: digits, masks, ties, impossible classes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.special import logsumexp
+
+import jaxloss.classification as jc
+
+LOGITS = np.array([[1.0, -0.5, 0.25, 2.0], [0.0, 3.0, -1.0, 0.5]], np.float32)
+LABELS = np.array([3, 0], np.int32)
+WEIGHTS = np.array([0.5, 1.0, 2.0, 1.5], np.float32)
+COUNTS = np.array([100.0, 30.0, 7.0, 1.0], np.float32)
+
+
+def value_and_gradient(loss, *data, **options):
+    function = jax.jit(lambda first: jnp.sum(loss(first, *data[1:], **options)))
+    return function(jnp.asarray(data[0])), jax.jit(jax.grad(function))(jnp.asarray(data[0]))
+
+
+# --- cross-entropy -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([80.0, 0.0, 0.0], 3.6097026e-35),
+        ([20.0, 0.0], 2.0611537e-09),
+        ([1e30, 1e30, 1e30], np.log(3)),
+        ([0.0, -np.inf, 1.0], np.log1p(np.e)),
+        ([-1e4, 0.0], 1e4),
+    ],
+)
+def test_cross_entropy_of_logits_has_all_its_digits(logits, expected):
+    for labels in (0, np.eye(len(logits), dtype=np.float32)[0]):
+        value, gradient = value_and_gradient(jc.softmax_cross_entropy, np.float32(logits), labels)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(gradient[0], np.expm1(-expected), rtol=1e-5)
+        assert jnp.all(jnp.isfinite(gradient))
+
+
+def test_cross_entropy_of_half_precision_is_not_quantized():
+    logits = jnp.asarray([9.0, 0.0, 1.0], jnp.bfloat16)
+    np.testing.assert_allclose(jc.softmax_cross_entropy(logits, 0), 4.588e-4, rtol=1e-3)
+
+
+def test_logits_shifted_by_ten_thousand_change_nothing():
+    for labels in (LABELS, np.eye(4, dtype=np.float32)[LABELS]):
+        expected = value_and_gradient(jc.softmax_cross_entropy, LOGITS, labels)
+        got = value_and_gradient(jc.softmax_cross_entropy, LOGITS + np.float32(8192), labels)
+        for g, e in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(g, e)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "class_weights": WEIGHTS}],
+    ids=str,
+)
+def test_class_ids_are_one_hot_distributions(options):
+    one_hot = np.eye(4, dtype=np.float32)[LABELS]
+    got = value_and_gradient(jc.softmax_cross_entropy, LOGITS, LABELS, **options)
+    expected = value_and_gradient(jc.softmax_cross_entropy, LOGITS, one_hot, **options)
+    for g, e in zip(got, expected, strict=True):
+        np.testing.assert_allclose(g, e, rtol=2e-6, atol=1e-7)
+
+
+def test_smoothing_with_class_weights_is_that_of_torch():
+    """torch.nn.functional.cross_entropy(weight=, label_smoothing=0.1, reduction="none")."""
+    log_p = LOGITS - logsumexp(LOGITS, axis=-1, keepdims=True)
+    own = WEIGHTS[LABELS] * -np.take_along_axis(log_p, LABELS[:, None], -1)[:, 0]
+    expected = 0.9 * own + 0.1 / 4 * np.sum(WEIGHTS * -log_p, axis=-1)
+    got = jc.softmax_cross_entropy(LOGITS, LABELS, class_weights=WEIGHTS, label_smoothing=0.1)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    # Its mean over class ids divides by the weights of the labels.
+    mean = jc.softmax_cross_entropy(LOGITS, LABELS, weights=WEIGHTS[LABELS], reduction="mean")
+    plain = jc.softmax_cross_entropy(LOGITS, LABELS, class_weights=WEIGHTS)
+    np.testing.assert_allclose(mean, plain.sum() / WEIGHTS[LABELS].sum(), rtol=1e-6)
+
+
+def test_a_smoothing_of_zero_is_none_also_when_traced():
+    traced = jax.jit(lambda s: jc.softmax_cross_entropy(LOGITS, LABELS, label_smoothing=s))
+    np.testing.assert_allclose(traced(0.0), jc.softmax_cross_entropy(LOGITS, LABELS), rtol=1e-6)
+
+
+def test_a_masked_class_does_not_exist():
+    dirty = np.array([[1.0, np.nan, 0.25, 2.0]], np.float32)
+    clean = dirty[:, [0, 2, 3]]
+    mask = np.array([True, False, True, True])
+    for options in ({}, {"label_smoothing": 0.2}):
+        got, gradient = value_and_gradient(
+            jc.softmax_cross_entropy, dirty, np.array([3]), mask=mask, **options
+        )
+        expected, rest = value_and_gradient(
+            jc.softmax_cross_entropy, clean, np.array([2]), **options
+        )
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+        np.testing.assert_allclose(gradient[:, mask], rest, rtol=1e-5, atol=1e-7)
+        assert gradient[0, 1] == 0
+    assert jc.softmax_cross_entropy(dirty, [1], mask=mask) == jnp.inf
+
+
+def test_ignored_labels_are_left_out():
+    labels = jnp.asarray([3, -100])
+    got, gradient = value_and_gradient(
+        jc.softmax_cross_entropy, LOGITS, labels, where=labels != -100, reduction="mean"
+    )
+    np.testing.assert_allclose(got, jc.softmax_cross_entropy(LOGITS[0], 3), rtol=1e-6)
+    assert jnp.all(gradient[1] == 0)
+    assert jnp.isnan(jc.softmax_cross_entropy(LOGITS, labels)[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": True}], ids=["plain", "class_weights"])
+def test_class_ids_need_no_array_of_the_logits_size_but_the_gradient(options):
+    rows, classes = 4, 50_000
+    size = rows * classes * 4
+
+    def loss(logits, labels, weights):
+        named = {"class_weights": weights} if options else {}
+        return jc.softmax_cross_entropy(logits, labels, reduction="mean", **named)
+
+    shapes = [((rows, classes), "float32"), ((rows,), "int32"), ((classes,), "float32")]
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    memory = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile().memory_analysis()
+    assert size <= memory.output_size_in_bytes < 1.1 * size  # the gradient
+    assert memory.temp_size_in_bytes < 0.1 * size
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": True}], ids=["plain", "class_weights"])
+def test_smoothing_makes_no_one_hot_labels(options):
+    """No array of the logits' size is computed from the labels alone, booleans apart."""
+
+    def loss(labels, weights):
+        named = {"class_weights": weights} if options else {}
+        return jc.softmax_cross_entropy(jnp.zeros((3, 7)), labels, label_smoothing=0.1, **named)
+
+    def sizes(jaxpr, known):
+        for equation in jaxpr.eqns:
+            inner = [p for p in equation.params.values() if hasattr(p, "jaxpr")]
+            of_labels = all(v in known for v in equation.invars if hasattr(v, "count"))
+            has_labels = any(v in known for v in equation.invars if hasattr(v, "count"))
+            for sub in inner:
+                start = [
+                    mine
+                    for mine, v in zip(sub.jaxpr.invars, equation.invars, strict=False)
+                    if hasattr(v, "count") and v in known
+                ]
+                yield from sizes(sub.jaxpr, set(start))
+            if of_labels and has_labels:
+                known.update(equation.outvars)
+                yield from (v.aval for v in equation.outvars if v.aval.shape[-1:] == (7,))
+
+    jaxpr = jax.make_jaxpr(loss)(jnp.asarray([1, 2, 3]), jnp.ones(7)).jaxpr
+    found = list(sizes(jaxpr, {jaxpr.invars[0]}))
+    assert all(aval.dtype == bool for aval in found), found
+
+
+def test_probabilities_are_exact_at_zero_and_one():
+    got, gradient = value_and_gradient(
+        jc.binary_cross_entropy, np.float32([0, 1, 1, 0]), np.float32([0, 1, 0, 1])
+    )
+    np.testing.assert_array_equal(
+        jc.binary_cross_entropy([0.0, 1.0, 1.0, 0.0], [0, 1, 0, 1]), [0, 0, np.inf, np.inf]
+    )
+    assert jnp.isinf(got)
+    assert jnp.all(jnp.isfinite(gradient[:2]))
+    _, gradient = value_and_gradient(jc.binary_cross_entropy, np.float32([1e-20]), np.float32([1]))
+    np.testing.assert_allclose(gradient, -1e20, rtol=1e-6)
+    np.testing.assert_array_equal(
+        jc.categorical_cross_entropy([[1.0, 0.0], [0.0, 1.0]], [0, 0]), [0, np.inf]
+    )
+    assert jc.categorical_cross_entropy([1.0, 0.0], [1.0, 0.0]) == 0
+
+
+def test_binary_labels_may_be_booleans():
+    scores, labels = [0.5, -2.0], np.array([True, False])
+    for loss in (jc.sigmoid_cross_entropy, jc.sigmoid_focal, jc.asymmetric, jc.sigmoid_sparsemax):
+        np.testing.assert_array_equal(loss(scores, labels), loss(scores, [1.0, 0.0]))
+
+
+def test_infinite_logits_that_are_right_cost_nothing():
+    for loss in (jc.sigmoid_cross_entropy, jc.sigmoid_focal, jc.asymmetric, jc.sigmoid_sparsemax):
+        value, gradient = value_and_gradient(
+            loss, np.float32([np.inf, -np.inf]), np.float32([1, 0])
+        )
+        assert value == 0
+        np.testing.assert_array_equal(gradient, [0, 0])
+    np.testing.assert_array_equal(jc.logistic([np.inf, -np.inf], [1, 1]), [0, np.inf])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [jc.hinge, jc.squared_hinge, jc.perceptron, jc.logistic, jc.hinge_embedding],
+)
+def test_signs_may_be_written_as_zero_and_one(loss):
+    scores = np.float32([0.25, 0.5, 2.0])
+    expected = loss(scores, [1, -1, 1])
+    np.testing.assert_array_equal(loss(scores, [1, 0, 1], zero_one_labels=True), expected)
+    assert np.isnan(loss(scores, [1, 0, 1])[1])
+    assert np.isnan(loss(scores, [1, -1, 1], zero_one_labels=True)[1])
+
+
+def test_negative_log_likelihood_after_log_softmax_is_the_cross_entropy():
+    log_p = jax.nn.log_softmax(LOGITS)
+    for labels in (LABELS, np.float32([[0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0]])):
+        for options in ({}, {"class_weights": WEIGHTS}):
+            expected = jc.softmax_cross_entropy(LOGITS, labels, **options)
+            got = jc.negative_log_likelihood(log_p, labels, **options)
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
+    value, gradient = value_and_gradient(
+        jc.negative_log_likelihood, np.float32([0, -np.inf]), np.float32([1, 0])
+    )
+    assert value == 0
+    np.testing.assert_array_equal(gradient, [-1, 0])
+
+
+def test_z_loss_of_log_probabilities_is_nothing():
+    np.testing.assert_allclose(jc.z_loss(jax.nn.log_softmax(LOGITS)), 0, atol=1e-12)
+    value, gradient = value_and_gradient(jc.z_loss, np.float32([2.0, -np.inf]))
+    np.testing.assert_array_equal(gradient, [4, 0])
+    assert value == 4
+    assert jc.z_loss([-np.inf, -np.inf]) == np.inf
+
+
+# --- margins -----------------------------------------------------------------------------------
+
+
+def test_the_digits_of_a_margin_just_missed():
+    """1 + 0.1 - 1.0999999: the difference of the scores alone, rounded, would lose them."""
+    scores = np.float32([1.0999999, 0.1])
+    exact = 1 + (float(scores[1]) - float(scores[0]))
+    np.testing.assert_allclose(jc.multiclass_hinge(scores, 0), exact, rtol=1e-6)
+    np.testing.assert_allclose(jc.multi_margin(scores, 0), exact / 2, rtol=1e-6)
+    np.testing.assert_allclose(jc.multilabel_margin(scores, [1, 0]), exact / 2, rtol=1e-6)
+
+
+MARGINS = [jc.multiclass_perceptron, jc.multiclass_hinge, jc.multi_margin, jc.sparsemax]
+
+
+@pytest.mark.parametrize("loss", MARGINS)
+def test_impossible_classes(loss):
+    value, gradient = value_and_gradient(loss, np.float32([0.25, -np.inf, 0.5]), 0)
+    expected, rest = value_and_gradient(loss, np.float32([0.25, 0.5]), 0)
+    share = 2 / 3 if loss is jc.multi_margin else 1  # its mean is over all classes
+    np.testing.assert_allclose(value, share * expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient[np.array([0, 2])], share * rest, rtol=1e-6)
+    assert gradient[1] == 0
+    assert loss([0.25, -np.inf, 0.5], 1) == jnp.inf
+
+
+@pytest.mark.parametrize("loss", MARGINS[:3])
+def test_ties_and_a_single_class(loss):
+    value, gradient = value_and_gradient(loss, np.float32([1, 1, 1]), 0)
+    assert jnp.all(jnp.isfinite(gradient))
+    assert value == {jc.multiclass_perceptron: 0, jc.multiclass_hinge: 1}.get(loss, 2 / 3)
+    assert loss([0.5], 0) == 0
+
+
+def test_weston_and_watkins_count_every_rival():
+    scores = [1.0, 0.5, 0.75, -1.0]
+    np.testing.assert_allclose(jc.multiclass_hinge(scores, 0), 0.75)
+    np.testing.assert_allclose(jc.multi_margin(scores, 0), (0.5 + 0.75) / 4)
+    np.testing.assert_allclose(jc.multi_margin(scores, 0, power=2), (0.25 + 0.5625) / 4)
+    with pytest.raises(ValueError, match="`power` is 3, expected one of 1, 2"):
+        jc.multi_margin(scores, 0, power=3)
+    with pytest.raises(ValueError, match="`margin` must be at least 0, got -1"):
+        jc.multi_margin(scores, 0, margin=-1.0)
+
+
+def test_multilabel_margin_of_extreme_labels():
+    """torch's example: labels 3 and 0 are on."""
+    scores = [0.1, 0.2, 0.4, 0.8]
+    np.testing.assert_allclose(jc.multilabel_margin(scores, [1, 0, 0, 1]), 0.85, rtol=1e-6)
+    assert jc.multilabel_margin(scores, [0, 0, 0, 0]) == 0
+    assert jc.multilabel_margin(scores, [1, 1, 1, 1]) == 0
+    np.testing.assert_allclose(jc.multilabel_margin([0.0, -np.inf], [1, 0]), 0)
+
+
+# --- sparse ------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_sparsemax_is_a_projection_less_the_label():
+    logits = np.float32([0.5, 0.25, -3.0])
+    _, gradient = value_and_gradient(jc.sparsemax, logits, 0)
+    np.testing.assert_allclose(gradient, [0.625 - 1, 0.375, 0], rtol=1e-6)
+    assert jc.sparsemax([1.0, 0.0, -1.0], 0) == 0
+    two = np.float32([[0.75, 0.0], [-5.0, 0.0], [1e4, 1e4]])
+    got = jc.sparsemax(two, [0, 0, 1])
+    np.testing.assert_allclose(
+        got, jc.sigmoid_sparsemax(two[:, 0] - two[:, 1], [1, 1, 0]), rtol=1e-6
+    )
+
+
+def test_sparsemax_of_ids_is_that_of_one_hot_labels():
+    one_hot = np.eye(4, dtype=np.float32)[LABELS]
+    got = value_and_gradient(jc.sparsemax, LOGITS, LABELS)
+    for g, e in zip(got, value_and_gradient(jc.sparsemax, LOGITS, one_hot), strict=True):
+        np.testing.assert_array_equal(g, e)
+
+
+def test_fenchel_young_is_the_cross_entropy_and_the_perceptron():
+    one_hot = np.eye(4, dtype=np.float32)[LABELS]
+    for max_fn, same in (
+        (jax.nn.logsumexp, jc.softmax_cross_entropy),
+        (jnp.max, jc.multiclass_perceptron),
+    ):
+        got = jc.fenchel_young(LOGITS, one_hot, max_fn=max_fn)
+        np.testing.assert_allclose(got, same(LOGITS, LABELS), rtol=1e-5)
+
+
+# --- functions of the surprise -----------------------------------------------------------------
+
+ROBUST = {
+    "focal": (jc.softmax_focal, {"gamma": 0.0}, 1.0),
+    "generalized": (jc.generalized_cross_entropy, {"q": 0.0}, 1.0),
+    "symmetric": (jc.symmetric_cross_entropy, {"alpha": 1.0, "beta": 0.0}, 1.0),
+    "poly1": (jc.poly1, {"epsilon": 0.0}, 1.0),
+    "logit_adjusted": (jc.logit_adjusted, {"class_counts": [5, 5, 5, 5]}, 1.0),
+    "ldam": (jc.ldam, {"class_counts": COUNTS, "max_margin": 0.0, "scale": 1.0}, 1.0),
+}
+
+
+@pytest.mark.parametrize(("loss", "options", "factor"), ROBUST.values(), ids=ROBUST)
+def test_their_common_limit_is_the_cross_entropy(loss, options, factor):
+    expected = value_and_gradient(jc.softmax_cross_entropy, LOGITS, LABELS)
+    got = value_and_gradient(loss, LOGITS, LABELS, **options)
+    for g, e in zip(got, expected, strict=True):
+        np.testing.assert_allclose(g, factor * e, rtol=2e-6)
+
+
+SURPRISES = [jc.softmax_focal, jc.generalized_cross_entropy, jc.symmetric_cross_entropy, jc.poly1]
+
+
+@pytest.mark.parametrize("loss", SURPRISES)
+def test_distributions_give_the_mean_over_labels(loss):
+    labels = np.float32([0.25, 0.0, 0.75, 0.0])
+    each = [loss(LOGITS[0], k) for k in range(4)]
+    np.testing.assert_allclose(loss(LOGITS[0], labels), np.dot(labels, each), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", SURPRISES)
+@pytest.mark.parametrize("logits", [[0.0, 0.0], [200.0, 0.0], [-200.0, 0.0], [-np.inf, 0.0]])
+def test_no_derivative_is_nan_however_sure(loss, logits):
+    for labels in (1, np.float32([0.0, 1.0])):
+        function = lambda x, labels=labels: loss(x, labels)
+        x = jnp.asarray(logits, jnp.float32)
+        hessian = jax.jit(jax.hessian(function))(x)
+        assert jnp.all(jnp.isfinite(jax.jit(jax.grad(function))(x)))
+        assert jnp.all(jnp.isfinite(hessian)), hessian
+
+
+@pytest.mark.parametrize("loss", SURPRISES)
+def test_second_derivatives_know_that_the_surprise_depends_on_the_logits(loss):
+    """Where the label is on top as well: the gradient is multiplied by a function of the loss."""
+    for label in range(4):
+        function = lambda x, label=label: loss(x, label)
+        hessian = np.asarray(jax.jit(jax.hessian(function))(jnp.asarray(LOGITS[0])))
+        np.testing.assert_allclose(hessian, hessian.T, atol=1e-6)
+        np.testing.assert_allclose(hessian.sum(-1), 0, atol=1e-6)  # a shift changes nothing
+        # The value that comes with a gradient has the same gradient.
+        of_value = jax.grad(lambda x, f=function: jax.value_and_grad(f)(x)[0])(LOGITS[0])
+        np.testing.assert_allclose(of_value, jax.grad(function)(LOGITS[0]), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("logit", [0.0, 19.0, 200.0, -200.0, 1e4, -1e4])
+def test_focal_derivatives_are_finite_for_every_gamma(gamma, logit):
+    """keras and older optax: (1 - p)**(gamma - 1) at p = 1."""
+    for labels in (0.0, 1.0, 0.5):
+        function = lambda x, g, labels=labels: jc.sigmoid_focal(x, labels, gamma=g)
+        x, g = jnp.float32(logit), jnp.float32(gamma)
+        slope = jax.jit(jax.grad(function, argnums=(0, 1)))(x, g)
+        bend = jax.jit(jax.grad(jax.grad(function)))(x, g)
+        assert jnp.all(jnp.isfinite(jnp.asarray([*slope, bend])))
+
+
+def test_focal_keeps_its_digits_where_keras_clips():
+    value, gradient = value_and_gradient(
+        jc.sigmoid_focal, np.float32([15, -50]), np.float32([1, 1])
+    )
+    exact = np.exp(-15 * 3) * np.exp(3e-7 * 2)  # about sigma(-15)**2 softplus(-15)
+    np.testing.assert_allclose(jc.sigmoid_focal(15.0, 1), exact, rtol=1e-5)
+    np.testing.assert_allclose(gradient[1], -1, rtol=1e-6)
+    np.testing.assert_allclose(value, 50, rtol=1e-6)
+
+
+def test_the_derivative_in_q_is_exact_at_the_cross_entropy():
+    def at(q):
+        return jc.generalized_cross_entropy(np.float32([0.0, 0.0]), 0, q=q)
+
+    surprise = np.log(2)
+    np.testing.assert_allclose(jax.grad(at)(0.0), -(surprise**2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(at)(1e-6), -(surprise**2) / 2, rtol=1e-5)
+    for q in (0.3, 0.9):  # either side of where the series ends
+        exact = -(0.5**q) * np.log(0.5) / q - (1 - 0.5**q) / q**2
+        np.testing.assert_allclose(jax.grad(at)(q), exact, rtol=1e-5)
+    np.testing.assert_allclose(jc.generalized_cross_entropy([-np.inf, 0.0], 0, q=0.5), 2)
+
+
+def test_asymmetric_forgives_what_is_below_the_clip():
+    value, gradient = value_and_gradient(
+        jc.asymmetric, np.float32([-3.0, -9.0]), np.float32([0, 0])
+    )
+    assert value == 0
+    np.testing.assert_array_equal(gradient, [0, 0])
+    focal = jc.sigmoid_focal([2.0, 0.5], [0, 1], gamma=3.0)
+    same = jc.asymmetric([2.0, 0.5], [0, 1], gamma_positive=3.0, gamma_negative=3.0, clip=0.0)
+    np.testing.assert_allclose(same, focal, rtol=1e-6)
+    np.testing.assert_allclose(jc.asymmetric(200.0, 0), -np.log(0.05) * 0.95**4, rtol=1e-6)
+    np.testing.assert_allclose(jc.asymmetric(200.0, 0, clip=0.0), 200, rtol=1e-6)
+
+
+# --- imbalance ---------------------------------------------------------------------------------
+
+
+def test_logit_adjustment_is_the_balanced_softmax():
+    masses = COUNTS * np.exp(LOGITS[0].astype(np.float64))
+    expected = -np.log(masses / masses.sum())
+    got = [jc.logit_adjusted(LOGITS[0], k, class_counts=COUNTS) for k in range(4)]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    frequencies = jc.logit_adjusted(LOGITS, LABELS, class_counts=COUNTS / COUNTS.sum())
+    np.testing.assert_allclose(
+        frequencies, jc.logit_adjusted(LOGITS, LABELS, class_counts=COUNTS), rtol=1e-5
+    )
+
+
+def test_a_class_that_never_occurs_is_impossible():
+    counts = np.float32([3, 0, 5, 1])
+    value, gradient = value_and_gradient(jc.logit_adjusted, LOGITS, LABELS, class_counts=counts)
+    assert jnp.isfinite(value)
+    np.testing.assert_array_equal(gradient[:, 1], [0, 0])
+    assert jc.logit_adjusted(LOGITS[0], 1, class_counts=counts) == jnp.inf
+    to_counts = jax.grad(lambda n: jc.logit_adjusted(LOGITS[0], 0, class_counts=n))(counts)
+    assert jnp.all(jnp.isfinite(to_counts))
+
+
+def test_ldam_asks_the_rarest_class_for_the_largest_lead():
+    got = [jc.ldam([0.0, 0.0], k, class_counts=[1, 16], scale=2.0) for k in (0, 1)]
+    np.testing.assert_allclose(got, np.log1p(np.exp([2 * 0.5, 2 * 0.25])), rtol=1e-6)
+
+
+def test_class_balanced_weights():
+    np.testing.assert_allclose(jc.class_balanced_weights([1, 7, 90], beta=0.0), [1, 1, 1])
+    counts = np.array([1.0, 10.0, 1000.0])
+    inverse = 0.0001 / -np.expm1(counts * np.log1p(-0.0001))
+    got = jc.class_balanced_weights(counts)
+    np.testing.assert_allclose(got, inverse / inverse.mean(), rtol=1e-6)
+    got = jc.class_balanced_weights([4, 0, 2], beta=1.0)
+    np.testing.assert_allclose(got, np.array([0.25, 0, 0.5]) / 0.375, rtol=1e-6)
+    traced = jax.jit(lambda beta: jc.class_balanced_weights(counts, beta=beta))
+    np.testing.assert_allclose(traced(0.875), jc.class_balanced_weights(counts, beta=0.875))
+    with pytest.raises(ValueError, match="`beta` must be between 0 and 1"):
+        jc.class_balanced_weights(counts, beta=1.5)
+    with pytest.raises(ValueError, match="has shape"):
+        jc.class_balanced_weights(1.0)
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def test_smoothed_labels_give_the_smoothed_loss():
+    mask = np.array([True, False, True, True])
+    for given in (LABELS, np.eye(4, dtype=np.float32)[LABELS]):
+        smoothed = jc.smooth_labels(given, 0.2, classes=4, mask=mask)
+        np.testing.assert_allclose(smoothed.sum(-1), 1, rtol=1e-6)
+        assert np.all(smoothed[:, 1] == 0)
+        expected = jc.softmax_cross_entropy(LOGITS, LABELS, mask=mask, label_smoothing=0.2)
+        got = jc.softmax_cross_entropy(LOGITS, smoothed, mask=mask)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_smooth_labels_at_its_edges():
+    assert np.all(np.isnan(jc.smooth_labels([-100, 7], 0.1, classes=4)))
+    np.testing.assert_array_equal(jc.smooth_labels(1, 0.0, classes=2), [0, 1])
+    each = jc.smooth_labels([0, 0], [0.0, 1.0], classes=2)
+    np.testing.assert_array_equal(each, [[1, 0], [0.5, 0.5]])
+    nothing = jc.smooth_labels([1.0, 0.0], 0.5, mask=[False, False])
+    np.testing.assert_array_equal(nothing, [0.5, 0])
+    with pytest.raises(ValueError, match="class ids need `classes`"):
+        jc.smooth_labels([1, 0], 0.1)
+    with pytest.raises(ValueError, match="does not fit"):
+        jc.smooth_labels([1.0, 0.0], 0.1, mask=[True, True, False])
+    with pytest.raises(ValueError, match="not one number an example"):
+        jc.smooth_labels([1.0, 0.0], [0.1, 0.2])

@@ -1,0 +1,102 @@
+"""Contrastive losses: ties, zero vectors, sets without partners, distances of one's own."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxloss import contrastive
+
+ROOM = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+LABELS = np.array([0, 0, 1, 1, 1, 2], np.int32)
+
+
+@pytest.mark.parametrize("options", [{}, {"power": 1.0}, {"power": 3.0}, {"distance": "squared"}])
+def test_triplets_of_equal_and_distant_points_have_finite_derivatives(options):
+    for point in (jnp.zeros(3), jnp.full(3, 2.0)):
+        function = lambda x, p=point: contrastive.triplet(x, p, p, **options)
+        assert function(point) == 1
+        chex.assert_tree_all_finite((jax.grad(function)(point), jax.hessian(function)(point)))
+    if "distance" not in options:
+        assert contrastive.triplet([1e20, 0.0], [-3e20, 0.0], [0.0, 0.0], **options) == np.float32(
+            3e20
+        )
+
+
+def test_triplet_takes_absolute_values():
+    assert contrastive.triplet([0.0, 0.0], [3.0, 4.0], [1.0, 0.0], power=1.0) == 7
+    assert np.isfinite(contrastive.triplet([0.0], [1.0], [2.0], power=3.0))
+
+
+def test_triplet_with_a_distance_of_ones_own():
+    def largest(x, y):
+        return jnp.max(jnp.abs(x - y), axis=-1)
+
+    got = contrastive.triplet([[0.0, 0.0]], [[3.0, 4.0]], [[1.0, 1.0]], distance=largest)
+    assert got.tolist() == [4.0]
+    with pytest.raises(ValueError, match="`distance` is 'manhattan', expected"):
+        contrastive.triplet([0.0], [0.0], [0.0], distance="manhattan")
+
+
+def test_close_directions_keep_their_digits():
+    """1 - cosine of an angle of 1e-5 is 5e-11: the difference from 1 would be 0."""
+    got = contrastive.cosine_embedding([1.0, 0.0], [1.0, 1e-5], 1)
+    np.testing.assert_allclose(got, 5e-11, rtol=1e-5)
+    assert contrastive.cosine_embedding([0.0, 0.0], [1.0, 0.0], 1) == 1
+    zero = jnp.zeros(2)
+    for label in (-1, 1):
+        function = lambda x, y=label: contrastive.cosine_embedding(x, jnp.ones(2), y)
+        chex.assert_tree_all_finite((jax.grad(function)(zero), jax.hessian(function)(zero)))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_sets_without_positives_or_negatives_cost_nothing(size):
+    x = jnp.asarray(ROOM[:size])
+    for labels in (jnp.arange(size), jnp.zeros(size, int)):
+        function = lambda x, y=labels: jnp.sum(contrastive.nt_xent(x, y))
+        assert function(x) == 0
+        assert np.all(jax.grad(function)(x) == 0)
+    assert contrastive.info_nce(x[:1], x[:1]).tolist() == [0.0]
+
+
+def test_nt_xent_weighed_by_positives_is_the_mean_over_pairs():
+    cosines = ROOM @ ROOM.T / np.outer(*2 * [np.linalg.norm(ROOM, axis=1)])
+    pairs = []
+    for i in range(6):
+        for p in range(6):
+            if i != p and LABELS[i] == LABELS[p]:
+                masses = np.exp(cosines[i] / 0.07)
+                pairs.append(np.log1p(masses[LABELS[i] != LABELS].sum() / masses[p]))
+    positives = (LABELS[:, None] == LABELS).sum(1) - 1
+    got = contrastive.nt_xent(ROOM, LABELS, weights=positives, reduction="mean")
+    np.testing.assert_allclose(got, np.mean(pairs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_losses_of_directions_do_not_mind_the_length(scale):
+    x = ROOM * np.float32(scale)
+    np.testing.assert_allclose(
+        contrastive.nt_xent(x, LABELS), contrastive.nt_xent(ROOM, LABELS), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        contrastive.info_nce(x, x[::-1]), contrastive.info_nce(ROOM, ROOM[::-1]), rtol=1e-4
+    )
+
+
+def test_the_temperature_can_be_learned():
+    function = lambda t: jnp.sum(contrastive.info_nce(ROOM, ROOM[::-1], temperature=t))
+    slope = jax.jit(jax.grad(function))(0.5)
+    np.testing.assert_allclose(slope, (function(0.51) - function(0.49)) / 0.02, rtol=1e-2)
+    with pytest.raises(ValueError, match="`temperature` must be above 0"):
+        contrastive.nt_xent(ROOM, LABELS, temperature=0.0)
+
+
+def test_no_array_of_all_pairs_and_dimensions():
+    x = jnp.zeros((50, 70))
+    for function in (
+        lambda x: contrastive.info_nce(x, x),
+        lambda x: contrastive.nt_xent(x, jnp.arange(50)),
+    ):
+        text = str(jax.make_jaxpr(jax.grad(lambda x, f=function: jnp.sum(f(x))))(x))
+        assert "50,50,70" not in text

@@ -1,0 +1,588 @@
+"""The safe primitives: digits, bad points, masks and derivatives of every order."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from exact import exact_gradient, exact_map, log_spaced, ulp_error
+
+from jaxloss import numerics
+
+inf, nan = np.inf, np.nan
+DTYPES = [np.float32, np.float64]
+
+
+@contextlib.contextmanager
+def x64(on):
+    # Both of JAX's own context managers exist only in some of the versions this suite runs on.
+    jax.config.update("jax_enable_x64", bool(on))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def spread(low, high, dtype):
+    """Numbers of both signs: over decades, and evenly around 0."""
+    return np.r_[log_spaced(low, high, 150, 1, dtype), np.linspace(-6, 6, 150, dtype=dtype)]
+
+
+def logistic(x):
+    return 1 / (1 + mpmath.exp(-x))
+
+
+def softplus(x):
+    return mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x))
+
+
+def log_cosh(x):
+    return abs(x) - mpmath.log(2) + mpmath.log1p(mpmath.exp(-2 * abs(x)))
+
+
+# name: formula, inputs, bounds in ULP of (value, gradient) in float32, then in float64.
+# The worst of a hundred times as many inputs stands beneath each.
+ELEMENTWISE = {
+    "sqrt": (mpmath.sqrt, lambda t: abs(spread(-30, 30, t)), (1, 1), (1, 1)),
+    "sigmoid": (logistic, lambda t: spread(-30, 1.93, t), (2, 3), (2.5, 4)),
+    "softplus": (softplus, lambda t: spread(-30, 1.93, t), (2.5, 2), (2.5, 2.5)),
+    "log_sigmoid": (lambda x: -softplus(-x), lambda t: spread(-30, 1.93, t), (3, 2), (3, 3)),
+    "log1mexp": (
+        lambda x: mpmath.log(-mpmath.expm1(x)),
+        lambda t: np.r_[-abs(spread(-30, 1.93, t)), np.linspace(-2, -1e-3, 200, dtype=t)],
+        (4, 4.5),
+        (4, 4),
+    ),
+    "log_cosh": (log_cosh, lambda t: spread(-18, 30, t), (3, 4), (3, 7)),
+    "hypot1m1": (
+        lambda x: mpmath.sqrt(1 + x * x) - 1,
+        lambda t: spread(-18, 30, t),
+        (3, 2),
+        (3, 3),
+    ),
+}
+
+
+def derivatives(function):
+    """Value, and every way to the first and second derivatives, of a function of one number."""
+
+    def of(x):
+        reverse, forward = jax.grad(function), jax.jacfwd(function)
+        return {
+            "value": function(x),
+            "vjp": reverse(x),
+            "jvp": forward(x),
+            "reverse over reverse": jax.grad(reverse)(x),
+            "forward over reverse": jax.jacfwd(reverse)(x),
+            "forward over forward": jax.jacfwd(forward)(x),
+        }
+
+    return jax.jit(jax.vmap(of))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_values_and_slopes_have_all_their_digits(name, dtype):
+    formula, draw, *bounds = ELEMENTWISE[name]
+    value_bound, slope_bound = bounds[DTYPES.index(dtype)]
+    x = draw(dtype)
+    x = x[x != 0]
+    with x64(dtype == np.float64):
+        got = derivatives(getattr(numerics, name))(x)
+    assert all(result.dtype == dtype for result in got.values())
+    assert ulp_error(got["value"], exact_map(formula, x)).max() <= value_bound
+    slope = exact_gradient(formula, x)
+    if name == "sigmoid":  # whose difference of two numbers near 1 is not exact enough
+        slope = exact_map(lambda x: logistic(x) * logistic(-x), x)
+    assert ulp_error(got["vjp"], slope).max() <= slope_bound
+    np.testing.assert_array_equal(got["vjp"], got["jvp"])
+    moderate = abs(x) > 1e-15  # where the second derivatives of sqrt and log1mexp fit the dtype
+    second = np.stack([got[way][moderate] for way in got if "over" in way])
+    assert np.isfinite(second).all()
+    np.testing.assert_allclose(second[1:], second[:1].repeat(2, 0), rtol=2e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "y"),
+    [
+        ("xlogy", lambda x, y: x * mpmath.log(y), abs(spread(-15, 15, np.float32))),
+        ("xlog1py", lambda x, y: x * mpmath.log1p(y), abs(spread(-15, 15, np.float32))),
+        ("xlog1py", lambda x, y: x * mpmath.log1p(y), -abs(spread(-15, -0.01, np.float32)) % -1),
+    ],
+)
+def test_x_times_log_has_all_its_digits(name, formula, y):
+    x, y = log_spaced(-15, 15, y.size, 2)[y != 0], y[y != 0]
+    function = getattr(numerics, name)
+    value, slopes = jax.jit(jax.vmap(jax.value_and_grad(function, (0, 1))))(x, y)
+    assert ulp_error(value, exact_map(formula, x, y)).max() <= 3
+    for argnum, slope in enumerate(slopes):
+        assert ulp_error(slope, exact_gradient(formula, x, y, argnum=argnum)).max() <= 2.5
+
+
+# name: (input, value, slope, second derivative or None where it is not asked for)
+POINTS = {
+    "absolute": [
+        (0, 0, 0, 0),
+        (-0.0, 0, 0, 0),
+        (-3, 3, -1, 0),
+        (inf, inf, 1, 0),
+        (-inf, inf, -1, 0),
+    ],
+    "sqrt": [(0, 0, 0, 0), (4, 2, 0.25, -1 / 32), (inf, inf, 0, 0), (-1, nan, nan, nan)],
+    "sigmoid": [
+        (0, 0.5, 0.25, 0),
+        (inf, 1, 0, 0),
+        (-inf, 0, 0, 0),
+        (1e4, 1, 0, 0),
+        (-1e4, 0, 0, 0),
+    ],
+    "softplus": [(inf, inf, 1, 0), (-inf, 0, 0, 0), (1e4, 1e4, 1, 0), (-1e4, 0, 0, 0)],
+    "log_sigmoid": [(inf, 0, 0, 0), (-inf, -inf, 1, 0), (1e4, 0, 0, 0), (-1e4, -1e4, 1, 0)],
+    "log1mexp": [(0, -inf, -inf, None), (-inf, 0, 0, 0), (-200, 0, 0, 0), (1, nan, None, None)],
+    "log_cosh": [(0, 0, 0, 1), (inf, inf, 1, 0), (-inf, inf, -1, 0), (-3e38, 3e38, -1, 0)],
+    "hypot1m1": [(0, 0, 0, 1), (inf, inf, 1, 0), (-inf, inf, -1, 0), (-3e38, 3e38, -1, 0)],
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_bad_points(name):
+    # One batch, so that each is a neighbour of all the others; NaN comes out where it went in.
+    rows = [*POINTS[name], (nan, nan, None, None)]
+    x, *wanted = (
+        np.array([nan if v is None else v for v in column]) for column in zip(*rows, strict=True)
+    )
+    got = derivatives(getattr(numerics, name))(x.astype(np.float32))
+    ways = [["value"], ["vjp", "jvp"], [way for way in got if "over" in way]]
+    for place, (want, names) in enumerate(zip(wanted, ways, strict=True), start=1):
+        asked = np.array([row[place] is not None for row in rows])
+        for way in names:
+            np.testing.assert_allclose(
+                got[way][asked], want[asked].astype(np.float32), rtol=1e-6, err_msg=way
+            )
+
+
+def test_tiny_results_are_kept():
+    small = np.float32(-80)
+    exact = exact_map(mpmath.exp, small)
+    assert ulp_error(numerics.softplus(small), exact) <= 1
+    assert ulp_error(-numerics.log_sigmoid(-small), exact) <= 1
+    assert ulp_error(jax.grad(numerics.sigmoid)(-small), exact) <= 2
+    assert ulp_error(-numerics.log1mexp(small), exact) <= 1
+
+
+PRODUCTS = {  # x, y, value, gradient in x, gradient in y
+    "multiply_no_nan": [
+        (0, inf, 0, 0, 0),
+        (0, -inf, 0, 0, 0),
+        (0, nan, 0, 0, 0),
+        (0, 3, 0, 3, 0),
+        (2, 3, 6, 3, 2),
+        (2, inf, inf, inf, 2),
+        (nan, 3, nan, 3, nan),
+    ],
+    "xlogy": [
+        (0, 0, 0, 0, 0),
+        (0, inf, 0, 0, 0),
+        (0, nan, 0, 0, 0),
+        (0, -1, 0, 0, 0),
+        (0, 1, 0, 0, 0),
+        (2, 1, 0, 0, 2),
+        (2, 0, -inf, -inf, inf),
+        (2, nan, nan, nan, nan),
+    ],
+    "xlog1py": [
+        (0, -1, 0, 0, 0),
+        (0, inf, 0, 0, 0),
+        (0, nan, 0, 0, 0),
+        (0, -2, 0, 0, 0),
+        (0, 0, 0, 0, 0),
+        (2, 0, 0, 0, 2),
+        (2, -1, -inf, -inf, inf),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_weight_of_zero_wins(name):
+    function = getattr(numerics, name)
+    x, y, value, *slopes = np.array(PRODUCTS[name], np.float32).T
+    gradient = jax.grad(function, (0, 1))
+    dead = x == 0
+
+    @jax.jit
+    @jax.vmap
+    def results(x, y):
+        forward = jax.jacfwd(function, (0, 1))(x, y)
+        return function(x, y), gradient(x, y), forward, jax.jacrev(gradient, (0, 1))(x, y)
+
+    got, reverse, forward, second = results(x, y)
+    np.testing.assert_array_equal(got, value)
+    np.testing.assert_array_equal(reverse, slopes)
+    finite = np.isfinite(slopes).all(0)  # forward mode multiplies an infinite slope by 0
+    np.testing.assert_array_equal(np.asarray(forward)[:, finite], np.asarray(slopes)[:, finite])
+    assert np.isfinite(np.asarray(second)[..., dead]).all()
+
+
+def test_entropy_at_zero():
+    p = jnp.array([0.0, 0.5, 1.0])
+    slope = jax.grad(lambda p: numerics.xlogy(p, p).sum())(p)
+    np.testing.assert_allclose(slope, [0, 1 - np.log(2), 1], rtol=1e-6)
+
+
+def softmax_of(row):
+    exps = [mpmath.exp(entry) for entry in row]
+    return [e / mpmath.fsum(exps) for e in exps]
+
+
+def exact_rows(function, x):
+    """An object array of `function`, which takes a row of mpmath numbers."""
+    with mpmath.workdps(200):
+        return np.array([function([mpmath.mpf(float(v)) for v in row]) for row in x], object)
+
+
+def log_softmax_slopes(row):
+    p = softmax_of(row)
+    return [[(i == j) - p[j] for j in range(len(p))] for i in range(len(p))]
+
+
+SOFTMAX = {
+    "logsumexp": (lambda row: mpmath.log(mpmath.fsum(map(mpmath.exp, row))), softmax_of),
+    "log_softmax": (lambda row: [mpmath.log(p) for p in softmax_of(row)], log_softmax_slopes),
+}
+
+
+@functools.cache
+def softmax_results(name):
+    function = getattr(numerics, name)
+
+    def one(x, mask):
+        masked = functools.partial(function, where=mask)
+        return {
+            "value": function(x),
+            "vjp": jax.jacrev(function)(x),
+            "jvp": jax.jacfwd(function)(x),
+            "second": jax.jacrev(jax.jacrev(function))(x),
+            "second forward": jax.jacfwd(jax.jacrev(function))(x),
+            "masked": masked(x),
+            "masked vjp": jax.jacrev(masked)(x),
+        }
+
+    return jax.jit(jax.vmap(one))
+
+
+def quantized(low, high, rows, seed):
+    """Rows of 4 whose differences are exact, so that what is measured is not their rounding."""
+    return np.random.default_rng(seed).integers(low * 8, high * 8, (rows, 4)).astype(np.float32) / 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_has_all_its_digits(name, dtype):
+    x = np.concatenate(
+        [
+            quantized(-8, 8, 40, 0),  # worst of 4000: 1.8 and 2.4
+            quantized(-40, 40, 40, 1),
+            quantized(-2, 2, 10, 2) + 1e4,
+            quantized(0, 2, 10, 2) // 1 * 20,  # ties
+            [[80, 0, 0, 0], [0, -80, -80, -80], [0, -80, -80, -81], [17, 0, 0, 0]],
+        ]
+    ).astype(dtype)
+    value, slope = SOFTMAX[name]
+    with x64(dtype == np.float64):
+        got = softmax_results(name)(x, np.ones(x.shape, bool))
+    assert got["value"].dtype == dtype
+    exact = exact_rows(value, x)
+    if name == "logsumexp":  # the sum of the maximum and a logarithm, which may cancel
+        exact[abs(exact) < abs(x).max(-1) / 2] = 0
+        got["value"] = np.where(exact == 0, 0, got["value"])
+    assert ulp_error(got["value"], exact).max() <= 4
+    slopes = exact_rows(slope, x)
+    assert ulp_error(got["vjp"], slopes).max() <= 4
+    assert ulp_error(got["jvp"], slopes).max() <= 4
+
+
+def test_softmax_of_many_classes():
+    x = np.random.default_rng(3).normal(size=(2, 32768)).astype(np.float32) * 3
+    got = np.asarray(numerics.logsumexp(x))
+    top = x.max(-1, keepdims=True).astype(np.float64)
+    want = top[:, 0] + np.log(np.exp(x.astype(np.float64) - top).sum(-1))
+    np.testing.assert_allclose(got, want, rtol=2e-7)
+
+
+BAD_ROWS = np.array(
+    [
+        [-inf, -inf, -inf],
+        [inf, 0, 1],
+        [inf, inf, 0],
+        [0, -inf, 0],
+        [nan, 0, 1],
+        [1e30, 1e30, 1e30],
+        [3e38, -3e38, 0],
+        [1, 2, 3],
+    ],
+    np.float32,
+)
+
+
+def test_infinite_logits():
+    got = softmax_results("logsumexp")(BAD_ROWS, BAD_ROWS > 0)
+    log2 = np.log(2)
+    want = [-inf, inf, inf, log2, nan, 1e30, 3e38, 3.407606]
+    np.testing.assert_allclose(got["value"], np.float32(want), rtol=1e-6)
+    p = [[0, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [nan] * 3, [1 / 3] * 3, [1, 0, 0]]
+    for way in ("vjp", "jvp"):
+        np.testing.assert_allclose(got[way][:7], np.float32(p), rtol=1e-6)
+    sane = [0, 1, 2, 3, 5, 6, 7]
+    assert np.isfinite(got["second"][sane,]).all()
+    got = softmax_results("log_softmax")(BAD_ROWS, BAD_ROWS > 0)
+    want = [[-inf] * 3, [0, -inf, -inf], [-log2, -log2, -inf], [-log2, -inf, -log2]]
+    np.testing.assert_allclose(got["value"][:4], np.float32(want), rtol=1e-6)
+    np.testing.assert_allclose(got["value"][5], [-np.log(3)] * 3, rtol=1e-6)
+    assert np.isnan(got["value"][4]).all()
+    for way in ("vjp", "jvp"):
+        slopes = got[way][np.array(sane)]
+        assert np.isfinite(slopes).all()
+        constant = np.isneginf(got["value"][np.array(sane)])
+        assert (np.asarray(slopes)[constant] == 0).all()
+    np.testing.assert_allclose(got["vjp"][3][0], [0.5, 0, -0.5], rtol=1e-6)
+    assert np.isfinite(got["second"][sane,]).all()
+    np.testing.assert_allclose(
+        numerics.softmax(BAD_ROWS[:7]), np.float32(p), rtol=1e-6
+    )  # and no NaN where a row has none
+
+
+@pytest.mark.parametrize("junk", [nan, inf, -inf, 1e30])
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_masked_logits_do_not_exist(name, junk):
+    x = np.array([[1, junk, 3, 2], [junk] * 4], np.float32)
+    mask = np.array([[True, False, True, True], [False] * 4])
+    got = softmax_results(name)(x, mask)
+    kept = softmax_results(name)(np.array([[1, 3, 2, -inf]], np.float32), np.ones((1, 4), bool))
+    place = np.array([0, 2, 3])
+    value, slopes = np.asarray(got["masked"]), np.asarray(got["masked vjp"])
+    if name == "logsumexp":
+        np.testing.assert_array_equal(value, [kept["value"][0], -inf])
+        np.testing.assert_allclose(slopes[0, place], kept["vjp"][0, :3], rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(value[0, place], kept["value"][0, :3])
+        assert np.isneginf(value[0, 1])
+        assert np.isneginf(value[1]).all()
+        np.testing.assert_allclose(slopes[0][np.ix_(place, place)], kept["vjp"][0, :3, :3], 1e-6)
+        assert (slopes[0, 1] == 0).all()
+    assert (slopes[0, ..., 1] == 0).all()
+    assert (slopes[1] == 0).all()
+
+
+def test_masked_log_softmax_ignores_what_comes_back_to_the_mask():
+    x, mask = jnp.array([1.0, 2.0, 3.0]), jnp.array([True, True, False])
+    for function in (numerics.log_softmax, numerics.softmax):
+        _, pull = jax.vjp(functools.partial(function, where=mask), x)
+        assert np.isfinite(pull(jnp.array([1.0, 0.0, nan]))[0]).all()
+
+
+VECTORS = {
+    "small": np.float32([[3, -4, 1], [1, 1, 0]]) * np.float32(1e-30),
+    "large": np.float32([[3, -4, 1], [1, 1, 0]]) * np.float32(1e30),
+    "mixed": np.float32([[1e-30, 1, 1e-5], [1e30, 1e25, 3]]),
+    "edge": np.float32([[3e38, 0, 0], [1.2e-38, 0, 0]]),
+}
+
+
+@functools.cache
+def vector_results():
+    def one(x):
+        return {
+            "norm": numerics.norm(x),
+            "vjp": jax.grad(numerics.norm)(x),
+            "jvp": jax.jacfwd(numerics.norm)(x),
+            "unit": numerics.normalize(x),
+            "unit vjp": jax.jacrev(numerics.normalize)(x),
+            "unit jvp": jax.jacfwd(numerics.normalize)(x),
+            "second": jax.jacrev(jax.grad(numerics.norm))(x),
+            "second forward": jax.jacfwd(jax.grad(numerics.norm))(x),
+            "unit second": jax.jacfwd(jax.jacrev(numerics.normalize))(x),
+        }
+
+    return jax.jit(jax.vmap(one))
+
+
+@pytest.mark.parametrize("scale", VECTORS)
+def test_norm_of_any_size(scale):  # worst of 20000 random vectors of 3: 1.5, 2.1
+    x = VECTORS[scale]
+    length = lambda row: mpmath.sqrt(mpmath.fsum(v * v for v in row))
+    got = vector_results()(x)
+    assert ulp_error(got["norm"], exact_rows(length, x)).max() <= 2
+    unit = exact_rows(lambda row: [v / length(row) for v in row], x)
+    for way in ("vjp", "jvp", "unit"):
+        assert ulp_error(got[way], unit).max() <= 3
+    if scale != "edge":
+        assert np.isfinite(got["second"]).all()
+    sizes = np.asarray(got["norm"], np.float64)[:, None, None]
+    u = np.asarray(got["unit"], np.float64)
+    hessian = np.eye(3) - u[:, :, None] * u[:, None, :]  # over the norm
+    for way in ("second", "second forward", "unit vjp", "unit jvp"):
+        if scale != "edge":
+            np.testing.assert_allclose(got[way] * sizes, hessian, atol=1e-6)
+
+
+def test_zero_and_infinite_vectors():
+    x = np.float32([[0, 0, 0], [3, 0, 4], [inf, 1, 2], [nan, 1, 2], [-0.0, 0, 0]])
+    got = vector_results()(x)
+    np.testing.assert_array_equal(got["norm"], np.float32([0, 5, inf, nan, 0]))
+    for way in ("vjp", "jvp"):
+        np.testing.assert_array_equal(got[way][2], [0, 0, 0])
+        np.testing.assert_allclose(got[way][1], [0.6, 0, 0.8], rtol=1e-6)
+    for way in got:
+        assert np.isfinite(np.asarray(got[way])[[0, 1, 4]]).all(), way
+        assert (np.asarray(got[way])[[0, 4]] == 0).all(), way
+    with jax.debug_nans(True):
+        jax.grad(lambda x: numerics.norm(x).sum())(x[:3])
+
+
+def test_norm_sums_many_terms():
+    x = np.random.default_rng(4).normal(size=(20, 1000)).astype(np.float32)
+    want = np.sqrt((x.astype(np.float64) ** 2).sum(-1))
+    assert (abs(np.asarray(numerics.norm(x)) - want) / want).max() < 4 * 2**-24
+
+
+def test_masked_norm():
+    x = jnp.array([[3.0, nan, 4.0], [inf, nan, 1.0]])
+    mask = jnp.array([[True, False, True], [False, False, False]])
+    value, slope = jax.value_and_grad(lambda x: numerics.norm(x, where=mask).sum())(x)
+    assert value == 5
+    np.testing.assert_allclose(slope, [[0.6, 0, 0.8], [0, 0, 0]], rtol=1e-6)
+    empty = jnp.zeros((2, 0))
+    np.testing.assert_array_equal(numerics.norm(empty), [0, 0])
+    np.testing.assert_array_equal(numerics.logsumexp(empty), [-inf, -inf])
+
+
+@pytest.mark.parametrize("axis", [0, (0, 2), None])
+def test_axes(axis):
+    x = np.arange(24, dtype=np.float32).reshape(4, 3, 2)[::-1] / 4
+
+    @jax.jit
+    def results(x):
+        return {
+            (name, keepdims): getattr(numerics, name)(x, axis=axis, keepdims=keepdims)
+            for name in ("norm", "logsumexp")
+            for keepdims in (False, True)
+        } | {name: getattr(numerics, name)(x, axis=axis) for name in ("softmax", "normalize")}
+
+    with jax.numpy_rank_promotion("raise"):
+        got = {name: np.asarray(result) for name, result in results(x).items()}
+    for keepdims in (False, True):
+        length = np.sqrt((x * x).sum(axis, keepdims=keepdims))
+        total = np.exp(x).sum(axis, keepdims=keepdims)
+        np.testing.assert_allclose(got["norm", keepdims], length, rtol=1e-6)
+        np.testing.assert_allclose(got["logsumexp", keepdims], np.log(total), rtol=1e-6)
+    np.testing.assert_allclose(got["softmax"], np.exp(x) / total, rtol=1e-5)
+    np.testing.assert_allclose(got["normalize"], x / length, rtol=1e-6)
+
+
+def test_cosine_similarity():
+    @jax.jit
+    @jax.vmap
+    def results(x, y):
+        function = numerics.cosine_similarity
+        slopes = jax.grad(function, (0, 1))(x, y)
+        return function(x, y), *slopes, jax.jacfwd(function)(x, y), jax.hessian(function)(x, y)
+
+    x = np.float32([[1, 2, 2]] * 6)
+    y = np.float32([[2, 1, 2], [-2, -4, -4], [0, 0, 0], [2, 1, 2], [2, 1, 2], [3e-3, 6e-3, 6e-3]])
+    x[3] *= np.float32(1e30)
+    y[3] *= np.float32(1e-30)
+    x[4] = 0
+    value, in_x, in_y, forward, second = map(np.asarray, results(x, y))
+    np.testing.assert_allclose(value, [8 / 9, -1, 0, 8 / 9, 0, 1], rtol=3e-7)
+    assert (abs(value) <= 1).all()
+    assert np.isfinite(in_x).all()
+    assert np.isfinite(in_y).all()
+    assert np.isfinite(second).all()
+    assert (in_x[2] == 0).all()
+    assert (in_x[4] == 0).all()
+    assert (in_y[4] == 0).all()
+    assert (in_y[2] == 0).all()
+    want = (np.array([2, 1, 2]) / 3 - 8 / 9 * np.array([1, 2, 2]) / 3) / 3
+    np.testing.assert_allclose(in_x[0], want, rtol=1e-6)
+    np.testing.assert_allclose(in_x[3], want / 1e30, rtol=1e-6)
+    np.testing.assert_allclose(forward, in_x, rtol=1e-6, atol=1e-7)
+    many = np.random.default_rng(5).normal(size=(2000, 3)).astype(np.float32)
+    same = np.asarray(numerics.cosine_similarity(many, 7 * many))
+    assert same.max() <= 1
+    assert same.min() > 1 - 4e-7
+
+
+def test_cosine_similarity_is_clipped_in_value_only():
+    # Among these some exceed 1 before clipping, and their slope across must survive.
+    x = np.random.default_rng(6).normal(size=(500, 3)).astype(np.float32)
+    raw = jnp.sum(numerics.normalize(x) * numerics.normalize(x), -1)
+    assert raw.max() > 1
+    y = jnp.roll(x, 1, -1)
+    _, got = jax.jvp(lambda x, z: numerics.cosine_similarity(x, z), (x, x), (y, y * 0))
+    _, want = jax.jvp(
+        lambda x, z: jnp.sum(numerics.normalize(x) * numerics.normalize(z), -1), (x, x), (y, y * 0)
+    )
+    np.testing.assert_array_equal(got, want)
+
+
+def test_distances():
+    x, y = np.float32([[1, 2], [5, 5], [1e30, 0]]), np.float32([[4, 6], [5, 5], [0, 0]])
+    np.testing.assert_array_equal(numerics.distance(x, y), np.float32([5, 0, 1e30]))
+    np.testing.assert_array_equal(numerics.squared_distance(x[:2], y[:2]), [25, 0])
+    slope = jax.grad(lambda x: numerics.distance(x, y).sum())(x)
+    np.testing.assert_allclose(slope, [[-0.6, -0.8], [0, 0], [1, 0]], rtol=1e-6)
+    second = jax.hessian(lambda x: numerics.distance(x, y[1]))(x[1])
+    assert (second == 0).all()
+    a, b = np.arange(6.0, dtype=np.float32).reshape(2, 3), np.ones((2, 4), np.float32)
+    assert numerics.pairwise_difference(a).shape == (2, 3, 3)
+    np.testing.assert_array_equal(numerics.pairwise_difference(a, b)[1, 2], [4, 4, 4, 4])
+    np.testing.assert_array_equal(numerics.pairwise_difference(a)[0, 1], [1, 0, -1])
+
+
+def test_eager_is_jit_and_precision_stays():
+    x = jnp.float32([[0.5, -1.5, 0.0], [-3.0, 20.0, -1.0]])
+    with x64(True):
+        for name in [*ELEMENTWISE, "absolute", "softmax", "log_softmax", "normalize"]:
+            function = getattr(numerics, name)
+            eager, compiled = function(-abs(x)), jax.jit(function)(-abs(x))
+            assert eager.dtype == compiled.dtype == np.float32, name
+            np.testing.assert_allclose(eager, compiled, rtol=5e-7, err_msg=name)
+        for name in ("xlogy", "xlog1py", "multiply_no_nan", "cosine_similarity", "distance"):
+            function = getattr(numerics, name)
+            eager, compiled = function(x, abs(x)), jax.jit(function)(x, abs(x))
+            assert eager.dtype == compiled.dtype == np.float32, name
+            np.testing.assert_allclose(eager, compiled, rtol=5e-7, err_msg=name)
+
+
+def test_infinities_pass_debug_nans():
+    rows = BAD_ROWS[[0, 1, 2, 3, 5, 6, 7]]
+    with jax.debug_nans(True):
+        for name in ("logsumexp", "log_softmax", "softmax"):
+            function = getattr(numerics, name)
+            jax.vjp(function, rows)[1](jnp.ones_like(function(rows)))
+        far = jnp.array([-inf, -1e4])
+        for name in POINTS.keys() - {"sqrt"}:
+            jax.vjp(getattr(numerics, name), far)[1](jnp.ones(2))
+
+
+def test_the_counter_of_digits():
+    assert ulp_error(np.float32(1) + np.float32(2**-23), mpmath.mpf(1)) == 1
+    assert ulp_error(np.float32(0), mpmath.mpf(2) ** -127) == 0  # flushed, and rightly so
+    assert ulp_error(np.float32(0), mpmath.mpf(2) ** -120) > 1e6
+    assert ulp_error(np.float32(inf), mpmath.mpf(2) ** 129) == 0
+    assert ulp_error(np.float32(inf), mpmath.mpf(2) ** 127) > 1e6
+    assert ulp_error(np.float32(nan), mpmath.mpf(1)) == inf
+    assert ulp_error(np.float32(1e-3), exact_map(lambda x: x, np.float32(1e-3))) == 0
+    assert 0 < ulp_error(np.float32(1e-3), mpmath.mpf("1e-3")) < 0.5
+
+
+def test_quotient_divides_by_what_has_no_square():
+    x, y = log_spaced(-15, 15, 200, 3), log_spaced(-15, 15, 200, 4)
+    x, y = np.r_[x, np.float32([0, 1e-20])], np.r_[y, np.float32([1e-20, 1e-20])]
+    to_x, to_y = jax.vmap(jax.grad(numerics.quotient, (0, 1)))(x, y)
+    assert ulp_error(to_x, exact_map(lambda x, y: 1 / y, x, y)).max() < 2
+    assert ulp_error(to_y, exact_map(lambda x, y: -x / y**2, x, y)).max() < 3
+    assert jnp.all(jnp.isfinite(jax.vmap(jax.hessian(numerics.quotient))(x, y)))

@@ -1,0 +1,122 @@
+"""What the regression losses do at their kinks, edges and special options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxloss import regression
+
+
+@pytest.mark.parametrize("error", [-2.0, 0.0, 1e-20, 3.0])
+def test_smooth_l1_without_beta_is_the_absolute_error(error):
+    value, slopes = jax.value_and_grad(
+        lambda e, beta: regression.smooth_l1(e, 0.0, beta=beta), argnums=(0, 1)
+    )(error, 0.0)
+    assert value == np.float32(abs(error))
+    np.testing.assert_array_equal(slopes, (np.sign(error), -0.5 * (error != 0)))
+
+
+def test_smooth_l1_is_huber_over_delta():
+    errors = jnp.linspace(-3, 3, 25)
+    expected = regression.huber(errors, 0.0, delta=0.5) / 0.5
+    np.testing.assert_allclose(regression.smooth_l1(errors, 0.0, beta=0.5), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "delta", "expected"),
+    [(1e-3, 1e20, 5e-7), (1e25, 1e-5, 1e20), (1e-8, 1.0, 5e-17), (1e-25, 1e-25, 0.0)],
+)
+def test_pseudo_huber_needs_no_square_of_delta(error, delta, expected):
+    value, slopes = jax.value_and_grad(
+        lambda e, d: regression.pseudo_huber(e, 0.0, delta=d), argnums=(0, 1)
+    )(error, delta)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert np.all(np.isfinite(slopes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "absolute_error",
+        "smooth_l1",
+        "quantile",
+        "epsilon_insensitive",
+        "absolute_percentage_error",
+        "symmetric_absolute_percentage_error",
+    ],
+)
+def test_the_pull_at_a_match_is_0(name):
+    slopes = jax.grad(getattr(regression, name), argnums=(0, 1))(2.0, 2.0)
+    np.testing.assert_array_equal(slopes, (0, 0))
+
+
+def test_quantile_of_a_sample_is_its_minimum():
+    sample = jnp.arange(11.0)
+    guesses = jnp.linspace(-1, 11, 121)
+    cost = jax.vmap(lambda g: regression.quantile(g, sample, level=0.85, reduction="mean"))(guesses)
+    assert abs(guesses[jnp.argmin(cost)] - 9) < 1e-4
+
+
+def test_quantiles_average_each_quantile():
+    predictions, levels = jnp.array([[1.0, 2.0, 5.0]]), jnp.array([0.1, 0.5, 0.9])
+    each = [regression.quantile(p, 3.0, level=q) for p, q in zip(predictions[0], levels, strict=True)]
+    got = regression.quantiles(predictions, [3.0], level=levels)
+    np.testing.assert_allclose(got[0], np.mean(each), rtol=1e-6)
+    even = regression.quantiles(predictions, [3.0])
+    given = regression.quantiles(predictions, [3.0], level=[1 / 6, 0.5, 5 / 6])
+    np.testing.assert_allclose(even, given, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.5])
+def test_a_level_that_is_no_share_is_refused(level):
+    with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
+        regression.quantile(0.0, 0.0, level=level)
+
+
+def test_expectile_minds_too_low_predictions_by_its_level():
+    np.testing.assert_allclose(regression.expectile([-1.0, 1.0], 0.0, level=0.9), [0.9, 0.1])
+
+
+def test_squared_log_error_keeps_a_small_difference():
+    value = regression.squared_log_error(1000.0, 1000.001)
+    exact = np.log1p(np.float64(np.float32(1000.001))) - np.log1p(1000.0)
+    np.testing.assert_allclose(value, exact**2, rtol=1e-6)
+    second = jax.grad(jax.grad(regression.squared_log_error))(3.0, 3.0)
+    np.testing.assert_allclose(second, 2 / 16, rtol=1e-6)
+
+
+def test_percentage_errors_of_a_target_of_0():
+    np.testing.assert_array_equal(
+        regression.absolute_percentage_error([0.0, 1.0], 0.0), [0, np.inf]
+    )
+    np.testing.assert_array_equal(
+        regression.symmetric_absolute_percentage_error([0.0, 1.0], 0.0), [0, 2]
+    )
+    slopes = jax.grad(regression.symmetric_absolute_percentage_error, argnums=(0, 1))(0.0, 0.0)
+    np.testing.assert_array_equal(slopes, (0, 0))
+
+
+def test_the_slope_of_a_relative_error_in_its_target_does_not_cancel():
+    slope = jax.grad(regression.absolute_percentage_error, argnums=1)(1e-20, 1.0)
+    np.testing.assert_allclose(slope, 1e-20, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1e-25, 1.0, 1e25])
+def test_cosine_distance_of_any_length(length):
+    vector = length * jnp.array([3.0, 4.0])
+    np.testing.assert_allclose(regression.cosine_distance(vector, [1.0, 0.0]), 0.4, rtol=1e-6)
+    np.testing.assert_allclose(regression.cosine_distance(vector, vector), 0)
+
+
+def test_cosine_distance_of_a_small_angle_keeps_its_digits():
+    value = regression.cosine_distance([1.0, 1e-4], [1.0, 0.0])
+    np.testing.assert_allclose(value, 5e-9, rtol=1e-5)
+
+
+def test_a_zero_vector_is_at_distance_1_and_does_not_pull():
+    function = lambda p: jnp.sum(regression.cosine_distance(p, jnp.array([1.0, 2.0])))
+    value, slope = jax.value_and_grad(function)(jnp.zeros(2))
+    assert value == 1
+    np.testing.assert_array_equal(slope, 0)
+    np.testing.assert_array_equal(jax.hessian(function)(jnp.zeros(2)), 0)

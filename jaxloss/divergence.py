@@ -25,6 +25,7 @@ from jaxloss._exponentials import (
     expm1_ratio,
     log1p_excess,
     log1p_ratio,
+    quotient,
 )
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
@@ -169,18 +170,21 @@ def _log_ratio(logits: Array, target_logits: Array) -> tuple[Array, Array, Array
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
     raw, lost = _difference(jnp.where(dead, 0, target_logits), jnp.where(dead, 0, logits))
-    close = jnp.all(jnp.abs(raw - raw[..., :1]) < 0.5, axis=-1, keepdims=True)
-    raw, lost = jnp.where(close, raw, 0), jnp.where(close, lost, 0)
-    raw = (raw - raw[..., :1]) + (lost - lost[..., :1])
-    distance = raw - jnp.sum(q * raw, axis=-1, keepdims=True)
-    distance = jnp.where(dead, 0, distance)
+    first = jnp.argmin(dead, axis=-1, keepdims=True)
+    shift = raw - jnp.take_along_axis(raw, first, axis=-1)
+    alike = jnp.where(dead, logits == -jnp.inf, jnp.abs(shift) < 0.5)
+    close = jnp.all(alike, axis=-1, keepdims=True)
+    live = close & ~dead
+    shift = jnp.where(live, shift + (lost - jnp.take_along_axis(lost, first, axis=-1)), 0)
+    distance = jnp.where(live, shift - jnp.sum(q * shift, axis=-1, keepdims=True), 0)
     near = jnp.log1p(jnp.sum(q * exp_excess(-distance), axis=-1, keepdims=True))
     # Far from each other each class is counted with p - q more, which sums to 0: no term is
     # negative then, so none cancels another.
     ratio = jnp.where(close, distance + near, away)
+    gentle = (jnp.abs(away) < 1) & ~dead
     terms = jnp.where(
-        jnp.abs(away) < 1,
-        q * exp_excess(-jnp.where(jnp.abs(away) < 1, away, 0)),
+        gentle,
+        q * exp_excess(-jnp.where(gentle, away, 0)),
         jnp.where(q == 0, 0, q * away) + (numerics.softmax(logits) - q),
     )
     far = jnp.sum(terms, axis=-1, keepdims=True)
@@ -303,17 +307,17 @@ def reverse_kl(
 def _log_quotient(a: Array, b: Array) -> Array:
     """log(a / b); 0 where a is 0."""
     whole = (a > 0) & (b > 0)
-    quotient = jnp.where(whole, a, 1) / jnp.where(whole, b, 1)
-    ordinary = (quotient > 1e-30) & (quotient < 1e30)
+    ratio = quotient(jnp.where(whole, a, 1), jnp.where(whole, b, 1))
+    ordinary = (ratio > 1e-30) & (ratio < 1e30)
     logs = jnp.where(whole, jnp.log(jnp.where(whole, a, 1)) - jnp.log(jnp.where(whole, b, 1)), 0)
-    logs = jnp.where(ordinary, jnp.log(jnp.where(ordinary, quotient, 1)), logs)
+    logs = jnp.where(ordinary, jnp.log(jnp.where(ordinary, ratio, 1)), logs)
     return jnp.where((a > 0) & (b == 0), jnp.inf, logs)
 
 
 def _share(change: Array, a: Array) -> tuple[Array, Array]:
     """Whether b = a + change is close to a, and change / a where it is."""
     close = jnp.abs(change) < 0.5 * a
-    return close, jnp.where(close, change, 0) / jnp.where(close, a, 1)
+    return close, quotient(jnp.where(close, change, 0), jnp.where(close, a, 1))
 
 
 @jax.custom_jvp
@@ -329,7 +333,7 @@ def _gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (a, b, change), (to_a, to_b, _) = primals, tangents
     close, share = _share(change, a)
     logs = jnp.where(close, -jnp.log1p(share), jnp.where(b == 0, 0, _log_quotient(a, b)))
-    slope = jnp.where(b == 0, 0, change / jnp.where(b == 0, 1, b))
+    slope = jnp.where(b == 0, 0, quotient(change, jnp.where(b == 0, 1, b)))
     return _gap(a, b, change), logs * to_a + slope * to_b
 
 

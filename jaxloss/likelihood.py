@@ -723,7 +723,7 @@ def beta(
 
     Example:
         >>> beta(2.0, [0.5, 0.75], beta=2.0)
-        Array([-0.4054651, -0.117783 ], dtype=float32)
+        Array([-0.405465, -0.117783], dtype=float32)
 
     References:
         Ferrari and Cribari-Neto, *Beta Regression for Modelling Rates and Proportions*, 2004.

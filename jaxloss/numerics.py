@@ -60,6 +60,26 @@ def multiply_no_nan(weight: Array, value: Array) -> Array:
     return weight * jnp.where(dead, 0, value)
 
 
+@jax.custom_jvp
+def quotient(x: Array, y: Array) -> Array:
+    """`x / y`, whose slope does not square y.
+
+    That of `x / y` is computed as `-x * y**-2`: for a y of 1e-20 the power overflows in float32, and
+    an x of 0 makes it NaN.
+
+    >>> float(jax.grad(quotient, 1)(1e-20, 1e-20)), float(jax.grad(quotient, 1)(0.0, 1e-20)) == 0
+    (-1e+20, True)
+    """
+    return x / y
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    (x, y), (x_dot, y_dot) = primals, tangents
+    out, inverse = quotient(x, y), quotient(jnp.ones_like(y), y)
+    return out, inverse * x_dot - out * inverse * y_dot
+
+
 def xlogy(x: Array, y: Array) -> Array:
     r"""$x \log y$, with $0 \log 0 = 0$ and gradients that are finite there.
 
@@ -150,7 +170,7 @@ def log1mexp(x: Array) -> Array:
 def _log1mexp_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
     # |expm1| and not -expm1, which is -0 at 0: the slope there is -inf, not +inf.
-    return log1mexp(x), -jnp.exp(x) / jnp.abs(jnp.expm1(x)) * x_dot
+    return log1mexp(x), -quotient(jnp.exp(x), jnp.abs(jnp.expm1(x))) * x_dot
 
 
 @jax.custom_jvp
@@ -358,7 +378,7 @@ def _normalize_jvp(axis, primals, tangents):
     (x,), (x_dot,) = primals, tangents
     out, length = normalize(x, axis), _norm(x, axis)
     across = x_dot - out * jnp.sum(out * x_dot, axis, keepdims=True)
-    return out, jnp.where(length == 0, 0, across / jnp.where(length == 0, 1, length))
+    return out, jnp.where(length == 0, 0, quotient(across, jnp.where(length == 0, 1, length)))
 
 
 def _scaled(x, axis):
@@ -424,23 +444,3 @@ def pairwise_difference(x: Array, y: Array | None = None) -> Array:
     [[0.0, -3.0], [3.0, 0.0]]
     """
     return x[..., :, None] - (x if y is None else y)[..., None, :]
-
-
-@jax.custom_jvp
-def quotient(x: ArrayLike, y: ArrayLike) -> Array:
-    """`x / y`, whose slope does not square y.
-
-    The slope of `x / y` is computed as `-x * y**-2`: for a y of 1e-20 that power overflows in float32, and an x of 0
-    makes it NaN.
-
-    >>> float(jax.grad(quotient, 1)(1e-20, 1e-20)), float(jax.grad(quotient, 1)(0.0, 1e-20)) == 0
-    (-1e+20, True)
-    """
-    return x / y
-
-
-@quotient.defjvp
-def _quotient_jvp(primals, tangents):
-    (x, y), (x_dot, y_dot) = primals, tangents
-    out, inverse = quotient(x, y), quotient(jnp.ones_like(y), y)
-    return out, inverse * x_dot - out * inverse * y_dot

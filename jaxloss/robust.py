@@ -21,7 +21,13 @@ from jax import Array
 from jaxtyping import Float, Real
 
 from jaxloss import numerics
-from jaxloss._exponentials import exp_excess, expm1_ratio, expm1_ratio_slope
+from jaxloss._exponentials import (
+    exp_excess,
+    exp_excess_ratio,
+    expm1_ratio,
+    expm1_ratio_slope,
+    quotient,
+)
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, Reduction
 from jaxloss.domains import extended, positive
@@ -35,19 +41,6 @@ from jaxloss.traits import (
     translation_invariant,
     zero_at_match,
 )
-
-
-@jax.custom_jvp
-def _in_units(error: Array, scale: Any) -> Array:
-    """The error over the scale; the slope of the quotient as it stands squares the scale."""
-    return error / scale
-
-
-@_in_units.defjvp
-def _in_units_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (error, scale), (to_error, to_scale) = primals, tangents
-    units = _in_units(error, scale)
-    return units, (to_error - units * to_scale) / scale
 
 
 def _bell(z: Array) -> Array:
@@ -105,7 +98,7 @@ def charbonnier(
         Charbonnier et al., *Two Deterministic Half-Quadratic Regularization Algorithms for
         Computed Imaging*, 1994.
     """
-    return numerics.hypot1m1(_in_units(prediction - target, scale))
+    return numerics.hypot1m1(quotient(prediction - target, scale))
 
 
 @loss(
@@ -150,7 +143,7 @@ def cauchy(
     References:
         Black and Anandan, *The Robust Estimation of Multiple Motions*, 1996.
     """
-    z = _in_units(prediction - target, scale)
+    z = quotient(prediction - target, scale)
     far = jnp.abs(z) > 1e9  # its square may leave the range of floats
     logarithm = 2 * jnp.log(jnp.abs(jnp.where(far, z, 1))) - math.log(2)
     return jnp.where(far, logarithm, jnp.log1p(0.5 * jnp.square(jnp.where(far, 0, z))))
@@ -198,7 +191,7 @@ def geman_mcclure(
     References:
         Geman and McClure, *Bayesian Image Analysis*, 1985.
     """
-    half = 0.5 * _in_units(prediction - target, scale)
+    half = 0.5 * quotient(prediction - target, scale)
     far = jnp.abs(half) > 1
     square = jnp.square(jnp.where(far, 1 / jnp.where(far, half, 1), half))
     return jnp.where(far, 2, 2 * square) / (1 + square)
@@ -258,7 +251,7 @@ def welsch(
     References:
         Dennis and Welsch, *Techniques for Nonlinear Least Squares and Robust Regression*, 1978.
     """
-    return _welsch(_in_units(prediction - target, scale))
+    return _welsch(quotient(prediction - target, scale))
 
 
 @jax.custom_jvp
@@ -317,7 +310,7 @@ def tukey(
     References:
         Beaton and Tukey, *The Fitting of Power Series, Meaning Polynomials*, 1974.
     """
-    return _tukey(_in_units(prediction - target, scale))
+    return _tukey(quotient(prediction - target, scale))
 
 
 def _parts(z: Array, alpha: Array) -> tuple[Array, ...]:
@@ -381,8 +374,12 @@ def _general_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     exponent = share * half
     sign = jnp.where(alpha > 2, 1, -1).astype(z.dtype)
     ratio = -jnp.expm1(-logarithm)
-    safe = jnp.where(logarithm == 0, 1, logarithm)
-    growth = jnp.where(logarithm == 0, 0, exp_excess(-safe) / safe)
+    low = logarithm < 1
+    growth = jnp.where(
+        low,
+        logarithm * exp_excess_ratio(jnp.where(low, -logarithm, 0)),
+        exp_excess(-logarithm) / jnp.where(low, 1, logarithm),
+    )
     small = jnp.abs(exponent) < 1
     bend = jnp.where(
         small,
@@ -442,5 +439,5 @@ def general(
     References:
         Barron, *A General and Adaptive Robust Loss Function*, 2019.
     """
-    z = _in_units(prediction - target, scale)
+    z = quotient(prediction - target, scale)
     return _general(z, jnp.full_like(z, alpha))

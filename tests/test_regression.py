@@ -60,7 +60,9 @@ def test_quantile_of_a_sample_is_its_minimum():
 
 def test_quantiles_average_each_quantile():
     predictions, levels = jnp.array([[1.0, 2.0, 5.0]]), jnp.array([0.1, 0.5, 0.9])
-    each = [regression.quantile(p, 3.0, level=q) for p, q in zip(predictions[0], levels, strict=True)]
+    each = [
+        regression.quantile(p, 3.0, level=q) for p, q in zip(predictions[0], levels, strict=True)
+    ]
     got = regression.quantiles(predictions, [3.0], level=levels)
     np.testing.assert_allclose(got[0], np.mean(each), rtol=1e-6)
     even = regression.quantiles(predictions, [3.0])

@@ -69,6 +69,12 @@ def of_scale(*shape):
 
 
 VECTOR, SET = of_scale(5), of_scale(5, 5)
+
+
+def plain(generator, count):
+    return generator.normal(size=(count, 5))
+
+
 IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
 
 CASES = {
@@ -83,31 +89,39 @@ CASES = {
             {"distance": "squared"},
             {"distance": "cosine"},
         ),
-        extremes={"anchor": VECTOR, "positive": VECTOR, "negative": VECTOR},
+        # Of one scale: else two distances agree, and little is left of their difference.
+        extremes={"anchor": plain, "positive": plain, "negative": plain},
+        ulp=(32, 8),
         by_component=False,
     ),
     "cosine_embedding": Case(
         cosine_embedding,
         options=({}, {"margin": 0.3}),
         extremes={"left": VECTOR, "right": VECTOR},
+        ulp=(8, 8),
         by_component=False,
     ),
     "pair": Case(
         pair,
         options=({}, {"margin": 4.0}),
         extremes={"left": VECTOR, "right": VECTOR},
+        ulp=(8, 8),
         by_component=False,
     ),
     "info_nce": Case(
         info_nce,
         options=({}, {"temperature": 0.5}, {"where": IN_SET}),
         extremes={"query": SET, "key": SET},
+        # Cosines are rounded at 1, and divided by the temperature before they are exponents.
+        ulp=(32, 16),
         by_component=False,
     ),
     "nt_xent": Case(
         nt_xent,
         options=({}, {"temperature": 0.5}, {"where": IN_SET}),
         extremes={"embeddings": SET},
+        # Cosines are rounded at 1, and divided by the temperature before they are exponents.
+        ulp=(32, 16),
         by_component=False,
     ),
 }

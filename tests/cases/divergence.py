@@ -123,6 +123,10 @@ def near_and_far_logits(generator, count):
     return sharp_log_amounts(generator, count)
 
 
+def positive(generator, batch):
+    return np.exp(generator.normal(size=(*batch, 4))).astype(np.float32)
+
+
 LOGS = {"log_prediction": log_probabilities, "log_target": log_probabilities}
 SHARP_LOGS = {"log_prediction": sharp_log_probabilities, "log_target": sharp_log_probabilities}
 SHARP = {"prediction": sharp, "target": sharp}
@@ -143,6 +147,7 @@ CASES = {
     "generalized_kl": Case(
         generalized_kl,
         MASKED,
+        {"target": positive},
         extremes={"log_prediction": sharp_log_amounts, "target": amounts},
         ulp=(8, 4),
         by_component=False,
@@ -165,7 +170,7 @@ CASES = {
     "alpha": Case(
         alpha,
         ({}, {"order": 1}, {"order": 0}, {"order": 2.0}, {"order": -1.0}, {"mask": MASK}),
-        LOGS,
+        LOGS | {"target": positive},
         FAR,
         by_component=False,
     ),

@@ -49,17 +49,15 @@ DECIMALS = 15  # significant ones: what is compared is coarser, and the file sta
 def names_of(module):
     """The public functions and classes of a module."""
     return sorted(
-        name
-        for name in dir(module)
-        if name[0] != "_" and (callable(getattr(module, name)))
+        name for name in dir(module) if name[0] != "_" and (callable(getattr(module, name)))
     )
 
 
 def is_loss(name):
     """Whether a name of a mixed module is that of a loss or of a score that is one in disguise."""
-    return name.endswith(("_loss", "_nll_loss", "_entropy", "_error", "_deviance", "_score_loss")) or (
-        name.startswith(("kl_div", "d2_", "binary_cross_entropy"))
-    )
+    return name.endswith(
+        ("_loss", "_nll_loss", "_entropy", "_error", "_deviance", "_score_loss")
+    ) or (name.startswith(("kl_div", "d2_", "binary_cross_entropy")))
 
 
 def of_torch(code, argument):
@@ -68,7 +66,9 @@ def of_torch(code, argument):
     x = tensors[argument].requires_grad_()
     names = {"F": torch.nn.functional, "torch": torch, "math": math, **tensors}
     value = eval(code, names)
-    seed = torch.from_numpy(np.asarray(peers.cotangent(value.detach().numpy()))).reshape(value.shape)
+    seed = torch.from_numpy(np.asarray(peers.cotangent(value.detach().numpy()))).reshape(
+        value.shape
+    )
     (gradient,) = torch.autograd.grad(value, x, seed, allow_unused=True)
     return value.detach().numpy(), np.zeros(x.shape) if gradient is None else gradient.numpy()
 
@@ -81,7 +81,7 @@ def of_jax(code, argument):
     x = arrays.pop(argument)
     f = lambda x: eval(code, names | arrays | {argument: x})
     value, pull = jax.vjp(f, x)
-    (gradient,) = pull(jnp.asarray(peers.cotangent(value)))
+    (gradient,) = pull(jnp.asarray(peers.cotangent(value), value.dtype))
     return value, gradient
 
 
@@ -148,7 +148,11 @@ def main():
                 "value": plain(value),
                 "gradient": plain(gradient),
             }
-    text = json.dumps(known | {"values": values}, separators=(",", ":")).replace('},"', '},\n"').replace('],"', '],\n"')
+    text = (
+        json.dumps(known | {"values": values}, separators=(",", ":"))
+        .replace('},"', '},\n"')
+        .replace('],"', '],\n"')
+    )
     peers.FROZEN.write_text(text + "\n")
     print(f"{sum(map(len, values.values()))} rows, {failed} failed, {len(text)} bytes")
     return failed

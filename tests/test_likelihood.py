@@ -1,0 +1,235 @@
+"""Likelihoods: the two ways to give a parameter, limits, impossible counts, no hidden epsilon."""
+
+import cases.likelihood as oracles
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from arithmetic import ulp_error
+
+from jaxloss import likelihood
+
+
+def value_and_slopes(loss, *data, **options):
+    argnums = tuple(range(len(data)))
+    data = [jnp.asarray(x, jnp.float32) for x in data]
+    return jax.value_and_grad(lambda *x: jnp.sum(loss(*x, **options)), argnums)(*data)
+
+
+def test_no_variance_is_too_small():
+    got = likelihood.gaussian(1e-3, 0.0, variance=1e-10, full=False)
+    np.testing.assert_allclose(got, 4988.487, rtol=1e-6)
+    assert likelihood.poisson(1e-10, 1, log_input=False, full=False) == pytest.approx(23.02585)
+    assert jnp.isfinite(likelihood.laplace(0.0, 1e-30, scale=1e-30))
+
+
+@pytest.mark.parametrize("loss", [likelihood.gaussian, likelihood.beta_gaussian])
+def test_exactly_one_variance(loss):
+    with pytest.raises(TypeError, match=f"{loss.__name__}: missing `variance` or `log_variance`"):
+        loss(0.0, 1.0)
+    with pytest.raises(TypeError, match=f"{loss.__name__}: got both `variance` or"):
+        loss(0.0, 1.0, variance=1.0, log_variance=0.0)
+    with pytest.raises(ValueError, match="`variance` must be above 0, got -1"):
+        jax.jit(likelihood.beta_gaussian, static_argnames="variance")(0.0, 1.0, variance=-1.0)
+
+
+def test_a_log_variance_is_a_variance():
+    generator = np.random.default_rng(0)
+    mean, target, log_variance = (3 * generator.normal(size=(3, 50))).astype(np.float32)
+
+    def from_log(mean, target, log_variance):
+        return likelihood.gaussian(mean, target, log_variance=log_variance)
+
+    got, slopes = value_and_slopes(from_log, mean, target, log_variance)
+    variance = np.exp(log_variance)
+    expected, others = value_and_slopes(likelihood.gaussian, mean, target, variance)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    np.testing.assert_allclose(slopes[0], others[0], rtol=1e-5)
+    np.testing.assert_allclose(slopes[2], others[2] * variance, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_of_beta_gaussian_has_no_gradient():
+    variance = jnp.array([0.5, 4.0])
+
+    def slope(beta):
+        loss = lambda v: jnp.sum(
+            likelihood.beta_gaussian(jnp.array([0.0, 1.0]), 2.0, variance=v, beta=beta)
+        )
+        return jax.grad(loss)(variance)
+
+    plain = jax.grad(
+        lambda v: jnp.sum(likelihood.gaussian(jnp.array([0.0, 1.0]), 2.0, variance=v))
+    )(variance)
+    np.testing.assert_allclose(slope(0.0), plain, rtol=1e-6)
+    np.testing.assert_allclose(slope(0.5), plain * jnp.sqrt(variance), rtol=1e-6)
+
+
+def test_student_becomes_gaussian_and_outliers_lose_their_pull():
+    score = jnp.array([0.0, 0.5, -3.0])
+    many = likelihood.student_t(score, 0.0, 2.0, degrees_of_freedom=1e8)
+    np.testing.assert_allclose(many, likelihood.gaussian(score, 0.0, variance=4.0), rtol=1e-6)
+    pull = jax.grad(lambda e: likelihood.student_t(e, 0.0, 1.0, 3.0))
+    assert pull(1e30) < pull(1e3) < pull(1.0)
+    np.testing.assert_allclose(pull(1e20), 4e-20, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [{}, {"log_input": False}])
+def test_counts_of_nothing(form):
+    """At 0 the loss is the rate alone, and both gradients are finite."""
+    rate = 2.5
+    prediction = rate if form else np.log(rate)
+    value, (to_prediction, to_count) = value_and_slopes(likelihood.poisson, prediction, 0.0, **form)
+    np.testing.assert_allclose(value, rate, rtol=1e-6)
+    np.testing.assert_allclose(to_prediction, 1 if form else rate, rtol=1e-6)
+    np.testing.assert_allclose(to_count, -np.log(rate) - np.euler_gamma, rtol=1e-6)
+
+
+def test_a_rate_of_zero():
+    loss = lambda rate, count: likelihood.poisson(rate, count, log_input=False)
+    value, (to_rate, to_count) = value_and_slopes(loss, 0.0, 0.0)
+    assert value == 0
+    assert to_rate == 1
+    assert jnp.isfinite(to_count)
+    assert loss(0.0, 3.0) == jnp.inf
+    many = lambda mean, count: likelihood.negative_binomial(mean, count, 2.0, log_input=False)
+    value, (to_mean, to_count) = value_and_slopes(many, 0.0, 0.0)
+    assert value == 0
+    assert to_mean == 1
+    assert jnp.isfinite(to_count)
+
+
+def test_log_rates_of_any_size():
+    np.testing.assert_allclose(likelihood.poisson(-200.0, 3.0), 600 + np.log(6), rtol=1e-6)
+    loss = lambda x: likelihood.negative_binomial(x, 3.0, 0.5)
+    with mpmath.workdps(60):
+        for x in (-300.0, 90.0, 300.0):
+            exact = oracles.negative_binomial(mpmath.mpf(x), mpmath.mpf(3), mpmath.mpf("0.5"))
+            np.testing.assert_allclose(loss(x), float(exact), rtol=1e-6)
+            np.testing.assert_allclose(jax.grad(loss)(x), -3.0 if x < 0 else 0.5, rtol=1e-6)
+
+
+def test_many_counts_cost_what_few_do():
+    """The constants of the density are billions here, and cancel."""
+    counts = jnp.array([1e4, 1e6, 1e8])
+    expected = 0.5 * np.log(2 * np.pi * counts)
+    exact = likelihood.poisson(counts, counts, log_input=False)
+    np.testing.assert_allclose(exact, expected, rtol=1e-5)
+    near = likelihood.negative_binomial(counts, counts, 1e12, log_input=False)
+    np.testing.assert_allclose(near, expected, rtol=1e-4)
+    with mpmath.workdps(60):
+        for a, b, y in ((1e6, 2e6, 0.3333), (1e5, 9.0, 0.9999), (3e4, 3e4, 0.5)):
+            got = likelihood.beta(a, y, b)
+            numbers = (mpmath.mpf(float(np.float32(v))) for v in (a, y, b))
+            assert ulp_error(got, oracles.beta(*numbers)) < 32
+
+
+def test_negative_binomial_becomes_poisson():
+    counts = jnp.arange(20.0)
+    got = likelihood.negative_binomial(1.5, counts, 1e9)
+    np.testing.assert_allclose(got, likelihood.poisson(1.5, counts), rtol=1e-6)
+
+
+def test_poisson_is_a_distribution():
+    counts = np.arange(200.0)
+    for loss in (likelihood.poisson, lambda x, y: likelihood.negative_binomial(x, y, 3.0)):
+        np.testing.assert_allclose(jnp.sum(jnp.exp(-loss(2.0, counts))), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0, 3.0])
+def test_tweedie_at_whole_powers_traced_or_not(power):
+    mean, target = jnp.array([0.5, 2.0, 2.0, 30.0]), jnp.array([0.5, 1.9, 50.0, 0.1])
+    expected = [
+        oracles.tweedie_deviance(m, y, power)
+        for m, y in zip(np.float64(mean), np.float64(target), strict=True)
+    ]
+    deviance = lambda p: likelihood.tweedie_deviance(mean, target, power=p)
+    np.testing.assert_allclose(deviance(power), expected, rtol=2e-6)
+    np.testing.assert_allclose(jax.jit(deviance)(power), expected, rtol=2e-6)
+    ahead, behind = (
+        [
+            oracles.tweedie_deviance(m, y, power + step)
+            for m, y in zip(np.float64(mean), np.float64(target), strict=True)
+        ]
+        for step in (1e-5, -1e-5)
+    )
+    slope = jax.jacfwd(deviance)(power)
+    np.testing.assert_allclose(slope, np.subtract(ahead, behind) / 2e-5, rtol=1e-4, atol=1e-6)
+
+
+def test_tweedie_at_a_target_of_zero():
+    value, slopes = value_and_slopes(likelihood.tweedie_deviance, 4.0, 0.0)
+    assert value == 8
+    assert slopes[0] == 2
+    assert jnp.isfinite(slopes[1])
+    assert likelihood.tweedie_deviance(4.0, 0.0, power=2.0) == jnp.inf
+    slope = jax.grad(lambda p: likelihood.tweedie_deviance(4.0, 0.0, power=p))(1.5)
+    np.testing.assert_allclose(slope, 2 * 2 * (2 - np.log(4)) / 0.5, rtol=1e-5)
+
+
+def test_beta_at_the_edges():
+    assert likelihood.beta(1.0, 0.0, beta=2.0) == pytest.approx(-np.log(2))
+    assert likelihood.beta(2.0, 0.0, beta=2.0) == jnp.inf
+    assert likelihood.beta(0.5, 0.0, beta=2.0) == -jnp.inf
+    shares = jnp.linspace(0, 1, 5)
+    np.testing.assert_allclose(likelihood.beta(1.0, shares, beta=1.0), 0, atol=1e-6)
+
+
+def test_directions_go_round():
+    around = likelihood.von_mises(jnp.pi - 0.01, -jnp.pi + 0.01, 1e4)
+    np.testing.assert_allclose(around, likelihood.von_mises(0.0, 0.02, 1e4), rtol=1e-3)
+    flat, slopes = value_and_slopes(likelihood.von_mises, 0.3, 1.0, 0.0)
+    np.testing.assert_allclose(flat, np.log(2 * np.pi), rtol=1e-6)
+    np.testing.assert_allclose(slopes[2], -np.cos(0.7), rtol=1e-6)
+    for concentration in (0.5, 1.0, 5.0, 19.99, 20.0, 300.0):
+        got = likelihood.von_mises(0.0, 0.5, concentration)
+        exact = oracles.von_mises(0.0, 0.5, concentration)
+        np.testing.assert_allclose(got, exact, rtol=2e-6, atol=1e-6)
+
+
+def test_von_mises_becomes_gaussian():
+    got = likelihood.von_mises(0.0, 1e-3, 1e6)
+    np.testing.assert_allclose(got, likelihood.gaussian(0.0, 1e-3, variance=1e-6), rtol=1e-5)
+
+
+def test_a_mixture_of_one_and_of_none():
+    losses = jnp.array([1.5, jnp.inf, 2.0])
+    logits = jnp.array([0.0, 1.0, -jnp.inf])
+    value, slopes = value_and_slopes(likelihood.mixture, logits, losses)
+    np.testing.assert_allclose(value, 1.5 + np.log1p(np.e), rtol=1e-6)
+    assert all(jnp.all(jnp.isfinite(s)) for s in slopes)
+    assert slopes[1][2] == 0
+    assert likelihood.mixture([0.0], [1.25]) == 1.25
+
+
+def test_a_mixture_of_gaussians_is_a_mixture():
+    generator = np.random.default_rng(1)
+    means, logits = generator.normal(size=(2, 6, 3)).astype(np.float32)
+    variances = np.exp(generator.normal(size=(6, 3))).astype(np.float32)
+    target = generator.normal(size=6).astype(np.float32)
+    each = likelihood.gaussian(means, np.repeat(target[:, None], 3, 1), variances)
+    got = likelihood.gaussian_mixture(means, target, variances, logits)
+    np.testing.assert_allclose(got, likelihood.mixture(logits, each), rtol=1e-6)
+    moved = likelihood.gaussian_mixture(means.T, target, variances.T, logits.T, axis=0)
+    np.testing.assert_allclose(moved, got, rtol=1e-6)
+
+
+def test_scalar_parameters_stretch():
+    target = jnp.ones((2, 3))
+    assert likelihood.student_t(0.0, target, 1.0, degrees_of_freedom=4).shape == (2, 3)
+    assert likelihood.gamma(1.0, target, 2.0).shape == (2, 3)
+    with pytest.raises(ValueError, match="likelihood.laplace: `scale`"):
+        likelihood.laplace(target, target, jnp.ones(3))
+
+
+@pytest.mark.parametrize("count", [0.0, 0.5, 1.0, 7.0, 8.0, 1e3])
+@pytest.mark.parametrize("total", [1e-3, 0.5, 1.0, 30.0, 1e4])
+def test_negative_binomial_in_its_total_count(count, total):
+    with jax.enable_x64(True):
+        loss = lambda r: likelihood.negative_binomial(jnp.float64(0.7), jnp.float64(count), r)
+        slope = jax.grad(loss)(jnp.float64(total))
+    with mpmath.workdps(50):
+        exact = mpmath.diff(
+            lambda r: oracles.negative_binomial(mpmath.mpf(0.7), mpmath.mpf(count), r), total
+        )
+    np.testing.assert_allclose(slope, float(exact), rtol=1e-7, atol=1e-12)

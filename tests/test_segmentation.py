@@ -1,0 +1,193 @@
+"""Overlap losses: masks and ignored labels, absent classes, per class, agreement of definitions."""
+
+import cases.segmentation as oracles
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss as jl
+from jaxloss import segmentation
+
+ALL = [segmentation.dice, segmentation.tversky, segmentation.generalized_dice]
+every_loss = pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.__name__)
+CLASSES = 4
+
+
+def image(seed=0, batch=(), classes=CLASSES):
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.ones(classes), (*batch, 5, 6)).astype(np.float32)
+    return jnp.asarray(probabilities), generator.integers(0, classes, (*batch, 5, 6))
+
+
+@every_loss
+def test_class_ids_are_one_hot_labels(loss):
+    probabilities, labels = image(batch=(3,))
+    soft = loss(probabilities, jax.nn.one_hot(labels, CLASSES))
+    np.testing.assert_allclose(loss(probabilities, labels), soft, rtol=1e-6)
+    as_ints = jax.nn.one_hot(labels, CLASSES, dtype=int)
+    np.testing.assert_array_equal(loss(probabilities, as_ints), soft)
+
+
+@every_loss
+def test_a_masked_pixel_may_hold_anything(loss):
+    probabilities, labels = image()
+    mask = np.ones((5, 6), bool)
+    mask[0, :4] = mask[3, 2] = False
+    dirty = jnp.where(mask[..., None], probabilities, jnp.nan)
+    ignored = np.where(mask, labels, 255)
+    value, slope = jax.value_and_grad(lambda p: loss(p, ignored, mask=mask))(dirty)
+    expected, clean = jax.value_and_grad(lambda p: loss(p, labels, mask=mask))(probabilities)
+    assert value == expected
+    np.testing.assert_array_equal(slope, clean)
+    assert jnp.all(slope[~mask] == 0)
+    cut = loss(probabilities[1:3], labels[1:3])
+    rows = np.zeros((5, 6), bool)
+    rows[1:3] = True
+    np.testing.assert_allclose(loss(probabilities, labels, mask=rows), cut, rtol=1e-6)
+    assert jl.checked(jax.jit(lambda p: loss(p, ignored, mask=mask)))(dirty) == pytest.approx(value)
+    with pytest.raises(ValueError, match="`labels` must be class ids .* got 255"):
+        jl.checked(loss)(probabilities, ignored)
+
+
+@every_loss
+def test_an_ignored_label_without_a_mask_is_seen(loss):
+    probabilities, labels = image(batch=(2,))
+    labels[0, 0, 0] = 255
+    assert jnp.isnan(loss(probabilities, labels)[0])
+    assert jnp.isfinite(loss(probabilities, labels)[1])
+
+
+@every_loss
+def test_nothing_left_costs_nothing(loss):
+    probabilities, labels = image()
+    value, slope = jax.value_and_grad(loss)(probabilities, labels, mask=np.zeros((5, 6), bool))
+    assert value == 0
+    assert jnp.all(slope == 0)
+    one = image(classes=1)
+    assert loss(*one, ignore_background=True) == 0
+
+
+@every_loss
+def test_perfect_and_opposite(loss):
+    _, labels = image()
+    right = jax.nn.one_hot(labels, CLASSES)
+    options = {} if loss is segmentation.generalized_dice else {"smoothing": 0.0}
+    assert loss(right, labels, **options) == 0
+    assert loss(right, (labels + 1) % CLASSES, **options) == 1
+    assert loss(1e-6 + (1 - 4e-6) * right, labels, **options) < 1e-4
+    slope = jax.grad(lambda p: loss(p, labels, **options))(right)
+    assert jnp.all(jnp.isfinite(slope))
+
+
+def test_a_tiny_loss_keeps_its_digits():
+    labels = jnp.array([[0, 1], [1, 0]])
+    wrong = 2.0**-30
+    right = jax.nn.one_hot(labels, 2)
+    probabilities = right.at[0, 0, 1].set(wrong)
+    got = segmentation.dice(probabilities, labels, smoothing=0.0)
+    np.testing.assert_allclose(got, wrong / 4 / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_tversky_of_one_half_is_dice(smoothing):
+    probabilities, labels = image()
+    got = segmentation.tversky(probabilities, labels, alpha=0.5, beta=0.5, smoothing=smoothing)
+    expected = segmentation.dice(probabilities, labels, smoothing=2 * smoothing)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_alpha_is_the_cost_of_false_pixels():
+    everywhere, labels = jnp.ones((2, 2, 1)), jnp.array([[[1.0], [0.0]], [[0.0], [0.0]]])
+    options = {"smoothing": 0.0, "beta": 0.0}
+    assert segmentation.tversky(everywhere, labels, alpha=1.0, **options) == 0.75
+    assert segmentation.tversky(everywhere, labels, alpha=0.0, **options) == 0
+    assert segmentation.tversky(labels, everywhere, alpha=0.0, beta=1.0, smoothing=0.0) == 0.75
+
+
+def test_smoothing_makes_an_absent_class_cost_little_by_little():
+    labels = jnp.zeros((4, 4, 1))
+    faint, loud = jnp.full((4, 4, 1), 0.01), jnp.full((4, 4, 1), 0.5)
+    bare = lambda p: segmentation.dice(p, labels, smoothing=0.0)
+    assert bare(faint) == bare(loud) == 1
+    assert bare(labels) == 0
+    assert jnp.all(jax.grad(bare)(faint) == 0)
+    assert segmentation.dice(faint, labels) < 0.2 < 0.8 < segmentation.dice(loud, labels)
+    tiny = jnp.full((4, 4, 1), 1e-30)
+    assert jnp.all(jnp.isfinite(jax.grad(bare)(tiny)))
+
+
+def test_squared_is_best_at_soft_labels_and_plain_is_not():
+    soft = image(1)[0]
+    squared = lambda p: segmentation.dice(p, soft, squared=True)
+    assert squared(soft) == 0
+    np.testing.assert_allclose(jax.grad(squared)(soft), 0, atol=1e-7)
+    assert segmentation.dice(soft, soft) > 0.1
+
+
+@every_loss
+def test_weights_and_background(loss):
+    probabilities, labels = image()
+    ignored = loss(probabilities, labels, ignore_background=True)
+    weights = jnp.array([0.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(loss(probabilities, labels, class_weights=weights), ignored, rtol=1e-6)
+    both = loss(probabilities, labels, class_weights=weights + 1, ignore_background=True)
+    np.testing.assert_allclose(both, ignored, rtol=1e-6)
+    assert ignored != loss(probabilities, labels)
+    slope = jax.grad(lambda w: loss(probabilities, labels, class_weights=w))(weights + 1)
+    assert jnp.all(jnp.isfinite(slope))
+    assert abs(jnp.sum(slope)) > 0
+
+
+def test_each_class_by_one_hot_weights():
+    probabilities, labels = image(batch=(3,))
+    each = jax.vmap(
+        lambda w: segmentation.dice(probabilities, labels, class_weights=w), out_axes=-1
+    )(jnp.eye(CLASSES))
+    assert each.shape == (3, CLASSES)
+    np.testing.assert_allclose(
+        jnp.mean(each, -1), segmentation.dice(probabilities, labels), rtol=1e-6
+    )
+
+
+def test_a_class_that_is_not_there_does_not_rule_generalized_dice():
+    probabilities, labels = image(2)
+    labels = np.where(labels == 3, 0, labels)
+    got = segmentation.generalized_dice(probabilities, labels)
+    np.testing.assert_allclose(got, oracles.generalized_dice(probabilities, labels), rtol=1e-5)
+    sure = jax.nn.one_hot(labels, CLASSES)
+    assert segmentation.generalized_dice(sure, labels) == 0
+    slope = jax.grad(segmentation.generalized_dice)(probabilities, labels)
+    assert jnp.all(jnp.isfinite(slope))
+    assert jnp.all(slope[..., 3] > 0)
+
+
+def test_generalized_dice_does_not_mind_the_size_of_the_image():
+    probabilities, labels = image(3)
+    tiled = jnp.tile(probabilities, (8, 8, 1)), np.tile(labels, (8, 8))
+    np.testing.assert_allclose(
+        segmentation.generalized_dice(*tiled),
+        segmentation.generalized_dice(probabilities, labels),
+        rtol=1e-5,
+    )
+
+
+@every_loss
+def test_other_ranks_by_reshape(loss):
+    volume, labels = image(4, batch=(2, 3))
+    flat = loss(volume.reshape(2, 3 * 5, 6, CLASSES), labels.reshape(2, 3 * 5, 6))
+    points = loss(volume.reshape(2, 1, -1, CLASSES), labels.reshape(2, 1, -1))
+    np.testing.assert_allclose(flat, points, rtol=1e-6)
+
+
+@every_loss
+def test_what_does_not_fit_is_refused(loss):
+    probabilities, labels = image()
+    with pytest.raises(ValueError, match="`mask`.*expected"):
+        loss(probabilities, labels, mask=np.ones((6, 5), bool))
+    with pytest.raises(TypeError, match="`mask` is float32.*booleans"):
+        loss(probabilities, labels, mask=np.ones((5, 6), np.float32))
+    with pytest.raises(ValueError, match="`class_weights`.*expected"):
+        loss(probabilities, labels, class_weights=np.ones(3))
+    with pytest.raises(TypeError, match="`labels` is float32"):
+        loss(probabilities, labels.astype(np.float32))

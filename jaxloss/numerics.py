@@ -64,11 +64,11 @@ def multiply_no_nan(weight: Array, value: Array) -> Array:
 def quotient(x: Array, y: Array) -> Array:
     """`x / y`, whose slope does not square y.
 
-    That of `x / y` is computed as `-x * y**-2`: for a y of 1e-20 the power overflows in float32, and
-    an x of 0 makes it NaN.
+    That of `x / y` is computed as `-x * y**-2`: for a y of 1e-20 the power overflows in float32,
+    and an x of 0 makes it NaN.
 
-    >>> float(jax.grad(quotient, 1)(1e-20, 1e-20)), float(jax.grad(quotient, 1)(0.0, 1e-20)) == 0
-    (-1e+20, True)
+    >>> f"{jax.grad(quotient, 1)(1e-20, 1e-20):.3g}", float(jax.grad(quotient, 1)(0.0, 1e-20)) == 0
+    ('-1e+20', True)
     """
     return x / y
 

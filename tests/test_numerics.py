@@ -582,7 +582,7 @@ def test_infinities_pass_debug_nans():
             function = getattr(numerics, name)
             jax.vjp(function, rows)[1](jnp.ones_like(function(rows)))
         far = jnp.array([-inf, -1e4])
-        for name in POINTS.keys() - {"sqrt"}:
+        for name in ("softplus", "log1mexp", "log_cosh", "hypot1m1"):
             jax.vjp(getattr(numerics, name), far)[1](jnp.ones(2))
 
 

@@ -140,9 +140,6 @@ INPUTS["log_probabilities"] = np.log(INPUTS["probabilities"])
 INPUTS["log_distribution"] = np.log(INPUTS["distribution"])
 INPUTS["pixel_shares"] = np.exp(INPUTS["pixels"])
 INPUTS["pixel_shares"] /= INPUTS["pixel_shares"].sum(-1, keepdims=True)
-INPUTS["directions"] = INPUTS["embeddings"] / np.linalg.norm(
-    INPUTS["embeddings"], axis=-1, keepdims=True
-)
 
 
 def cotangent(value):
@@ -199,7 +196,7 @@ ROWS["torch"] = [
     Row(
         "1 - F.cosine_similarity(vector, other, dim=1)",
         "jl.regression.cosine_distance(vector, other)",
-        "torch's default axis is 1, ours the last. A zero vector costs 1 in both.",
+        "torch's default axis is 1, ours the last.",
     ),
     Row(
         "F.cross_entropy(logits, labels)",
@@ -348,7 +345,7 @@ ROWS["torch"] = [
         "F.gaussian_nll_loss(prediction, prediction, variance * 1e-8)",
         "jl.likelihood.gaussian(prediction, prediction, variance * 1e-8, full=False, "
         'reduction="mean")',
-        "The variance that torch computes with is 1e-6 here.",
+        "torch computes with a variance of 1e-6 instead.",
         truth="np.mean(np.log(variance * 1e-8) / 2)",
     ),
     Row(
@@ -597,6 +594,14 @@ ROWS["keras"] = [
         'reduction="mean")',
     ),
     Row(
+        "keras.losses.categorical_crossentropy(one_hot, logits, from_logits=True, "
+        "label_smoothing=0.1, axis=0)",
+        "jl.classification.softmax_cross_entropy(logits, one_hot, label_smoothing=0.1, axis=0)",
+        "keras divides the smoothing by the size of the last axis, whatever `axis` is.",
+        truth="-np.sum((0.9 * one_hot + 0.1 / 4) "
+        "* (logits - np.log(np.sum(np.exp(logits), 0))), 0)",
+    ),
+    Row(
         "keras.losses.sparse_categorical_crossentropy(labels, probabilities)",
         "jl.classification.categorical_cross_entropy("
         "probabilities / probabilities.sum(-1, keepdims=True), labels)",
@@ -708,10 +713,13 @@ ROWS["keras"] = [
         "keras.losses.ctc(words, frames)",
         "jl.sequence.ctc(frames, words, label_mask=words != 0)",
         "keras reads a 0 as the blank and as the end of the labels.",
+        rtol=1e-5,
     ),
     Row(
         "keras.losses.CTC()(words, frames)",
         'jl.sequence.ctc(frames, words, label_mask=words != 0, reduction="mean")',
+        "keras computes it in float32.",
+        rtol=1e-5,
     ),
 ]
 
@@ -872,8 +880,13 @@ ROWS["optax"] = [
     Row(
         "optax.losses.smooth_labels(one_hot, 0.1)",
         "jl.classification.smooth_labels(one_hot, 0.1)",
-        "Class ids or distributions here; with a mask, the masked classes get nothing "
-        "(optax gives them their share).",
+        "Class ids, with `classes=3`, or distributions here.",
+    ),
+    Row(
+        "optax.losses.smooth_labels(one_hot, 0.3, where=one_hot + one_hot[::-1] > 0)",
+        "jl.classification.smooth_labels(one_hot, 0.3, mask=one_hot + one_hot[::-1] > 0)",
+        "optax gives masked classes their share, too, so that rows sum to more than 1.",
+        truth="0.7 * one_hot + 0.15 * (one_hot + one_hot[::-1])",
     ),
     Row(
         "optax.losses.kl_divergence(log_probabilities, distribution)",
@@ -998,6 +1011,12 @@ ROWS["rax"] = [
     Row(
         "rax.poly1_softmax_loss(scores, relevance, epsilon=0.5, reduce_fn=None)",
         "jl.ranking.poly1_softmax(scores, relevance, epsilon=0.5)",
+    ),
+    Row(
+        "rax.poly1_softmax_loss(scores[0], 0 * relevance[0])",
+        "jl.ranking.poly1_softmax(scores[0], 0 * relevance[0])",
+        "A list without relevance costs epsilon, less a share, in rax, and 0 here.",
+        truth="0.0",
     ),
     Row(
         "rax.unique_softmax_loss(scores, relevance)",
@@ -1297,6 +1316,8 @@ GAPS = {
     },
     "keras": {
         "Loss": "the base class: `@jl.loss` makes a loss of a function.",
+        "circle": "no counterpart yet.",
+        "Circle": "no counterpart yet.",
         "get": "finds a loss by its name: `jl.catalogue.cards()`.",
         "serialize": "losses are plain functions.",
         "deserialize": "losses are plain functions.",
@@ -1316,10 +1337,13 @@ GAPS = {
         "bound_t12n": "no counterpart.",
         "gumbel_t12n": "add Gumbel noise to the scores and take the mean over samples.",
         "segment_t12n": "losses take `segments`.",
-        **dict.fromkeys(
-            (f"{name}_metric" for name in "ap dcg mrr ndcg opa precision recall".split()),
-            "a metric, without a useful gradient.",
-        ),
+        "ap_metric": "it counts: no gradient.",
+        "dcg_metric": "it counts: no gradient.",
+        "mrr_metric": "it counts: no gradient.",
+        "ndcg_metric": "it counts: no gradient; `jl.ranking.approx_ndcg`.",
+        "opa_metric": "it counts: no gradient.",
+        "precision_metric": "it counts: no gradient.",
+        "recall_metric": "it counts: no gradient.",
         "gain_fn, discount_fn": 'any gain: give it as the relevance, with `gain="linear"`; '
         "the discount is the usual one.",
         "light_discount": "no counterpart.",
@@ -1376,10 +1400,24 @@ PREFIXES = {
 }
 
 
-def shape(x):
-    """How the page describes an input."""
-    kind = {"f": "numbers", "i": "integers", "b": "booleans"}[x.dtype.kind]
-    return f"{kind} of shape {x.shape}".replace(",)", ")")
+LEGEND = """
+`yes_no`, `one_hot` and `pixel_on` hold 0 and 1, `sign` and `signs` -1 and 1; `padded_labels` are
+`labels` of which some are -100, `ids_of_yes` lists what is 1 in `yes_no`, filled up with -1. Rows
+of `probabilities`, `distribution` and `pixel_shares` sum to 1; `log_probabilities` and
+`log_distribution` are their logarithms. `amount`, `forecast`, `rate`, `scale` and `variance` are
+above 0, `share` and `pixel_chance` between 0 and 1.
+"""
+
+
+def legend(used):
+    """What the names in the tables hold, those of one shape together."""
+    kinds = {"f": "numbers", "i": "integers", "b": "booleans"}
+    alike: dict[str, list[str]] = {}
+    for name, x in INPUTS.items():
+        if name in used:
+            shape = ", ".join(map(str, x.shape))
+            alike.setdefault(f"{kinds[x.dtype.kind]} [{shape}]", []).append(f"`{name}`")
+    return [f"| {kind} | {', '.join(names)} |" for kind, names in alike.items()]
 
 
 def page():
@@ -1419,8 +1457,8 @@ def page():
                 reasons.setdefault(reason, []).append(f"`{name}`")
             lines += [f"- {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     used = set(re.findall(r"\w+", " ".join(row.theirs + " " + row.ours for row in rows)))
-    lines += ["", "## Names in the tables", "", "| name | holds |", "|---|---|"]
-    lines += [f"| `{name}` | {shape(x)} |" for name, x in INPUTS.items() if name in used]
+    lines += ["", "## Names in the tables", "", LEGEND.strip(), "", "| shape | names |"]
+    lines += ["|---|---|", *legend(used)]
     return "\n".join(lines) + "\n"
 
 

@@ -91,27 +91,22 @@ def test_checks_see_the_items_that_are_kept_wherever_the_axis_is():
 
 
 @every_loss
-@pytest.mark.parametrize(
-    ("relevance", "mask"),
-    [([0, 0, 0], None), ([1, 2, 3], [False] * 3), ([1, 2, 3], [False, True, False])],
-    ids=["no relevance", "all masked", "one item"],
-)
-@pytest.mark.parametrize("segments", [None, [4, 4, 4]])
-def test_lists_that_say_nothing_cost_nothing(name, relevance, mask, segments):
-    if name == "list_mle" and mask is None:
-        pytest.skip("it takes the order of ties as given")
-    options = {"mask": None if mask is None else np.array(mask)}
-    options["segments"] = None if segments is None else np.array(segments)
-    if name == "pairwise_squared_error" and mask is None:
-        scores = [0.5, 0.5, 0.5]  # it minds differences of equals
-    else:
-        scores = [0.5, -1.0, 2.0]
-    value, to_scores, to_relevance, *second = derivatives(name)(scores, relevance, **options)
-    assert value == 0
-    assert np.all(to_scores == 0)
-    assert all(np.all(np.isfinite(d)) for d in (to_relevance, *second))
-    if mask is not None and not any(mask):
-        assert np.all(to_relevance == 0)
+@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["one list", "segments"])
+def test_lists_that_say_nothing_cost_nothing(name, segments):
+    everything, nothing = np.ones((2, 5), bool), np.zeros((2, 5), bool)
+    single = np.arange(5) == [[1], [3]]
+    cases = [(SCORES, RELEVANCE, nothing), (SCORES, RELEVANCE, single)]
+    if name == "pairwise_squared_error":  # it minds differences of equals
+        cases.append((np.ones((2, 5)), np.zeros((2, 5)), everything))
+    elif name != "list_mle":  # it takes the order of ties as given
+        cases.append((SCORES, np.zeros((2, 5)), everything))
+    for scores, relevance, mask in cases:
+        options = {"mask": mask} if segments is None else {"mask": mask, "segments": segments}
+        value, to_scores, *others = derivatives(name)(scores, relevance, **options)
+        assert value == 0
+        assert np.all(to_scores == 0)
+        assert all(np.all(np.isfinite(d)) for d in others)
+        assert all(np.all(np.asarray(d)[~mask] == 0) for d in others)
 
 
 @every_loss
@@ -135,7 +130,8 @@ def test_derivatives_are_finite_at_ties_and_far_out(name):
     tied = np.ones_like(RELEVANCE)
     places = [(scale * SCORES, RELEVANCE) for scale in (0.0, 1e-20, 80.0, 1e4)] + [(SCORES, tied)]
     for scores, relevance in places:
-        assert all(np.all(np.isfinite(r)) for r in derivatives(name)(scores, relevance))
+        results = derivatives(name)(scores, relevance, mask=np.ones((2, 5), bool))
+        assert all(np.all(np.isfinite(r)) for r in results)
 
 
 # --- single losses -----------------------------------------------------------------------------

@@ -406,14 +406,14 @@ def smooth_labels(
             message = f"smooth_labels: class ids need `classes`, got {classes} (mask: {size})."
             raise ValueError(message)
         ids = labels[..., None]
-        known = jnp.where((ids >= 0) & (ids < size), 1.0, jnp.nan)
-        labels = (ids == jnp.arange(size)) * known
+        one_hot = (ids == jnp.arange(size)).astype(jnp.float32)
+        labels = jnp.where((ids >= 0) & (ids < size), one_hot, jnp.nan)
     labels = labels.astype(jnp.promote_types(labels.dtype, jnp.float32))
     smoothing = smoothing.astype(labels.dtype)
-    if jnp.broadcast_shapes(possible.shape, labels.shape) != labels.shape:
+    if possible.shape not in ((), labels.shape[-1:], labels.shape):
         message = f"smooth_labels: `mask` {possible.shape} does not fit labels {labels.shape}."
         raise ValueError(message)
-    if jnp.broadcast_shapes(smoothing.shape, labels.shape[:-1]) != labels.shape[:-1]:
+    if smoothing.shape not in ((), labels.shape[:-1]):
         message = f"smooth_labels: `smoothing` {smoothing.shape} is not one number an example."
         raise ValueError(message)
     even = even_over_possible(jnp.where(possible, jnp.zeros_like(labels), -jnp.inf))

@@ -227,8 +227,8 @@ def hinge_embedding(
     References:
         Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
     """
-    alike = _sign(labels, zero_one_labels) > 0
-    return jnp.where(alike, distances, jax.nn.relu(margin - distances))
+    alike = (1 + _sign(labels, zero_one_labels)) / 2  # 0 or 1, or the NaN of a wrong label
+    return alike * distances + (1 - alike) * jax.nn.relu(margin - distances)
 
 
 @loss(

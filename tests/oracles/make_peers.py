@@ -49,15 +49,14 @@ DECIMALS = 15  # significant ones: what is compared is coarser, and the file sta
 def names_of(module):
     """The public functions and classes of a module."""
     return sorted(
-        name for name in dir(module) if name[0] != "_" and (callable(getattr(module, name)))
+        name for name in dir(module) if name[0] != "_" and callable(getattr(module, name))
     )
 
 
 def is_loss(name):
-    """Whether a name of a mixed module is that of a loss or of a score that is one in disguise."""
-    return name.endswith(
-        ("_loss", "_nll_loss", "_entropy", "_error", "_deviance", "_score_loss")
-    ) or (name.startswith(("kl_div", "d2_", "binary_cross_entropy")))
+    """Whether a name of a mixed module is that of a loss, or of a score made of one."""
+    endings = ("_loss", "_entropy", "_error", "_deviance")
+    return name.endswith(endings) or name.startswith(("kl_div", "d2_", "binary_cross_entropy"))
 
 
 def of_torch(code, argument):

@@ -30,7 +30,7 @@ endif
 PYTEST := pytest -n logical --maxprocesses 8 --dist worksteal
 QUICK := $(PYTEST) -m 'not slow'
 
-.PHONY: help demo test quick lint types format readme notebooks lowest newest wheel clean
+.PHONY: help demo test slow lint types format readme notebooks lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -39,11 +39,11 @@ help: ## this list
 demo: .venv/.demo ## the quickstart, as a script
 	MPLBACKEND=Agg $(BIN)/python notebooks/01_quickstart.py
 
-test: .venv/.dev ## the whole suite
-	$(BIN)/$(PYTEST)
-
-quick: .venv/.dev ## the suite without its slow tier
+test: .venv/.dev ## the suite: every loss against the laws that break first, and all the rest
 	$(BIN)/$(QUICK)
+
+slow: .venv/.dev ## its slow tier: every option, every law, accuracy in ULP, traits
+	$(BIN)/$(PYTEST) -m slow
 
 lint: .venv/.dev ## ruff, and its formatting
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ def main():
                 print(*rows[-1], sep=" | ", flush=True)
     headings = ["loss", "size", "dtype", "time", "memory, MiB (ours / Optax)", "compile time"]
     text = f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
-    text += f"jax {jax.__version__}; ratios of medians, ours by Optax's.\n\n{markdown(headings, rows)}\n"
+    text += f"jax {jax.__version__}; ratios, ours by Optax's.\n\n{markdown(headings, rows)}\n"
     if not options.names:
         pathlib.Path(__file__).with_suffix(".md").write_text("# Speed beside Optax\n\n" + text)
 

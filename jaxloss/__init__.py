@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ranking,
         regression,
         robust,
+        segmentation,
         sequence,
         transforms,
     )
@@ -54,6 +55,7 @@ __all__ = [
     "reduction",
     "regression",
     "robust",
+    "segmentation",
     "sequence",
     "sum",
     "total",
@@ -70,6 +72,7 @@ SHELVES = (
     "likelihood",
     "ranking",
     "contrastive",
+    "segmentation",
     "sequence",
 )
 

@@ -45,7 +45,7 @@ def _norm(x: Array, power: Any) -> Array:
     return jnp.where(total == 0, 0, size[..., 0] * jnp.where(total == 0, 1, total) ** (1 / power))
 
 
-def _distance(x: Array, y: Array, distance: Any, power: Any) -> Array:
+def _distance(x: Array, y: Array, distance: Any, power: Any) -> Any:
     if distance == "norm":
         return _norm(x - y, power)
     if distance == "squared":

@@ -94,9 +94,7 @@ def _is_mean_or_log(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
     return (abs(x) < inf) & (x >= lowest), x
 
 
-mean_or_its_log = Domain(
-    "finite (or, with log_input=False, at least 0)", _is_mean_or_log, fill=1.0
-)
+mean_or_its_log = Domain("finite (or, with log_input=False, at least 0)", _is_mean_or_log, fill=1.0)
 
 
 def kept_pixels(domain: Domain) -> Domain:

@@ -102,14 +102,12 @@ def gaussian(
     References:
         Nix and Weigend, *Estimating the Mean and Variance of the Target Distribution*, 1994.
     """
-    log_variance, score = _standard_score(target - mean, variance, log_variance, "gaussian")
+    log_of_variance, score = _standard_score(target - mean, variance, log_variance, "gaussian")
     constant = _HALF_LOG_2PI if full else 0.0
-    return 0.5 * jnp.square(score) + (0.5 * log_variance + constant)
+    return 0.5 * jnp.square(score) + (0.5 * log_of_variance + constant)
 
 
-@loss(
-    convex, smooth, symmetric, translation_invariant, variance=positive, beta=nonnegative_number
-)
+@loss(convex, smooth, symmetric, translation_invariant, variance=positive, beta=nonnegative_number)
 def beta_gaussian(
     mean: Real[ArrayLike, "*batch"],
     target: Real[ArrayLike, "*batch"],
@@ -151,10 +149,11 @@ def beta_gaussian(
     References:
         Seitzer et al., *On the Pitfalls of Heteroscedastic Uncertainty Estimation*, 2022.
     """
-    log_variance, score = _standard_score(target - mean, variance, log_variance, "beta_gaussian")
+    name = "beta_gaussian"
+    log_of_variance, score = _standard_score(target - mean, variance, log_variance, name)
     constant = _HALF_LOG_2PI if full else 0.0
-    weight = jnp.exp(beta * jax.lax.stop_gradient(log_variance))
-    return weight * (0.5 * jnp.square(score) + (0.5 * log_variance + constant))
+    weight = jnp.exp(beta * jax.lax.stop_gradient(log_of_variance))
+    return weight * (0.5 * jnp.square(score) + (0.5 * log_of_variance + constant))
 
 
 @loss(convex, bounded_gradient, symmetric, translation_invariant, scale=positive)
@@ -283,7 +282,9 @@ def _log_rising(x: Array, step: Array) -> Array:
 def _inward(t: Array) -> tuple[Array, Array]:
     """t or 1 / t, whichever is at most 1, and whether it is 1 / t."""
     outside = jnp.abs(t) > 1
-    return jnp.where(outside, numerics.quotient(jnp.ones_like(t), jnp.where(outside, t, 1)), t), outside
+    return jnp.where(
+        outside, numerics.quotient(jnp.ones_like(t), jnp.where(outside, t, 1)), t
+    ), outside
 
 
 def _log1p_ratio(x: Array, y: Array) -> Array:
@@ -457,7 +458,8 @@ def poisson(
 def _mean_and_log(prediction: Array, log_input: bool) -> tuple[Array, Array]:
     if log_input:
         return jnp.exp(prediction), prediction
-    return prediction, jnp.log(prediction)
+    some = prediction > 0
+    return prediction, jnp.where(some, jnp.log(jnp.where(some, prediction, 1)), -jnp.inf)
 
 
 def _half_deviance(count: Array, rate: Array, log_rate: Array) -> Array:
@@ -505,9 +507,9 @@ def negative_binomial(
     References:
         Hilbe, *Negative Binomial Regression*, 2011.
     """
-    mean, log_mean = _mean_and_log(prediction, log_input)
-    huge = mean > 1e37
-    mean, safe_log = jnp.where(huge, 1, mean), jnp.where(huge, 0, log_mean)
+    _, log_mean = _mean_and_log(prediction, log_input)
+    huge = log_mean > 85  # the mean would overflow in float32, where this loss does not
+    mean, safe_log = _mean_and_log(jnp.where(huge, 1, prediction), log_input)
     growth = _scaled_log1p(total_count, mean) + target * _log1p_ratio(mean, total_count)
     linear = growth - (target * safe_log if log_input else numerics.xlogy(target, mean))
     log_count = jnp.log(total_count)
@@ -644,9 +646,7 @@ def _tweedie_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     below = power < 1
     left = jnp.where(below, 1 - power, 1)
     to_target = jnp.where(none, jnp.where(below, -2 * mean**left / left, 0), to_target)
-    _, from_several = jax.jvp(
-        lambda p: _power_deviance(mean, several, p), (power,), (power_dot,)
-    )
+    _, from_several = jax.jvp(lambda p: _power_deviance(mean, several, p), (power,), (power_dot,))
     finite = power < 2
     rest = jnp.where(finite, 2 - power, 1)
     from_none = -2 * mean**rest * (jnp.log(mean) - 1 / rest) / rest * power_dot
@@ -748,7 +748,9 @@ def beta(
     total, z = a + b, 1 - y
     off = b * y - a * z
     spread = a * _ratio_gap(numerics.quotient(off, a), jnp.log(numerics.quotient(total * y, a)))
-    spread = spread + b * _ratio_gap(numerics.quotient(-off, b), jnp.log(numerics.quotient(total * z, b)))
+    spread = spread + b * _ratio_gap(
+        numerics.quotient(-off, b), jnp.log(numerics.quotient(total * z, b))
+    )
     errors = _stirling_error(a) + _stirling_error(b) - _stirling_error(total)
     scale = _HALF_LOG_2PI + 0.5 * (jnp.log(total / a) - jnp.log(b))
     far = spread + (jnp.log(y) + jnp.log1p(-y)) + (scale + errors)
@@ -826,7 +828,8 @@ def mixture(
 ) -> Float[Array, "*batch"]:
     r"""Take it to mix distributions of any kind, when a target may come from one of several.
 
-    $$\ell(x, \ell_1 \dots \ell_K) = -\log \sum_k \pi_k e^{-\ell_k}, \qquad \pi = \mathrm{softmax}(x)$$
+    $$\ell(x, \ell_1 \dots \ell_K) = -\log \sum_k \pi_k e^{-\ell_k}, \qquad
+      \pi = \mathrm{softmax}(x)$$
 
     The second argument holds the loss of the target under each component, from any loss of this
     shelf, or from different ones. A component with a logit of -inf, or of loss inf, takes no part.

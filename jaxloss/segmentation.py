@@ -8,8 +8,9 @@ The event is an image, `(height, width, classes)`: pixels of other ranks are res
 volume to `(depth * height, width, classes)`, a row of points to `(1, points, classes)`. What is in
 front is batch, and each image has a loss of its own. The predictions are probabilities, not
 logits (optax takes logits): `jax.nn.softmax(logits)` for classes that exclude each other,
-`jax.nn.sigmoid(logits)` for ones that do not, or for a single one. Labels come in two forms: integers
-name the class of each pixel, numbers of the predictions' shape are the share of each class.
+`jax.nn.sigmoid(logits)` for ones that do not, or for a single one. Labels come in two forms:
+integers name the class of each pixel, numbers of the predictions' shape are the share of each
+class.
 
 `mask` leaves out pixels, whatever they hold: `mask=labels != 255`. An image gets the weighted mean
 over its classes; the loss of each class alone is
@@ -216,8 +217,8 @@ def generalized_dice(
 
     One ratio of weighted sums, as the paper has it (optax averages weighted ratios instead). The
     $v_c$ of a class that is not in the image would be infinite: it gets the largest $1/T^2$ of
-    the classes that are (as in MONAI), so that predicting it costs as on the smallest of these. An image
-    in which nothing is labelled has the unit weight 1 for every class, hence loss 1.
+    the classes that are (as in MONAI), so that predicting it costs as on the smallest of these. An
+    image in which nothing is labelled has the unit weight 1 for every class, hence loss 1.
 
     Args:
         probabilities: The predicted share of each class in each pixel, from 0 to 1.

@@ -145,6 +145,7 @@ def test_gradient_is_that_of_the_oracle(setting):
 # --- law 1: shape ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_loss
 def test_batch_is_nested_vmap_is_a_loop(setting):
     data, once = setting.data(), call(setting)
@@ -157,6 +158,7 @@ def test_batch_is_nested_vmap_is_a_loop(setting):
     chex.assert_trees_all_close(jnp.stack(looped).reshape(got.shape), got, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @each_loss
 def test_an_empty_batch_is_fine(setting):
     data = setting.data(batch=(0,))
@@ -180,6 +182,7 @@ def test_wrong_shapes_are_refused_with_names_and_remedy(setting):
             call(setting)(*shorter)
 
 
+@pytest.mark.slow
 @each_loss
 def test_axis_moves(setting):
     if "axis" not in setting.card.signature.parameters:
@@ -248,6 +251,7 @@ def test_nothing_that_counts_gives_zero_with_gradient_zero(setting):
     assert all(np.all(np.asarray(slope) == 0) for slope in slopes)
 
 
+@pytest.mark.slow
 @each_loss
 def test_weights_and_reductions_are_what_they_say(setting):
     shape = setting.result_shape()
@@ -300,6 +304,7 @@ def test_words_are_checked(setting):
 # --- law 4: arguments --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_loss
 def test_any_array_like_will_do(setting):
     data = setting.data()
@@ -319,6 +324,7 @@ def test_any_array_like_will_do(setting):
             setting.loss(**others, **{name: "one"}, **setting.options())
 
 
+@pytest.mark.slow
 @every_setting
 def test_one_trace_however_the_numbers_change(setting):
     data = cases.tree_to_jax(setting.data())
@@ -340,6 +346,7 @@ def test_one_trace_however_the_numbers_change(setting):
 # --- law 5: precision --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_computed_in_float32(setting, dtype):
@@ -352,6 +359,7 @@ def test_half_precision_is_computed_in_float32(setting, dtype):
     assert all(slope.dtype == dtype for slope in slopes)
 
 
+@pytest.mark.slow
 @each_loss
 def test_float64_stays_and_float32_does_not_widen(setting):
     data, options = setting.data(), setting.options()
@@ -370,6 +378,7 @@ def test_float64_stays_and_float32_does_not_widen(setting):
 # --- law 6: derivatives ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_setting
 def test_forward_mode_is_reverse_mode(setting):
     function, floating = total(setting)
@@ -381,6 +390,7 @@ def test_forward_mode_is_reverse_mode(setting):
     np.testing.assert_allclose(forward, reverse, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_loss
 def test_second_derivative_is_that_of_the_gradient(setting):
     """Forward over reverse and reverse over reverse agree, with differences of the gradient."""
@@ -409,6 +419,7 @@ def test_second_derivative_is_that_of_the_gradient(setting):
         np.testing.assert_allclose(f, np.subtract(u, d) / 2e-5, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @each_loss
 def test_derivatives_are_finite_where_predictions_are_perfect(setting):
     """Ties, zeros and equal arguments: where norms, roots and logarithms go wrong."""
@@ -446,6 +457,7 @@ def outside(form):
     return None
 
 
+@pytest.mark.slow
 @each_loss
 def test_checks_name_the_loss_the_argument_and_the_value(setting):
     data = setting.data()
@@ -462,6 +474,7 @@ def test_checks_name_the_loss_the_argument_and_the_value(setting):
     chex.assert_trees_all_close(got, values(setting)(*data), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @each_loss
 def test_checks_off_leave_no_trace(setting):
     data = cases.tree_to_jax(setting.data())

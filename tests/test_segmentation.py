@@ -130,7 +130,9 @@ def test_weights_and_background(loss):
     probabilities, labels = image()
     ignored = loss(probabilities, labels, ignore_background=True)
     weights = jnp.array([0.0, 1.0, 1.0, 1.0])
-    np.testing.assert_allclose(loss(probabilities, labels, class_weights=weights), ignored, rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(probabilities, labels, class_weights=weights), ignored, rtol=1e-6
+    )
     both = loss(probabilities, labels, class_weights=weights + 1, ignore_background=True)
     np.testing.assert_allclose(both, ignored, rtol=1e-6)
     assert ignored != loss(probabilities, labels)

@@ -12,6 +12,11 @@ are not usual:
 - **Impossible is impossible.** A class of logit -inf has mass 0; no large number stands for it.
 """
 
+# A mass is a NamedTuple of two arrays, and its items are slices of both: checkers take them for
+# items of the tuple.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleMethodOverride=false
+
 import functools
 import math
 from collections.abc import Mapping

@@ -85,10 +85,8 @@ def beta(alpha, target, beta):
 
 
 def von_mises(location, target, concentration):
-    if is_exact(location):
-        bessel = mpmath.besseli(0, concentration)
-    else:
-        bessel = np.i0(concentration)
+    exact = is_exact(location)
+    bessel = mpmath.besseli(0, concentration) if exact else np.i0(concentration)
     return log(2 * circle(location) * bessel) - concentration * cos(target - location)
 
 
@@ -180,7 +178,9 @@ CASES = {
     "gamma": Case(
         gamma,
         extremes={
-            "mean": decades(-15, 15), "target": decades(-15, 15), "concentration": decades(-3, 8)
+            "mean": decades(-15, 15),
+            "target": decades(-15, 15),
+            "concentration": decades(-3, 8),
         },
         by_component=False,
     ),

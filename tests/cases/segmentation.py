@@ -56,17 +56,13 @@ def tversky(
     return mean_over_classes(losses, class_weights, ignore_background)
 
 
-def generalized_dice(
-    probabilities, labels, mask=None, class_weights=None, ignore_background=False
-):
+def generalized_dice(probabilities, labels, mask=None, class_weights=None, ignore_background=False):
     every = list(regions(probabilities, labels, mask))
     outer = importance(class_weights, ignore_background)
     sizes = [sum(t for _, t in pairs) for pairs in every]
     smallest = min([s for s, w in zip(sizes, outer, strict=True) if s > 0 and w > 0], default=1)
     weights = [w / (s if s > 0 else smallest) ** 2 for s, w in zip(sizes, outer, strict=True)]
-    overlap = sum(
-        w * sum(p * t for p, t in pairs) for w, pairs in zip(weights, every, strict=True)
-    )
+    overlap = sum(w * sum(p * t for p, t in pairs) for w, pairs in zip(weights, every, strict=True))
     whole = sum(w * sum(p + t for p, t in pairs) for w, pairs in zip(weights, every, strict=True))
     return 1 - 2 * overlap / whole
 

@@ -307,7 +307,9 @@ def _convert(x: Any, form: Form, batch: tuple[int, ...], dtype: Any) -> Array:
         dtype = jnp.int32 if small else jax.dtypes.canonicalize_dtype(x.dtype)
     elif form.kind == "Bool":
         dtype = x.dtype
-    x = x if isinstance(x, jax.Array) and x.dtype == dtype else jnp.asarray(x).astype(dtype)
+    # A weak type is a Python number in disguise, and reaches rules of derivatives as one.
+    if not isinstance(x, jax.Array) or x.dtype != dtype or x.weak_type:
+        x = jnp.asarray(x).astype(dtype)
     stretches = x.ndim == 0 and form.batched and not form.event and batch
     return jnp.broadcast_to(x, batch) if stretches else x
 

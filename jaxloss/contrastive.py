@@ -150,7 +150,9 @@ def cosine_embedding(
         Wang et al., *Learning Fine-grained Image Similarity with Deep Ranking*, 2014.
     """
     cosine = numerics.cosine_similarity(left, right)
-    return jnp.where(labels > 0, _cosine_distance(left, right), jax.nn.relu(cosine - margin))
+    apart = jax.nn.relu(cosine - margin)
+    # Products, not a choice: a label that is neither spreads as NaN.
+    return 0.5 * ((1 + labels) * _cosine_distance(left, right) + (1 - labels) * apart)
 
 
 @loss(nonnegative, labels=unit_interval)

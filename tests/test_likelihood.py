@@ -152,7 +152,8 @@ def test_tweedie_at_whole_powers_traced_or_not(power):
             for m, y in zip(map(mpmath.mpf, mean.tolist()), target.tolist(), strict=True)
         ]
     slope = jax.jacfwd(deviance)(power)
-    np.testing.assert_allclose(slope, np.float64(exact), rtol=1e-5, atol=1e-6)
+    # Close to a match the slope is a difference of terms a thousand times its size.
+    np.testing.assert_allclose(slope, np.float64(exact), rtol=1e-5, atol=3e-6)
 
 
 def test_tweedie_at_a_target_of_zero():

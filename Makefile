@@ -29,6 +29,9 @@ endif
 # JAX compiles on every core already, so that more workers than this only take memory.
 PYTEST := pytest -n logical --maxprocesses 8 --dist worksteal
 QUICK := $(PYTEST) -m 'not slow'
+# What is compared between versions: the contract on the classic losses, and all around it.
+ENDS := $(QUICK) $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme contract) \
+	-k 'not test_contract or regression or softmax_cross or hinge'
 
 .PHONY: help demo test slow lint types format readme notebooks lowest newest wheel clean
 .NOTPARALLEL:
@@ -69,13 +72,13 @@ fresh = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	$(UV) venv --quiet --python $(1) "$$tmp/venv" && \
 	$(UV) pip install --quiet --python "$$tmp/venv/bin/python"
 
-lowest: $(filter .venv/%,$(UV)) ## the quick tier on the lowest versions that pyproject.toml admits
+lowest: $(filter .venv/%,$(UV)) ## the contract on the lowest versions that pyproject.toml admits
 	$(call fresh,3.11) --resolution lowest-direct --editable . --group test && \
-		"$$tmp/venv/bin/"$(QUICK)
+		"$$tmp/venv/bin/"$(ENDS)
 
-newest: $(filter .venv/%,$(UV)) ## the quick tier on the newest Python and the newest versions
+newest: $(filter .venv/%,$(UV)) ## the contract on the newest Python and the newest versions
 ifdef NEWEST
-	$(call fresh,$(NEWEST)) --editable . --group test && "$$tmp/venv/bin/"$(QUICK)
+	$(call fresh,$(NEWEST)) --editable . --group test && "$$tmp/venv/bin/"$(ENDS)
 else
 	@echo "skipped: Python 3.12 or later is not here"
 endif

@@ -16,7 +16,6 @@ import peers
 import pytest
 
 import jaxloss as jl
-import jaxloss.segmentation
 
 FROZEN = json.loads(peers.FROZEN.read_text())
 REMEDY = "run tests/oracles/make_peers.py where the peers are installed"

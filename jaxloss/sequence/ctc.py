@@ -408,7 +408,7 @@ def ctc(
 
     Example:
         >>> ctc([[0.0, 0.0], [0.0, 0.0]], [1])
-        Array(0.28768212, dtype=float32)
+        Array(0.287682, dtype=float32)
         >>> ctc([[0.0, 17.0], [0.0, 17.0]], [1])
         Array(1.7139082e-15, dtype=float32)
 

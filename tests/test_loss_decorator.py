@@ -18,6 +18,7 @@ from jaxloss.traits import convex
 @pytest.fixture
 def tidy_catalogue(monkeypatch):
     """A loss defined in a test leaves the catalogue with it."""
+    jl.catalogue.cards()  # loads the shelves, which register once
     monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
 
 

@@ -29,6 +29,7 @@ def table():
 def test_snippets_run_in_order(capsys, monkeypatch):
     import jaxloss as jl
 
+    jl.catalogue.cards()  # loads the shelves, which register once
     monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
     names = {"__name__": "readme"}
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
@@ -41,6 +42,7 @@ def test_snippets_run_in_order(capsys, monkeypatch):
 def test_results_in_comments_are_results(monkeypatch):
     import jaxloss as jl
 
+    jl.catalogue.cards()  # loads the shelves, which register once
     monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
     names, compared = {"__name__": "readme"}, 0
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):

@@ -35,17 +35,10 @@ def _below(top: Array, logits: Array) -> Array:
     return jnp.where(logits == jnp.inf, 0, top - logits)
 
 
-@jax.custom_jvp
-def surprise_of_class(logits: Array, labels: Array) -> Array:
-    """-log softmax(logits)[label], with all its digits however sure or wrong the logits are."""
-    return _surprise_of_class_jvp((logits, labels), (jnp.zeros_like(logits), None))[0]
-
-
-@surprise_of_class.defjvp
-def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _of_class(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """-log softmax(logits)[label] and its gradient."""
     # Of the sum over all classes, 1 + tiny would lose the tiny; the sum over the others keeps it.
     # One array serves the sum and the gradient, so nothing else of the logits' size is stored.
-    logits, labels = primals
     label = labels[..., None]
     is_label = label == jnp.arange(logits.shape[-1], dtype=labels.dtype)
     top, exps = _relative(logits)
@@ -55,8 +48,20 @@ def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
     value = jnp.where(gap == 0, jnp.log1p(rest), gap + jnp.log(total))
-    gradient = jnp.where(is_label, -rest, others) / total
-    return value[..., 0], jnp.sum(gradient * tangents[0], axis=-1)
+    return value[..., 0], jnp.where(is_label, -rest, others) / total
+
+
+@jax.custom_jvp
+def surprise_of_class(logits: Array, labels: Array) -> Array:
+    """-log softmax(logits)[label], with all its digits however sure or wrong the logits are."""
+    return _of_class(logits, labels)[0]
+
+
+@surprise_of_class.defjvp
+def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The value is that of the function itself: differentiated again, it must obey this rule.
+    gradient = _of_class(*primals)[1]
+    return surprise_of_class(*primals), jnp.sum(gradient * tangents[0], axis=-1)
 
 
 @jax.custom_jvp

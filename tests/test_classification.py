@@ -498,3 +498,13 @@ def test_smooth_labels_at_its_edges():
         jc.smooth_labels([1.0, 0.0], 0.1, mask=[True, True, False])
     with pytest.raises(ValueError, match="not one number an example"):
         jc.smooth_labels([1.0, 0.0], [0.1, 0.2])
+
+
+def test_a_learned_weight_times_the_loss_has_the_right_mixed_derivative():
+    def weighted(weight, logits):
+        return weight * jc.softmax_cross_entropy(logits, 0)
+
+    logits = jnp.array([2.0, 1.0, 0.0])
+    mixed = jax.jacfwd(jax.grad(weighted), argnums=1)(1.0, logits)
+    expected = jax.nn.softmax(logits) - jnp.array([1.0, 0.0, 0.0])
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5)

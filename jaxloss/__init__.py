@@ -75,10 +75,11 @@ SHELVES = (
     "segmentation",
     "sequence",
 )
+AROUND = ("transforms",)
 
 
 def __getattr__(name: str) -> Any:
-    if name in SHELVES or name == "transforms":
+    if name in (*SHELVES, *AROUND):
         return importlib.import_module(f"jaxloss.{name}")
     message = f"module 'jaxloss' has no attribute {name!r}"
     raise AttributeError(message)

@@ -64,43 +64,39 @@ def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return surprise_of_class(*primals), jnp.sum(gradient * tangents[0], axis=-1)
 
 
-@jax.custom_jvp
-def _sum_but_one(exps: Array, at_top: Array) -> Array:
-    """The sum of the exponentials less the 1 of one top: it keeps the tiny of 1 + tiny."""
-    below = jnp.sum(jnp.where(at_top, 0, exps), axis=-1, keepdims=True)
-    ties = jnp.sum(at_top, axis=-1, keepdims=True, dtype=jnp.int32)
-    return below + jnp.maximum(ties - 1, 0).astype(exps.dtype)
-
-
-@_sum_but_one.defjvp
-def _sum_but_one_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return _sum_but_one(*primals), jnp.sum(tangents[0], axis=-1, keepdims=True)
-
-
-@jax.custom_jvp
-def surprise_of_distribution(logits: Array, labels: Array) -> Array:
-    """-sum(labels * log softmax(logits)), where an impossible class of label 0 costs nothing."""
-    top, exps = _relative(logits)
-    gaps = numerics.multiply_no_nan(labels, _below(top, logits))
-    rest = _sum_but_one(exps, logits == top)[..., 0]
-    return jnp.sum(gaps, axis=-1) + jnp.log1p(rest) * jnp.sum(labels, axis=-1)
-
-
-@functools.partial(surprise_of_distribution.defjvp, symbolic_zeros=True)
-def _surprise_of_distribution_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    logits, labels = primals
-    to_logits, to_labels = tangents
+def _parts_of_distribution(logits: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
+    """-sum(labels * log softmax(logits)), and what its derivatives are made of."""
     top, exps = _relative(logits)
     at_top = logits == top
-    rest = _sum_but_one(exps, at_top)
-    tangent = jnp.zeros(logits.shape[:-1], logits.dtype)
+    # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. There exps is
+    # 1, but not its derivative.
+    below, ties, off_top, on_top, gaps = numerics.sums(
+        jnp.where(at_top, exps - 1, exps),
+        at_top.astype(exps.dtype),
+        jnp.where(at_top, 0, labels),
+        jnp.where(at_top, labels, 0),
+        numerics.multiply_no_nan(labels, _below(top, logits)),
+    )
+    rest = below + jnp.maximum(ties - 1, 0)
+    value = gaps + jnp.log1p(rest) * (off_top + on_top)
+    return value, (top, exps, rest[..., None], off_top[..., None], on_top[..., None])
+
+
+# Value and parts in one: computed apart, their sums would be read from memory twice.
+_of_distribution = jax.custom_jvp(_parts_of_distribution)
+
+
+@functools.partial(_of_distribution.defjvp, symbolic_zeros=True)
+def _of_distribution_jvp(primals: Any, tangents: Any) -> Any:
+    logits, labels = primals
+    to_logits, to_labels = tangents
+    value, parts = _of_distribution(logits, labels)
+    top, exps, rest, off_top, on_top = parts
+    tangent = jnp.zeros_like(value)
     if not isinstance(to_logits, SymbolicZero):
-        off_top = jnp.sum(jnp.where(at_top, 0, labels), axis=-1, keepdims=True)
-        on_top = jnp.sum(jnp.where(at_top, labels, 0), axis=-1, keepdims=True)
-        # At the top p rounds to 1 and p - q to 0; its complement, the rest, does not. There
-        # exps is 1, but not its derivative.
+        # At the top p rounds to 1 and p - q to 0; its complement, the rest, does not.
         p_less_q = jnp.where(
-            at_top,
+            logits == top,
             (off_top + (on_top - labels)) * exps - labels * (rest - (exps - 1)),
             (off_top + on_top) * exps - labels * (1 + rest),
         )
@@ -109,7 +105,17 @@ def _surprise_of_distribution_jvp(primals: Any, tangents: Any) -> tuple[Array, A
         surprise = jnp.log1p(rest) + _below(top, logits)
         surprise = jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
         tangent = tangent + jnp.sum(surprise * to_labels, axis=-1)
-    return surprise_of_distribution(logits, labels), tangent
+    # The parts have the derivatives of their formulas.
+    dense = tuple(
+        jnp.zeros(t.shape, t.dtype) if isinstance(t, SymbolicZero) else t for t in tangents
+    )
+    _, (_, to_parts) = jax.jvp(_parts_of_distribution, primals, dense)
+    return (value, parts), (tangent, to_parts)
+
+
+def surprise_of_distribution(logits: Array, labels: Array) -> Array:
+    """-sum(labels * log softmax(logits)), where an impossible class of label 0 costs nothing."""
+    return _of_distribution(logits, labels)[0]
 
 
 @jax.custom_jvp

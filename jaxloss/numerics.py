@@ -15,6 +15,8 @@ functions of this module. Three conventions hold throughout:
 
 import functools
 import math
+import operator
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -320,7 +322,7 @@ def _softmax(x, axis):
 def _softmax_jvp(axis, primals, tangents):
     (x,), (x_dot,) = primals, tangents
     out = _softmax(x, axis)
-    return out, out * _less_mean(x_dot, out, axis)
+    return out, out * less_mean(x_dot, out, axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -335,11 +337,11 @@ def _log_softmax(x, axis):
 def _log_softmax_jvp(axis, primals, tangents):
     (x,), (x_dot,) = primals, tangents
     out = _log_softmax(x, axis)
-    change = _less_mean(x_dot, _softmax(x, axis), axis)
+    change = less_mean(x_dot, _softmax(x, axis), axis)
     return out, jnp.where(out == -jnp.inf, 0, change)
 
 
-def _less_mean(change, p, axis):
+def less_mean(change: Array, p: Array, axis: Axis) -> Array:
     """The change less its mean under p, taken off twice.
 
     Once leaves 1 - p at the top, 0 where p rounds to 1. Twice takes off what the others leave,
@@ -347,6 +349,61 @@ def _less_mean(change, p, axis):
     """
     change = change - jnp.sum(p * change, axis, keepdims=True)
     return change - jnp.sum(p * change, axis, keepdims=True)
+
+
+@jax.custom_jvp
+def sums(*terms: Array) -> tuple[Array, ...]:
+    r"""The sum of each term along the last axis, all in one pass over memory.
+
+    XLA on CPU turns every `jnp.sum` into a kernel of its own, before which its input is written
+    out; one reduction of several operands reads what they are made of once and writes nothing.
+    It adds one number after the other, so it goes by blocks: the error of a sum of 100,000 terms
+    is that of a hundred.
+
+    >>> [float(total) for total in sums(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))]
+    [3.0, 7.0]
+    """
+    size, block = terms[0].shape[-1], 32
+    if size > block:
+        blocks = -(-size // block)
+        fill = [(0, 0)] * (terms[0].ndim - 1) + [(0, blocks * block - size)]
+        shape = (*terms[0].shape[:-1], blocks, block)
+        return sums(*sums(*(jnp.pad(x, fill).reshape(shape) for x in terms)))
+    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
+    axis = terms[0].ndim - 1
+    return tuple(lax.reduce(terms, zeros, lambda a, b: tuple(map(operator.add, a, b)), (axis,)))
+
+
+@sums.defjvp
+def _sums_jvp(primals, tangents):
+    return sums(*primals), tuple(jnp.sum(x, axis=-1) for x in tangents)
+
+
+@jax.custom_jvp
+def sums(*terms: Array) -> tuple[Array, ...]:
+    r"""The sum of each term along the last axis, all in one pass over memory.
+
+    XLA on CPU turns every `jnp.sum` into a kernel of its own, before which its input is written
+    out; one reduction of several operands reads what they are made of once and writes nothing.
+    It adds one number after the other, so it goes by blocks, to round as seldom as `jnp.sum`.
+
+    >>> [float(total) for total in sums(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))]
+    [3.0, 7.0]
+    """
+    size, block = terms[0].shape[-1], 32
+    if size > block:
+        blocks = -(-size // block)
+        fill = [(0, 0)] * (terms[0].ndim - 1) + [(0, blocks * block - size)]
+        shape = (*terms[0].shape[:-1], blocks, block)
+        return sums(*sums(*(jnp.pad(x, fill).reshape(shape) for x in terms)))
+    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
+    axis = terms[0].ndim - 1
+    return tuple(lax.reduce(terms, zeros, lambda a, b: tuple(map(operator.add, a, b)), (axis,)))
+
+
+@sums.defjvp
+def _sums_jvp(primals, tangents):
+    return sums(*primals), tuple(jnp.sum(x, axis=-1) for x in tangents)
 
 
 def norm(x: Array, axis: Axis = -1, where: Array | None = None, keepdims: bool = False) -> Array:

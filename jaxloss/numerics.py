@@ -16,7 +16,6 @@ functions of this module. Three conventions hold throughout:
 import functools
 import math
 import operator
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -359,33 +358,6 @@ def sums(*terms: Array) -> tuple[Array, ...]:
     out; one reduction of several operands reads what they are made of once and writes nothing.
     It adds one number after the other, so it goes by blocks: the error of a sum of 100,000 terms
     is that of a hundred.
-
-    >>> [float(total) for total in sums(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))]
-    [3.0, 7.0]
-    """
-    size, block = terms[0].shape[-1], 32
-    if size > block:
-        blocks = -(-size // block)
-        fill = [(0, 0)] * (terms[0].ndim - 1) + [(0, blocks * block - size)]
-        shape = (*terms[0].shape[:-1], blocks, block)
-        return sums(*sums(*(jnp.pad(x, fill).reshape(shape) for x in terms)))
-    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
-    axis = terms[0].ndim - 1
-    return tuple(lax.reduce(terms, zeros, lambda a, b: tuple(map(operator.add, a, b)), (axis,)))
-
-
-@sums.defjvp
-def _sums_jvp(primals, tangents):
-    return sums(*primals), tuple(jnp.sum(x, axis=-1) for x in tangents)
-
-
-@jax.custom_jvp
-def sums(*terms: Array) -> tuple[Array, ...]:
-    r"""The sum of each term along the last axis, all in one pass over memory.
-
-    XLA on CPU turns every `jnp.sum` into a kernel of its own, before which its input is written
-    out; one reduction of several operands reads what they are made of once and writes nothing.
-    It adds one number after the other, so it goes by blocks, to round as seldom as `jnp.sum`.
 
     >>> [float(total) for total in sums(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))]
     [3.0, 7.0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jaxloss import catalogue, domains, numerics, penalties, reduction, traits
 from jaxloss._typing import ArrayLike
 from jaxloss.checks import checked, checks
+from jaxloss.chunked import chunked
 from jaxloss.combine import total
 from jaxloss.contract import loss
 from jaxloss.declaration import AxisReduction, Reduction, SetReduction
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         contrastive,
         divergence,
         likelihood,
+        plot,
         ranking,
         regression,
         robust,
@@ -42,6 +44,7 @@ __all__ = [
     "catalogue",
     "checked",
     "checks",
+    "chunked",
     "classification",
     "contrastive",
     "divergence",
@@ -51,6 +54,7 @@ __all__ = [
     "mean",
     "numerics",
     "penalties",
+    "plot",
     "ranking",
     "reduction",
     "regression",
@@ -75,7 +79,7 @@ SHELVES = (
     "segmentation",
     "sequence",
 )
-AROUND = ("transforms",)
+AROUND = ("plot", "transforms")
 
 
 def __getattr__(name: str) -> Any:

@@ -131,6 +131,17 @@ def cards() -> Cards:
     return Cards(_all())
 
 
+def of(loss: Any) -> Card | None:
+    """The card of a loss, or None for a function that `@loss` has not seen.
+
+    Example:
+        >>> import jaxloss as jl
+        >>> jl.catalogue.of(jl.regression.huber).options
+        ('delta',)
+    """
+    return next((card for card in _registry.values() if card.function is loss), None)
+
+
 def find(*traits: Trait | str, shelf: str | None = None, text: str = "") -> Cards:
     """Finds the losses that have all the traits given.
 

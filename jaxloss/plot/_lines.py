@@ -1,0 +1,201 @@
+"""What every picture is made of: the values of a loss along a line, and its slopes by `jax.grad`.
+
+Nothing here knows a formula. Which argument moves, over which range, and what the others hold
+meanwhile is read from the declaration of the loss; `_sections` adds a telling line for the losses
+whose arguments are vectors.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxloss import catalogue, domains
+from jaxloss.catalogue import Card
+from jaxloss.traits import translation_invariant
+
+POINTS = 401
+
+
+class Line(NamedTuple):
+    """A loss along a line.
+
+    Attributes:
+        x: Where on the line.
+        value: The loss there.
+        slope: The derivative of the value in `x`, by `jax.grad`.
+        name: What the loss is called in a legend.
+        variable: What moves along the line.
+    """
+
+    x: np.ndarray
+    value: np.ndarray
+    slope: np.ndarray
+    name: str
+    variable: str
+
+
+class Subject(NamedTuple):
+    """A function of one number, and what a picture says about it."""
+
+    function: Callable[[Any], Any]
+    name: str
+    variable: str
+    over: tuple[float, float]
+
+    def sample(self, over: tuple[float, float] | None = None, points: int = POINTS) -> Line:
+        """Values and slopes at evenly spaced points; an odd number of them holds the middle."""
+        x = np.linspace(*(over or self.over), points)
+        value, slope = _value_and_slope(self.function)(jnp.asarray(x, jnp.result_type(float)))
+        return Line(x, np.asarray(value), np.asarray(slope), self.name, self.variable)
+
+
+def _value_and_slope(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return jax.jit(jax.vmap(jax.value_and_grad(function)))
+
+
+def visible(curves: Sequence[np.ndarray], margin: float = 0.0) -> tuple[float, float]:
+    """The range to show of several curves: with 0, without a pole that would flatten the rest."""
+    y = np.concatenate([np.ravel(curve) for curve in curves])
+    y = y[np.isfinite(y)] if np.isfinite(y).any() else np.zeros(1)
+    low, high = min(float(y.min()), 0.0), max(float(y.max()), 0.0)
+    usual = [float(edge) for edge in np.quantile(y, [0.02, 0.98])]
+    usual = min(usual[0], 0.0), max(usual[1], 0.0)
+    if high - low > 3 * (usual[1] - usual[0]) > 0:
+        low, high = usual
+    if low == high:
+        high = low + 1.0
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+# What an argument holds when nobody says: a target of 0, a label of 1, a scale of 1.
+_TYPICAL = {
+    domains.unit_interval: 1.0,
+    domains.sign_label: 1.0,
+    domains.nonnegative_number: 1.0,
+    domains.mean_or_its_log: 1.0,
+}
+# The range of the argument that moves: its domain, short of edges where the loss is infinite.
+_RANGES = {
+    domains.unit_interval: (0.01, 0.99),
+    domains.positive: (0.05, 4.0),
+    domains.nonnegative_number: (0.0, 4.0),
+    domains.at_least_minus_one: (-0.95, 4.0),
+    domains.log_probability: (-5.0, -0.01),
+    domains.mean_or_its_log: (-3.0, 3.0),
+}
+_WIDE = (-4.0, 4.0)
+
+
+def unwrap(loss: Any) -> tuple[Any, Card | None, dict[str, Any]]:
+    """The function inside any `functools.partial`, its card, and the options set on the way."""
+    options: dict[str, Any] = {}
+    while isinstance(loss, functools.partial) and not loss.args:
+        options = {**loss.keywords, **options}
+        loss = loss.func
+    return loss, catalogue.of(loss), options
+
+
+def title(loss: Any, given: Mapping[str, Any] | None = None) -> str:
+    """A loss and its options, as a legend names them: `huber, delta=0.5`."""
+    function, card, options = unwrap(loss)
+    name = card.function.__name__ if card else getattr(function, "__name__", str(function))
+    shown = [f"{key}={_number(value)}" for key, value in {**options, **(given or {})}.items()]
+    return ", ".join(["loss" if name == "<lambda>" else name, *shown])
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str | bool):
+        return str(value)
+    known = np.ndim(value) == 0 and not isinstance(value, Tracer)
+    return f"{float(value):.3g}" if known else "..."
+
+
+def elementwise(who: str, loss: Any, given: Mapping[str, Any]) -> Subject:
+    """A loss as a function of its first argument alone.
+
+    Args:
+        who: The function that asks, for errors.
+        loss: A loss, or any function of two numbers.
+        given: Values for its other arguments, by name.
+
+    Returns:
+        The function, its name, the moving argument and its range.
+
+    Raises:
+        TypeError: If it is not a function, or does not take what was given.
+        ValueError: If it does not map numbers to a number.
+    """
+    if not callable(loss):
+        message = f"{who}: expected a loss, got {loss!r}. Write jaxloss.regression.huber, say."
+        raise TypeError(message)
+    function, card, options = unwrap(loss)
+    options |= given
+    first, fixed = _of_card(who, card, options) if card else _of_signature(who, function, options)
+    over = _range(card, first)
+
+    def of_first(x: Any) -> Any:
+        return function(x, *fixed.values(), **options)
+
+    try:
+        shape = jax.eval_shape(of_first, jnp.zeros(())).shape
+    except IndexError as error:
+        raise _not_elementwise(who, title(loss), "it indexes its arguments") from error
+    if shape != ():
+        raise _not_elementwise(who, title(loss), f"a number gives an array of shape {shape}")
+    centred = bool(card and translation_invariant in card.traits and fixed.get("target") == 0)
+    variable = f"{first} - target" if centred else first
+    return Subject(of_first, title(loss, given), variable, over)
+
+
+def _of_card(who: str, card: Card, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The moving argument, and what the others hold; what was given for them leaves `options`."""
+    declared = card.declaration
+    events = {n: [form.event for form in declared.forms[n]] for n in card.data}
+    vectors = [f"`{n}` has the axes {e[0]}" for n, e in events.items() if () not in e]
+    if declared.result.event:
+        vectors = [f"it is a loss over a whole {declared.result.event[0]}"]
+    if vectors:
+        raise _not_elementwise(who, card.name, vectors[0])
+    unknown = options.keys() - set(declared.arguments)
+    if unknown:
+        takes = ", ".join(declared.arguments[1:]) or "nothing else"
+        message = f"{who}: {card.name} does not take {sorted(unknown)}; it takes {takes}."
+        raise TypeError(message)
+    first, *others = card.data
+    typical = {n: _TYPICAL.get(d, d.fill) for n in others for d in [declared.forms[n][0].domain]}
+    return first, {n: options.pop(n, typical[n]) for n in others}
+
+
+def _of_signature(who: str, function: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The same for a function that is not in the catalogue: a second argument is a target of 0."""
+    parameters = inspect.signature(function).parameters.values()
+    first, *others = [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ] or ["x"]
+    missing = [name for name in others[1:] if name not in options]
+    if missing:
+        write = ", ".join(f"{name}=..." for name in missing)
+        message = f"{who}: {title(function)} also needs {missing}. Give them by name: {write}."
+        raise TypeError(message)
+    return first, {name: options.pop(name, 0.0) for name in others}
+
+
+def _range(card: Card | None, first: str) -> tuple[float, float]:
+    return _RANGES.get(card.declaration.forms[first][0].domain, _WIDE) if card else _WIDE
+
+
+def _not_elementwise(who: str, name: str, why: str) -> ValueError:
+    message = (
+        f"{who}: {name} is not elementwise: {why}, so that it has no single curve. "
+        f"Write plot.section({name.rpartition('.')[2]}) to see it along a line through its inputs, "
+        f"or plot.section(function, start, end) along a line of your own."
+    )
+    return ValueError(message)

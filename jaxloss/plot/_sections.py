@@ -1,0 +1,200 @@
+"""A telling line through the inputs of each loss whose arguments are vectors, lists or images.
+
+A line is a function of one number that returns the data of one example: the logit of the right
+class rises while the others stay at 0; an embedding turns away from its partner. Losses share a
+line when they share their data, so that a new one mostly finds one that fits.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxloss.catalogue import Card
+from jaxloss.plot._lines import Subject, elementwise
+
+
+class Path(NamedTuple):
+    """A line: what moves, over which range, and the data there by argument."""
+
+    variable: str
+    over: tuple[float, float]
+    data: Callable[[Any], dict[str, Any]]
+
+
+def _one_of(count: int, x: Any) -> Array:
+    """x for the first entry, 0 for the others."""
+    return jnp.zeros(count).at[0].set(x)
+
+
+def _shared(x: Any) -> Array:
+    """Probability x for the first of three, the rest shared by the others."""
+    return jnp.stack([x, (1 - x) / 2, (1 - x) / 2])
+
+
+def _turned(degrees: Any) -> Array:
+    """A unit vector at an angle to the first axis."""
+    angle = jnp.deg2rad(degrees)
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+_EAST = np.array([1.0, 0.0])
+_LOGIT, _SHARE = "logit of the right class, others 0", "probability of the right class"
+_SCORE, _RIGHT = "score of the relevant item, others 0", "score of the right class, others 0"
+_ANGLE = "angle between the vectors, in degrees"
+_PREDICTED = "probability predicted for what has probability 0.3"
+_UNIT, _WIDE, _HALF_TURN = (0.01, 0.99), (-6.0, 6.0), (-179.0, 179.0)
+_TRUTH = np.array([0.3, 0.7])
+# A picture of 4 x 4 pixels, its left half of class 1, and x the probability of that class there.
+_MASK = np.tile([1, 1, 0, 0], (4, 1))
+
+
+def _pair(x: Any) -> Array:
+    return jnp.stack([x, 1 - x])
+
+
+def _pixels(x: Any) -> Array:
+    inside = jnp.where(_MASK == 1, x, 1 - x)
+    return jnp.stack([1 - inside, inside], axis=-1)
+
+
+# By the data of the loss and their axes.
+_PATHS = {
+    "logits[classes], labels": Path(
+        _LOGIT, _WIDE, lambda x: {"logits": _one_of(3, x), "labels": 0}
+    ),
+    "logits[classes], labels[classes]": Path(
+        _LOGIT, _WIDE, lambda x: {"logits": _one_of(3, x), "labels": _one_of(3, 1.0)}
+    ),
+    "scores[classes], labels[classes]": Path(
+        _RIGHT,
+        _WIDE,
+        lambda x: {"scores": _one_of(3, x), "labels": _one_of(3, 1.0)},
+    ),
+    "logits[classes]": Path("one logit, others 0", _WIDE, lambda x: {"logits": _one_of(3, x)}),
+    "scores[classes], labels": Path(
+        _RIGHT, _WIDE, lambda x: {"scores": _one_of(3, x), "labels": 0}
+    ),
+    "scores[classes], targets[classes]": Path(
+        _RIGHT,
+        _WIDE,
+        lambda x: {"scores": _one_of(3, x), "targets": _one_of(3, 1.0)},
+    ),
+    "probabilities[classes], labels": Path(
+        _SHARE, _UNIT, lambda x: {"probabilities": _shared(x), "labels": 0}
+    ),
+    "log_probabilities[classes], labels": Path(
+        _SHARE, _UNIT, lambda x: {"log_probabilities": jnp.log(_shared(x)), "labels": 0}
+    ),
+    "log_prediction[classes], target[classes]": Path(
+        _PREDICTED, _UNIT, lambda x: {"log_prediction": jnp.log(_pair(x)), "target": _TRUTH}
+    ),
+    "log_prediction[classes], log_target[classes]": Path(
+        _PREDICTED,
+        _UNIT,
+        lambda x: {"log_prediction": jnp.log(_pair(x)), "log_target": np.log(_TRUTH)},
+    ),
+    "prediction[classes], target[classes]": Path(
+        _PREDICTED, _UNIT, lambda x: {"prediction": _pair(x), "target": _TRUTH}
+    ),
+    "logits[classes], target_logits[classes]": Path(
+        "first logit, where the target has 1",
+        (-5.0, 7.0),
+        lambda x: {"logits": _one_of(3, x), "target_logits": _one_of(3, 1.0)},
+    ),
+    "prediction[features], target[features]": Path(
+        _ANGLE, _HALF_TURN, lambda x: {"prediction": _turned(x), "target": _EAST}
+    ),
+    "prediction[levels], target": Path(
+        "quantile predicted at level 1/2, others -1 and 1",
+        (-4.0, 4.0),
+        lambda x: {"prediction": jnp.array([-1.0, 0.0, 1.0]).at[1].set(x), "target": 0.5},
+    ),
+    "mean[dimensions], log_variance[dimensions]": Path(
+        "mean, at variance 1",
+        (-4.0, 4.0),
+        lambda x: {"mean": _one_of(1, x), "log_variance": jnp.zeros(1)},
+    ),
+    "means[components], target, variances[components], logits[components]": Path(
+        "mean of one of two components, the other at 2",
+        _WIDE,
+        lambda x: {
+            "means": jnp.array([0.0, 2.0]).at[0].set(x),
+            "target": 0.0,
+            "variances": jnp.ones(2),
+            "logits": jnp.zeros(2),
+        },
+    ),
+    "logits[components], losses[components]": Path(
+        "logit of the component that fits",
+        _WIDE,
+        lambda x: {"logits": _one_of(2, x), "losses": np.array([0.5, 3.0])},
+    ),
+    "scores[items], relevance[items]": Path(
+        _SCORE, _WIDE, lambda x: {"scores": _one_of(4, x), "relevance": _one_of(4, 1.0)}
+    ),
+    "anchor[dim], positive[dim], negative[dim]": Path(
+        "distance of the positive, the negative at 2",
+        (0.05, 4.0),
+        lambda x: {"anchor": 0 * _EAST, "positive": x * _EAST, "negative": -2 * _EAST},
+    ),
+    "left[dim], right[dim], labels": Path(
+        _ANGLE, _HALF_TURN, lambda x: {"left": _EAST, "right": _turned(x), "labels": 1}
+    ),
+    "query[set dim], key[set dim]": Path(
+        "angle of the first pair, in degrees; the others at 90",
+        _HALF_TURN,
+        lambda x: {
+            "query": jnp.eye(3),
+            "key": jnp.eye(3)[np.array([0, 2, 1])].at[0, :2].set(_turned(x)),
+        },
+    ),
+    "embeddings[set dim], labels[set]": Path(
+        "angle of two of one class, in degrees; the others at 90",
+        _HALF_TURN,
+        lambda x: {
+            "embeddings": jnp.eye(4).at[1, :2].set(_turned(x)),
+            "labels": np.array([0, 0, 1, 1]),
+        },
+    ),
+    "probabilities[height width classes], labels[height width]": Path(
+        "probability of the right class, in every pixel",
+        _UNIT,
+        lambda x: {"probabilities": _pixels(x), "labels": _MASK},
+    ),
+    "logits[frames classes], labels[tokens]": Path(
+        "logit of the right token in its frame",
+        _WIDE,
+        lambda x: {"logits": jnp.zeros((5, 3)).at[2, 1].set(x), "labels": np.array([1])},
+    ),
+}
+# Options without which a loss cannot be called.
+_OPTIONS = {
+    "classification.logit_adjusted": {"class_counts": np.array([10, 100, 100])},
+    "classification.ldam": {"class_counts": np.array([10, 100, 100])},
+    "classification.fenchel_young": {"max_fn": jax.nn.logsumexp},
+    "likelihood.beta_gaussian": {"variance": 1.0},
+}
+
+
+def of(card: Card) -> Subject | None:
+    """The loss along its line: elementwise ones in their first argument; None if it has none."""
+    declared, options = card.declaration, _OPTIONS.get(card.name, {})
+    forms = {name: declared.forms[name][0] for name in card.data}
+    path = _PATHS.get(", ".join(_signature(name, form.event) for name, form in forms.items()))
+    if path is None:
+        whole = any(form.event for form in forms.values()) or declared.result.event
+        return None if whole else elementwise("plot.section", card.function, options)
+    row = (0,) * len(declared.result.event)  # of a loss over a set, that of the first example
+
+    def along(x: Any) -> Any:
+        return card.function(**path.data(x), **options)[row]
+
+    return Subject(along, card.function.__name__, path.variable, path.over)
+
+
+def _signature(name: str, event: tuple[str, ...]) -> str:
+    return f"{name}[{' '.join(event)}]" if event else name

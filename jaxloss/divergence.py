@@ -260,7 +260,6 @@ def kl_logits(
 
 
 @loss(
-    convex,
     smooth,
     bounded_gradient,
     log_prediction=kept(log_probability),

@@ -215,8 +215,11 @@ def _surprise_of_no(logits: Array, clip: Array) -> Array:
     near = -jnp.log1p(-jnp.minimum(forgiven, 0.5))
     is_near, unclipped = forgiven < 0.5, clip == 0
     far = -jnp.log(jnp.where(is_near | unclipped, 1, no + clip))
-    # Without a clip the sigmoid of a large logit would leave nothing to take the logarithm of.
-    return jnp.where(unclipped, numerics.softplus(logits), jnp.where(is_near, near, far))
+    # Without a clip the sigmoid of a large logit would leave nothing to take the logarithm of. The
+    # clip stands in this form too, for its derivative.
+    surprise = numerics.softplus(logits)
+    whole = surprise - jnp.log1p(clip * jnp.exp(jnp.minimum(surprise, 80)))
+    return jnp.where(unclipped, whole, jnp.where(is_near, near, far))
 
 
 @loss(

@@ -63,6 +63,18 @@ class Mean:
         return jnp.where(nothing, 0, quotient)
 
 
+def total_weight(shape: tuple[int, ...], where: Any, weights: Any, dtype: Any) -> Array:
+    """What a mean divides by: the sum of the weights, or how many values count."""
+    if weights is not None:
+        weight = jnp.sum(weights)
+    elif where is not None:
+        # Counted in integers: float32 cannot count past 2**24.
+        weight = jnp.sum(jnp.broadcast_to(where, shape), dtype=jnp.int32)
+    else:
+        weight = jnp.asarray(float(math.prod(shape)))
+    return weight.astype(dtype)
+
+
 def reduce(values: Any, where: Any, weights: Any, reduction: TypeOfReduction) -> Any:
     """The one implementation of `where`, `weights` and `reduction`, for all losses."""
     if where is not None:
@@ -77,14 +89,8 @@ def reduce(values: Any, where: Any, weights: Any, reduction: TypeOfReduction) ->
     total = jnp.sum(values)
     if reduction == "sum":
         return total
-    if weights is not None:
-        weight = jnp.sum(weights)
-    elif where is not None:
-        # Counted in integers: float32 cannot count past 2**24.
-        weight = jnp.sum(jnp.broadcast_to(where, values.shape), dtype=jnp.int32)
-    else:
-        weight = jnp.asarray(float(math.prod(values.shape)))
-    parts = Mean(total, weight.astype(total.dtype))
+    weight = total_weight(values.shape, where, weights, total.dtype)
+    parts = Mean(total, weight)
     return parts if reduction == "parts" else parts.value
 
 

@@ -1,0 +1,50 @@
+"""What the types of arrays say about a mesh: which axes they vary over, how they are split."""
+
+from typing import Any
+
+import jax
+
+
+def varying(x: Any) -> frozenset[str]:
+    """The manual mesh axes over which an array, or its type, differs between devices."""
+    kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)
+    # Before JAX 0.10 the axes stood in `vma`.
+    return manual.varying if manual is not None else getattr(kind, "vma", None) or frozenset()
+
+
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """The same arrays, marked as different on the devices of these axes.
+
+    The transpose of the mark is a sum over the devices: placed before a loop, it makes that one
+    sum and not one a turn.
+    """
+
+    def mark(x: Any) -> Any:
+        missing = tuple(sorted(axes - varying(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(mark, tree)
+
+
+def alike(*trees: Any) -> Any:
+    """The same trees, each array marked as different on every axis over which one of them is."""
+    axes = frozenset().union(*(varying(x) for x in jax.tree.leaves(trees)))
+    return vary(trees, axes)
+
+
+def shards(x: Any, axis: int) -> int:
+    """Into how many pieces an axis is split, as far as its type says: 1 unless it is Explicit."""
+    sharding = jax.typeof(x).sharding
+    names = sharding.spec[axis] if axis < len(sharding.spec) else None
+    names = (names,) if isinstance(names, str) else names or ()
+    explicit = jax.sharding.AxisType.Explicit
+    sizes = [sharding.mesh.shape[n] for n in names if _type_of(sharding.mesh, n) == explicit]
+    count = 1
+    for size in sizes:
+        count *= size
+    return count
+
+
+def _type_of(mesh: Any, name: str) -> Any:
+    return dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[name]

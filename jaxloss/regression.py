@@ -389,7 +389,7 @@ def expectile(
 
 def _beyond(error: Array, epsilon: Any) -> Array:
     """By how much the size of an error exceeds epsilon; its gradient at the edge is 0."""
-    return jax.nn.relu(numerics.absolute(error) - epsilon)
+    return numerics.relu(numerics.absolute(error) - epsilon)
 
 
 @loss(

@@ -33,7 +33,7 @@ def _hinge_of_lead(margin: Array, above: Array, below: Array) -> Array:
     lost = (above - (difference - back)) - (below + back)  # by the rounding of the difference
     lost = jax.lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
     lead = jnp.where(above == -jnp.inf, -jnp.inf, (margin + difference) + lost)
-    return jax.nn.relu(lead)
+    return numerics.relu(lead)
 
 
 def _is_label(scores: Array, labels: Array) -> Array:
@@ -78,7 +78,7 @@ def hinge(
     References:
         Cortes and Vapnik, *Support-Vector Networks*, 1995.
     """
-    return jax.nn.relu(1 - _sign(labels, zero_one_labels) * scores)
+    return numerics.relu(1 - _sign(labels, zero_one_labels) * scores)
 
 
 @loss(convex, nonnegative, smooth, labels=sign_label)
@@ -111,7 +111,7 @@ def squared_hinge(
     References:
         Lee and Mangasarian, *SSVM: A Smooth Support Vector Machine*, 2001.
     """
-    return jnp.square(jax.nn.relu(1 - _sign(labels, zero_one_labels) * scores))
+    return jnp.square(numerics.relu(1 - _sign(labels, zero_one_labels) * scores))
 
 
 @loss(convex, nonnegative, bounded_gradient, labels=sign_label)
@@ -147,7 +147,7 @@ def perceptron(
     References:
         Rosenblatt, *The Perceptron*, 1958.
     """
-    return jax.nn.relu(-_sign(labels, zero_one_labels) * scores)
+    return numerics.relu(-_sign(labels, zero_one_labels) * scores)
 
 
 @loss(convex, nonnegative, smooth, bounded_gradient, scores=extended, labels=sign_label)
@@ -228,7 +228,7 @@ def hinge_embedding(
         Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
     """
     alike = (1 + _sign(labels, zero_one_labels)) / 2  # 0 or 1, or the NaN of a wrong label
-    return alike * distances + (1 - alike) * jax.nn.relu(margin - distances)
+    return alike * distances + (1 - alike) * numerics.relu(margin - distances)
 
 
 @loss(

@@ -211,7 +211,7 @@ def softmax_focal(
 def _surprise_of_no(logits: Array, clip: Array) -> Array:
     """-log(1 - max(0, sigmoid(x) - clip)): the surprise of no, forgiven up to clip."""
     yes, no = numerics.sigmoid(logits), numerics.sigmoid(-logits)
-    forgiven = jax.nn.relu(yes - clip)
+    forgiven = numerics.relu(yes - clip)
     near = -jnp.log1p(-jnp.minimum(forgiven, 0.5))
     is_near, unclipped = forgiven < 0.5, clip == 0
     far = -jnp.log(jnp.where(is_near | unclipped, 1, no + clip))

@@ -103,7 +103,7 @@ def triplet(
     to_negative = _distance(anchor, negative, distance, power)
     if swap:
         to_negative = jnp.minimum(to_negative, _distance(positive, negative, distance, power))
-    return jax.nn.relu(to_positive - to_negative + margin)
+    return numerics.relu(to_positive - to_negative + margin)
 
 
 @loss(nonnegative, scale_invariant, labels=sign_label)
@@ -142,7 +142,7 @@ def cosine_embedding(
         Wang et al., *Learning Fine-grained Image Similarity with Deep Ranking*, 2014.
     """
     cosine = numerics.cosine_similarity(left, right)
-    apart = jax.nn.relu(cosine - margin)
+    apart = numerics.relu(cosine - margin)
     # Products, not a choice: a label that is neither spreads as NaN.
     return 0.5 * ((1 + labels) * _cosine_distance(left, right) + (1 - labels) * apart)
 
@@ -184,6 +184,6 @@ def pair(
     References:
         Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
     """
-    apart = jax.nn.relu(margin - numerics.distance(left, right))
+    apart = numerics.relu(margin - numerics.distance(left, right))
     together = numerics.squared_distance(left, right)
     return 0.5 * (labels * together + (1 - labels) * jnp.square(apart))

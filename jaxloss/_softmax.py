@@ -16,18 +16,23 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss import numerics
 
 
-def _relative(logits: Array) -> tuple[Array, Array]:
-    """The top of each row, and exp(logits - top).
+def exp_of_difference(logits: Array, top: Array) -> Array:
+    """exp(logits - top), the rounding of that difference made good.
 
-    The rounding of that difference is made good: far from the top a rounded exponent would cost
-    as many last places as the exponent has. +inf counts as the top, -inf as impossible.
+    Far from the top a rounded exponent would cost as many last places as the exponent has. +inf
+    counts as the top, -inf as impossible.
     """
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-    top = jnp.where(top == -jnp.inf, 0, top)
     shifted = jnp.where(logits == jnp.inf, 0, logits - top)
     back = shifted - logits
     lost = (logits - (shifted - back)) - (top + back)
-    return top, jnp.exp(shifted) * (1 + jnp.where(jnp.abs(lost) < 1, lost, 0))
+    return jnp.exp(shifted) * (1 + jnp.where(jnp.abs(lost) < 1, lost, 0))
+
+
+def _relative(logits: Array) -> tuple[Array, Array]:
+    """The top of each row, and exp(logits - top)."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+    top = jnp.where(top == -jnp.inf, 0, top)
+    return top, exp_of_difference(logits, top)
 
 
 def _below(top: Array, logits: Array) -> Array:
@@ -47,8 +52,10 @@ def _of_class(logits: Array, labels: Array) -> tuple[Array, Array]:
     gap = _below(top, jnp.take_along_axis(logits, label, axis=-1))
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
-    value = jnp.where(gap == 0, jnp.log1p(rest), gap + jnp.log(total))
-    return value[..., 0], jnp.where(is_label, -rest, others) / total
+    # At the top expm1 is 0, but not its derivative: a scan that is differentiated twice goes by
+    # this formula, and not by the rule below.
+    excess = jnp.where(gap == 0, jnp.log1p(rest + jnp.expm1(-gap)), jnp.log(total))
+    return (gap + excess)[..., 0], jnp.where(is_label, -rest, others) / total
 
 
 @jax.custom_jvp

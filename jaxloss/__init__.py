@@ -20,9 +20,11 @@ from jaxloss.reduction import Mean, mean, sum
 
 if TYPE_CHECKING:
     from jaxloss import (
+        aggregators,
         classification,
         contrastive,
         divergence,
+        gradients,
         likelihood,
         plot,
         ranking,
@@ -41,6 +43,7 @@ __all__ = [
     "Mean",
     "Reduction",
     "SetReduction",
+    "aggregators",
     "catalogue",
     "checked",
     "checks",
@@ -49,6 +52,7 @@ __all__ = [
     "contrastive",
     "divergence",
     "domains",
+    "gradients",
     "likelihood",
     "loss",
     "mean",
@@ -79,7 +83,7 @@ SHELVES = (
     "segmentation",
     "sequence",
 )
-AROUND = ("plot", "transforms")
+AROUND = ("aggregators", "gradients", "plot", "transforms")
 
 
 def __getattr__(name: str) -> Any:

@@ -64,7 +64,7 @@ def total(terms: Mapping[str, Any], step: Any = None) -> tuple[Array, dict[str, 
             message = f"{_WHO}: `{where}` is a tuple of {len(term)}, expected {_TERM}."
             raise TypeError(message)
         values, weight = term if isinstance(term, tuple) else (term, 1.0)
-        value = _mean(where, values)
+        value = scalar(_WHO, f"`{where}`", values)
         if are_on():
             check(_WHO, where, finite, value, {})
         unweighted[name] = value
@@ -73,17 +73,32 @@ def total(terms: Mapping[str, Any], step: Any = None) -> tuple[Array, dict[str, 
     return functools.reduce(operator.add, weighted), unweighted
 
 
-def _mean(where: str, values: Any) -> Array:
+def scalar(who: str, what: str, values: Any) -> Array:
+    """One number, float32 or better: a `Mean` is divided, and of an array the mean is taken."""
     if not isinstance(values, Mean):
-        return reduction.mean(_array(where, values, _TERM))
+        return reduction.mean(_array(who, what, values, _TERM))
     value = jnp.asarray(values.value)
     if value.ndim:
         message = (
-            f"{_WHO}: `{where}` holds means of shape {value.shape}, expected one mean. Merge them "
+            f"{who}: {what} holds means of shape {value.shape}, expected one mean. Merge them "
             f"exactly: write `jax.tree.map(jnp.sum, mean)`."
         )
         raise ValueError(message)
     return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
+def vector(who: str, losses: Any) -> Array:
+    """Several losses, a dict of what `scalar` takes or an array of shape (m,), as one array."""
+    if isinstance(losses, Mapping):
+        if not losses:
+            raise ValueError(f"{who}: there are no losses, expected at least one.")
+        return jnp.stack([scalar(who, f"the loss {name!r}", x) for name, x in losses.items()])
+    if jnp.ndim(losses) != 1 or jnp.size(losses) == 0:
+        came = f"shape {losses.shape}" if hasattr(losses, "shape") else type(losses).__name__
+        message = f"{who}: `losses` is {came}, expected a dict, or an array of shape (m,)."
+        raise ValueError(message)
+    array = _array(who, "`losses`", jnp.asarray(losses), "real numbers")
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _weight(where: str, weight: Any, step: Any) -> Array:
@@ -95,7 +110,7 @@ def _weight(where: str, weight: Any, step: Any) -> Array:
             )
             raise ValueError(message)
         weight = weight(step)
-    array = _array(f"the weight of {where}", weight, "a scalar, or a schedule of `step`")
+    array = _array(_WHO, f"`the weight of {where}`", weight, "a scalar, or a schedule of `step`")
     if array.ndim:
         message = (
             f"{_WHO}: the weight of `{where}` has shape {array.shape}, expected a scalar. The pair "
@@ -105,14 +120,13 @@ def _weight(where: str, weight: Any, step: Any) -> Array:
     return array
 
 
-def _array(what: str, given: Any, expected: str) -> Array:
+def _array(who: str, what: str, given: Any, expected: str) -> Array:
     try:
         array = None if isinstance(given, list | tuple) else jnp.asarray(given)
     except (TypeError, ValueError):
         array = None
     if array is None:
-        kind = type(given).__name__
-        raise TypeError(f"{_WHO}: `{what}` is a {kind}, expected {expected}.")
+        raise TypeError(f"{who}: {what} is a {type(given).__name__}, expected {expected}.")
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
-        raise TypeError(f"{_WHO}: `{what}` is {array.dtype}, expected {expected}, of real numbers.")
+        raise TypeError(f"{who}: {what} is {array.dtype}, expected {expected}, of real numbers.")
     return array

@@ -1,4 +1,4 @@
-"""Penalties of parameters as a link in a chain: the loss stays as it is."""
+"""Penalties of parameters around an optimizer: the loss stays as it is."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import Array
 
-_WHO = "jaxloss.transforms.add_penalty"
+from jaxloss.transforms._common import check_scalar, dtype_of, named_leaves
 
 
 class AddPenaltyState(NamedTuple):
@@ -24,6 +24,22 @@ class AddPenaltyState(NamedTuple):
     count: Array  # type: ignore[assignment]  # what Optax calls it; tuples have a method `count`
     penalty: Array
     weight: Array
+
+
+class RegularizeState(NamedTuple):
+    """What `regularize` did last, for the log, and the state of what it wraps.
+
+    Attributes:
+        count: How many updates were made: what a schedule is given. An int32 scalar.
+        penalty: The penalty of the last parameters, *before* weighting. A float32 scalar.
+        weight: The weight that it was given. A float32 scalar.
+        inner_state: The state of the optimizer inside.
+    """
+
+    count: Array  # type: ignore[assignment]  # what Optax calls it; tuples have a method `count`
+    penalty: Array
+    weight: Array
+    inner_state: Any
 
 
 def add_penalty(
@@ -42,7 +58,7 @@ def add_penalty(
 
     With `l2` it is `optax.add_decayed_weights`; for half precision it multiplies in float32, and
     so does not round the weight. What looks at the loss itself (L-BFGS, line searches, Polyak's
-    step size) does not see a penalty in the chain: there, add it to the loss, `jaxloss.total`.
+    step size) does not see a penalty in the chain: there, wrap it in `regularize`.
 
     Args:
         penalty: Maps a parameter pytree to a scalar: any of `jaxloss.penalties`, or your own. It
@@ -70,108 +86,195 @@ def add_penalty(
     References:
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019.
     """
-    if not callable(penalty):
-        message = (
-            f"{_WHO}: `penalty` is a {type(penalty).__name__}, expected a function of the "
-            f"parameters. Inside `optax.inject_hyperparams`, name it among the `static_args`."
-        )
-        raise TypeError(message)
-    if not callable(weight):
-        _check_weight(weight)
+    term = _Term("jaxloss.transforms.add_penalty", penalty, weight, mask)
 
     def init(params: Any) -> AddPenaltyState:
         del params
-        return AddPenaltyState(
-            jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-        )
+        return AddPenaltyState(*_unused())
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, AddPenaltyState]:
         del extra_args
-        if params is None:
-            message = (
-                f"{_WHO}: `params` is None, but a penalty is a function of the parameters: write "
-                f"`tx.update(grads, state, params)`."
-            )
-            raise ValueError(message)
-        leaves, treedef = jax.tree.flatten(params)
-        kept = [True] * len(leaves) if mask is None else _kept(mask, params)
-        own = [i for i, x in enumerate(leaves) if kept[i] and jnp.issubdtype(_type(x), jnp.inexact)]
-
-        def measure(variables: list[Any]) -> Array:
-            seen = [x if k else optax.MaskedNode() for x, k in zip(leaves, kept, strict=True)]
-            for i, x in zip(own, variables, strict=True):
-                seen[i] = x
-            try:
-                value = jnp.asarray(penalty(treedef.unflatten(seen)))
-            except (AttributeError, KeyError, TypeError) as error:
-                if not all(kept):
-                    error.add_note(f"{_WHO}: masked-out leaves are `optax.MaskedNode()` here.")
-                raise
-            if value.ndim:
-                message = f"{_WHO}: `penalty` gave shape {value.shape}, expected a scalar."
-                raise ValueError(f"{message} Write `jnp.sum` around it.")
-            if jnp.issubdtype(value.dtype, jnp.complexfloating):
-                raise TypeError(f"{_WHO}: `penalty` gave {value.dtype}, expected a real number.")
-            return value.astype(jnp.promote_types(value.dtype, jnp.float32))
-
-        value, pull = jax.vjp(measure, [leaves[i] for i in own])
-        scale = weight(state.count) if callable(weight) else weight
-        _check_weight(scale)
-        # Seeded, not multiplied afterwards: that is what the chain rule does to a term of a loss.
-        (gradients,) = pull(jnp.asarray(scale).astype(value.dtype))
-        try:
-            new = treedef.flatten_up_to(updates)
-        except ValueError as error:
-            message = f"{_WHO}: `updates` and `params` differ in structure: {error}"
-            raise ValueError(message) from None
-        for i, gradient in zip(own, gradients, strict=True):
-            if new[i] is not None:
-                dtype = jnp.result_type(new[i])
-                new[i] = (jnp.asarray(new[i]).astype(dtype) + gradient).astype(dtype)
-        # Copies, so that the state never shares a buffer with a weight or a leaf that lives on.
-        return treedef.unflatten(new), AddPenaltyState(
-            jnp.asarray(optax.safe_increment(state.count)),
-            jnp.array(value, jnp.float32, copy=True),
-            jnp.array(scale, jnp.float32, copy=True),
-        )
+        value, scale, add = term.pull(params, state.count)
+        return add("updates", updates), AddPenaltyState(*_used(state, value, scale))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_weight(weight: Any) -> None:
-    expected = "expected a real number, a scalar array or a schedule."
-    try:
-        array = jnp.asarray(weight)
-    except (TypeError, ValueError):
-        message = f"{_WHO}: `weight` is a {type(weight).__name__}, {expected}"
-        raise TypeError(message) from None
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"{_WHO}: `weight` is {array.dtype}, {expected}")
-    if array.ndim:
-        raise ValueError(f"{_WHO}: `weight` has shape {array.shape}, {expected}")
+def regularize(
+    inner: optax.GradientTransformation,
+    penalty: Callable[[Any], Any],
+    weight: Any,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes an optimizer that looks at the loss see it with a penalty: L-BFGS, line searches.
+
+    $$L_w(p) = L(p) + w R(p)$$
+
+    Not only the gradient: `value`, `grad` and `value_fn`, where they are given, become those of
+    the sum. A penalty in a chain changes the gradient alone, so that a line search compares the
+    slope of one function with the values of another, and stops short of the minimum of both. For
+    `adam` and all that look at gradients alone it is `add_penalty` in front of them.
+
+    Args:
+        inner: What Optax makes: `optax.lbfgs()`, or a chain.
+        penalty: Maps a parameter pytree to a scalar: any of `jaxloss.penalties`, or your own.
+        weight: A number, a traced array, or an Optax schedule.
+        mask: As in `add_penalty`.
+
+    Returns:
+        A gradient transformation, whose state is a `RegularizeState`.
+
+    Raises:
+        TypeError: If `penalty` is not a function, `weight` or what `penalty` gives is not a real
+            number, or `mask` holds something else than booleans.
+        ValueError: If `weight` or what `penalty` gives is not a scalar, `mask` or the updates do
+            not fit the parameters, or `update` is called without `params`.
+
+    Example:
+        >>> tx = regularize(optax.sgd(1.0), lambda p: 0.5 * jnp.sum(p**2), 0.5)
+        >>> params = jnp.array([2.0, 4.0])
+        >>> tx.update(jnp.zeros(2), tx.init(params), params)[0]
+        Array([-1., -2.], dtype=float32)
+
+    References:
+        Nocedal and Wright, *Numerical Optimization*, 2006, chapter 3.
+    """
+    term = _Term("jaxloss.transforms.regularize", penalty, weight, mask)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> RegularizeState:
+        return RegularizeState(*_unused(), inner.init(params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, RegularizeState]:
+        value, scale, add = term.pull(params, state.count)
+        updates = add("updates", updates)
+        given = dict(extra_args)
+        if given.get("value") is not None:
+            given["value"] = given["value"] + scale * value
+        if given.get("grad") is not None:
+            given["grad"] = add("grad", given["grad"])
+        if given.get("value_fn") is not None:
+            bare = given["value_fn"]
+            given["value_fn"] = lambda p, *args, **words: (
+                bare(p, *args, **words) + scale * term.value(p)
+            )
+        updates, inner_state = inner.update(updates, state.inner_state, params, **given)
+        return updates, RegularizeState(*_used(state, value, scale), inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _type(leaf: Any) -> Any:
-    return getattr(leaf, "dtype", type(leaf))
+def _unused() -> tuple[Array, Array, Array]:
+    return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
 
 
-def _kept(mask: Any, params: Any) -> list[bool]:
+def _used(state: Any, value: Array, scale: Array) -> tuple[Array, Array, Array]:
+    # Copies, so that the state never shares a buffer with a weight or a leaf that lives on.
+    return (
+        jnp.asarray(optax.safe_increment(state.count)),
+        jnp.array(value, jnp.float32, copy=True),
+        jnp.array(scale, jnp.float32, copy=True),
+    )
+
+
+class _Term:
+    """A weighted, masked penalty: its value, and its gradient added to a tree."""
+
+    def __init__(self, who: str, penalty: Any, weight: Any, mask: Any) -> None:
+        if not callable(penalty):
+            message = (
+                f"{who}: `penalty` is a {type(penalty).__name__}, expected a function of the "
+                f"parameters. Inside `optax.inject_hyperparams`, name it among the `static_args`."
+            )
+            raise TypeError(message)
+        if not callable(weight):
+            check_scalar(who, "weight", weight)
+        self.who, self.penalty, self.weight, self.mask = who, penalty, weight, mask
+
+    def value(self, params: Any) -> Array:
+        """The penalty of what the mask keeps, before weighting."""
+        leaves, treedef = jax.tree.flatten(params)
+        return self._measure(leaves, treedef, self._kept(params, len(leaves)))
+
+    def pull(self, params: Any, count: Any) -> tuple[Array, Array, Callable[[str, Any], Any]]:
+        """The penalty, its weight, and a function that adds the weighted gradient to a tree."""
+        if params is None:
+            message = (
+                f"{self.who}: `params` is None, but a penalty is a function of the parameters: "
+                f"write `tx.update(grads, state, params)`."
+            )
+            raise ValueError(message)
+        leaves, treedef = jax.tree.flatten(params)
+        kept = self._kept(params, len(leaves))
+        own = [
+            i for i, x in enumerate(leaves) if kept[i] and jnp.issubdtype(dtype_of(x), jnp.inexact)
+        ]
+
+        def measure(variables: list[Any]) -> Array:
+            seen = list(leaves)
+            for i, x in zip(own, variables, strict=True):
+                seen[i] = x
+            return self._measure(seen, treedef, kept)
+
+        value, pull = jax.vjp(measure, [leaves[i] for i in own])
+        scale = self.weight(count) if callable(self.weight) else self.weight
+        check_scalar(self.who, "weight", scale)
+        scale = jnp.asarray(scale).astype(value.dtype)
+        # Seeded, not multiplied afterwards: that is what the chain rule does to a term of a loss.
+        (gradients,) = pull(scale)
+
+        def add(name: str, tree: Any) -> Any:
+            try:
+                new = treedef.flatten_up_to(tree)
+            except ValueError as error:
+                message = f"{self.who}: `{name}` and `params` differ in structure: {error}"
+                raise ValueError(message) from None
+            for i, gradient in zip(own, gradients, strict=True):
+                if new[i] is not None:
+                    dtype = jnp.result_type(new[i])
+                    new[i] = (jnp.asarray(new[i]).astype(dtype) + gradient).astype(dtype)
+            return treedef.unflatten(new)
+
+        return value, scale, add
+
+    def _measure(self, leaves: list[Any], treedef: Any, kept: list[bool]) -> Array:
+        seen = [x if k else optax.MaskedNode() for x, k in zip(leaves, kept, strict=True)]
+        try:
+            value = jnp.asarray(self.penalty(treedef.unflatten(seen)))
+        except (AttributeError, KeyError, TypeError) as error:
+            if not all(kept):
+                error.add_note(f"{self.who}: masked-out leaves are `optax.MaskedNode()` here.")
+            raise
+        if value.ndim:
+            message = f"{self.who}: `penalty` gave shape {value.shape}, expected a scalar."
+            raise ValueError(f"{message} Write `jnp.sum` around it.")
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise TypeError(f"{self.who}: `penalty` gave {value.dtype}, expected a real number.")
+        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+    def _kept(self, params: Any, count: int) -> list[bool]:
+        return [True] * count if self.mask is None else kept_leaves(self.who, self.mask, params)
+
+
+def kept_leaves(who: str, mask: Any, params: Any) -> list[bool]:
     """The mask, one boolean for each leaf of the parameters."""
     # A module can be callable and hold booleans: then it is a mask, not a function of parameters.
     if callable(mask) and jax.tree_util.all_leaves([mask]):
         mask = mask(params)
-    for path, flag in jax.tree_util.tree_leaves_with_path(mask):
+    for name, flag in named_leaves("mask", mask):
         if not isinstance(flag, bool | np.bool_):
             message = (
-                f"{_WHO}: `mask{jax.tree_util.keystr(path)}` is {flag!r}, expected True or False "
-                f"for a whole leaf or subtree of the parameters."
+                f"{who}: `{name}` is {flag!r}, expected True or False for a whole leaf or subtree "
+                f"of the parameters."
             )
             raise TypeError(message)
     try:
         spread = jax.tree.map(lambda flag, tree: jax.tree.map(lambda _: flag, tree), mask, params)
     except ValueError as error:
-        message = f"{_WHO}: `mask` does not fit the parameters: {error}"
+        message = f"{who}: `mask` does not fit the parameters: {error}"
         raise ValueError(message) from None
     return jax.tree.leaves(spread)

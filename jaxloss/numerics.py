@@ -204,7 +204,7 @@ def log_cosh(x: Array) -> Array:
         series = 1 / math.factorial(n) + square * series
     # One logarithm serves both ends: it is most of the work.
     log = jnp.log1p(jnp.where(near, square * series, jnp.exp(-2 * magnitude)))
-    return jnp.where(near, 0, magnitude - math.log(2)) + log
+    return jnp.where(near, log, (magnitude - math.log(2)) + log)
 
 
 @log_cosh.defjvp

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 import jaxloss as jl
-from jaxloss.penalties import elastic_net, l1, l2
+from jaxloss.penalties import (
+    elastic_net,
+    group_lasso,
+    huber_penalty,
+    l1,
+    l2,
+    nuclear_norm,
+    orthogonality,
+    spectral_norm,
+    total_variation,
+)
 
 MOSTLY_L1 = functools.partial(elastic_net, l1_ratio=0.75)
 SHARE = {l1: 1.0, l2: 0.0, MOSTLY_L1: 0.75}
@@ -144,3 +154,137 @@ def test_a_traced_ratio_is_checked_on_demand():
     cost(1.5)
     with pytest.raises(ValueError, match=r"`l1_ratio` must be between 0 and 1, got 1\.5"):
         jl.checked(cost)(1.5)
+
+
+# --- of the shape of a leaf ---------------------------------------------------------------------
+
+
+def of_all(x, axis):
+    return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+
+
+def singular_values(x):
+    return np.linalg.svd(x.reshape(-1, x.shape[-1]), compute_uv=False)
+
+
+def off_identity(x):
+    rows = of_all(x, -1)
+    gramian = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+    return np.square(gramian - np.eye(len(gramian))).sum()
+
+
+GROUPS_OF_FILTERS = functools.partial(group_lasso, axis=(0, 1))
+BOTH_WAYS = functools.partial(total_variation, axis=(0, -1))
+NARROW = functools.partial(huber_penalty, delta=0.3)
+LONG = functools.partial(spectral_norm, iterations=200)
+SHAPED = {  # each beside its definition for one leaf, in float64
+    NARROW: lambda x: np.where(abs(x) <= 0.3, x * x / 2, 0.3 * (abs(x) - 0.15)).sum(),
+    group_lasso: lambda x: (np.sqrt(len(x)) * np.linalg.norm(x, axis=0)).sum(),
+    GROUPS_OF_FILTERS: lambda x: (
+        np.sqrt(x.shape[0] * x.shape[1]) * np.sqrt((x * x).sum((0, 1)))
+    ).sum(),
+    total_variation: lambda x: abs(np.diff(x)).sum(),
+    BOTH_WAYS: lambda x: abs(np.diff(x, axis=0)).sum() + abs(np.diff(x)).sum(),
+    orthogonality: off_identity,
+    LONG: lambda x: singular_values(x)[0],
+    nuclear_norm: lambda x: singular_values(x).sum(),
+}
+EACH_SHAPED = pytest.mark.parametrize("penalty", SHAPED)
+
+
+def leaves(dtype=np.float32):
+    rng = np.random.default_rng(3)
+    shapes = {"tall": (5, 3), "wide": (2, 4), "kernel": (3, 2, 4)}
+    return {k: jnp.asarray(rng.normal(size=s), dtype) for k, s in shapes.items()} | {"off": None}
+
+
+@EACH_SHAPED
+def test_values_of_shaped_penalties_are_those_of_their_definitions(penalty):
+    params = leaves()
+    expected = sum(SHAPED[penalty](np.float64(x)) for x in jax.tree.leaves(params))
+    value = jax.jit(penalty)(params)
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    assert (value.shape, value.dtype, value.weak_type) == ((), jnp.float32, False)
+    assert penalty({"off": None}) == 0
+
+
+@EACH_SHAPED
+@pytest.mark.usefixtures("x64")
+def test_gradients_of_shaped_penalties_are_finite_differences(penalty):
+    params = leaves(np.float64)
+    direction = jax.tree.map(lambda x: jnp.sin(jnp.arange(x.size) + 1.0).reshape(x.shape), params)
+    both = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))[1]))
+    gradient, tangent = both(params)
+    step, value = 1e-6, jax.jit(penalty)
+    ahead, behind = (
+        value(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction)) for s in (step, -step)
+    )
+    np.testing.assert_allclose(tangent, (ahead - behind) / (2 * step), rtol=1e-7)
+    along = sum(
+        jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True)
+    )
+    np.testing.assert_allclose(along, tangent, rtol=1e-12)
+
+
+@EACH_SHAPED
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_at_zero_shaped_penalties_have_the_gradient_of_least_length(penalty, dtype):
+    """The shortest subgradient: 0 at every kink. `orthogonality` is smooth there, and flat."""
+    params = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), leaves())
+    gradient = jax.jit(jax.grad(penalty))(params)
+    chex.assert_trees_all_equal(gradient, params)
+    chex.assert_trees_all_equal_dtypes(gradient, params)
+
+
+def test_subgradients_where_only_a_part_is_zero():
+    w = jnp.array([[3.0, 0.0], [4.0, 0.0]])
+    np.testing.assert_allclose(
+        jax.grad(group_lasso)(w), 2**0.5 * np.array([[0.6, 0], [0.8, 0]]), rtol=1e-6
+    )
+    np.testing.assert_array_equal(jax.grad(total_variation)(jnp.array([1.0, 1.0, 4.0])), [0, -1, 1])
+    one = jnp.outer(jnp.array([0.6, 0.8, 0.0]), jnp.array([0.0, 5.0]))  # of rank 1
+    np.testing.assert_allclose(jax.grad(nuclear_norm)(one), one / 5, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(spectral_norm)(one), one / 5, atol=1e-6)
+    equal = jax.grad(spectral_norm)(2 * jnp.eye(2))  # one of many: of rank 1 and norm 1
+    np.testing.assert_allclose(np.linalg.svd(equal)[1], [1, 0], atol=1e-6)
+
+
+def test_power_iteration_comes_from_below_and_matrices_of_any_scale():
+    x = leaves()["tall"]
+    norms = [jax.jit(functools.partial(spectral_norm, iterations=n))(x) for n in (0, 1, 3, 100)]
+    assert norms == sorted(norms)
+    np.testing.assert_allclose(norms[-1], singular_values(np.float64(x))[0], rtol=1e-6)
+    for scale in (1e-30, 1e30):
+        np.testing.assert_allclose(LONG(x * scale) / scale, norms[-1], rtol=1e-5)
+
+
+def test_orthogonal_layers_cost_nothing_whatever_their_shape():
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0].astype(np.float32)
+    for w in (q, q[:, :2], q[:2], q.reshape(5, 1, 5)):
+        assert orthogonality(w) < 1e-11
+    assert orthogonality(2 * q[:2]) == pytest.approx(2 * 9, rel=1e-5)
+    assert orthogonality(q[:2].T, axis=0) < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: orthogonality({"b": jnp.ones(3)}), r"orthogonality: `params\['b'\]` has.*2 axes"),
+        (lambda: nuclear_norm(jnp.ones(3)), r"nuclear_norm: `params` has shape \(3,\)"),
+        (lambda: spectral_norm([jnp.ones(3)]), r"spectral_norm: `params\[0\]` has shape \(3,\)"),
+        (lambda: group_lasso(jnp.ones(3), axis=1), r"shape \(3,\), expected an axis 1.*mask"),
+        (lambda: group_lasso(jnp.float32(3)), r"shape \(\), expected an axis 0"),
+        (lambda: total_variation(jnp.ones(3), axis=(0, 1)), r"expected an axis \(0, 1\)"),
+        (lambda: huber_penalty(jnp.ones(3), delta=0.0), "`delta` must be above 0, got 0.0"),
+        (lambda: huber_penalty(jnp.ones(3), delta=jnp.ones(2)), r"`delta` has shape \(2,\)"),
+    ],
+)
+def test_a_leaf_of_the_wrong_shape_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_integers_are_refused_by_all():
+    for penalty in SHAPED:
+        with pytest.raises(TypeError, match=r"`params\['n'\]` is int32, expected floating"):
+            penalty({"n": jnp.arange(4).reshape(2, 2)})

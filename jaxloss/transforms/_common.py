@@ -90,11 +90,17 @@ def like(params: Any, tree: Any, change: Callable[[Any], Any]) -> Any:
     return jax.tree.map(change, tree) if jax.tree.leaves(params) else params
 
 
-def wrapped(who: str, inner: Any) -> optax.GradientTransformationExtraArgs:
+def holds(state: Any, kind: type) -> list[Any]:
+    """The states of a kind in a state, outermost ones, at any depth."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    return [x for x in nodes if isinstance(x, kind)]
+
+
+def wrapped(who: str, name: str, inner: Any) -> optax.GradientTransformationExtraArgs:
     """The transformation inside a wrapper, which then takes extra arguments, needed or not."""
     if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        name = getattr(inner, "__name__", type(inner).__name__)
-        message = f"{who}: `inner` is {name}, expected what Optax makes: write `optax.adam(1e-3)`."
+        came = getattr(inner, "__name__", type(inner).__name__)
+        message = f"{who}: `{name}` is {came}, expected what Optax makes: write `optax.adam(1e-3)`."
         raise TypeError(message)
     # `optax.MultiSteps` is no GradientTransformation; it takes and forwards extra arguments itself.
     if isinstance(inner, optax.GradientTransformation):

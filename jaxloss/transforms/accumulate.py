@@ -68,7 +68,7 @@ def accumulate(
         >>> tx.update(jnp.array([0.0]), state, weight=1.0)[0]
         Array([-3.], dtype=float32)
     """
-    inner = wrapped(_WHO, inner)
+    inner = wrapped(_WHO, "inner", inner)
     if not isinstance(every, int) or every < 1:
         message = f"{_WHO}: `every` is {every!r}, expected an integer of at least 1."
         raise ValueError(message)

@@ -59,7 +59,7 @@ def skip_nonfinite(
     References:
         Micikevicius et al., *Mixed Precision Training*, 2018.
     """
-    inner = wrapped("jaxloss.transforms.skip_nonfinite", inner)
+    inner = wrapped("jaxloss.transforms.skip_nonfinite", "inner", inner)
 
     def init(params: Any) -> SkipNonfiniteState:
         zero = jnp.zeros((), jnp.int32)

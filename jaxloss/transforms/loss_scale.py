@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import all_finite, update_if, wrapped
+from jaxloss.transforms._common import all_finite, holds, update_if, wrapped
 
 _WHO = "jaxloss.transforms.dynamic_loss_scale"
 
@@ -76,7 +76,7 @@ def dynamic_loss_scale(
     References:
         Micikevicius et al., *Mixed Precision Training*, 2018.
     """
-    inner = wrapped(_WHO, inner)
+    inner = wrapped(_WHO, "inner", inner)
     if not factor > 1 or period < 1 or not 0 < minimum <= initial <= maximum < float("inf"):
         message = (
             f"{_WHO}: expected `factor` > 1, `period` >= 1 and 0 < `minimum` <= `initial` <= "
@@ -119,12 +119,6 @@ def dynamic_loss_scale(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def find_loss_scale(state: Any) -> list[Array]:
-    """The scale of every `dynamic_loss_scale` in a state."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, DynamicLossScaleState))
-    return [x.loss_scale for x in nodes if isinstance(x, DynamicLossScaleState)]
-
-
 def loss_scale(state: Any) -> Array:
     r"""Finds the scale that the next backward pass is to be seeded with.
 
@@ -144,11 +138,11 @@ def loss_scale(state: Any) -> Array:
         >>> float(loss_scale(tx.init(jnp.ones(2))))
         4.0
     """
-    found = find_loss_scale(state)
+    found = holds(state, DynamicLossScaleState)
     if len(found) != 1:
         message = (
             f"jaxloss.transforms.loss_scale: the state holds {len(found)} dynamic loss scales, "
             f"expected one: wrap the whole optimizer, `dynamic_loss_scale(optax.adam(1e-3))`."
         )
         raise ValueError(message)
-    return found[0]
+    return found[0].loss_scale

@@ -1,5 +1,6 @@
 """A loss and an Optax optimizer, joined into a step."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxloss.gradients import scaled_value_and_grad
 from jaxloss.reduction import Mean
+from jaxloss.transforms._common import dtype_of, holds, named_leaves, wrapped
+from jaxloss.transforms.accumulate import AccumulateState
+from jaxloss.transforms.loss_scale import DynamicLossScaleState, loss_scale
 
 _WHO = "jaxloss.transforms.minimize"
 
@@ -21,10 +26,12 @@ def minimize(
     $$p \leftarrow p + u(\nabla L(p), L(p), L)$$
 
     The step computes value and gradient, hands `value`, `grad` and `value_fn` to the
-    transformation, and applies the updates: `adam` ignores the three, `polyak_sgd` and
-    `reduce_on_plateau` want the first, `lbfgs` all of them. It is pure: write
-    `jax.jit(step, donate_argnums=(0, 1))`. The gradient is always that of the arguments at hand,
-    never one that a line search kept, since the next batch is another function.
+    transformation, and applies the updates: `adam` ignores the three, `polyak_sgd`, `momo` and
+    `reduce_on_plateau` want the first, `lbfgs` all of them; `sam` is given the `grad_fn` that its
+    opaque mode wants. With `accumulate` in the transformation, a loss that gives a `Mean` sends its
+    weight along; with `dynamic_loss_scale`, the backward pass starts from the scale. It is pure:
+    write `jax.jit(step, donate_argnums=(0, 1))`. The gradient is always that of the arguments at
+    hand, never one that a line search kept, since the next batch is another function.
 
     Args:
         loss: `loss(params, *args, **kwargs)` gives a scalar, or a `Mean`, which is divided; with
@@ -49,13 +56,7 @@ def minimize(
         >>> step(params, init(params), 1.0)[::2]
         (Array(1., dtype=float32), Array(4., dtype=float32))
     """
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        name = getattr(tx, "__name__", type(tx).__name__)
-        message = f"{_WHO}: `tx` is {name}, expected what Optax makes: write `optax.adam(1e-3)`."
-        raise TypeError(message)
-    # `optax.MultiSteps` is no GradientTransformation; it takes and forwards extra arguments itself.
-    if isinstance(tx, optax.GradientTransformation):
-        tx = optax.with_extra_args_support(tx)
+    tx = wrapped(_WHO, "tx", tx)
 
     def init(params: Any) -> Any:
         _check_params(params)
@@ -69,23 +70,29 @@ def minimize(
             if isinstance(result, tuple) != has_aux or (has_aux and len(result) != 2):
                 raise TypeError(_misfit(result, has_aux))
             value, aux = result if has_aux else (result, None)
-            return _scalar(value), aux
+            return _scalar(value), (aux, value.weight if isinstance(value, Mean) else None)
 
-        (value, aux), grads = jax.value_and_grad(evaluate, has_aux=True)(params)
-        updates, state = tx.update(
-            grads, state, params, value=value, grad=grads, value_fn=lambda p: evaluate(p)[0]
-        )
+        scale = loss_scale(state) if holds(state, DynamicLossScaleState) else 1.0
+        (value, (aux, weight)), grads = scaled_value_and_grad(evaluate, scale, has_aux=True)(params)
+        given = {"value": value, "grad": grads, "value_fn": lambda p: evaluate(p)[0]}
+        if weight is not None and holds(state, AccumulateState):
+            given["weight"] = weight
+        named = inspect.signature(tx.update).parameters
+        if "grad_fn" in named:
+            given["grad_fn"] = lambda p, _: jax.grad(lambda q: evaluate(q)[0])(p)
+        if not any(p.kind is p.VAR_KEYWORD for p in named.values()):
+            # `optax.contrib.sam` takes what it names, and nothing else.
+            given = {name: x for name, x in given.items() if name in named}
+        updates, state = tx.update(grads, state, params, **given)
         return optax.apply_updates(params, updates), state, (value, aux) if has_aux else value
 
     return init, step
 
 
 def _check_params(params: Any) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            name = f"params{jax.tree_util.keystr(path)}"
-            came = dtype if hasattr(leaf, "dtype") else f"of type {dtype.__name__}"
+    for name, leaf in named_leaves("params", params):
+        if not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
+            came = dtype_of(leaf) if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
             message = (
                 f"{_WHO}: `{name}` is {came}, which has no gradient. "
                 f"Keep it out of the parameters: hand it to `step` as an argument of the loss."

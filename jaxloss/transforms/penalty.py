@@ -1,5 +1,6 @@
 """Penalties of parameters around an optimizer: the loss stays as it is."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import check_scalar, dtype_of, named_leaves
+from jaxloss.transforms._common import check_scalar, dtype_of, named_leaves, wrapped
 
 
 class AddPenaltyState(NamedTuple):
@@ -142,7 +143,7 @@ def regularize(
         Nocedal and Wright, *Numerical Optimization*, 2006, chapter 3.
     """
     term = _Term("jaxloss.transforms.regularize", penalty, weight, mask)
-    inner = optax.with_extra_args_support(inner)
+    inner = wrapped(term.who, "inner", inner)
 
     def init(params: Any) -> RegularizeState:
         return RegularizeState(*_unused(), inner.init(params))
@@ -159,9 +160,13 @@ def regularize(
             given["grad"] = add("grad", given["grad"])
         if given.get("value_fn") is not None:
             bare = given["value_fn"]
-            given["value_fn"] = lambda p, *args, **words: (
-                bare(p, *args, **words) + scale * term.value(p)
-            )
+
+            # Line searches look at the names of its arguments.
+            @functools.wraps(bare)
+            def value_fn(p: Any, *args: Any, **words: Any) -> Array:
+                return bare(p, *args, **words) + scale * term.value(p)
+
+            given["value_fn"] = value_fn
         updates, inner_state = inner.update(updates, state.inner_state, params, **given)
         return updates, RegularizeState(*_used(state, value, scale), inner_state)
 

@@ -12,19 +12,6 @@ import jax.numpy as jnp
 from jax import Array
 
 
-@jax.custom_jvp
-def quotient(a: Array, b: Any) -> Array:
-    """The quotient of a and b; the slope as `jnp` has it squares b, out of the range of floats."""
-    return a / b
-
-
-@quotient.defjvp
-def _quotient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (a, b), (to_a, to_b) = primals, tangents
-    ratio = quotient(a, b)
-    return ratio, quotient(to_a - ratio * to_b, b)
-
-
 def _series(x: Array, coefficients: list[float]) -> Array:
     total = coefficients[-1] * jnp.ones_like(x)
     for coefficient in reversed(coefficients[:-1]):

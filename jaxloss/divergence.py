@@ -25,8 +25,8 @@ from jaxloss._exponentials import (
     expm1_ratio,
     log1p_excess,
     log1p_ratio,
-    quotient,
 )
+from jaxloss._rounding import two_sum
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -153,13 +153,6 @@ def kl_log(
     return jnp.sum(target * _less(target, log_target, log_prediction), axis=-1)
 
 
-def _difference(a: Array, b: Array) -> tuple[Array, Array]:
-    """The difference as a float, and what its rounding has lost."""
-    difference = a - b
-    back = difference - a
-    return difference, jax.lax.stop_gradient((a - (difference - back)) - (b + back))
-
-
 def _log_ratio(logits: Array, target_logits: Array) -> tuple[Array, Array, Array]:
     """q, log(q / p) (0 where q is 0) and KL(q || p), with all digits where p is close to q."""
     q = numerics.softmax(target_logits)
@@ -169,7 +162,7 @@ def _log_ratio(logits: Array, target_logits: Array) -> tuple[Array, Array, Array
     )
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
-    raw, lost = _difference(jnp.where(dead, 0, target_logits), jnp.where(dead, 0, logits))
+    raw, lost = two_sum(jnp.where(dead, 0, target_logits), -jnp.where(dead, 0, logits))
     first = jnp.argmin(dead, axis=-1, keepdims=True)
     shift = raw - jnp.take_along_axis(raw, first, axis=-1)
     alike = jnp.where(dead, logits == -jnp.inf, jnp.abs(shift) < 0.5)
@@ -306,7 +299,7 @@ def reverse_kl(
 def _log_quotient(a: Array, b: Array) -> Array:
     """log(a / b); 0 where a is 0."""
     whole = (a > 0) & (b > 0)
-    ratio = quotient(jnp.where(whole, a, 1), jnp.where(whole, b, 1))
+    ratio = numerics.quotient(jnp.where(whole, a, 1), jnp.where(whole, b, 1))
     ordinary = (ratio > 1e-30) & (ratio < 1e30)
     logs = jnp.where(whole, jnp.log(jnp.where(whole, a, 1)) - jnp.log(jnp.where(whole, b, 1)), 0)
     logs = jnp.where(ordinary, jnp.log(jnp.where(ordinary, ratio, 1)), logs)
@@ -316,7 +309,7 @@ def _log_quotient(a: Array, b: Array) -> Array:
 def _share(change: Array, a: Array) -> tuple[Array, Array]:
     """Whether b = a + change is close to a, and change / a where it is."""
     close = jnp.abs(change) < 0.5 * a
-    return close, quotient(jnp.where(close, change, 0), jnp.where(close, a, 1))
+    return close, numerics.quotient(jnp.where(close, change, 0), jnp.where(close, a, 1))
 
 
 @jax.custom_jvp
@@ -332,7 +325,7 @@ def _gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (a, b, change), (to_a, to_b, _) = primals, tangents
     close, share = _share(change, a)
     logs = jnp.where(close, -jnp.log1p(share), jnp.where(b == 0, 0, _log_quotient(a, b)))
-    slope = jnp.where(b == 0, 0, quotient(change, jnp.where(b == 0, 1, b)))
+    slope = jnp.where(b == 0, 0, numerics.quotient(change, jnp.where(b == 0, 1, b)))
     return _gap(a, b, change), logs * to_a + slope * to_b
 
 

@@ -50,6 +50,7 @@ nonzero = _elementwise("a number other than 0", lambda x: (x != 0) & (abs(x) < i
 nonnegative_number = _elementwise("at least 0", lambda x: (x >= 0) & (x < inf))
 nonpositive_number = _elementwise("at most 0", lambda x: (x <= 0) & (x > -inf))
 at_least_minus_one = _elementwise("at least -1", lambda x: (x >= -1) & (x < inf))
+below_two = _elementwise("at least 0 and below 2", lambda x: (x >= 0) & (x < 2))
 unit_interval = _elementwise("between 0 and 1", lambda x: (x >= 0) & (x <= 1))
 log_probability = _elementwise("the log of a probability, at most 0", lambda x: x <= 1e-6)
 distribution = Domain("nonnegative and sum to 1 along the class axis", _sums_to_one)

@@ -17,12 +17,12 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, Real
 
 from jaxloss import numerics
-from jaxloss._exponentials import expm1_ratio, log1p_excess
+from jaxloss._exponentials import log1p_excess
+from jaxloss._powers import half_deviance, power_gap
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -598,37 +598,11 @@ def _deviance_of_ratio_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _deviance_of_ratio(x, y), slope
 
 
-# Gauss-Legendre on the unit interval: the integral of exp(x s) is exact to rounding for |x| < 4.
-_NODES, _WEIGHTS = (0.5 * points for points in np.polynomial.legendre.leggauss(14))
-_RULE = tuple(zip((0.5 + _NODES).tolist(), _WEIGHTS.tolist(), strict=True))
-
-
-def _power_deviance(mean: Array, target: Array, power: Array) -> Array:
-    """The integral of 2 (target - t) / t^power for t from mean to target, both above 0."""
-    log_ratio = _log_ratio(target, mean)
-    near = jnp.abs(log_ratio) < 1
-    inner, outer = jnp.where(near, log_ratio, 0), jnp.where(near, 1, log_ratio)
-    # With t = mean exp(s log_ratio) the integrand is smooth, and never below 0.
-    close = inner * sum(
-        weight * jnp.expm1((1 - node) * inner) * jnp.exp((2 - power) * node * inner)
-        for node, weight in _RULE
-    )
-    m, y = jnp.where(near, 1, mean), jnp.where(near, math.e, target)
-    far = y * _power_gap(y, m, outer, 1 - power) - _power_gap(y, m, outer, 2 - power)
-    return 2 * jnp.where(near, mean ** (2 - power) * close, far)
-
-
-def _power_gap(x: Array, y: Array, log_ratio: Array, power: Array) -> Array:
-    """(x^power - y^power) / power, which is log(x / y) at power 0."""
-    slow = jnp.abs(power * log_ratio) < 1
-    close = y**power * log_ratio * expm1_ratio(jnp.where(slow, power * log_ratio, 0))
-    return jnp.where(slow, close, (x**power - y**power) / jnp.where(slow, 1, power))
-
-
 @jax.custom_jvp
 def _tweedie(mean: Array, target: Array, power: Array) -> Array:
     none = target == 0
-    several = _power_deviance(mean, jnp.where(none, mean, target), power)
+    target = jnp.where(none, mean, target)
+    several = 2 * half_deviance(mean, target, _log_ratio(target, mean), power)
     finite = power < 2
     left = jnp.where(finite, 2 - power, 1)
     cost = jnp.where(finite, 2 * mean**left / left, jnp.inf)
@@ -641,12 +615,15 @@ def _tweedie_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     none = target == 0
     to_mean = 2 * (mean - target) * mean ** (-power)
     several = jnp.where(none, mean, target)
-    to_target = 2 * _power_gap(several, mean, _log_ratio(several, mean), 1 - power)
+    log_ratio = _log_ratio(several, mean)
+    to_target = 2 * power_gap(several, mean, log_ratio, 1 - power)
     # At a target of 0 the slope is infinite from power 1 on: 0 by convention.
     below = power < 1
     left = jnp.where(below, 1 - power, 1)
     to_target = jnp.where(none, jnp.where(below, -2 * mean**left / left, 0), to_target)
-    _, from_several = jax.jvp(lambda p: _power_deviance(mean, several, p), (power,), (power_dot,))
+    _, from_several = jax.jvp(
+        lambda p: 2 * half_deviance(mean, several, log_ratio, p), (power,), (power_dot,)
+    )
     finite = power < 2
     rest = jnp.where(finite, 2 - power, 1)
     from_none = -2 * mean**rest * (jnp.log(mean) - 1 / rest) / rest * power_dot

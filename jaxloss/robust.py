@@ -26,7 +26,6 @@ from jaxloss._exponentials import (
     exp_excess_ratio,
     expm1_ratio,
     expm1_ratio_slope,
-    quotient,
 )
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, Reduction
@@ -98,7 +97,7 @@ def charbonnier(
         Charbonnier et al., *Two Deterministic Half-Quadratic Regularization Algorithms for
         Computed Imaging*, 1994.
     """
-    return numerics.hypot1m1(quotient(prediction - target, scale))
+    return numerics.hypot1m1(numerics.quotient(prediction - target, scale))
 
 
 @loss(
@@ -143,7 +142,7 @@ def cauchy(
     References:
         Black and Anandan, *The Robust Estimation of Multiple Motions*, 1996.
     """
-    z = quotient(prediction - target, scale)
+    z = numerics.quotient(prediction - target, scale)
     far = jnp.abs(z) > 1e9  # its square may leave the range of floats
     logarithm = 2 * jnp.log(jnp.abs(jnp.where(far, z, 1))) - math.log(2)
     return jnp.where(far, logarithm, jnp.log1p(0.5 * jnp.square(jnp.where(far, 0, z))))
@@ -191,7 +190,7 @@ def geman_mcclure(
     References:
         Geman and McClure, *Bayesian Image Analysis*, 1985.
     """
-    half = 0.5 * quotient(prediction - target, scale)
+    half = 0.5 * numerics.quotient(prediction - target, scale)
     far = jnp.abs(half) > 1
     square = jnp.square(jnp.where(far, 1 / jnp.where(far, half, 1), half))
     return jnp.where(far, 2, 2 * square) / (1 + square)
@@ -251,7 +250,7 @@ def welsch(
     References:
         Dennis and Welsch, *Techniques for Nonlinear Least Squares and Robust Regression*, 1978.
     """
-    return _welsch(quotient(prediction - target, scale))
+    return _welsch(numerics.quotient(prediction - target, scale))
 
 
 @jax.custom_jvp
@@ -310,7 +309,7 @@ def tukey(
     References:
         Beaton and Tukey, *The Fitting of Power Series, Meaning Polynomials*, 1974.
     """
-    return _tukey(quotient(prediction - target, scale))
+    return _tukey(numerics.quotient(prediction - target, scale))
 
 
 def _parts(z: Array, alpha: Array) -> tuple[Array, ...]:
@@ -439,5 +438,5 @@ def general(
     References:
         Barron, *A General and Adaptive Robust Loss Function*, 2019.
     """
-    z = quotient(prediction - target, scale)
+    z = numerics.quotient(prediction - target, scale)
     return _general(z, jnp.full_like(z, alpha))

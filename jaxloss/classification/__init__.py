@@ -40,11 +40,13 @@ from jaxloss.classification.surprise import (
     softmax_focal,
     symmetric_cross_entropy,
 )
+from jaxloss.classification.tempered import bi_tempered
 
 HELPERS = ["smooth_labels", "class_balanced_weights"]  # public, and no losses
 
 __all__ = [
     "asymmetric",
+    "bi_tempered",
     "binary_cross_entropy",
     "categorical_cross_entropy",
     "class_balanced_weights",

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike as Numbers
 from jaxtyping import Float, Int, Real
 
+from jaxloss._rounding import two_product, two_sum
 from jaxloss._softmax import surprise_of_class, surprise_of_distribution
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction
@@ -23,28 +24,6 @@ from jaxloss.domains import (
     positive,
 )
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
-
-
-def _sum_and_lost(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded a + b, and what the rounding took; nothing where the sum is infinite."""
-    total = a + b
-    back = total - a
-    lost = (a - (total - back)) + (b - back)
-    return total, lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
-
-
-def _product_and_lost(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded a * b, and what the rounding took: from halves whose products are exact."""
-    # Behind a barrier, or a fused multiply-add uses a product that was not rounded.
-    product = lax.optimization_barrier(a * b)
-    bits = jnp.finfo(product.dtype).nmant // 2
-    (a1, a2), (b1, b2) = (
-        (head, x - head)
-        for x in (a, b)
-        for head in [lax.reduce_precision(x, jnp.finfo(product.dtype).nexp, bits)]
-    )
-    lost = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
-    return product, lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
 
 
 def _surprise(logits: Array, lost: Array, labels: Array) -> Array:
@@ -107,7 +86,7 @@ def logit_adjusted(
     occurs = class_counts > 0
     logs = jnp.log(jnp.where(occurs, class_counts, 1))
     offset = jnp.where(occurs, temperature * logs, -jnp.inf)
-    return _surprise(*_sum_and_lost(logits, offset), labels)
+    return _surprise(*two_sum(logits, offset), labels)
 
 
 @loss(
@@ -163,8 +142,8 @@ def ldam(
     """
     margins = max_margin * jnp.sqrt(jnp.sqrt(jnp.min(class_counts) / class_counts))
     is_label = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    lowered, lost = _sum_and_lost(logits, jnp.where(is_label, -margins, 0))
-    scaled, lost_again = _product_and_lost(lowered, jnp.broadcast_to(scale, lowered.shape))
+    lowered, lost = two_sum(logits, jnp.where(is_label, -margins, 0))
+    scaled, lost_again = two_product(lowered, jnp.broadcast_to(scale, lowered.shape))
     return _surprise(scaled, lax.stop_gradient(scale) * lost + lost_again, labels)
 
 

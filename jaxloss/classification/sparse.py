@@ -13,6 +13,7 @@ from jax import Array
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
+from jaxloss._rounding import two_sum
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import class_ids, distribution, extended, unit_interval
@@ -28,10 +29,8 @@ def _above_threshold(logits: Array) -> tuple[Array, Array]:
     """
     top = jnp.max(logits, axis=-1, keepdims=True)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    shifted = jnp.where(logits == jnp.inf, 0, logits - top)
-    back = shifted - logits
-    lost = (logits - (shifted - back)) - (top + back)
-    lost = jnp.where(jnp.abs(lost) < jnp.inf, lost, 0)
+    shifted, lost = two_sum(logits, -top)
+    shifted = jnp.where(logits == jnp.inf, 0, shifted)
 
     ordered = jnp.sort(shifted, axis=-1, descending=True)
     sums = jnp.cumsum(ordered, axis=-1)
@@ -106,7 +105,7 @@ def sparsemax(
     large, small = _above_threshold(logits)
     height = large + small
     missed = jnp.where(height > 0, (large - labels) + small, labels)
-    excess = numerics.multiply_no_nan(labels, jax.nn.relu(-height))
+    excess = numerics.multiply_no_nan(labels, numerics.relu(-height))
     return jnp.sum(0.5 * jnp.square(missed) + excess, axis=-1)
 
 
@@ -145,8 +144,8 @@ def sigmoid_sparsemax(
     inner = jnp.where(logits < -1, -1, jnp.where(logits > 1, 1, logits))
     # From the nearer end, so that neither a tiny y nor a tiny 1 - y is lost.
     missed = jnp.where(labels < 0.5, 0.5 * (inner + 1) - labels, (1 - labels) - 0.5 * (1 - inner))
-    low = numerics.multiply_no_nan(labels, jax.nn.relu(-1 - logits))
-    high = numerics.multiply_no_nan(1 - labels, jax.nn.relu(logits - 1))
+    low = numerics.multiply_no_nan(labels, numerics.relu(-1 - logits))
+    high = numerics.multiply_no_nan(1 - labels, numerics.relu(logits - 1))
     return jnp.square(missed) + low + high
 
 

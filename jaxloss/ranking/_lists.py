@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._rounding import two_sum
 from jaxloss._softmax import surprise_of_class
 
 
@@ -87,14 +88,6 @@ def surprise_among(scores: Array, rivals: Array) -> Array:
     return _surprise_of_class(logits, jnp.broadcast_to(items, scores.shape))
 
 
-def subtract(left: Array, right: Array) -> tuple[Array, Array]:
-    """The difference, and what its rounding lost; a difference that overflows lost nothing."""
-    difference = left - right
-    back = left - difference
-    lost = (left - (difference + back)) + (back - right)
-    return difference, jax.lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
-
-
 def of_pairs(
     function: Callable[[Array], Array], values: Array, pairs: Array, slack: Array | None = None
 ) -> Array:
@@ -104,7 +97,7 @@ def of_pairs(
     places of the result: what it lost is put back with the slope (as far as that product does not
     underflow: in float32 down to results of 1e-31). `slack` is what the values themselves lost.
     """
-    gap, lost = subtract(values[..., :, None], values[..., None, :])
+    gap, lost = two_sum(values[..., :, None], -values[..., None, :])
     if slack is not None:
         lost = lost + (slack[..., :, None] - slack[..., None, :])
         rounded = gap + lost

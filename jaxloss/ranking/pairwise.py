@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
+from jaxloss._rounding import two_sum
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import finite, kept, nonnegative_number, sign, unit_interval
-from jaxloss.ranking._lists import Lists, lists_of, of_pairs, subtract
+from jaxloss.ranking._lists import Lists, lists_of, of_pairs
 from jaxloss.traits import (
     bounded,
     bounded_gradient,
@@ -36,7 +36,7 @@ def _mean_over_pairs(
     """The mean of function(s_i - s_j), or of the errors s - y, over the pairs of each list."""
     values, slack = lists.scores, None
     if errors:
-        values, slack = subtract(lists.scores, lists.relevance)
+        values, slack = two_sum(lists.scores, -lists.relevance)
     costs = of_pairs(function, values, pairs, slack)
     if pair_weights is not None:
         costs = costs * jnp.where(pairs, pair_weights, 0)
@@ -98,7 +98,7 @@ def pairwise_hinge(
         Joachims, *Optimizing Search Engines Using Clickthrough Data* (RankSVM), 2002.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    hinge = lambda gap: jax.nn.relu(margin - gap)  # noqa: E731
+    hinge = lambda gap: numerics.relu(margin - gap)  # noqa: E731
     return _mean_over_pairs(hinge, lists, lists.should_lead(), pair_weights)
 
 
@@ -329,7 +329,7 @@ def pairwise_quantile(
     power = jnp.square if squared else lambda miss: miss
 
     def pinball(error: Array) -> Array:
-        return level * power(jax.nn.relu(-error)) + (1 - level) * power(jax.nn.relu(error))
+        return level * power(numerics.relu(-error)) + (1 - level) * power(numerics.relu(error))
 
     return _mean_over_pairs(pinball, lists, lists.should_lead(), pair_weights, errors=True)
 

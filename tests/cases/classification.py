@@ -7,7 +7,8 @@ from arithmetic import exp, expm1, log, sqrt
 
 from cases import SIZES, Batched, Case
 
-F05, F07, F01 = (float(np.float32(x)) for x in (0.05, 0.7, 0.1))  # defaults, as rounded
+# Defaults, as rounded.
+F05, F07, F01, F08, F02 = (float(np.float32(x)) for x in (0.05, 0.7, 0.1, 0.8, 0.2))
 
 
 def one_hot(labels, classes):
@@ -159,6 +160,32 @@ def poly1(logits, labels, epsilon=2):
     return mean_over_labels(lambda p: -log(p) + epsilon * (1 - p), logits, labels)
 
 
+def bi_tempered(logits, labels, t1=F08, t2=1 + F02):
+    """Textbook, with the normalizer found by bisection and Newton's method."""
+    exp_t = lambda x: (
+        exp(x) if t2 == 1 else (1 + (1 - t2) * x) ** (1 / (1 - t2)) if 1 + (1 - t2) * x > 0 else 0
+    )
+    sum_at = lambda normalizer: sum(exp_t(x - normalizer) for x in logits)
+    low, high = max(logits), max(logits) + 1
+    while sum_at(high) > 1:
+        high = high + 2 * (high - low)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum_at(middle) > 1 else (low, middle)
+    for _ in range(6):  # Newton, which doubles the digits
+        low += (sum_at(low) - 1) / sum(exp_t(x - low) ** t2 for x in logits)
+    value = 0
+    for x, q in zip(logits, one_hot(labels, len(logits)), strict=True):
+        p = exp_t(x - low)
+        if t1 == 1:
+            value += q * log(q / p) - q + p if q else p
+        else:
+            log_t1 = lambda x: (x ** (1 - t1) - 1) / (1 - t1)
+            value += (p ** (2 - t1) - q ** (2 - t1)) / (2 - t1)
+            value += q * (log_t1(q) - log_t1(p)) if q else 0
+    return value
+
+
 def logit_adjusted(logits, labels, class_counts, temperature=1):
     masses = class_counts**temperature * exp(logits)
     probabilities = masses / sum(masses)
@@ -282,9 +309,16 @@ CASES = {
         by_component=with_class_ids,
     ),
     "poly1": Case(poly1, options=({}, {"epsilon": -0.5}), by_component=with_class_ids),
+    "bi_tempered": Case(
+        bi_tempered,
+        options=({}, {"t1": 0.5, "t2": 2.0}, {"t1": 1.0}, {"t2": 1.0}, {"t1": 0.5, "t2": 0.75}),
+        ulp=(10, 60),  # a power of a p that underflows comes from a rounded exponent of 100
+        by_component=False,  # for classes but the label's it changes its sign
+    ),
     "logit_adjusted": Case(
         logit_adjusted,
         options=({"class_counts": COUNTS}, {"class_counts": COUNTS, "temperature": 1.5}),
+        ulp=(4, 40),  # below 1e-31, what makes good the rounding of an adjusted logit underflows
         by_component=with_class_ids,
     ),
     "ldam": Case(

@@ -100,3 +100,34 @@ def test_no_array_of_all_pairs_and_dimensions():
     ):
         text = str(jax.make_jaxpr(jax.grad(lambda x, f=function: jnp.sum(f(x))))(x))
         assert "50,50,70" not in text
+
+
+def test_circle_takes_the_weights_of_pairs_as_fixed_if_asked_to():
+    def of(x, pull, push):
+        unit = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        s = unit @ unit.T
+        same = LABELS[:, None] == LABELS
+        matches = jnp.where(same & ~np.eye(6, dtype=bool), jnp.exp(8 * pull * (0.75 - s)), 0)
+        others = jnp.where(same, 0, jnp.exp(8 * push * (s - 0.25)))
+        return jnp.sum(jnp.log1p(matches.sum(-1) * others.sum(-1)))
+
+    unit = ROOM / np.linalg.norm(ROOM, axis=-1, keepdims=True)
+    pull, push = np.maximum(1.25 - unit @ unit.T, 0), np.maximum(unit @ unit.T + 0.25, 0)
+    value, slope = jax.value_and_grad(
+        lambda x: contrastive.circle(
+            x, LABELS, gamma=8.0, margin=0.25, detach_weights=True, reduction="sum"
+        )
+    )(ROOM)
+    expected, expected_slope = jax.value_and_grad(of)(ROOM, pull, push)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-5)
+    assert contrastive.circle(ROOM, LABELS)[5] == 0  # it has no match
+
+
+def test_circle_of_a_sharp_gamma_is_finite():
+    x = jnp.asarray([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
+    function = lambda x: jnp.sum(contrastive.circle(x, [0, 0, 1], gamma=1000.0))
+    value, slope = jax.value_and_grad(function)(x)
+    # Of 0 and 1: 2.4 * 1.6 * 1000 for the match, and 1.4 * 0.6 * 1000 or, at -1, 0 for the other.
+    np.testing.assert_allclose(value, 3840 + 840 + 3840, rtol=1e-6)
+    chex.assert_tree_all_finite(slope)

@@ -7,7 +7,8 @@ anchor, nor positive, nor negative. Cosines are of any vectors, long or short: w
 the unit sphere loses no digit, and the zero vector is at a right angle to all others.
 """
 
+from jaxloss.contrastive.circle import circle
 from jaxloss.contrastive.pairs import cosine_embedding, pair, triplet
 from jaxloss.contrastive.sets import info_nce, nt_xent
 
-__all__ = ["cosine_embedding", "info_nce", "nt_xent", "pair", "triplet"]
+__all__ = ["circle", "cosine_embedding", "info_nce", "nt_xent", "pair", "triplet"]

@@ -58,6 +58,21 @@ def nt_xent(embeddings, labels, temperature=0.07, where=None):
     return losses
 
 
+def circle(embeddings, labels, gamma=80, margin=0.4, detach_weights=False, where=None):
+    inside = [i for i in range(len(labels)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in embeddings])
+    for i in inside:
+        of_matches = of_others = 0
+        for j in inside:
+            s = cosine(embeddings[i], embeddings[j])
+            if j != i and labels[j] == labels[i]:
+                of_matches += exp(gamma * max(0, 1 + margin - s) * (1 - margin - s))
+            elif j != i:
+                of_others += exp(gamma * max(0, s + margin) * (s - margin))
+        losses[i] = log(1 + of_matches * of_others)
+    return losses
+
+
 def of_scale(*shape):
     """Vectors of unit scale, of which a whole example is then made tiny or huge."""
 
@@ -92,6 +107,13 @@ CASES = {
         # Of one scale: else two distances agree, and little is left of their difference.
         extremes={"anchor": plain, "positive": plain, "negative": plain},
         ulp=(32, 8),
+        by_component=False,
+    ),
+    "circle": Case(
+        circle,
+        options=({"gamma": 4.0}, {"gamma": 4.0, "margin": 0.25}, {"gamma": 4.0, "where": IN_SET}),
+        extremes={"embeddings": SET},
+        ulp=(4, 12),  # rounded cosines are multiplied by gamma before they are exponents
         by_component=False,
     ),
     "cosine_embedding": Case(

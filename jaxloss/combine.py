@@ -88,11 +88,16 @@ def scalar(who: str, what: str, values: Any) -> Array:
 
 
 def vector(who: str, losses: Any) -> Array:
-    """Several losses, a dict of what `scalar` takes or an array of shape (m,), as one array."""
+    """Several losses, a dict of what `scalar` takes or an array of shape (m,), as one array.
+
+    A dict is taken in the order of its sorted names: the one that it has after any `jit`.
+    """
     if isinstance(losses, Mapping):
         if not losses:
             raise ValueError(f"{who}: there are no losses, expected at least one.")
-        return jnp.stack([scalar(who, f"the loss {name!r}", x) for name, x in losses.items()])
+        return jnp.stack(
+            [scalar(who, f"the loss {name!r}", losses[name]) for name in sorted(losses)]
+        )
     if jnp.ndim(losses) != 1 or jnp.size(losses) == 0:
         came = f"shape {losses.shape}" if hasattr(losses, "shape") else type(losses).__name__
         message = f"{who}: `losses` is {came}, expected a dict, or an array of shape (m,)."

@@ -23,7 +23,8 @@ class Balancer(NamedTuple):
     Attributes:
         init: `init(m)` gives the state for m losses, a pytree of arrays.
         update: `update(state, losses=..., gramian=...)` gives the weights for these losses, of
-            shape (m,), and the next state. Losses are a dict, or an array of shape (m,).
+            shape (m,), and the next state. Losses are an array of shape (m,), or a dict, taken in
+            the order of its sorted names.
     """
 
     init: Callable[[int], Any]

@@ -1,6 +1,7 @@
 """Several losses as one number to differentiate: no more than one backward pass.
 
-`losses` is a dict of losses, or an array of shape (m,). What is learned (log variances, log
+`losses` is a dict of losses, taken in the order of their sorted names (the one that JAX gives every
+dict), or an array of shape (m,). What is learned (log variances, log
 scales) belongs among the parameters: mask it out of weight decay and of penalties.
 """
 
@@ -32,7 +33,7 @@ def uncertainty(losses: Any, log_variances: Any) -> Array:
 
     Args:
         losses: A dict of losses, or an array of shape (m,).
-        log_variances: Parameters of shape (m,), in the order of the losses.
+        log_variances: Parameters of shape (m,), in that order.
 
     Returns:
         A scalar. It can be negative.
@@ -63,7 +64,7 @@ def imtl_l(losses: Any, log_scales: Any) -> Array:
 
     Args:
         losses: A dict of losses, or an array of shape (m,).
-        log_scales: Parameters of shape (m,), in the order of the losses.
+        log_scales: Parameters of shape (m,), in that order.
 
     Returns:
         A scalar.

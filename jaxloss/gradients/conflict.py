@@ -21,7 +21,7 @@ class Conflicts:
     """What `conflicts` found; `print` it.
 
     Attributes:
-        names: The losses, in the order given.
+        names: The losses: those of a dict in the order of their sorted names.
         values: The value of each, of shape (m,).
         norms: The norm of the gradient of each, of shape (m,).
         cosines: The cosine between the gradients of each pair, of shape (m, m); 0 where a
@@ -117,7 +117,11 @@ def conflicts(losses: Callable[..., Any], params: Any, *args: Any, **kwargs: Any
 
     mine, base = (jax.jit(f).lower(params, *args).compile() for f in (look, plain))
     values, norms, angles = mine(params, *args)
-    names = tuple(values) if isinstance(values, Mapping) else tuple(map(str, range(len(values))))
+    names = (
+        tuple(sorted(values))
+        if isinstance(values, Mapping)
+        else tuple(map(str, range(len(values))))
+    )
     # The compiler counts the body of a loop once, so the one that is counted is unrolled.
     unrolled = jax.jit(functools.partial(_unrolled, losses, kwargs)).lower(params, *args)
     flops = [(c.cost_analysis() or {}).get("flops", math.nan) for c in (unrolled.compile(), base)]
@@ -125,7 +129,7 @@ def conflicts(losses: Callable[..., Any], params: Any, *args: Any, **kwargs: Any
     matrix = np.asarray(angles)
     return Conflicts(
         names,
-        np.asarray(list(values.values()) if isinstance(values, Mapping) else values),
+        np.asarray([values[n] for n in names] if isinstance(values, Mapping) else values),
         np.asarray(norms),
         matrix,
         int(np.sum(np.triu(matrix, 1) < 0)),

@@ -31,7 +31,8 @@ def multi_value_and_grad(
     weights are computed from the Gramian, and not differentiated.
 
     Args:
-        losses: `losses(params, *args, **kwargs)` gives a dict of losses, or an array of shape
+        losses: `losses(params, *args, **kwargs)` gives a dict of losses, which are taken in the
+            order of their sorted names (the one that JAX gives every dict), or an array of shape
             (m,); with `has_aux`, a pair of that and anything else.
         weighting: Maps the Gramian, of shape (m, m), to weights, of shape (m,): one of
             `jaxloss.aggregators`, or your own; if None, gradients come stacked.
@@ -152,7 +153,7 @@ def _vector(who: str, result: Any, has_aux: bool) -> tuple[Array, Any]:
     losses = vector(who, result)
     if not isinstance(result, Mapping):
         return losses, (None, aux)
-    return losses, (dict(zip(result, losses, strict=True)), aux)
+    return losses, (dict(zip(sorted(result), losses, strict=True)), aux)
 
 
 def _stacked(pull: Callable[..., Any], losses: Array, jacobian: Jacobian) -> Any:

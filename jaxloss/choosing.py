@@ -60,7 +60,7 @@ class Choices(tuple[Choice, ...]):
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        style = ' style="text-align: left; vertical-align: top"'
+        style = ' style="text-align: left; vertical-align: top; min-width: 12em"'
         heads = ("loss", "value and gradient", "when to take it", "what it costs")
         rows = [
             (

@@ -72,11 +72,16 @@ def axes(who: str, ax: Any, count: int = 1) -> Iterator[Any]:
     if ax is not None and np.size(ax) != count:
         message = f"{who}: `ax` holds {np.size(ax)} axes, expected {count}."
         raise ValueError(message)
-    with plt.rc_context(_RC):
+    # Not `rc_context`: in a notebook the first figure sets `interactive`, which that would undo.
+    before = {name: plt.rcParams[name] for name in _RC}
+    plt.rcParams.update(_RC)
+    try:
         if ax is None:
             size = (5.6, 3.6) if count == 1 else (4.4 * count, 3.4)
             _, ax = plt.subplots(1, count, figsize=size, layout="constrained")
         yield ax if count == 1 else np.ravel(ax)
+    finally:
+        plt.rcParams.update(before)
 
 
 def show_gaps(ax: "Axes", x: Any, values: Any) -> None:

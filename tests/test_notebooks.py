@@ -1,0 +1,92 @@
+"""Notebooks are their scripts: the pair agrees, was executed without an error, and is small.
+
+Executing the scripts is the slow tier's part; each ends in assertions of what it concludes.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
+SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
+each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+KILOBYTES = 400
+
+
+def cells_of_script(script):
+    """Kind and source of each cell of a percent script."""
+    text = script.read_text().split("# %%", 1)[1]
+    cells = []
+    for chunk in ("# %%" + text).split("\n# %%"):
+        head, _, body = chunk.removeprefix("# %%").partition("\n")
+        if head.strip() == "[markdown]":
+            lines = [re.sub("^# ?", "", line) for line in body.strip().splitlines()]
+            cells.append(("markdown", "\n".join(lines)))
+        else:
+            cells.append(("code", body.strip()))
+    return cells
+
+
+def notebook(script):
+    return json.loads(script.with_suffix(".ipynb").read_text())
+
+
+def outputs(script):
+    code = [cell for cell in notebook(script)["cells"] if cell["cell_type"] == "code"]
+    return [output for cell in code for output in cell["outputs"]]
+
+
+def test_there_are_notebooks():
+    assert len(SCRIPTS) >= 7
+
+
+@each
+def test_pair_is_in_step(script):
+    of_notebook = [
+        (cell["cell_type"], "".join(cell["source"]).strip()) for cell in notebook(script)["cells"]
+    ]
+    assert of_notebook == cells_of_script(script), f"run `make notebooks`: {script.stem}"
+
+
+@each
+def test_was_executed_in_order_without_an_error(script):
+    counts = [c["execution_count"] for c in notebook(script)["cells"] if c["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    assert not [output for output in outputs(script) if output["output_type"] == "error"]
+
+
+@each
+def test_shows_pictures_and_is_small(script):
+    kinds = [kind for output in outputs(script) for kind in output.get("data", {})]
+    drawn = len(re.findall(r"plt\.subplots|= plot\.(?!slider)", script.read_text()))
+    assert kinds.count("image/png") == drawn > 0
+    size = script.with_suffix(".ipynb").stat().st_size
+    assert size < KILOBYTES * 1000, f"{script.stem}.ipynb has {size} bytes"
+    # A progress bar in a notebook is a widget, which only a live kernel can show.
+    assert "application/vnd.jupyter.widget-view+json" not in kinds
+
+
+@each
+def test_says_how_to_install_and_ends_in_conclusions(script):
+    code = [source for kind, source in cells_of_script(script) if kind == "code"]
+    assert 'pip install "jaxloss[demo]"' in script.read_text().partition("import")[0]
+    assert re.search(r"^assert |assert_", code[-1], re.MULTILINE)
+    headings = re.findall(r"^# #+ .*", script.read_text(), re.MULTILINE)
+    assert len(headings) >= 4
+
+
+@pytest.mark.slow
+@each
+def test_script_runs(script, tmp_path):
+    subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        check=True,
+        timeout=600,
+    )

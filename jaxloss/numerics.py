@@ -196,8 +196,9 @@ def log_cosh(x: Array) -> Array:
     >>> round(float(log_cosh(1e-4)), 15), float(jax.grad(log_cosh)(0.0))
     (5e-09, 0.0)
     """
-    square, magnitude = jnp.square(x), jnp.abs(x)
+    magnitude = jnp.abs(x)
     near = magnitude < 1
+    square = jnp.square(jnp.where(near, x, 0))
     last = 12 if jnp.finfo(x.dtype).bits == 32 else 18
     series = 0.0
     for n in range(last, 0, -2):  # (cosh x - 1) / x^2 = 1/2! + x^2/4! + x^4/6! + ...

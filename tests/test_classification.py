@@ -528,3 +528,14 @@ def test_a_learned_weight_times_the_loss_has_the_right_mixed_derivative():
     mixed = jax.jacfwd(jax.grad(weighted), argnums=1)(1.0, logits)
     expected = jax.nn.softmax(logits) - jnp.array([1.0, 0.0, 0.0])
     np.testing.assert_allclose(mixed, expected, rtol=1e-5)
+
+
+def test_positive_weights_may_be_one_number_one_a_label_or_one_a_decision():
+    labels = np.float32(LOGITS > 0)
+    of = lambda weight: jc.sigmoid_cross_entropy(LOGITS, labels, positive_weight=weight)
+    expected = np.where(labels, WEIGHTS, 1) * np.asarray(jc.sigmoid_cross_entropy(LOGITS, labels))
+    for weight in (WEIGHTS, np.broadcast_to(WEIGHTS, LOGITS.shape)):
+        np.testing.assert_allclose(of(weight), expected, rtol=1e-6)
+    np.testing.assert_allclose(of(np.ones(4)), of(1.0))
+    with pytest.raises(ValueError, match=r"`positive_weight` has shape \(2,\).*one weight a label"):
+        of([1.0, 2.0])

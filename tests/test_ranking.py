@@ -363,6 +363,8 @@ def test_pair_count_counts_pairs():
     np.testing.assert_array_equal(ranking.pair_count(RELEVANCE), [9, 9])
     np.testing.assert_array_equal(ranking.pair_count(RELEVANCE, mask=MASK), [9, 5])
     np.testing.assert_array_equal(ranking.pair_count([[1, 1], [0, 0]]), [0, 0])
+    counts = ranking.pair_count([3, 2, 1, 0], segments=[0, 1, 0, 1])
+    np.testing.assert_array_equal(counts, 2)  # of 6, those of 3 and 1 and of 2 and 0
 
 
 def test_helpers_refuse_what_does_not_fit():

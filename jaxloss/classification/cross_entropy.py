@@ -107,6 +107,17 @@ def softmax_cross_entropy(
     return (1 - label_smoothing) * surprise + label_smoothing * spread
 
 
+def _check_last_axis(weights: Any, logits: Array) -> None:
+    """One weight a label is the one thing that stretches along the axes in front."""
+    if jnp.ndim(weights) and weights.shape not in (logits.shape, logits.shape[-1:]):
+        message = (
+            f"jaxloss.classification.sigmoid_cross_entropy: `positive_weight` has shape "
+            f"{weights.shape}, expected {logits.shape} to fit `logits`, or {logits.shape[-1:]}, one "
+            f"weight a label."
+        )
+        raise ValueError(message)
+
+
 @loss(
     convex,
     nonnegative,
@@ -122,7 +133,9 @@ def sigmoid_cross_entropy(
     labels: Real[ArrayLike, "*batch"],
     *,
     label_smoothing: Real[ArrayLike, ""] = 0.0,
-    positive_weight: Real[ArrayLike, ""] | Real[ArrayLike, "*batch"] = 1.0,
+    positive_weight: Real[ArrayLike, ""]
+    | Real[ArrayLike, "*batch"]
+    | Real[ArrayLike, "classes"] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it for yes or no, or for several labels at once: one independent decision a logit.
@@ -136,13 +149,15 @@ def sigmoid_cross_entropy(
         logits: Scores before the sigmoid; infinite ones are sure.
         labels: 1 for yes, 0 for no, or the probability of yes.
         label_smoothing: The share of each label that is moved to 1/2.
-        positive_weight: What a yes counts, if a no counts 1.
+        positive_weight: What a yes counts, if a no counts 1: one number, one a decision, or one a
+            label, along the last axis.
 
     Returns:
         The loss of each decision in nats.
 
     Raises:
-        ValueError: If the shapes differ, or the label smoothing is not between 0 and 1.
+        ValueError: If the shapes differ, the positive weights do not fit, or the label smoothing
+            is not between 0 and 1.
 
     Example:
         >>> sigmoid_cross_entropy([0.0, 80.0], [1, 1])
@@ -151,6 +166,7 @@ def sigmoid_cross_entropy(
     References:
         Cox, *The Regression Analysis of Binary Sequences*, 1958.
     """
+    _check_last_axis(positive_weight, logits)
     yes, no = labels, 1 - labels
     if not _is_off(label_smoothing):
         yes, no = ((1 - label_smoothing) * share + 0.5 * label_smoothing for share in (yes, no))

@@ -49,7 +49,9 @@ def _at_the_door(
     return lists_of(scores.astype(dtype), relevance.astype(dtype), mask, segments)
 
 
-def pair_count(relevance: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
+def pair_count(
+    relevance: ArrayLike, *, mask: ArrayLike | None = None, segments: ArrayLike | None = None
+) -> Array:
     r"""Counts the pairs of different relevance in each list: the pairs of the pairwise losses.
 
     As `weights` it makes a mean over lists the mean over the pairs of all lists, as rax has it.
@@ -59,18 +61,19 @@ def pair_count(relevance: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
     Args:
         relevance: Relevances of the items, along the last axis.
         mask: False takes an item out of its list.
+        segments: Ids of the lists in a row: pairs across lists do not count.
 
     Returns:
-        The number of pairs of each list.
+        The number of pairs of each list; with segments, of all lists in a row.
 
     Raises:
-        ValueError: If the mask does not fit.
+        ValueError: If the mask or the segments do not fit.
 
     Example:
         >>> pair_count([[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
         Array([3, 2], dtype=int32)
     """
-    lists = _at_the_door("pair_count", relevance, relevance, mask, None)
+    lists = _at_the_door("pair_count", relevance, relevance, mask, segments)
     return jnp.sum(lists.should_lead(), axis=(-2, -1), dtype=jnp.int32)
 
 

@@ -289,7 +289,7 @@ def test_slider_holds_every_position_and_needs_nothing_else():
 def test_slider_speaks():
     shown = plot.slider(huber, over={"delta": (0.1, 3.0)})
     elements = Elements(shown.html).found
-    (slider,), (picture,) = elements["input"], elements["svg"]
+    (slider,), (picture, _) = elements["input"], elements["svg"]
     assert slider["aria-label"] == "delta"
     assert slider["aria-valuetext"] == "delta = 0.548"
     assert picture["role"] == "img"

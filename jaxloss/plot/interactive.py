@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloss.plot import _svg
-from jaxloss.plot._lines import Line, elementwise, title
+from jaxloss.plot._lines import Line, elementwise, title, visible
 from jaxloss.plot._style import GREY
 
 _FRAMES, _POINTS = 25, 121
@@ -121,8 +121,15 @@ def _positions(who: str, option: str, values: Any) -> np.ndarray:
     return np.linspace(low, high, _FRAMES)
 
 
+def _tame(lines: list[Line]) -> list[Line]:
+    """Those that set the scale: a few that grow out of all proportion may leave the picture."""
+    heights = [np.ptp(visible([line.value, line.slope])) for line in lines]
+    limit = 4 * np.median(heights)
+    return [line for line, height in zip(lines, heights, strict=True) if height <= limit]
+
+
 def _figure(name: str, option: str, steps: np.ndarray, lines: list[Line]) -> str:
-    frame = _svg.Frame(lines, _WIDTH, _HEIGHT)
+    frame = _svg.Frame(_tame(lines), _WIDTH, _HEIGHT)
     texts = [f"{option} = {step:.3g}" for step in steps]
     words = [f"{text}: {_svg.describe(line)}" for text, line in zip(texts, lines, strict=True)]
     frames = [
@@ -143,7 +150,8 @@ def _figure(name: str, option: str, steps: np.ndarray, lines: list[Line]) -> str
         f'style="margin: 0; max-width: {_WIDTH}px; font: 13px sans-serif">'
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT + _KEY}" '
         f'role="img" aria-label="{html.escape(words[start])}" style="width: 100%; height: auto">'
-        f"{frame.backdrop()}{_svg.strokes(frame, lines[start])}{key}"
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}">{frame.backdrop()}'
+        f"{_svg.strokes(frame, lines[start])}</svg>{key}"
         f'<text x="{_WIDTH - 6}" y="{_HEIGHT + 18}" text-anchor="end" fill="{GREY}">'
         f"{html.escape(scale)}</text></svg>"
         f'<label style="display: flex; gap: 1em; align-items: center">{html.escape(name)}'

@@ -432,7 +432,8 @@ def _scaled(x, axis):
     half = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0) / 2  # so as not to round up to inf
     power = lax.reduce_precision(half, exponent_bits=info.nexp, mantissa_bits=0)
     power = jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2))
-    scaled = x / power
+    # Of a constant x, XLA would square x and the power apart, and divide infinity by infinity.
+    scaled = lax.optimization_barrier(x / power)
     return scaled, jnp.sqrt(jnp.sum(jnp.square(scaled), axis, keepdims=True)), power
 
 

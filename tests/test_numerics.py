@@ -611,3 +611,14 @@ def test_quotient_divides_by_what_has_no_square():
     assert ulp_error(to_x, exact_map(lambda x, y: 1 / y, x, y)).max() < 2
     assert ulp_error(to_y, exact_map(lambda x, y: -x / y**2, x, y)).max() < 3
     assert jnp.all(jnp.isfinite(jax.vmap(jax.hessian(numerics.quotient))(x, y)))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e20])
+def test_norms_of_constants_are_those_of_arguments(size):
+    """What a compiled function closes over, XLA rearranges: a square may come apart, and overflow."""
+    even, uneven = jnp.full((2, 3), size), size * jnp.array([[3.0, 4.0, 0.0]])
+    for x in (even, uneven):
+        for function in (numerics.norm, numerics.normalize):
+            got = jax.jit(lambda x=x, function=function: function(x))()
+            np.testing.assert_allclose(got, jax.jit(function)(x), rtol=1e-6)
+            assert np.all(np.isfinite(got))

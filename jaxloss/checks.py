@@ -10,6 +10,7 @@ without checks is traced again with them, and off means off, down to the jaxpr.
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -27,6 +28,16 @@ T = TypeVar("T")
 
 _mode = jax.make_user_context("off")
 _MARK = "jaxloss check failed: "
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Whether a line of JAX's log is about something else than a check that failed."""
+    return not (record.exc_info and _MARK in str(record.exc_info[1]))
+
+
+# JAX logs a callback that raises, traceback and all, before it raises the error that we turn into
+# one sentence.
+logging.getLogger("jax._src.debugging").addFilter(_is_not_ours)
 
 
 @contextlib.contextmanager

@@ -241,7 +241,8 @@ def _plan(declared: Declaration, key: tuple[Any, ...], default: Any) -> _Plan:
                 chex.assert_shape(x, tuple(n if isinstance(n, int) else None for n in shape))
             except AssertionError as error:
                 what = f"{declared.who}: `{x.name}`"
-                raise _misshapen(what, x.name, x.shape, shape, origin) from error
+                hint = _axis_hint(declared, arrays[0], form, x)
+                raise _misshapen(what, x.name, x.shape, shape, origin, hint) from error
             sizes.update(zip(reversed(form.event), reversed(x.shape), strict=False))
     voters = [
         jax.dtypes.canonicalize_dtype(x.dtype)
@@ -259,11 +260,28 @@ def _rank_fits(form: Form, rank: int, batch_rank: int) -> bool:
     return rank == batch_rank + len(form.event) or (rank == 0 and not form.event)
 
 
+def _axis_hint(declared: Declaration, first: _Kind, form: Form, x: _Kind) -> str:
+    """What to write if the shapes fit as soon as the classes lie along another axis."""
+    if "axis" not in declared.words or form.event:
+        return ""
+    rest = [first.shape[:axis] + first.shape[axis + 1 :] for axis in range(first.ndim)]
+    if x.shape not in rest:
+        return ""
+    (event,) = declared.forms[first.name][0].event
+    axis = rest.index(x.shape)
+    return f" If the {event} of `{first.name}` lie along axis {axis}, write `axis={axis}`."
+
+
 def _misshapen(
-    what: str, name: str, got: tuple[int, ...], expected: tuple[Any, ...], origin: str
+    what: str,
+    name: str,
+    got: tuple[int, ...],
+    expected: tuple[Any, ...],
+    origin: str,
+    hint: str = "",
 ) -> ValueError:
     message = f"{what} has shape {got}, expected {_shape(expected)}{origin}."
-    return ValueError(message + _remedy(name, got, expected))
+    return ValueError(message + (hint or _remedy(name, got, expected)))
 
 
 def _shape(shape: tuple[Any, ...]) -> str:

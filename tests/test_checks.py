@@ -43,6 +43,12 @@ def test_a_label_outside_raises_with_its_value(place):
     jl.checked(PLACES[place])(LOGITS, GOOD)
 
 
+def test_the_error_is_all_that_a_user_sees(caplog):
+    with pytest.raises(ValueError, match=NAMED):
+        jl.checked(jax.jit(loss))(LOGITS, BAD)
+    assert not caplog.records
+
+
 def test_under_vmap_the_value_is_named():
     each = jax.vmap(jl.classification.softmax_cross_entropy)
     for run in (each, jax.jit(each)):

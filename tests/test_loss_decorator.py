@@ -108,6 +108,15 @@ def test_scalars_stretch_and_nothing_else(charge):
         charge(jnp.zeros((1, 3)), jnp.zeros((2, 3)))
 
 
+def test_classes_along_another_axis_are_recognized():
+    images = jnp.zeros((2, 10, 3))
+    with pytest.raises(ValueError, match=r"expected \(2, 10\).* lie along axis 1, write `axis=1`"):
+        jl.classification.softmax_cross_entropy(images, jnp.zeros((2, 3), int))
+    assert jl.classification.softmax_cross_entropy(
+        images, jnp.zeros((2, 3), int), axis=1
+    ).shape == (2, 3)
+
+
 def test_an_eager_loop_plans_once(charge):
     from jaxloss import contract
 

@@ -102,6 +102,13 @@ def are_on() -> bool:
     return _mode.value == "on"
 
 
+def sizes_of(domain: Domain, context: Mapping[str, Any]) -> str:
+    """The sizes of the axes that the meaning of a domain mentions, in brackets."""
+    words = domain.meaning.split()
+    sizes = [f"{n} = {size}" for n, size in context.items() if n in words and type(size) is int]
+    return f" ({', '.join(sizes)})" if sizes else ""
+
+
 def check(
     who: str,
     what: str,
@@ -117,10 +124,7 @@ def check(
     holds, shown = domain.test(array, context)
     if holds.size == 0:
         return True
-    words = domain.meaning.split()
-    sizes = [f"{n} = {size}" for n, size in context.items() if n in words and type(size) is int]
-    named = f" ({', '.join(sizes)})" if sizes else ""
-    message = f"{who}: `{what}` must be {domain.meaning}{named}, got "
+    message = f"{who}: `{what}` must be {domain.meaning}{sizes_of(domain, context)}, got "
     place = f" at flat index {{index}} of shape {shown.shape}." if shown.ndim else "."
     first = jnp.argmin(holds)
     value = jax.lax.stop_gradient(jnp.ravel(shown)[first])

@@ -9,7 +9,8 @@ annotations of the function and does the rest, once, for all losses:
 - **where** is applied to the inputs, so that nothing hidden behind a False, NaN included, reaches
   value or gradient; **weights** and **reduction** are applied to the result;
 - **domains**: `@loss(labels=class_ids("classes"))` says what values an argument may hold. A class
-  id outside gives NaN, never another class; inside `jaxloss.checks()` all domains are checked;
+  id outside gives NaN, never another class; inside `jaxloss.checks()` all domains are checked.
+  What an option `mask` leaves out is not asked;
 - **the catalogue** files traits, formula and signature as data.
 """
 
@@ -26,7 +27,7 @@ from jax import Array
 
 from jaxloss import catalogue
 from jaxloss._typing import ArrayLike
-from jaxloss.checks import are_on, check
+from jaxloss.checks import are_on, check, sizes_of
 from jaxloss.declaration import Declaration, Form
 from jaxloss.domains import Domain, finite
 from jaxloss.reduction import TypeOfReduction, reduce
@@ -124,13 +125,14 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
     where, weights = arrays.get("where"), arrays.get("weights")
     if where is not None:
         arrays = {n: _fill(x, forms[n], declared.result, where) for n, x in arrays.items()}
-    context, sane = given | sizes, True
-    if are_on():
-        for name, x in arrays.items():
+    context, sane, sound = given | sizes, True, None
+    _check_numbers(declared, given, arrays, context)
+    if are_on() or declared.guarded:
+        seen = _without_masked(arrays, forms)
+        for name, x in seen.items() if are_on() else ():
             sane &= check(declared.who, name, forms[name].domain, x, context)
-    sound = None
-    if declared.guarded:
-        arrays, sound = _guard(arrays, forms, declared.result, context)
+        if declared.guarded:
+            arrays, sound = _guard(arrays, seen, forms, declared, context)
 
     values = declared.body(**{name: arrays.get(name, given[name]) for name in declared.arguments})
     shape = declared.result.shape(batch, sizes)
@@ -145,17 +147,15 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
 
 
 def _arrays(declared: Declaration, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that are arrays; numbers given for an option stay numbers, seen at once."""
+    """The arguments that are arrays; numbers given for an option stay numbers."""
     arrays = {}
-    for name, forms in declared.forms.items():
+    for name in declared.forms:
         value = given[name]
         if isinstance(value, _ARRAYS):
             arrays[name] = value
         elif value is None and name in declared.defaults and declared.defaults[name] is None:
             continue
-        elif name not in declared.data and isinstance(value, bool | int | float):
-            _check_number(declared.who, name, value, forms[0].domain)
-        else:
+        elif name in declared.data or not isinstance(value, bool | int | float):
             arrays[name] = _as_array(declared.who, name, value)
     for name, choices in declared.choices.items():
         if given[name] not in choices:
@@ -167,11 +167,18 @@ def _arrays(declared: Declaration, given: dict[str, Any]) -> dict[str, Any]:
     return arrays
 
 
-def _check_number(who: str, name: str, value: float, domain: Domain) -> None:
-    """A number written in the program is seen before anything is traced."""
-    holds, _ = domain.test(value, {})
-    if not holds:
-        raise ValueError(f"{who}: `{name}` must be {domain.meaning}, got {value!r}.")
+def _check_numbers(
+    declared: Declaration,
+    given: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    context: Mapping[str, Any],
+) -> None:
+    """A number written in the program is seen when it is traced, checks or not."""
+    for name, forms in declared.forms.items():
+        value, domain = given[name], forms[0].domain
+        if name not in arrays and value is not None and not domain.test(value, context)[0]:
+            expected = domain.meaning + sizes_of(domain, context)
+            raise ValueError(f"{declared.who}: `{name}` must be {expected}, got {value!r}.")
 
 
 def _as_array(who: str, name: str, value: Any) -> Any:
@@ -340,24 +347,56 @@ def _fill(x: Array, form: Form, result: Form, where: Array) -> Array:
     return jnp.where(jnp.expand_dims(where, inner), x, jnp.asarray(form.domain.fill, x.dtype))
 
 
-def _guard(
-    arrays: dict[str, Any], form: Mapping[str, Form], result: Form, context: Mapping[str, Any]
-) -> tuple[dict[str, Any], Array | None]:
-    """Takes labels that name no class out of the body's sight, and remembers their rows.
+def _without_masked(arrays: dict[str, Any], forms: Mapping[str, Form]) -> dict[str, Any]:
+    """The arrays with a harmless value wherever `mask` is False: nobody asks what is there."""
+    if "mask" not in arrays:
+        return arrays
+    mask, axes = arrays["mask"], forms["mask"].dims
 
-    A float becomes NaN and spreads by itself; an integer cannot, so its row is told to.
-    """
-    sound = None
+    def seen(x: Array, form: Form) -> Array:
+        if form.dims[: len(axes)] == axes:
+            kept = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
+        elif form.dims[-len(axes) :] == axes:
+            kept = mask
+        else:
+            return x
+        return jnp.where(kept, x, jnp.asarray(form.domain.fill, x.dtype))
+
+    return {n: x if x.dtype == jnp.bool_ else seen(x, forms[n]) for n, x in arrays.items()}
+
+
+def _guard(
+    arrays: dict[str, Any],
+    seen: Mapping[str, Any],
+    forms: Mapping[str, Form],
+    declared: Declaration,
+    context: Mapping[str, Any],
+) -> tuple[dict[str, Any], Array | None]:
+    """Takes labels that name no class out of the body's sight, and remembers their rows."""
+    sound, axes = None, declared.result.dims
     for name, x in arrays.items():
-        domain = form[name].domain
-        if domain.guard:
-            holds, _ = domain.test(x, context)
-            inexact = jnp.issubdtype(x.dtype, jnp.inexact)
-            harmless = jnp.asarray(jnp.nan if inexact else domain.fill, x.dtype)
-            arrays = {**arrays, name: jnp.where(holds, x, harmless)}
-            if inexact:
-                continue
-            inner = len(form[name].dims) - len(result.dims)
+        form = forms[name]
+        if form.domain.guard:
+            holds, _ = form.domain.test(seen[name], context)
+            arrays = {**arrays, name: jnp.where(holds, x, jnp.asarray(form.domain.fill, x.dtype))}
+            inner = len(form.dims) - len(axes)
             holds = jnp.all(holds, axis=tuple(range(-inner, 0))) if inner > 0 else holds
             sound = holds if sound is None else sound & holds
+    for name in declared.data if sound is not None else ():
+        x, form = arrays[name], forms[name]
+        if form.dims[: len(axes)] == axes and jnp.issubdtype(x.dtype, jnp.inexact):
+            arrays = {**arrays, name: _with_slope_of(x, sound)}
     return arrays, sound
+
+
+@jax.custom_jvp
+def _with_slope_of(x: Array, sound: Any) -> Array:
+    """x itself, whose slope is NaN in rows that are not sound: no choice in a body removes that."""
+    return x
+
+
+@_with_slope_of.defjvp
+def _with_slope_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    x, sound = primals
+    slope = jnp.where(sound, 1, jnp.nan).astype(x.dtype)
+    return x, tangents[0] * jnp.expand_dims(slope, tuple(range(slope.ndim, x.ndim)))

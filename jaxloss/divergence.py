@@ -32,7 +32,6 @@ from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
     distribution,
     extended,
-    kept,
     log_probability,
     nonnegative_number,
     positive,
@@ -69,7 +68,7 @@ def _less(weight: Array, a: Array, b: Array) -> Array:
     convex,
     smooth,
     bounded_gradient,
-    log_prediction=kept(log_probability),
+    log_prediction=log_probability,
     target=distribution,
 )
 def kl(
@@ -114,8 +113,8 @@ def kl(
     smooth,
     bounded_gradient,
     zero_at_match,
-    log_prediction=kept(log_probability),
-    log_target=kept(log_probability),
+    log_prediction=log_probability,
+    log_target=log_probability,
 )
 def kl_log(
     log_prediction: Real[ArrayLike, "*batch classes"],
@@ -208,8 +207,8 @@ def _kl_of_logits_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     bounded_gradient,
     shift_invariant,
     zero_at_match,
-    logits=kept(extended),
-    target_logits=kept(extended),
+    logits=extended,
+    target_logits=extended,
     temperature=positive,
 )
 def kl_logits(
@@ -255,7 +254,7 @@ def kl_logits(
 @loss(
     smooth,
     bounded_gradient,
-    log_prediction=kept(log_probability),
+    log_prediction=log_probability,
     target=distribution,
 )
 def reverse_kl(
@@ -360,8 +359,8 @@ def _log_gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     convex,
     nonnegative,
     smooth,
-    log_prediction=kept(extended),
-    target=kept(nonnegative_number),
+    log_prediction=extended,
+    target=nonnegative_number,
 )
 def generalized_kl(
     log_prediction: Real[ArrayLike, "*batch classes"],
@@ -583,7 +582,7 @@ def hellinger(
     return numerics.norm(_root_difference(prediction, target)) * 0.5**0.5
 
 
-@loss(log_prediction=kept(log_probability), target=distribution, order=nonnegative_number)
+@loss(log_prediction=log_probability, target=distribution, order=nonnegative_number)
 def renyi(
     log_prediction: Real[ArrayLike, "*batch classes"],
     target: Real[ArrayLike, "*batch classes"],
@@ -716,8 +715,8 @@ def _alpha_divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @loss(
     nonnegative,
-    log_prediction=kept(extended),
-    target=kept(nonnegative_number),
+    log_prediction=extended,
+    target=nonnegative_number,
 )
 def alpha(
     log_prediction: Real[ArrayLike, "*batch classes"],

@@ -78,34 +78,9 @@ sign_label = Domain(
 sign = _elementwise("-1 or +1", lambda x: (x == 1) | (x == -1), fill=1.0, guard=True)
 
 
-def kept(domain: Domain) -> Domain:
-    """The same values, asked only of the entries that the option `mask` keeps."""
-
-    def test(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
-        holds, shown = domain.test(x, context)
-        if context.get("mask") is None:
-            return holds, shown
-        return holds | ~jnp.moveaxis(jnp.asarray(context["mask"]), context["axis"], -1), shown
-
-    return domain._replace(test=test)
-
-
 def _is_mean_or_log(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
     lowest = -inf if context.get("log_input", True) else 0
     return (abs(x) < inf) & (x >= lowest), x
 
 
 mean_or_its_log = Domain("finite (or, with log_input=False, at least 0)", _is_mean_or_log, fill=1.0)
-
-
-def kept_pixels(domain: Domain) -> Domain:
-    """The same values, asked only of the pixels that the option `mask` keeps."""
-
-    def test(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
-        holds, shown = domain.test(x, context)
-        if context.get("mask") is None:
-            return holds, shown
-        mask = jnp.asarray(context["mask"])
-        return holds | ~(mask[..., None] if mask.ndim < x.ndim else mask), shown
-
-    return domain._replace(test=test)

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, Reduction
-from jaxloss.domains import class_ids, kept_pixels, nonnegative_number, unit_interval
+from jaxloss.domains import class_ids, nonnegative_number, unit_interval
 from jaxloss.traits import bounded, nonnegative
 
 
@@ -61,8 +61,8 @@ def _importance(classes: int, class_weights: Any, ignore_background: bool, dtype
 @loss(
     nonnegative,
     bounded,
-    probabilities=kept_pixels(unit_interval),
-    labels=[kept_pixels(class_ids("classes")), kept_pixels(unit_interval)],
+    probabilities=unit_interval,
+    labels=[class_ids("classes"), unit_interval],
     smoothing=nonnegative_number,
     class_weights=nonnegative_number,
 )
@@ -129,8 +129,8 @@ def dice(
 @loss(
     nonnegative,
     bounded,
-    probabilities=kept_pixels(unit_interval),
-    labels=[kept_pixels(class_ids("classes")), kept_pixels(unit_interval)],
+    probabilities=unit_interval,
+    labels=[class_ids("classes"), unit_interval],
     alpha=nonnegative_number,
     beta=nonnegative_number,
     smoothing=nonnegative_number,
@@ -197,8 +197,8 @@ def tversky(
 @loss(
     nonnegative,
     bounded,
-    probabilities=kept_pixels(unit_interval),
-    labels=[kept_pixels(class_ids("classes")), kept_pixels(unit_interval)],
+    probabilities=unit_interval,
+    labels=[class_ids("classes"), unit_interval],
     class_weights=nonnegative_number,
 )
 def generalized_dice(

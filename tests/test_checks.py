@@ -136,3 +136,33 @@ def test_errors_that_are_not_ours_pass_through():
 
 def test_an_array_size_in_the_mean_needs_no_value():
     assert jl.checked(jl.regression.squared_error)(jnp.zeros(0), jnp.zeros(0)).shape == (0,)
+
+
+def test_checks_do_not_ask_what_a_mask_leaves_out():
+    mask = np.array([True, True, False])
+    scores, relevance = np.array([1.0, 2.0, np.nan]), np.array([1.0, 0.0, -7.0])
+    softmax = jax.jit(lambda mask: jl.ranking.softmax(scores, relevance, mask=mask))
+    assert jnp.isfinite(jl.checked(softmax)(mask))
+    with pytest.raises(ValueError, match="`scores` must be .* got nan"):
+        jl.checked(softmax)(~mask)
+    shares, labels = np.full((1, 2, 2), 0.5), np.array([[0, 255]])
+    dice = lambda mask: jl.segmentation.dice(shares, labels, mask=mask)
+    assert jnp.isfinite(jl.checked(dice)(labels != 255))
+    with pytest.raises(ValueError, match="`labels` must be class ids .* got 255"):
+        jl.checked(dice)(labels == 255)
+
+
+def test_a_number_for_an_array_option_is_seen_with_the_sizes():
+    with pytest.raises(ValueError, match=r"`logit_lengths` .* frames \(frames = 2\), got 999"):
+        jl.sequence.ctc(np.zeros((2, 3)), [1], logit_lengths=999)
+
+
+def test_nan_of_a_wrong_label_reaches_the_slope_where_a_hinge_is_flat():
+    for loss, data in (
+        (jl.ranking.margin, (9.0, 0.0, 0.5)),
+        (jl.classification.multi_margin, ([9.0, 0.0, 0.0], 3)),
+        (jl.classification.hinge, (9.0, 0.5)),
+    ):
+        value, slope = jax.value_and_grad(loss)(jnp.asarray(data[0]), *data[1:])
+        assert jnp.isnan(value)
+        assert jnp.all(jnp.isnan(slope))

@@ -539,3 +539,14 @@ def test_positive_weights_may_be_one_number_one_a_label_or_one_a_decision():
     np.testing.assert_allclose(of(np.ones(4)), of(1.0))
     with pytest.raises(ValueError, match=r"`positive_weight` has shape \(2,\).*one weight a label"):
         of([1.0, 2.0])
+
+
+def test_what_a_mask_leaves_out_is_not_read():
+    mask = np.array([True, False, True, True])
+    shares = np.array([0.5, 0.25, 0.0, 0.25], np.float32)
+    expected = jc.softmax_cross_entropy(LOGITS[0, mask], shares[mask])
+    dirty = [np.where(mask, x, np.nan).astype(np.float32) for x in (LOGITS[0], shares)]
+    for logits, labels in ((LOGITS[0], shares), dirty):
+        got = jc.softmax_cross_entropy(logits, labels, mask=mask)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert jc.softmax_cross_entropy(LOGITS[0], 1, mask=mask) == np.inf  # a class that is out

@@ -66,7 +66,9 @@ def softmax_cross_entropy(
     Args:
         logits: Scores of the classes; -inf makes a class impossible.
         labels: Class ids, integers without the class axis; or distributions over the classes.
-        mask: False takes a class out of an example (or out of all): probability and gradient 0.
+        mask: False takes a class out of an example (or out of all), whatever logits and
+            distributions hold there: probability and gradient 0. A class id that names it costs
+            inf.
         label_smoothing: The share of each label that is spread evenly over the possible classes.
         class_weights: How much each class counts.
 
@@ -89,6 +91,7 @@ def softmax_cross_entropy(
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     if labels.ndim == logits.ndim:
+        labels = labels if mask is None else jnp.where(mask, labels, 0)
         if not _is_off(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * even_over_possible(logits)
         weighted = labels if class_weights is None else class_weights * labels
@@ -112,8 +115,8 @@ def _check_last_axis(weights: Any, logits: Array) -> None:
     if jnp.ndim(weights) and weights.shape not in (logits.shape, logits.shape[-1:]):
         message = (
             f"jaxloss.classification.sigmoid_cross_entropy: `positive_weight` has shape "
-            f"{weights.shape}, expected {logits.shape} to fit `logits`, or {logits.shape[-1:]}, one "
-            f"weight a label."
+            f"{weights.shape}, expected {logits.shape} to fit `logits`, or one weight a label, "
+            f"{logits.shape[-1:]}."
         )
         raise ValueError(message)
 

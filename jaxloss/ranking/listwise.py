@@ -15,7 +15,6 @@ from jaxloss.declaration import ArrayLike, AxisReduction
 from jaxloss.domains import (
     extended,
     finite,
-    kept,
     nonnegative_number,
     positive,
 )
@@ -43,8 +42,8 @@ from jaxloss.traits import (
     nonnegative,
     smooth,
     shift_invariant,
-    scores=kept(extended),
-    relevance=kept(nonnegative_number),
+    scores=extended,
+    relevance=nonnegative_number,
 )
 def softmax(
     scores: Real[ArrayLike, "*batch items"],
@@ -94,8 +93,8 @@ def softmax(
 @loss(
     smooth,
     shift_invariant,
-    scores=kept(extended),
-    relevance=kept(nonnegative_number),
+    scores=extended,
+    relevance=nonnegative_number,
 )
 def poly1_softmax(
     scores: Real[ArrayLike, "*batch items"],
@@ -149,8 +148,8 @@ def poly1_softmax(
     nonnegative,
     smooth,
     shift_invariant,
-    scores=kept(finite),
-    relevance=kept(nonnegative_number),
+    scores=finite,
+    relevance=nonnegative_number,
 )
 def unique_softmax(
     scores: Real[ArrayLike, "*batch items"],
@@ -200,8 +199,8 @@ def unique_softmax(
     nonnegative,
     smooth,
     shift_invariant,
-    scores=kept(finite),
-    relevance=kept(finite),
+    scores=finite,
+    relevance=finite,
 )
 def list_mle(
     scores: Real[ArrayLike, "*batch items"],
@@ -254,8 +253,8 @@ def list_mle(
     bounded,
     smooth,
     shift_invariant,
-    scores=kept(finite),
-    relevance=kept(nonnegative_number),
+    scores=finite,
+    relevance=nonnegative_number,
     temperature=positive,
 )
 def approx_ndcg(

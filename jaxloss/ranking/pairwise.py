@@ -11,7 +11,7 @@ from jaxloss import numerics
 from jaxloss._rounding import two_sum
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
-from jaxloss.domains import finite, kept, nonnegative_number, sign, unit_interval
+from jaxloss.domains import finite, nonnegative_number, sign, unit_interval
 from jaxloss.ranking._lists import Lists, lists_of, of_pairs
 from jaxloss.traits import (
     bounded,
@@ -51,8 +51,8 @@ def _mean_over_pairs(
     nonnegative,
     bounded_gradient,
     shift_invariant,
-    scores=kept(finite),
-    relevance=kept(finite),
+    scores=finite,
+    relevance=finite,
     pair_weights=nonnegative_number,
 )
 def pairwise_hinge(
@@ -108,8 +108,8 @@ def pairwise_hinge(
     smooth,
     bounded_gradient,
     shift_invariant,
-    scores=kept(finite),
-    relevance=kept(finite),
+    scores=finite,
+    relevance=finite,
     pair_weights=nonnegative_number,
 )
 def pairwise_logistic(
@@ -163,8 +163,8 @@ def pairwise_logistic(
     smooth,
     bounded_gradient,
     shift_invariant,
-    scores=kept(finite),
-    relevance=kept(finite),
+    scores=finite,
+    relevance=finite,
     pair_weights=nonnegative_number,
 )
 def pairwise_soft_zero_one(
@@ -221,8 +221,8 @@ def pairwise_soft_zero_one(
     shift_invariant,
     translation_invariant,
     zero_at_match,
-    scores=kept(finite),
-    relevance=kept(finite),
+    scores=finite,
+    relevance=finite,
     pair_weights=nonnegative_number,
 )
 def pairwise_squared_error(
@@ -274,8 +274,8 @@ def pairwise_squared_error(
     shift_invariant,
     translation_invariant,
     zero_at_match,
-    scores=kept(finite),
-    relevance=kept(finite),
+    scores=finite,
+    relevance=finite,
     pair_weights=nonnegative_number,
     level=unit_interval,
 )

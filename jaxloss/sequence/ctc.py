@@ -344,8 +344,7 @@ _labels = Domain("class ids other than the blank, from 0 to classes - 1", _is_cl
 def _up_to(axis: str) -> Domain:
     return Domain(
         f"lengths from 0 to {axis}",
-        # A number written in the program is tested before the size is known.
-        lambda x, context: ((x >= 0) & (x <= context.get(axis, math.inf)), x),
+        lambda x, context: ((x >= 0) & (x <= context[axis]), x),
         guard=True,
     )
 

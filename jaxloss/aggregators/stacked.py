@@ -98,17 +98,23 @@ def cosines(gramian: Array) -> Array:
     return jnp.clip(gramian * inverse * inverse[:, None], -1, 1)
 
 
-def check_stacked(who: str, stacked: Any, expected: int | None = None) -> list[tuple[str, Any]]:
+def check_stacked(
+    who: str, stacked: Any, expected: int | None = None, params: Any = None
+) -> list[tuple[str, Any]]:
     """The leaves of a stack and their names; raises where one is not of so many gradients."""
     named = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(stacked):
+    known = jax.tree.structure(params) == jax.tree.structure(stacked)
+    shapes = [jnp.shape(p) for p in jax.tree.leaves(params)] if known else []
+    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(stacked)):
         name, shape = f"updates{jax.tree_util.keystr(path)}", jnp.shape(leaf)
-        if not shape or (expected is not None and shape[0] != expected):
-            wanted = "(m, ...)" if expected is None else f"({expected}, ...)"
+        inner = shapes[i] if known else shape[1:]
+        if not shape or shape[1:] != inner or (expected is not None and shape[0] != expected):
+            count = "m" if expected is None else expected
+            wanted = ", ".join(map(str, (count, *inner))) if known else f"{count}, ..."
             message = (
-                f"{who}: `{name}` has shape {shape}, expected {wanted}: a gradient for each loss, "
-                f"stacked along the first axis, as `gradients.multi_value_and_grad(losses)` gives "
-                f"them."
+                f"{who}: `{name}` has shape {shape}, expected ({wanted}): a gradient for each "
+                f"loss, stacked along the first axis, as "
+                f"`gradients.multi_value_and_grad(losses)` gives them."
             )
             raise ValueError(message)
         expected = shape[0]

@@ -63,6 +63,7 @@ def aggregate(
     `gradients.multi_value_and_grad(losses)` gives. What stands before it in a chain (clipping,
     accumulation) acts on all of them as one. `optax.MultiSteps` and `accumulate` cannot be put
     around it, since they keep gradients in the shape of parameters: accumulate the losses.
+    What is stacked is told from what is not by the parameters, where `update` is given them.
 
     Args:
         weighting: A function from the Gramian to the weights, of `jaxloss.aggregators` or your
@@ -117,11 +118,10 @@ def aggregate(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, AggregateState]:
-        del params
         balancer_state = state.balancer_state
         if not jax.tree.leaves(updates):
             return updates, state._replace(count=optax.safe_increment(state.count))
-        check_stacked(who, updates, num_losses)
+        check_stacked(who, updates, num_losses, params)
         matrix = jax.lax.stop_gradient(gramian(updates))
         if isinstance(weighting, Balancer):
             weights, balancer_state = weighting.update(
@@ -196,8 +196,8 @@ def aggregate_coordinates(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, AggregateCoordinatesState]:
-        del params, extra_args
-        named = check_stacked(who, updates, num_losses)
+        del extra_args
+        named = check_stacked(who, updates, num_losses, params)
         merged = []
         for i, (name, leaf) in enumerate(named):
             key = jax.random.fold_in(_key(seed, state.count), i)

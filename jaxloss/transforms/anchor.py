@@ -86,6 +86,7 @@ def add_anchored_penalty(
         check_scalar(who, "weight", weight)
 
     def init(params: Any) -> AddAnchoredPenaltyState:
+        _check_params(who, params)
         for name, tree in (("anchor", anchor), ("importance", importance)):
             if tree is not None and jax.tree.leaves(params):
                 _check_fit(who, name, tree, params)
@@ -152,6 +153,7 @@ def add_ema_penalty(weight: Any, decay: Any = 0.999) -> optax.GradientTransforma
         raise ValueError(f"{who}: `decay` must be between 0 and 1, got {decay!r}.")
 
     def init(params: Any) -> AddEmaPenaltyState:
+        _check_params(who, params)
         return AddEmaPenaltyState(
             jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.float32),
@@ -181,6 +183,18 @@ def _copy(leaf: Any) -> Array:
 def _wide(x: Any) -> Array:
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check_params(who: str, params: Any) -> None:
+    for name, leaf in named_leaves("params", params):
+        if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
+            came = dtype_of(leaf) if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
+            message = (
+                f"{who}: `{name}` is {came}, which has no gradient. Put None in its place "
+                f"(`equinox.filter(model, equinox.is_inexact_array)`), or wrap this in "
+                f"`optax.masked`."
+            )
+            raise TypeError(message)
 
 
 def _check_fit(who: str, name: str, tree: Any, params: Any) -> None:
@@ -213,13 +227,7 @@ def _pull(
     if params is None:
         message = f"{who}: `params` is None: write `tx.update(grads, state, params)`."
         raise ValueError(message)
-    for name, leaf in named_leaves("params", params):
-        if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
-            message = (
-                f"{who}: `{name}` is {dtype_of(leaf)}, which has no gradient. Put None in its "
-                f"place, or wrap this in `optax.masked`."
-            )
-            raise TypeError(message)
+    _check_params(who, params)
     if jax.tree.structure(updates) != jax.tree.structure(params):
         raise ValueError(f"{who}: `updates` and `params` differ in structure.")
     scale = weight(count) if callable(weight) else weight

@@ -296,19 +296,6 @@ def _log1p_ratio(x: Array, y: Array) -> Array:
 
 
 @jax.custom_jvp
-def _share(x: Array, y: Array) -> Array:
-    """x / (x + y), with slopes that do not cancel."""
-    return x / (x + y)
-
-
-@_share.defjvp
-def _share_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (x, y), (x_dot, y_dot) = primals, tangents
-    out, other, total = _share(x, y), _share(y, x), x + y
-    return out, numerics.quotient(other, total) * x_dot - numerics.quotient(out, total) * y_dot
-
-
-@jax.custom_jvp
 def _scaled_log1p(n: Array, x: Array) -> Array:
     """n log(1 + x / n), which for large n is x, with its small slope in n."""
     return n * _log1p_ratio(x, n)
@@ -317,10 +304,10 @@ def _scaled_log1p(n: Array, x: Array) -> Array:
 @_scaled_log1p.defjvp
 def _scaled_log1p_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (n, x), (n_dot, x_dot) = primals, tangents
-    share, large = _share(x, n), x > n
+    share, large = numerics.share(x, n), x > n
     bend = log1p_excess(-jnp.where(large, 0, share))
     bend = jnp.where(large, _log1p_ratio(x, n) - share, bend)
-    return _scaled_log1p(n, x), bend * n_dot + _share(n, x) * x_dot
+    return _scaled_log1p(n, x), bend * n_dot + numerics.share(n, x) * x_dot
 
 
 @jax.custom_jvp
@@ -527,7 +514,7 @@ def negative_binomial(
     few = few | huge
     mean, log_mean = jnp.where(few, 1, mean), jnp.where(few, 0, log_mean)
     ahead, total = total_count + count, total_count + mean
-    change = numerics.quotient(mean - count, count) * _share(total_count, mean)
+    change = numerics.quotient(mean - count, count) * numerics.share(total_count, mean)
     log_ahead = _log_ratio(ahead, total)
     log_share = log_ahead + (log_mean - jnp.log(count))
     spread = total_count * _ratio_gap(numerics.quotient(count - mean, total), log_ahead)

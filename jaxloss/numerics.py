@@ -93,6 +93,25 @@ def _quotient_jvp(primals, tangents):
     return out, quotient(x_dot - out * y_dot, y)
 
 
+@jax.custom_jvp
+def share(x: Array, y: Array) -> Array:
+    """The share of x in x + y, both at least 0, with slopes that do not cancel; 0 of nothing.
+
+    >>> float(share(1.0, 3.0)), float(share(0.0, 0.0))
+    (0.25, 0.0)
+    """
+    total = x + y
+    return quotient(x, jnp.where(total == 0, 1, total))
+
+
+@share.defjvp
+def _share_jvp(primals, tangents):
+    (x, y), (x_dot, y_dot) = primals, tangents
+    total = jnp.where(x + y == 0, 1, x + y)
+    change = share(y, x) * x_dot - share(x, y) * y_dot
+    return share(x, y), quotient(change, total)
+
+
 def xlogy(x: Array, y: Array) -> Array:
     r"""$x \log y$, with $0 \log 0 = 0$ and gradients that are finite there.
 

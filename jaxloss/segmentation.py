@@ -20,7 +20,7 @@ over its classes; the loss of each class alone is
 from typing import Any, Unpack
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
@@ -39,23 +39,20 @@ def _shares(probabilities: Array, labels: Array, mask: Array | None) -> tuple[Ar
     return jnp.where(kept, probabilities, 0), jnp.where(kept, labels, 0)
 
 
+# The losses are written with what is missed, which is all of a small loss: 1 less the overlap
+# would be rounded to the last place of 1.
 def _over_pixels(shares: Array) -> Array:
     return jnp.sum(shares, axis=(-3, -2))
-
-
-def _ratio(missed: Array, whole: Array) -> Array:
-    """missed / whole, and 0 where there is nothing at all.
-
-    The losses are written with what is missed, which is all of a small loss: 1 less the overlap
-    would be rounded to the last place of 1.
-    """
-    nothing = whole == 0
-    return numerics.quotient(jnp.where(nothing, 0, missed), jnp.where(nothing, 1, whole))
 
 
 def _importance(classes: int, class_weights: Any, ignore_background: bool, dtype: Any) -> Array:
     weights = jnp.ones(classes, dtype) if class_weights is None else class_weights
     return weights.at[0].set(0) if ignore_background else weights
+
+
+def _mean_over_classes(losses: Array, weights: Array) -> Array:
+    total = jnp.sum(weights)
+    return numerics.quotient(jnp.sum(weights * losses, axis=-1), jnp.where(total == 0, 1, total))
 
 
 @loss(
@@ -122,8 +119,8 @@ def dice(
     weights = _importance(
         probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
     )
-    each = _ratio(missed, 2 * both + missed + smoothing)
-    return _ratio(jnp.sum(weights * each, axis=-1), jnp.sum(weights))
+    each = numerics.share(missed, 2 * both + smoothing)
+    return _mean_over_classes(each, weights)
 
 
 @loss(
@@ -190,8 +187,8 @@ def tversky(
     weights = _importance(
         probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
     )
-    each = _ratio(missed, both + missed + smoothing)
-    return _ratio(jnp.sum(weights * each, axis=-1), jnp.sum(weights))
+    each = numerics.share(missed, both + smoothing)
+    return _mean_over_classes(each, weights)
 
 
 @loss(
@@ -250,10 +247,9 @@ def generalized_dice(
     )
     size = _over_pixels(true)
     counts = (size > 0) & (weights > 0)
-    # Only the ratios of the weights matter: the smallest region that counts has 1.
     smallest = jnp.min(jnp.where(counts, size, jnp.inf), axis=-1, keepdims=True)
-    relative = jnp.where(counts, smallest, 1) / jnp.where(counts, size, 1)
+    size = jnp.where(counts, size, jnp.where(smallest == jnp.inf, 1, smallest))
+    # Only the ratios of the weights matter: in a unit that makes the largest of them 1.
+    relative = numerics.quotient(lax.stop_gradient(jnp.min(size, axis=-1, keepdims=True)), size)
     weights = weights * jnp.square(relative)
-    return _ratio(
-        jnp.sum(weights * missed, axis=-1), jnp.sum(weights * (2 * both + missed), axis=-1)
-    )
+    return numerics.share(jnp.sum(weights * missed, axis=-1), 2 * jnp.sum(weights * both, axis=-1))

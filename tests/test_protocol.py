@@ -8,10 +8,10 @@ import dataclasses
 import functools
 import inspect
 import pickle
+import warnings
 
 import chex
 import equinox as eqx
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,11 @@ import optax
 import pytest
 
 from jaxloss import aggregators, penalties, transforms
+
+with warnings.catch_warnings():
+    # flax 0.12.0, the newest for jax 0.8.0, imports what that deprecates.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import flax.nnx as nnx
 
 
 @dataclasses.dataclass(frozen=True)

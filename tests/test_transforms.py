@@ -676,6 +676,43 @@ def test_a_good_step_is_that_of_the_optimizer_inside():
     chex.assert_trees_all_close(*ends, rtol=1e-6)  # the branch is compiled whole
 
 
+def test_a_guard_needs_no_more_memory_than_one_that_looks_at_gradients_alone():
+    """What comes out is judged before it is written: old and new state never exist side by side."""
+
+    def memory(tx):
+        def step(params, state, x):
+            grads = jax.grad(lambda p: jnp.sum(jnp.tanh(x @ p) ** 2))(params)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = jnp.zeros((256, 256))
+        step = jax.jit(step, donate_argnums=(0, 1))
+        compiled = step.lower(params, tx.init(params), jnp.zeros((16, 256))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / params.nbytes
+
+    adam = optax.adam(0.1)
+    assert memory(skip_nonfinite(adam)) < memory(optax.apply_if_finite(adam, 3)) + 0.1
+    assert memory(skip_nonfinite(adam)) < memory(adam) + 2.1  # the gradient, and the updates
+
+
+def test_a_guarded_line_search_is_run_once_and_guarded_all_the_same():
+    calls = []
+
+    def update(updates, state, params=None, *, value_fn, **extra_args):
+        calls.append(1)
+        return updates * value_fn(params), state + 1
+
+    inner = optax.GradientTransformationExtraArgs(lambda p: jnp.zeros((), jnp.int32), update)
+    tx, params = skip_nonfinite(inner), jnp.array([2.0])
+    state = tx.init(params)
+    for worst, ok in ((1.0, True), (jnp.inf, False)):
+        calls.clear()
+        updates, after = tx.update(params, state, params, value_fn=lambda p, w=worst: w)
+        assert len(calls) == 2  # once to know the shapes, and once in the branch that is taken
+        assert (after.last_ok, after.inner_state) == (ok, int(ok))
+        np.testing.assert_array_equal(updates, [2.0 if ok else -0.0])
+
+
 def test_a_step_out_of_ten_is_bad_and_training_arrives():
     def loss(params, target, poison):
         return jnp.sum((params["b"] - target) ** 2) * jnp.where(poison, jnp.nan, 1)

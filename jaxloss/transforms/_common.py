@@ -1,5 +1,6 @@
 """What several transformations need: named leaves, finite trees, updates that change nothing."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -115,14 +116,47 @@ def update_if(
     inner_state: Any,
     params: Any,
     extra_args: dict[str, Any],
-) -> tuple[Any, Any]:
+    *,
+    check: bool = False,
+) -> tuple[Any, Any, Array]:
     """The update of `inner` if all is well; else updates that change nothing, and its old state.
 
-    A `lax.cond`: a bad step is not computed, and a good one needs no second copy of anything.
+    A `lax.cond`, so that a bad step is not computed. With `check`, all is well only if what would
+    come out is finite, too. To choose afterwards, both states would have to exist; so the update
+    is first computed to be judged, which needs no memory, and then to be made. Only where it
+    evaluates the loss, in a line search, is it computed once, and both states are kept.
     """
+    evaluations = []
 
     def step() -> tuple[Any, Any]:
         return inner.update(updates, inner_state, params, **extra_args)
 
-    expected, _ = jax.eval_shape(step)
-    return jax.lax.cond(ok, step, lambda: (nothing(expected), inner_state))
+    def watched() -> tuple[Any, Any]:
+        given = dict(extra_args)
+        for name in {"value_fn", "grad_fn"} & set(given):
+            if callable(given[name]):
+                given[name] = _watched(given[name], evaluations)
+        return inner.update(updates, inner_state, params, **given)
+
+    expected, _ = jax.eval_shape(watched)
+
+    def skip() -> tuple[Any, Any]:
+        return nothing(expected), inner_state
+
+    if not check:
+        return *jax.lax.cond(ok, step, skip), ok
+    if evaluations:
+        new, state = jax.lax.cond(ok, step, skip)
+        ok = ok & all_finite(new)
+        return select(ok, new, nothing(new)), select(ok, state, inner_state), ok
+    ok = jax.lax.cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))
+    return *jax.lax.cond(ok, step, skip), ok
+
+
+def _watched(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    @functools.wraps(function)  # line searches look at the names of its arguments
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        calls.append(function)
+        return function(*args, **kwargs)
+
+    return evaluate

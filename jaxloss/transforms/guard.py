@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import all_finite, nothing, select, update_if, wrapped
+from jaxloss.transforms._common import all_finite, update_if, wrapped
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -70,12 +70,9 @@ def skip_nonfinite(
     ) -> tuple[Any, SkipNonfiniteState]:
         value = extra_args.get("value") if check_value else None
         fine = all_finite(updates, value)
-        new, inner_state = update_if(fine, inner, updates, state.inner_state, params, extra_args)
-        # What went in was finite here: most steps end well, so this choice is made entry by entry,
-        # in the loop that writes the result.
-        ok = fine & all_finite(new)
-        new = select(ok, new, nothing(new))
-        inner_state = select(ok, inner_state, state.inner_state)
+        new, inner_state, ok = update_if(
+            fine, inner, updates, state.inner_state, params, extra_args, check=True
+        )
         return new, SkipNonfiniteState(
             jnp.where(ok, state.skipped, optax.safe_increment(state.skipped)),
             jnp.where(ok, jnp.zeros((), jnp.int32), optax.safe_increment(state.consecutive)),

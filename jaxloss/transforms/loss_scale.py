@@ -105,7 +105,9 @@ def dynamic_loss_scale(
         if extra_args.get("grad") is not None:
             extra_args["grad"] = jax.tree.map(unscale, extra_args["grad"])
         unscaled = jax.tree.map(unscale, updates)
-        new, inner_state = update_if(finite, inner, unscaled, state.inner_state, params, extra_args)
+        new, inner_state, _ = update_if(
+            finite, inner, unscaled, state.inner_state, params, extra_args
+        )
         good = jnp.where(finite, state.good_steps + 1, 0)
         grown = jnp.where(good >= period, jnp.minimum(scale * factor, maximum), scale)
         shrunk = jnp.maximum(scale / factor, minimum)

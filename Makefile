@@ -33,7 +33,7 @@ QUICK := $(PYTEST) -m 'not slow'
 ENDS := $(QUICK) $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme contract) \
 	-k 'not test_contract or regression or softmax_cross or hinge'
 
-.PHONY: help demo test slow lint types format readme notebooks lowest newest wheel clean
+.PHONY: help demo test slow lint types format readme docs notebooks lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -59,8 +59,12 @@ format: .venv/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-readme: .venv/.dev ## write the table of losses in README.md from the catalogue
+readme: .venv/.dev ## write the table and the picture of losses of README.md from the catalogue
+	$(BIN)/python docs/images/make.py
 	PYTHONPATH=tests $(BIN)/python tests/test_readme.py
+
+docs: .venv/.dev ## build/site: the documentation, strictly; what is undocumented fails
+	$(BIN)/python docs/build.py
 
 notebooks: .venv/.dev ## execute notebooks/*.py into the .ipynb beside each
 	$(BIN)/jupytext --update --to ipynb notebooks/*.py
@@ -90,7 +94,7 @@ wheel: $(filter .venv/%,$(UV)) ## build dist/*, and import it with nothing but i
 		venv/bin/python -W error -c 'import jaxloss; print("imported", jaxloss.__file__)'
 
 clean: ## remove what the other targets made
-	rm -rf .venv dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv build dist .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

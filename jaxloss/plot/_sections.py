@@ -170,8 +170,12 @@ _PATHS = {
         lambda x: {"logits": jnp.zeros((5, 3)).at[2, 1].set(x), "labels": np.array([1])},
     ),
 }
-# Options without which a loss cannot be called.
+# Options and targets without which a loss cannot be called, or shows nothing of its own.
 _OPTIONS = {
+    "regression.quantile": {"level": 0.75},
+    "regression.expectile": {"level": 0.75},
+    "regression.symmetric_absolute_percentage_error": {"target": 1.0},
+    "divergence.bernoulli_kl": {"target": 0.3},
     "classification.logit_adjusted": {"class_counts": np.array([10, 100, 100])},
     "classification.ldam": {"class_counts": np.array([10, 100, 100])},
     "classification.fenchel_young": {"max_fn": jax.nn.logsumexp},

@@ -49,7 +49,11 @@ class Frame:
         axes = f"M{_MARGIN} {float(self.y(0.0)):.1f}H{self.width - _MARGIN}"
         if self.left < 0 < self.right:
             axes += f"M{float(self.x(0.0)):.1f} {_MARGIN}V{self.height - _MARGIN}"
-        rounds = [y for y in _round_values(self.low, self.high) if y != 0]
+        rounds = [
+            y
+            for y in _round_values(self.low, self.high)
+            if y != 0 and self.y(y) > 12  # its number stands above the line, inside the picture
+        ]
         hairs = "".join(f"M{_MARGIN} {float(self.y(y)):.1f}H{self.width - _MARGIN}" for y in rounds)
         texts = "".join(
             f'<text x="{_MARGIN}" y="{float(self.y(y)) - 2:.1f}">{y:g}</text>' for y in rounds

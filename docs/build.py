@@ -1,0 +1,413 @@
+"""Builds the documentation: `make docs`, or `python docs/build.py`.
+
+What is written by hand stands in docs/*.md. Everything that can be known from the package is
+generated here from the catalogue, docstrings and signatures: the guide, a page a shelf, a page a
+module, the notebooks. Nothing is listed by hand, so that a new loss appears by itself; a public
+name without a docstring, or a link that leads nowhere, stops the build.
+"""
+
+import base64
+import importlib
+import inspect
+import itertools
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxloss as jl
+from jaxloss import choosing
+from jaxloss._judgement import RETURNS, TASKS, TROUBLES
+from jaxloss.catalogue import Card
+from jaxloss.plot import _sections, _svg
+
+ROOT = pathlib.Path(__file__).parents[1]
+SECTIONS = ("Args", "Attributes", "Yields", "Returns", "Raises", "Example", "References")
+
+
+class Page(NamedTuple):
+    """A page of the site: its place in the navigation, its file, its text, and its pictures."""
+
+    section: str
+    title: str
+    path: str
+    text: str
+    pictures: dict[str, bytes] = {}  # noqa: RUF012  # of a NamedTuple, and never written to
+
+
+# ── Docstrings ──────────────────────────────────────────────────────────────────────────────────
+
+
+def sections(text: str) -> dict[str, str]:
+    """A Google docstring, cut at its headings; what comes first has the key ""."""
+    found, name = {"": []}, ""
+    for line in text.splitlines():
+        heading = re.fullmatch(r"(\w+):", line)
+        if heading and heading[1] in SECTIONS:
+            name = heading[1]
+            found[name] = []
+        else:
+            found[name].append(line)
+    return {name: textwrap.dedent("\n".join(lines)).strip() for name, lines in found.items()}
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """The entries of a section such as Args: names, and what is said about them."""
+    found = re.findall(r"^(\S[^:\n]*): (.*(?:\n(?:[ ].*|))*)", text, re.MULTILINE)
+    return [(name, " ".join(about.split())) for name, about in found]
+
+
+def markdown(text: str) -> str:
+    """A docstring as Markdown: the text, then a list, an example or a paragraph a section."""
+    parts = []
+    for name, body in sections(text).items():
+        if name == "":
+            parts.append(body)
+            continue
+        heading = f"**{'Arguments' if name == 'Args' else name}**"
+        if name == "Example":
+            parts.append(f"{heading}\n\n```pycon\n{body}\n```")
+        elif name in ("Args", "Attributes", "Raises"):
+            listed = "\n".join(f"- `{entry}`: {about}" for entry, about in entries(body))
+            parts.append(f"{heading}\n\n{listed}")
+        elif name == "References":
+            works = "\n".join(f"- {' '.join(work.split())}" for work in works_of(body))
+            parts.append(f"{heading}\n\n{works}")
+        else:
+            parts.append(f"{heading}\n\n{body}")
+    return "\n\n".join(parts)
+
+
+def works_of(body: str) -> list[str]:
+    """The works of a section References: each ends in a year or a full stop at a line's end."""
+    works = [""]
+    for line in body.splitlines():
+        works[-1] = f"{works[-1]} {line.strip()}".strip()
+        if line.endswith("."):
+            works.append("")
+    return [work for work in works if work]
+
+
+def signature(name: str, thing: Any) -> str:
+    """How a function is called, an argument a line, as a block of code."""
+    try:
+        declared = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return ""
+    lines, keyword_only = [], False
+    for parameter in declared.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            lines.append("*")
+        lines.append(str(parameter.replace(annotation=annotation(parameter))))
+    result = declared.return_annotation
+    arrow = "" if result is declared.empty or result is None else f" -> {shown(result)}"
+    inside = "".join(f"\n    {line}," for line in lines)
+    return f"```python\n{name}({inside}{chr(10) if lines else ''}){arrow}\n```\n"
+
+
+def annotation(parameter: inspect.Parameter) -> Any:
+    """The annotation of a parameter in a form that prints as one would write it."""
+    if parameter.annotation is parameter.empty:
+        return parameter.empty
+    return type("_", (), {"__repr__": lambda self: shown(parameter.annotation)})()
+
+
+def shown(hint: Any) -> str:
+    """An annotation as one would write it."""
+    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    return re.sub(
+        r"\b(?:typing|collections\.abc|jaxloss(?:\.\w+)*|jax(?:lib)?\.\w+)\.", "", str(text)
+    )
+
+
+# ── Shelves ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def shelf_pages() -> Iterator[Page]:
+    """One page a shelf: its law, then every loss in teaching order."""
+    cards = [card for card in jl.catalogue.cards() if card.shelf]
+    rows = []
+    for shelf, group in itertools.groupby(cards, lambda card: card.shelf):
+        listed = list(group)
+        module = importlib.import_module(f"jaxloss.{shelf}")
+        title, _, law = documented(module, shelf).partition("\n")
+        heading = title.partition(":")[0].rstrip(".")
+        body = "\n\n".join(loss(card, cards) for card in listed)
+        text = f"# {heading}\n\n{title}\n\n{linked(law.strip(), listed, shelf)}\n\n{body}\n"
+        rows.append((shelf, heading, title, listed))
+        yield Page("Losses", heading, f"losses/{shelf}.md", text)
+    table = "\n\n".join(
+        f"## [{heading}]({shelf}.md)\n\n{title}\n\n"
+        + ", ".join(f"[`{short(c)}`]({shelf}.md#{short(c)})" for c in listed)
+        for shelf, heading, title, listed in rows
+    )
+    head = f"# All losses\n\n{len(cards)} losses on {len(rows)} shelves, and one convention.\n\n"
+    yield Page("Losses", "All losses", "losses/index.md", head + table + "\n")
+
+
+def short(card: Card) -> str:
+    """The name of a loss on its shelf."""
+    return card.name.rpartition(".")[2]
+
+
+def loss(card: Card, cards: list[Card]) -> str:
+    """The entry of one loss."""
+    about, heading, rest = documented(card.function, card.name).partition("\n\nArgs:")
+    facts = " · ".join(
+        f'<abbr title="{trait.meaning}">{trait.name.replace("_", " ")}</abbr>'
+        for trait in sorted(card.traits)
+    )
+    tested = f'<p class="facts">Tested on drawn inputs: {facts}</p>' if facts else ""
+    return "\n\n".join(
+        [
+            f"## {short(card)} {{ #{short(card)} }}",
+            linked(about, cards, card.shelf),
+            picture(card),
+            signature(f"jaxloss.{card.name}", card.function),
+            linked(markdown((heading + rest).strip()), cards, card.shelf),
+            tested,
+        ]
+    )
+
+
+def picture(card: Card) -> str:
+    """Value and gradient of a loss along a telling line."""
+    subject = _sections.of(card)
+    if subject is None:
+        return ""
+    drawn = _svg.picture(subject.sample(points=161), 420, 190)
+    caption = f"value (solid) and gradient (dashed) over the {subject.variable}"
+    return f'<div class="loss-picture">{drawn}<small>{caption}</small></div>'
+
+
+def linked(text: str, cards: list[Card], shelf: str) -> str:
+    """Names of losses in backticks lead to them; code blocks stay as they are."""
+    places = {card.name: card for card in cards}
+    places |= {short(card): card for card in cards if card.shelf == shelf}
+
+    def link(match: re.Match[str]) -> str:
+        card = places.get(match[1].removeprefix("jaxloss."))
+        return f"[`{match[1]}`]({card.shelf}.md#{short(card)})" if card else match[0]
+
+    pieces = re.split(r"(```.*?```)", text, flags=re.DOTALL)
+    return "".join(
+        p if p.startswith("```") else re.sub(r"(?<!\[)`([\w.]+)`", link, p) for p in pieces
+    )
+
+
+# ── Modules around the losses ───────────────────────────────────────────────────────────────────
+
+
+def documented(thing: Any, name: str) -> str:
+    """The docstring; without one there is no documentation to build."""
+    text = inspect.getdoc(thing)
+    if not text:
+        raise SystemExit(f"docs: {name} has no docstring.")
+    return text
+
+
+def public(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
+    """The public names of a module: those of `__all__`, else those defined in it."""
+    names = getattr(module, "__all__", None)
+    for name in names or vars(module):
+        thing = getattr(module, name)
+        own = getattr(thing, "__module__", "").startswith(module.__name__)
+        if names or (not name.startswith("_") and callable(thing) and own):
+            yield name, thing
+
+
+def module_pages() -> Iterator[Page]:
+    """One page for each module around the losses, and one for the names of the package itself."""
+    top = []
+    for name in jl.__all__:
+        thing = getattr(jl, name)
+        if name in jl.SHELVES:
+            continue
+        if isinstance(thing, types.ModuleType):
+            parts = [entry(f"jaxloss.{name}.{n}", t) for n, t in public(thing)]
+            text = f"# jaxloss.{name}\n\n{documented(thing, name)}\n\n" + "\n\n".join(parts)
+            yield Page("Reference", f"jaxloss.{name}", f"reference/{name}.md", text)
+        else:
+            top.append(entry(f"jaxloss.{name}", thing))
+    text = f"# jaxloss\n\n{documented(jl, 'jaxloss')}\n\n" + "\n\n".join(top)
+    yield Page("Reference", "jaxloss", "reference/index.md", text)
+
+
+def entry(name: str, thing: Any) -> str:
+    """One public name: a function, a class with its methods, or a value."""
+    head = f"## {name.rpartition('.')[2]} {{ #{name} }}"
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        about = getattr(thing, "meaning", None)
+        return f"{head}\n\n{about or f'A {type(thing).__name__}.'}"
+    parts = [head]
+    if inspect.isroutine(thing) or "__init__" in vars(thing):
+        parts.append(signature(name, thing))
+    parts.append(markdown(documented(thing, name)))
+    if inspect.isclass(thing):
+        for method, function in vars(thing).items():
+            if not method.startswith("_") and inspect.isfunction(function):
+                parts.append(f"### {method} {{ #{name}.{method} }}")
+                parts.append(signature(method, function) + markdown(documented(function, method)))
+    return "\n\n".join(parts)
+
+
+# ── The guide, the notebooks, and what is only copied ───────────────────────────────────────────
+
+
+def guide_page() -> Page:
+    """How to choose a loss: the same lines, facts and pictures as `catalogue.choose`."""
+    words = {name: f"`{name}`: {about}" for name, about in (TROUBLES | RETURNS).items()}
+    parts = [
+        "# How to choose a loss",
+        "Start at the task. The first card of each is the one to begin with; the others are for "
+        "when something is the matter. `jaxloss.catalogue.choose` gives the same answers:",
+        '```python\njl.catalogue.choose(task="regression", outliers=True)\n```',
+        "Whatever the task, targets that are missing are a matter of `where`, not of the loss. "
+        "And when two losses seem right, let data decide by a score that is neither: "
+        "[`catalogue.compare`](reference/catalogue.md#jaxloss.catalogue.compare).",
+        '??? note "The words of the guide"\n\n'
+        + "\n".join(f"    - {words[name]}" for name in (*TROUBLES, *RETURNS)),
+    ]
+    for task, group in itertools.groupby(choosing.guide(), lambda choice: choice.task):
+        parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {TASKS[task]}.")
+        parts.append(f'<div class="choices" markdown>\n\n{"".join(map(choice_card, group))}</div>')
+    return Page("", "How to choose", "choosing.md", "\n\n".join(parts) + "\n")
+
+
+def choice_card(choice: choosing.Choice) -> str:
+    """A line of the guide with the picture and the formula of its loss."""
+    card, troubles = choice.card, ", ".join(t.replace("_", " ") for t in choice.troubles)
+    tags = f"{f'against {troubles} · ' if troubles else ''}returns {RETURNS[choice.returns]}"
+    tested = choice.facts or "no trait holds for every input"
+    return (
+        f'<div class="choice" markdown>\n\n'
+        f"#### [`{card.name}`](losses/{card.shelf}.md#{short(card)})\n\n"
+        f"{choice.picture}\n\n$$\n{card.formula}\n$$\n\n{choice.advice}\n\n*But:* {choice.cost}\n\n"
+        f'<p class="tags">{tags}<br>tested: {tested}</p>\n\n'
+        f"</div>\n\n"
+    )
+
+
+def notebook_pages() -> Iterator[Page]:
+    """The executed notebooks as pages; their pictures become files."""
+    rows = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        parts: list[str] = []
+        pictures: dict[str, bytes] = {}
+        for cell in cells:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                parts.append(source)
+                continue
+            parts.append(f"```python\n{source}\n```")
+            parts += [output(o, path.stem, pictures) for o in cell["outputs"]]
+        title = re.match(r"# (.*)", parts[0])[1]
+        rows.append(f"- [{title}]({path.stem}.md)")
+        text = "\n\n".join(parts) + "\n"
+        yield Page("Notebooks", title, f"notebooks/{path.stem}.md", text, pictures)
+    intro = "# Notebooks\n\nEach asks one question of real data, and asserts what it concludes.\n\n"
+    yield Page("Notebooks", "All notebooks", "notebooks/index.md", intro + "\n".join(rows) + "\n")
+
+
+def output(cell: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> str:
+    """One output of a cell: a picture, which is added to `pictures`, a table, or text."""
+    data = cell.get("data", {})
+    if "image/png" in data:
+        name = f"{stem}_{len(pictures) + 1}.png"
+        pictures[name] = base64.b64decode(data["image/png"])
+        return f"![What the cell above draws]({name})"
+    if "text/html" in data:
+        table = re.sub(r"\$(.+?)\$", MATHEMATICS, "".join(data["text/html"]).replace("\n", " "))
+        return f'<div class="output">{table}</div>'
+    if cell.get("name") == "stderr":
+        return ""
+    text = "".join(cell.get("text", data.get("text/plain", ""))).rstrip()
+    return f'<div class="output" markdown>\n\n```text\n{text}\n```\n\n</div>'
+
+
+MATHEMATICS = r'<span class="arithmatex">\(\1\)</span>'
+# The pages written by hand or by other scripts, in the order of the navigation.
+SLIDER = "<!-- slider -->"
+BEGINNING = ("index.md", "tutorial.md")
+PRACTICE = ("coming_from.md", "optax.md", "meshes.md", "accuracy.md")
+
+
+def copied(path: pathlib.Path, section: str, name: str) -> Page:
+    """A page written by hand; links between files of the repository become links of the site."""
+    text = path.read_text()
+    title = re.search(r"^# (.*)", text, re.MULTILINE)[1]
+    if SLIDER in text:
+        over = {"alpha": np.linspace(-2.0, 2.0, 17)}
+        text = text.replace(SLIDER, jl.plot.slider(jl.robust.general, over, x=(-5.0, 5.0)).html)
+    for file, page in {
+        "CHANGELOG.md": "changelog.md",
+        "CONTRIBUTING.md": "contributing.md",
+    }.items():
+        text = text.replace(f"]({file})", f"]({page})")
+    return Page(section, title, name, text)
+
+
+def pages() -> Iterator[Page]:
+    """The site in the order of its navigation."""
+    for name in BEGINNING:
+        yield copied(ROOT / "docs" / name, "", name)
+    yield guide_page()
+    *shelves, overview = shelf_pages()
+    yield from (overview, *shelves)
+    *notebooks, overview = notebook_pages()
+    yield from (overview, *notebooks)
+    for name in PRACTICE:
+        if (ROOT / "docs" / name).exists():
+            yield copied(ROOT / "docs" / name, "Practice", name)
+    for path in sorted((ROOT / "benchmarks").glob("*.md")):
+        yield copied(path, "Benchmarks", f"benchmarks/{path.name.lower()}")
+    *modules, overview = module_pages()
+    yield from (overview, *modules)
+    yield copied(ROOT / "CONTRIBUTING.md", "Project", "contributing.md")
+    yield copied(ROOT / "CHANGELOG.md", "Project", "changelog.md")
+
+
+def navigation(listed: list[Page]) -> str:
+    """The key `nav` of the configuration."""
+    lines = ["nav:"]
+    for section, group in itertools.groupby(listed, lambda page: page.section):
+        indent = "  "
+        if section:
+            lines.append(f"  - {section}:")
+            indent = "      "
+        lines += [f"{indent}- {json.dumps(page.title)}: {page.path}" for page in group]
+    return "\n".join(lines) + "\n"
+
+
+def main(target: pathlib.Path = ROOT / "build") -> None:
+    """Writes the sources of the site to `target/docs` and builds it to `target/site`."""
+    shutil.rmtree(target, ignore_errors=True)
+    for folder in ("katex", "assets", "images"):
+        shutil.copytree(ROOT / "docs" / folder, target / "docs" / folder)
+    listed = list(pages())
+    for page in listed:
+        file = target / "docs" / page.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page.text)
+        for name, picture in page.pictures.items():
+            (file.parent / name).write_bytes(picture)
+    (target / "mkdocs.yml").write_text((ROOT / "mkdocs.yml").read_text() + navigation(listed))
+    builder = pathlib.Path(sys.executable).with_name("zensical")
+    command = [str(builder), "build", "--strict", "--clean", "--config-file", "mkdocs.yml"]
+    if subprocess.run(command, cwd=target).returncode:
+        raise SystemExit("docs: the strict build failed; the first lines above say where.")
+    print(f"docs: {len(listed)} pages in {target / 'site'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The documentation is complete, its snippets run, and its site needs nothing from outside.
+
+The site is built once, in the slow tier, and then looked at twice: as text, and by a browser if one
+is installed, which reports what it requested, what it could not render, and what is too wide.
+"""
+
+import functools
+import html.parser
+import http.server
+import importlib.util
+import inspect
+import json
+import pathlib
+import queue
+import re
+import shutil
+import subprocess
+import threading
+
+import jax.numpy as jnp
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import jaxloss as jl
+
+matplotlib.use("Agg")
+ROOT = pathlib.Path(__file__).parents[1]
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(build, tmp_path_factory):
+    pytest.importorskip("zensical", reason="the site is built with zensical: group docs")
+    target = tmp_path_factory.mktemp("docs") / "build"
+    build.main(target)
+    return target / "site"
+
+
+# An expression and, two spaces on, its result.
+COMMENTED = re.compile(r"^( *[\w\[(][^=\n]*?(?:\([^#\n]*)?[)\]\w])  # (.+)$", re.MULTILINE)
+
+
+def snippets(name):
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
+
+
+def alike(value, told):
+    """Whether a value is the one that a comment tells; dots stand for what is left out."""
+    try:
+        expected = eval(told, {"nan": np.nan})
+    except SyntaxError:
+        return all(part in str(value) for part in told.split("..."))
+    if isinstance(expected, str):
+        return value == expected
+    np.testing.assert_allclose(jnp.asarray(value), expected, rtol=2e-3)
+    return True
+
+
+@pytest.mark.parametrize("name", ["index.md", "tutorial.md"])
+def test_snippets_run_and_their_comments_are_results(name, monkeypatch, capsys):
+    jl.catalogue.cards()  # loads the shelves, which register once
+    monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
+    names, compared = {"__name__": name}, 0
+    for snippet in snippets(name):
+        exec(compile(snippet, name, "exec"), names)
+        printed = capsys.readouterr().out
+        for code, told in COMMENTED.findall(snippet):
+            if code.strip().startswith("print"):
+                assert all(part.strip() in printed for part in told.split("...")), told
+            else:
+                assert alike(eval(code, names), told), code
+            compared += 1
+    plt.close("all")
+    assert compared >= (10 if name == "tutorial.md" else 0)
+
+
+def test_docstrings_are_cut_at_their_headings(build):
+    text = inspect.getdoc(jl.regression.huber)
+    cut = build.sections(text)
+    assert list(cut) == ["", "Args", "Returns", "Raises", "Example", "References"]
+    arguments = dict(build.entries(cut["Args"]))
+    assert list(arguments) == list(inspect.signature(jl.regression.huber).parameters)
+    assert arguments["where"].startswith("Booleans")
+    assert build.works_of("A, *One*,\nlong, 1999.\nB, 2000.") == [
+        "A, *One*, long, 1999.",
+        "B, 2000.",
+    ]
+
+
+def test_signatures_are_shown_whole(build):
+    shown = build.signature("huber", jl.regression.huber)
+    for word in ("prediction: Real", "*,", "delta", "where", "weights", "reduction", "-> Float"):
+        assert word in shown
+    assert "jaxtyping" not in shown
+    assert "typing." not in shown
+
+
+def test_names_of_losses_become_links_outside_code(build):
+    cards = jl.catalogue.cards()
+    text = "`huber` and `robust.cauchy`, `delta`\n```python\n`huber`\n```"
+    expected = (
+        "[`huber`](regression.md#huber) and [`robust.cauchy`](robust.md#cauchy), `delta`\n"
+        "```python\n`huber`\n```"
+    )
+    assert build.linked(text, list(cards), "regression") == expected
+
+
+def test_every_public_name_is_documented(build):
+    """The pages of the package name all that `__all__` names, each with a docstring."""
+    for name in jl.__all__:
+        thing = getattr(jl, name)
+        assert inspect.getdoc(thing), f"jaxloss.{name} has no docstring"
+        if inspect.ismodule(thing):
+            for inner, value in build.public(thing):
+                if inspect.isroutine(value) or inspect.isclass(value):
+                    assert inspect.getdoc(value), f"jaxloss.{name}.{inner} has no docstring"
+
+
+class Links(html.parser.HTMLParser):
+    """What a page refers to, what it would load, and the anchors that it has."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.anchors = [], [], set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if "id" in given:
+            self.anchors.add(given["id"])
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        elif tag == "link" and given.get("rel") not in ("canonical", "prev", "next"):
+            self.loads.append(given.get("href", ""))
+        elif given.get("src"):
+            self.loads.append(given["src"])
+
+
+@pytest.fixture(scope="module")
+def parsed(site):
+    return {path.resolve(): Links(path) for path in sorted(site.rglob("*.html"))}
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_from_elsewhere(site, parsed):
+    outside = re.compile(r"^(https?:)?//")
+    for path, page in parsed.items():
+        assert not [address for address in page.loads if outside.match(address)], path
+    for style in site.rglob("*.css"):
+        fetched = re.findall(r"(?:@import\s+|url\()['\"]?(?:https?:)?//[^'\")]*", style.read_text())
+        assert not fetched, style
+
+
+@pytest.mark.slow
+def test_no_link_is_broken(parsed):
+    for path, page in parsed.items():
+        if path.name == "404.html":
+            continue
+        for link in page.links:
+            address, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", address) or (not address and not anchor):
+                continue
+            target = (path.parent / address).resolve() if address else path
+            target = target / "index.html" if target.is_dir() else target
+            assert target.exists(), f"{path.name}: {link}"
+            if anchor and target in parsed:
+                assert anchor in parsed[target].anchors, f"{path.name}: {link}"
+
+
+@pytest.mark.slow
+def test_every_loss_has_its_entry_and_the_guide_its_cards(site, parsed):
+    for card in jl.catalogue.cards():
+        if card.shelf:
+            page = parsed[(site / "losses" / f"{card.shelf}.html").resolve()]
+            assert card.function.__name__ in page.anchors
+    guide = (site / "choosing.html").read_text()
+    assert guide.count('class="choice"') == len(jl.catalogue.choose())
+
+
+# Opens every page at two widths in a frame and writes down what it saw.
+LOOK = """<!doctype html><title>look</title><body></body><script>
+async function look(page, width) {
+  const frame = document.createElement("iframe");
+  frame.width = width; frame.height = 900; frame.src = page;
+  document.body.append(frame);
+  await new Promise((done) => frame.addEventListener("load", done));
+  const { document: inside, performance } = frame.contentWindow;
+  const all = (selector) => inside.querySelectorAll(selector);
+  const seen = {
+    page, width, wide: inside.documentElement.scrollWidth,
+    formulas: all(".arithmatex").length, rendered: all(".arithmatex .katex").length,
+    errors: all(".katex-error").length,
+    pictures: [...all("img")].filter((i) => i.complete && !i.naturalWidth).map((i) => i.src),
+    requests: performance.getEntriesByType("resource").map((entry) => entry.name),
+  };
+  frame.remove();
+  return seen;
+}
+(async () => {
+  const seen = [];
+  for (const page of PAGES) for (const width of [390, 1280]) seen.push(await look(page, width));
+  await fetch("/seen", { method: "POST", body: JSON.stringify(seen) });
+})();
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def seen(site, tmp_path_factory):
+    """What a browser saw on each page, at 390 and at 1280 pixels."""
+    if BROWSER is None:
+        pytest.skip("no chromium on PATH: `apt-get install chromium` to look at the site")
+    pages = [str(path.relative_to(site)) for path in sorted(site.rglob("*.html"))]
+    pages = [page for page in pages if page != "404.html"]
+    (site / "look.html").write_text(LOOK.replace("PAGES", json.dumps(pages)))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        profile = tmp_path_factory.mktemp("browser")
+        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+        flags += "--disable-background-networking --disable-component-update --disable-sync "
+        flags += f"--disable-dev-shm-usage --remote-debugging-port=0 --user-data-dir={profile}"
+        address = f"http://127.0.0.1:{server.server_port}/look.html"
+        command = [BROWSER, *flags.split(), address]
+        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            return json.loads(Site.reports.get(timeout=240))
+        finally:
+            browser.terminate()
+            browser.wait()
+            server.shutdown()
+
+
+class Site(http.server.SimpleHTTPRequestHandler):
+    """Serves the site, and takes the report of the browser."""
+
+    reports = queue.Queue()
+
+    def __init__(self, site, *args):
+        super().__init__(*args, directory=str(site))
+
+    def do_POST(self):
+        self.reports.put(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.slow
+def test_no_request_leaves_the_machine(seen):
+    requests = [request for view in seen for request in view["requests"]]
+    assert requests
+    assert not [request for request in requests if not request.startswith("http://127.0.0.1:")]
+
+
+@pytest.mark.slow
+def test_formulas_are_rendered_and_pictures_are_there(seen):
+    assert sum(view["formulas"] for view in seen) > 100
+    for view in seen:
+        assert view["rendered"] == view["formulas"], view["page"]
+        assert view["errors"] == 0, view["page"]
+        assert not view["pictures"], view["page"]
+
+
+@pytest.mark.slow
+def test_nothing_is_wider_than_the_window(seen):
+    too_wide = {v["page"]: v["wide"] for v in seen if v["wide"] > v["width"]}
+    assert not too_wide

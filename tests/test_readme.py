@@ -4,13 +4,16 @@ Run as a script it writes the table of losses anew.
 """
 
 import importlib
+import inspect
 import itertools
 import pathlib
 import re
+import xml.etree.ElementTree as ElementTree
 
 import cases
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 TABLE = re.compile(r"(<!-- losses: .*? -->\n).*?(<!-- /losses -->)", re.DOTALL)
@@ -24,6 +27,67 @@ def table():
         names = ", ".join(f"`{card.function.__name__}`" for card in cards)
         lines.append(f"| **{purpose.partition(':')[0]}**, `jl.{shelf}` | {names} |")
     return "\n".join(lines)
+
+
+def counted():
+    """What the second table says of each package, counted from the package itself."""
+    import optax
+
+    ours = cases.losses()
+    theirs = [
+        function
+        for name, function in vars(optax.losses).items()
+        if inspect.isfunction(function) and not name.startswith("_")
+    ]
+    functions = [[card.function for card in ours], theirs]
+
+    def taking(word):
+        return [sum(word in inspect.signature(f).parameters for f in group) for group in functions]
+
+    def complete(function, formula):
+        text = inspect.getdoc(function) or ""
+        return all(re.search(part, text) for part in (formula, ">>>", "References"))
+
+    parts = [sum("parts" in str(inspect.signature(f)) for f in group) for group in functions]
+    whole = [
+        sum(complete(f, formula) for f in group)
+        for group, formula in zip(functions, (r"\$\$", r"math::|:math:|\$"), strict=True)
+    ]
+    return {
+        "losses": [len(group) for group in functions],
+        "take a mask, `where`": taking("where"),
+        "take `weights`": taking("weights"),
+        "give their mean undivided, to be added exactly": parts,
+        "have formula, runnable example and reference": whole,
+        "traits that are tested on drawn inputs": [sum(len(card.traits) for card in ours), 0],
+    }
+
+
+def row(name, values):
+    return f"| {name} | {' | '.join(map(str, values))} |"
+
+
+def test_counts_are_current():
+    import optax
+
+    text = README.read_text()
+    if f"optax {optax.__version__} |" not in text:
+        pytest.skip(f"the table is about another optax than the installed {optax.__version__}")
+    for name, values in counted().items():
+        assert row(name, values) in text, "run `make readme`"
+
+
+def test_picture_is_one_file_that_needs_nothing_else():
+    (path,) = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
+    picture = ElementTree.fromstring((README.parent / path).read_text())
+    assert picture.attrib["role"] == "img"
+    assert len(picture.findall("{*}svg")) > 90
+    assert {element.tag.partition("}")[2] for element in picture.iter()} <= {
+        "svg",
+        "title",
+        "path",
+        "text",
+    }
 
 
 def test_snippets_run_in_order(capsys, monkeypatch):
@@ -71,4 +135,6 @@ if __name__ == "__main__":
     text = TABLE.sub(
         lambda found: f"{found.group(1)}{table()}\n{found.group(2)}", README.read_text()
     )
+    for name, values in counted().items():
+        text = re.sub(rf"^\| {re.escape(name)} \|.*$", row(name, values), text, flags=re.MULTILINE)
     README.write_text(text)

@@ -139,7 +139,7 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
     if values.shape != shape:
         raise _misshapen(f"{declared.who}: its result", "", values.shape, shape, "")
     if sound is not None:
-        values = values * jnp.where(sound, 1, jnp.nan).astype(values.dtype)
+        values = _nan_unless(values, sound)
     if are_on():
         counted = values if where is None else jnp.where(where, values, 0)
         check(declared.who, "result", finite, counted, context, unless=~jnp.asarray(sane))
@@ -395,8 +395,17 @@ def _with_slope_of(x: Array, sound: Any) -> Array:
     return x
 
 
-@_with_slope_of.defjvp
-def _with_slope_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@jax.custom_jvp
+def _nan_unless(x: Array, sound: Any) -> Array:
+    """x where it is sound; elsewhere NaN, in value and slope."""
+    return jnp.where(sound, x, jnp.nan)
+
+
+def _slope_nan_unless(function: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     x, sound = primals
     slope = jnp.where(sound, 1, jnp.nan).astype(x.dtype)
-    return x, tangents[0] * jnp.expand_dims(slope, tuple(range(slope.ndim, x.ndim)))
+    return function(x, sound), tangents[0] * jnp.expand_dims(slope, range(slope.ndim, x.ndim))
+
+
+_with_slope_of.defjvp(functools.partial(_slope_nan_unless, _with_slope_of))
+_nan_unless.defjvp(functools.partial(_slope_nan_unless, _nan_unless))

@@ -109,5 +109,5 @@ $(BIN)/uv: $(BIN)/python
 	@touch $@
 
 .venv/.dev: pyproject.toml $(BIN)/python
-	$(install) --editable '.[demo,plot]' --group dev
+	$(install) --editable '.[notebooks,plot]' --group dev
 	@touch $@

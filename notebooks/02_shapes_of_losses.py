@@ -19,7 +19,7 @@
 # tell the losses apart.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# On Colab, install first: %pip install "jaxloss[notebooks]"
 import functools
 
 import jax

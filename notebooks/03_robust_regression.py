@@ -18,7 +18,7 @@
 # a plant, four of which have occupied statisticians since 1965.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# On Colab, install first: %pip install "jaxloss[notebooks]"
 import functools
 
 import jax

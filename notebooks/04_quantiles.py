@@ -18,7 +18,7 @@
 # household once, and count.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# On Colab, install first: %pip install "jaxloss[notebooks]"
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt

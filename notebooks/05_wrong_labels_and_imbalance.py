@@ -17,7 +17,7 @@
 # holds for 34 of them.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# On Colab, install first: %pip install "jaxloss[notebooks]"
 import functools
 
 import jax

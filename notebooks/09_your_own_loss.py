@@ -18,7 +18,7 @@
 # decorator, and three checks. Then it sets the food budget of Engel's households.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# On Colab, install first: %pip install "jaxloss[notebooks]"
 import functools
 from typing import Unpack
 

@@ -126,6 +126,16 @@ def test_every_public_name_is_documented(build):
                     assert inspect.getdoc(value), f"jaxloss.{name}.{inner} has no docstring"
 
 
+def test_a_name_without_a_docstring_stops_the_build(build, monkeypatch):
+    def bare():
+        pass
+
+    monkeypatch.setattr(jl.plot, "__all__", [*jl.plot.__all__, "bare"])
+    monkeypatch.setattr(jl.plot, "bare", bare, raising=False)
+    with pytest.raises(SystemExit, match=r"jaxloss\.plot\.bare has no docstring"):
+        list(build.module_pages())
+
+
 class Links(html.parser.HTMLParser):
     """What a page refers to, what it would load, and the anchors that it has."""
 
@@ -189,6 +199,15 @@ def test_every_loss_has_its_entry_and_the_guide_its_cards(site, parsed):
 
 # Opens every page at two widths in a frame and writes down what it saw.
 LOOK = """<!doctype html><title>look</title><body></body><script>
+function move(slider) {  // as an arrow key would
+  const figure = slider.closest("figure");
+  const now = () => [".value", ".gradient"].map((s) => figure.querySelector(s).getAttribute("d"))
+    .concat(figure.querySelector("output").textContent, slider.getAttribute("aria-valuetext"));
+  const before = now();
+  slider.stepUp();
+  slider.dispatchEvent(new Event("input"));
+  return { before, after: now() };
+}
 async function look(page, width) {
   const frame = document.createElement("iframe");
   frame.width = width; frame.height = 900; frame.src = page;
@@ -202,6 +221,7 @@ async function look(page, width) {
     errors: all(".katex-error").length,
     pictures: [...all("img")].filter((i) => i.complete && !i.naturalWidth).map((i) => i.src),
     requests: performance.getEntriesByType("resource").map((entry) => entry.name),
+    moved: [...all("input[type=range]")].map(move),
   };
   frame.remove();
   return seen;
@@ -270,6 +290,15 @@ def test_formulas_are_rendered_and_pictures_are_there(seen):
         assert view["rendered"] == view["formulas"], view["page"]
         assert view["errors"] == 0, view["page"]
         assert not view["pictures"], view["page"]
+
+
+@pytest.mark.slow
+def test_a_slider_moves_the_picture_and_says_so(seen):
+    moved = [slider for view in seen for slider in view["moved"]]
+    assert len(moved) >= 4
+    for slider in moved:
+        assert all(a != b for a, b in zip(slider["before"], slider["after"], strict=True))
+        assert slider["after"][2] == slider["after"][3]
 
 
 @pytest.mark.slow

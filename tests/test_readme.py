@@ -54,7 +54,7 @@ def counted():
         for group, formula in zip(functions, (r"\$\$", r"math::|:math:|\$"), strict=True)
     ]
     return {
-        "losses": [len(group) for group in functions],
+        "losses, or functions in `optax.losses`": [len(group) for group in functions],
         "take a mask, `where`": taking("where"),
         "take `weights`": taking("weights"),
         "give their mean undivided, to be added exactly": parts,

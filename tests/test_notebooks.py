@@ -74,7 +74,9 @@ def test_shows_pictures_and_is_small(script):
 @each
 def test_says_how_to_install_and_ends_in_conclusions(script):
     code = [source for kind, source in cells_of_script(script) if kind == "code"]
-    assert 'pip install "jaxloss[demo]"' in script.read_text().partition("import")[0]
+    assert re.search(
+        r'pip install "jaxloss\[(demo|notebooks)\]"', script.read_text().partition("import")[0]
+    )
     assert re.search(r"^assert |assert_", code[-1], re.MULTILINE)
     headings = re.findall(r"^# #+ .*", script.read_text(), re.MULTILINE)
     assert len(headings) >= 4

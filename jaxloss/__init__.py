@@ -26,12 +26,14 @@ if TYPE_CHECKING:
         divergence,
         gradients,
         likelihood,
+        linear,
         plot,
         ranking,
         regression,
         robust,
         segmentation,
         sequence,
+        sharded,
         transforms,
     )
 
@@ -54,6 +56,7 @@ __all__ = [
     "domains",
     "gradients",
     "likelihood",
+    "linear",
     "loss",
     "mean",
     "numerics",
@@ -65,6 +68,7 @@ __all__ = [
     "robust",
     "segmentation",
     "sequence",
+    "sharded",
     "sum",
     "total",
     "traits",
@@ -83,7 +87,7 @@ SHELVES = (
     "segmentation",
     "sequence",
 )
-AROUND = ("aggregators", "gradients", "plot", "transforms")
+AROUND = ("aggregators", "gradients", "linear", "plot", "sharded", "transforms")
 
 
 def __getattr__(name: str) -> Any:

@@ -173,28 +173,8 @@ def _loop(step: Any, carry: Any, how: Split) -> Any:
 
 @functools.partial(_total.defjvp, symbolic_zeros=True)
 def _total_jvp(program: Program, primals: Any, tangents: Any) -> Any:
-    (shared, rows), how = primals, program.split
-    moves = [[not isinstance(t, SymbolicZero) for t in group] for group in tangents]
-    sums = [
-        zeros_like(x, wide(x.dtype)) if m else None for x, m in zip(shared, moves[0], strict=True)
-    ]
-    cuts = [cut(x, how) for x in rows]
-    found = [zeros_like(x) if m else None for x, m in zip(cuts, moves[1], strict=True)]
-
-    # Differentiated in reverse, the loop would keep what every chunk computes on the way.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def slopes(sums: Any, shared: Any, rows: Any) -> Any:
-        return program.slopes(program.term, shared, rows, Slopes(sums, moves[1]))
-
-    def step(carry: Any, j: Any) -> Any:
-        total, collected, sums, found = carry
-        value, aux, sums, gradients = slopes(sums, shared, chunk(cuts, j))
-        gradients = [None if f is None else g for f, g in zip(found, gradients, strict=True)]
-        return (total + value, _put(collected, aux, j), sums, _put(found, gradients, j)), None
-
-    total, aux, sums, found = _loop(step, (*_nothing(program, shared, rows), sums, found), how)
-    aux = jax.tree.map(lambda x: joined(x, how), aux)
-    gradients = [*sums, *(None if f is None else joined(f, how) for f in found)]
+    moves = [tuple(not isinstance(t, SymbolicZero) for t in group) for group in tangents]
+    total, aux, gradients = _with_slopes(program, *moves, *primals)
     tangent = jnp.zeros_like(total)
     for gradient, t in zip(gradients, [*tangents[0], *tangents[1]], strict=True):
         if gradient is not None:
@@ -204,6 +184,45 @@ def _total_jvp(program: Program, primals: Any, tangents: Any) -> Any:
             part = lax.psum(part, over) if over else part
             tangent = tangent + part.astype(total.dtype)
     return (total, aux), (tangent, jax.tree.map(_no_tangent, aux))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _with_slopes(
+    program: Program, of_shared: Any, of_rows: Any, shared: list[Any], rows: list[Any]
+) -> tuple[Array, Any, list[Array | None]]:
+    """The total, what else the term gives, and the gradients of the leaves that move."""
+    how = program.split
+    sums = [
+        zeros_like(x, wide(x.dtype)) if m else None for x, m in zip(shared, of_shared, strict=True)
+    ]
+    cuts = [cut(x, how) for x in rows]
+    found = [zeros_like(x) if m else None for x, m in zip(cuts, of_rows, strict=True)]
+
+    # Differentiated in reverse, the loop would keep what every chunk computes on the way.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def slopes(sums: Any, shared: Any, rows: Any) -> Any:
+        return program.slopes(program.term, shared, rows, Slopes(sums, list(of_rows)))
+
+    def step(carry: Any, j: Any) -> Any:
+        total, collected, sums, found = carry
+        value, aux, sums, gradients = slopes(sums, shared, chunk(cuts, j))
+        # A gradient that nobody wants may have been computed on the way.
+        gradients = [None if f is None else g for f, g in zip(found, gradients, strict=True)]
+        return (total + value, _put(collected, aux, j), sums, _put(found, gradients, j)), None
+
+    total, aux, sums, found = _loop(step, (*_nothing(program, shared, rows), sums, found), how)
+    aux = jax.tree.map(lambda x: joined(x, how), aux)
+    return total, aux, [*sums, *(None if f is None else joined(f, how) for f in found)]
+
+
+# A rule that is the function's own derivative, and yet not idle: differentiated once, the loop
+# stays closed, where JAX would move its constants out, each an array as large as a chunk's.
+@_with_slopes.defjvp
+def _with_slopes_jvp(
+    program: Program, of_shared: Any, of_rows: Any, primals: Any, tangents: Any
+) -> Any:
+    function = functools.partial(_with_slopes.fun, program, of_shared, of_rows)
+    return jax.jvp(function, primals, tangents)
 
 
 def _no_tangent(x: Array) -> Any:

@@ -71,6 +71,25 @@ def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return surprise_of_class(*primals), jnp.sum(gradient * tangents[0], axis=-1)
 
 
+@jax.custom_jvp
+def surprise_of_gap(rest: Array, gap: Array) -> tuple[Array, Array]:
+    """-log p of a class that is `gap` below the top, and log(sum of exp(logit - top))."""
+    total = rest + jnp.exp(-gap)
+    total = jnp.where(total == 0, 1, total)
+    excess = jnp.where(gap == 0, jnp.log1p(rest + jnp.expm1(-gap)), jnp.log(total))
+    return gap + excess, excess
+
+
+@surprise_of_gap.defjvp
+def _surprise_of_gap_jvp(primals: Any, tangents: Any) -> Any:
+    (rest, gap), (rest_dot, gap_dot) = primals, tangents
+    exp = jnp.exp(-gap)
+    total = jnp.where(rest + exp == 0, 1, rest + exp)
+    # Of the gap: 1 - p of the label, from the others alone.
+    surprise = (rest_dot + rest * gap_dot) / total
+    return surprise_of_gap(rest, gap), (surprise, (rest_dot - exp * gap_dot) / total)
+
+
 def _parts_of_distribution(logits: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
     """-sum(labels * log softmax(logits)), and what its derivatives are made of."""
     top, exps = _relative(logits)

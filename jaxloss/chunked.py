@@ -147,7 +147,7 @@ class Chunked:
         how, _ = self._split(shared, rows)
         if where is None and how.padding:
             where = jnp.ones(how.rows, bool)
-        function, hoisted = _closed(self.fn, shared, rows, how)
+        function, hoisted, dtype = _closed(self.fn, shared, rows, how)
         if where is not None and weights is not None:
             weights = jnp.where(where, weights, 0)
         counts = where is not None, weights is not None
@@ -165,16 +165,19 @@ class Chunked:
         everything = [*jax.tree.leaves(shared), *hoisted]
         if self.reduction == "none":
             return each(values, how, everything, leaves)
+        weight = total_weight((how.rows,), where, weights, dtype)
+        # A mean is divided inside the loop, so that the gradients leave it as they are returned.
+        scale = 1 / jnp.where((weight == 0) | (self.reduction != "mean"), 1, weight)
         if self.policy == "fastest":
-            program = Program(lambda *chunk: (jnp.sum(values(*chunk)), ()), how)
-            sum_of_losses, _ = total(program, everything, leaves)
+
+            def term(everything: Any, leaves: Any) -> Any:
+                *everything, scale = everything
+                return scale * jnp.sum(values(everything, leaves)), ()
+
+            result, _ = total(Program(term, how), *alike([*everything, scale], leaves))
         else:
-            sum_of_losses = jnp.sum(each(values, how, everything, leaves))
-        if self.reduction == "sum":
-            return sum_of_losses
-        weight = total_weight((how.rows,), where, weights, sum_of_losses.dtype)
-        parts = Mean(sum_of_losses, weight)
-        return parts if self.reduction == "parts" else parts.value
+            result = scale * jnp.sum(each(values, how, everything, leaves))
+        return Mean(result, weight) if self.reduction == "parts" else result
 
     def plan(self, shared: Any, *rows: Any) -> Plan:
         """How these rows would be split; arrays may be `jax.ShapeDtypeStruct`s.
@@ -257,8 +260,8 @@ def _a_row(name: str, given: Any, rows: Any) -> Any:
     return array if name == "where" else array.astype(wide(array.dtype))
 
 
-def _closed(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[Any, list[Any]]:
-    """The function of flat lists, and the traced arrays that it closes over.
+def _closed(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[Any, list[Any], Any]:
+    """The function of flat lists, the traced arrays that it closes over, the dtype of its sum.
 
     A `custom_jvp` sees no derivative but through its arguments, so the function is traced once,
     and what its jaxpr has picked up on the way becomes one.
@@ -300,7 +303,7 @@ def _closed(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[Any, list[Any]
         arguments = (*everything[: len(leaves)], *row_leaves)
         return eval_jaxpr(closed.jaxpr, consts, *arguments)[0]
 
-    return function, hoisted
+    return function, hoisted, wide(shape.dtype)
 
 
 def _bytes_a_row(fn: Any, shared: Any, rows: Any) -> int:

@@ -1,0 +1,575 @@
+"""The fused last layer: the plain loss of the shelf, whatever part of its logits exists."""
+
+import functools
+import re
+
+import cases
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+
+import jaxloss as jl
+from jaxloss import linear
+from jaxloss.classification import softmax_cross_entropy
+from jaxloss.divergence import kl_logits
+
+SLOW = pytest.mark.slow
+POLICIES = pytest.mark.parametrize("policy", ["fastest", "least_memory"])
+DIM = 6
+
+
+def draw(rows=13, classes=37, dtype=jnp.float32, seed=0, scale=1.0):
+    generator = np.random.default_rng(seed)
+    hidden = jnp.asarray(generator.normal(size=(rows, DIM)), dtype)
+    weight = jnp.asarray(scale / DIM**0.5 * generator.normal(size=(DIM, classes)), dtype)
+    return hidden, weight, jnp.asarray(generator.integers(0, classes, rows))
+
+
+def plain(
+    hidden, weight, labels, bias=0.0, softcap=None, temperature=1.0, z_loss=0.0, reduction="mean",
+    where=None, weights=None, **options,
+):  # fmt: skip
+    logits = jnp.dot(hidden, weight, preferred_element_type=jnp.promote_types(hidden.dtype, "f4"))
+    logits = logits + bias
+    logits = (logits if softcap is None else softcap * jnp.tanh(logits / softcap)) / temperature
+    values = softmax_cross_entropy(logits, labels, **options)
+    if not (isinstance(z_loss, float) and z_loss == 0):
+        values = values + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
+    reduced = {"mean": jl.mean, "sum": jl.sum, "none": lambda x, **_: x}[reduction]
+    return reduced(values, where=where, weights=weights)
+
+
+OPTIONS = {
+    "plain": {},
+    "bias": {"bias": np.linspace(-1, 1, 37, dtype=np.float32)},
+    "softcap": {"softcap": np.float32(0.8)},
+    "temperature": {"temperature": np.float32(0.6)},
+    "z_loss": {"z_loss": np.float32(0.1)},
+    "smoothing": {"label_smoothing": np.float32(0.2)},
+    "class_weights": {"class_weights": np.linspace(0.5, 2, 37, dtype=np.float32)},
+}
+OPTIONS["all"] = functools.reduce(lambda a, b: a | b, OPTIONS.values())
+
+
+@POLICIES
+@pytest.mark.parametrize(
+    "name", ["all", *(pytest.param(n, marks=SLOW) for n in OPTIONS if n != "all")]
+)
+@pytest.mark.parametrize("transposed", [False, pytest.param(True, marks=SLOW)])
+def test_value_and_every_gradient_are_those_of_the_plain_loss(name, policy, transposed):
+    """Blocks of 8 of 37 classes and chunks of 5 of 13 rows: neither divides."""
+    hidden, weight, labels = draw()
+    options = jax.tree.map(jnp.asarray, OPTIONS[name])
+    where = jnp.arange(13) % 3 != 1
+    weights = jnp.linspace(0.5, 2, 13)
+
+    def ours(hidden, weight, weights, options):
+        weight = weight.T if transposed else weight
+        words = {"where": where, "weights": weights, "transposed": transposed}
+        return 3.7 * linear.softmax_cross_entropy(
+            hidden, weight, labels, chunk=(5, 8), policy=policy, **words, **options
+        )
+
+    def theirs(hidden, weight, weights, options):
+        return 3.7 * plain(hidden, weight, labels, where=where, weights=weights, **options)
+
+    got, expected = jax.jit(
+        lambda *x: [jax.value_and_grad(f, (0, 1, 2, 3))(*x) for f in (ours, theirs)]
+    )(hidden, weight, weights, options)
+    chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "parts"])
+def test_reductions_are_those_of_every_loss(reduction):
+    hidden, weight, labels = draw()
+    weights, where = jnp.linspace(0.5, 2, 13), jnp.arange(13) % 3 != 1
+    words = {"where": where, "weights": weights, "reduction": reduction}
+    got = jax.jit(lambda: linear.softmax_cross_entropy(hidden, weight, labels, chunk=5, **words))()
+    expected = softmax_cross_entropy(hidden @ weight, labels, **words)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@POLICIES
+@pytest.mark.parametrize("classes", [1, 7, 9, 15, pytest.param(8, marks=SLOW), 17, 31])
+def test_a_vocabulary_need_not_divide(classes, policy):
+    """With blocks of 8: one class, one more or less than one or two blocks, a prime.
+
+    The logits are all -1000 or so: a column that is only padding would show.
+    """
+    hidden, weight, labels = draw(classes=classes)
+    bias = jnp.full(classes, -1e3)
+    run = lambda f: jax.value_and_grad(f, (0, 1))(hidden, weight)
+    got = jax.jit(
+        lambda: run(
+            lambda h, w: linear.softmax_cross_entropy(
+                h, w, labels, bias=bias, chunk=(4, 8), policy=policy
+            )
+        )
+    )()
+    expected = run(lambda h, w: plain(h, w, labels, bias=bias))
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_any_rank_and_an_empty_one():
+    hidden, weight, labels = draw(12)
+    run = lambda h, y, **words: linear.softmax_cross_entropy(h, weight, y, **words)
+    expected = run(hidden, labels)
+    got = run(hidden.reshape(2, 3, 2, DIM), labels.reshape(2, 3, 2))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    values = run(hidden.reshape(3, 4, DIM), labels.reshape(3, 4), reduction="none")
+    assert values.shape == (3, 4)
+    one = run(hidden[0], labels[0], reduction="none")
+    np.testing.assert_allclose(one, values[0, 0], rtol=1e-6)
+    empty = jax.value_and_grad(lambda w: linear.softmax_cross_entropy(hidden[:0], w, labels[:0]))
+    value, slope = empty(weight)
+    assert value == 0
+    assert np.all(slope == 0)
+
+
+# --- exactness ---------------------------------------------------------------------------------
+
+
+@POLICIES
+def test_a_confident_right_answer_keeps_its_digits(policy):
+    """exp(-80) in value, and in the gradients of weight and bias."""
+    weight = jnp.zeros((2, 9)).at[0, 3].set(80.0)
+    hidden = jnp.array([[1.0, 0.0]])
+
+    def loss(weight, bias):
+        return linear.softmax_cross_entropy(
+            hidden, weight, [3], bias=bias, chunk=(1, 4), policy=policy
+        )
+
+    value, (to_weight, to_bias) = jax.jit(jax.value_and_grad(loss, (0, 1)))(weight, jnp.zeros(9))
+    tiny = np.exp(-80.0)
+    np.testing.assert_allclose(value, 8 * tiny, rtol=1e-5)
+    expected = np.where(np.arange(9) == 3, -8 * tiny, tiny)
+    np.testing.assert_allclose(to_bias, expected, rtol=1e-5)
+    np.testing.assert_allclose(to_weight[0], expected, rtol=1e-5)
+
+
+@POLICIES
+def test_impossible_classes_and_labels(policy):
+    """-inf through the bias: no probability, no gradient; as a label it costs inf."""
+    hidden, weight, labels = draw(4, 9)
+    labels = jnp.array([0, 1, 2, 8])
+    bias = jnp.zeros(9).at[jnp.array([4, 5, 6, 7])].set(-jnp.inf)
+    options = {"bias": bias, "chunk": (2, 4), "policy": policy, "label_smoothing": 0.1}
+    ours = lambda w, y: linear.softmax_cross_entropy(hidden, w, y, **options)
+    theirs = lambda w, y: plain(hidden, w, y, bias=bias, label_smoothing=0.1)
+    for run in (jax.value_and_grad,):
+        got, expected = jax.jit(lambda y, r=run: [r(f)(weight, y) for f in (ours, theirs)])(labels)
+        chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+        assert np.all(np.asarray(got[1])[:, 4:8] == 0)
+    assert ours(weight, labels.at[0].set(4)) == np.inf
+    everything = jnp.full(9, -jnp.inf)
+    value = linear.softmax_cross_entropy(
+        hidden, weight, labels, bias=everything, policy=policy, chunk=(2, 4), reduction="none"
+    )
+    expected = softmax_cross_entropy(jnp.full((4, 9), -jnp.inf), labels)
+    np.testing.assert_array_equal(value, expected)
+
+
+@POLICIES
+@pytest.mark.parametrize("offset", [-1e4, 1e4])
+def test_extreme_offsets_cancel(offset, policy):
+    hidden, weight, labels = draw(classes=16)
+    options = {"chunk": (4, 4), "policy": policy}
+    bias = jnp.full(16, offset)
+    got = linear.softmax_cross_entropy(hidden, weight, labels, bias=bias, **options)
+    expected = plain(hidden, weight, labels)
+    np.testing.assert_allclose(got, expected, rtol=2e-3)  # the last place of a logit is 1e-3
+    assert linear.softmax_cross_entropy(hidden, weight, labels, **options) == pytest.approx(
+        float(expected), rel=1e-6
+    )
+
+
+@POLICIES
+def test_the_slope_of_the_cap_does_not_vanish_early(policy):
+    """1 - tanh(12)^2 is 0 in float32; the slope is 1.5e-10."""
+    hidden, weight = jnp.array([[60.0]]), jnp.array([[1.0, 0.0]])
+    cap = lambda w: linear.softmax_cross_entropy(
+        hidden, w, [1], softcap=5.0, policy=policy, chunk=(1, 1)
+    )
+    slope = jax.grad(cap)(weight)[0, 0]
+    exact = 60 * 4 * np.exp(-24.0) / (1 + np.exp(-24.0)) ** 2 / (1 + np.exp(-5.0))
+    np.testing.assert_allclose(slope, exact, rtol=1e-5)
+
+
+@POLICIES
+def test_a_label_outside_is_nan_and_never_a_class(policy):
+    hidden, weight, labels = draw()
+    for label in (-1, -100, 37, 10**6):
+        wrong = labels.at[5].set(label)
+        values = linear.softmax_cross_entropy(
+            hidden, weight, wrong, chunk=(4, 8), policy=policy, reduction="none"
+        )
+        assert np.isnan(values[5])
+        assert np.isfinite(np.delete(values, 5)).all()
+        run = jax.value_and_grad(linear.softmax_cross_entropy)
+        value, slope = run(hidden, weight, wrong, chunk=(4, 8), policy=policy)
+        assert np.isnan(value)
+        assert np.isnan(slope[5]).all()
+        assert np.isfinite(np.delete(slope, 5, 0)).all()
+        kept = linear.softmax_cross_entropy(
+            hidden, weight, wrong, where=wrong == labels, policy=policy
+        )
+        assert np.isfinite(kept)
+
+
+@POLICIES
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_where_hides_whatever_a_row_holds(policy, bad):
+    hidden, weight, labels = draw()
+    where = jnp.arange(13) % 2 == 0
+    dirty = jnp.where(where[:, None], hidden, bad)
+    wrong = jnp.where(where, labels, -100)
+
+    @jax.jit
+    def run(hidden, labels):
+        return jax.value_and_grad(
+            lambda h, w: linear.softmax_cross_entropy(
+                h, w, labels, where=where, chunk=(4, 8), policy=policy
+            ),
+            (0, 1),
+        )(hidden, weight)
+
+    chex.assert_trees_all_equal(run(dirty, wrong), run(hidden, labels))
+    assert np.all(np.asarray(run(dirty, wrong)[1][0])[1::2] == 0)
+
+
+@POLICIES
+@pytest.mark.parametrize("scale", [1.0, 10.0, pytest.param(0.01, marks=SLOW), 100.0])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=SLOW)])
+def test_errors_are_those_of_rounding_the_result(policy, scale, dtype):
+    """Against float64: the loss as exact as float32, gradients up to the rounding of their dtype.
+
+    Deviations of the logits from 0.01 to 100; the error does not grow with the number of chunks.
+    """
+    hidden, weight, labels = draw(256, 64, dtype, scale=scale)
+    with cases.x64():
+        wide = [np.asarray(x.astype(jnp.float32), np.float64) for x in (hidden, weight)]
+        true, slopes = jax.value_and_grad(plain, (0, 1))(*wide, labels)
+        true, slopes = float(true), [np.asarray(s) for s in slopes]
+    for chunk in ((256, 64), (8, 16)):
+        run = functools.partial(linear.softmax_cross_entropy, chunk=chunk, policy=policy)
+        value, got = jax.jit(jax.value_and_grad(run, (0, 1)))(hidden, weight, labels)
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, true, rtol=3e-6)
+        for slope, exact in zip(got, slopes, strict=True):
+            assert slope.dtype == dtype
+            error = np.linalg.norm(np.asarray(slope, np.float64) - exact) / np.linalg.norm(exact)
+            # Logits are rounded at their size, and so is each p, by scale * eps of float32.
+            assert error < 0.7 * float(jnp.finfo(dtype).eps) + 4e-7 * max(scale, 1)
+
+
+def test_mixed_precision_takes_the_wider_one():
+    hidden, weight, labels = draw()
+    half = weight.astype(jnp.bfloat16)
+    run = jax.value_and_grad(linear.softmax_cross_entropy, (0, 1))
+    _, slopes = run(hidden, half, labels)
+    assert [s.dtype for s in slopes] == [jnp.float32, jnp.bfloat16]
+    _, expected = run(hidden, half.astype(jnp.float32), labels)
+    np.testing.assert_allclose(slopes[0], expected[0], rtol=1e-6, atol=1e-7)
+
+
+# --- transformations ---------------------------------------------------------------------------
+
+
+@POLICIES
+def test_every_derivative_is_that_of_the_plain_loss(policy):
+    hidden, weight, labels = draw(7, 11)
+    tangents = [jnp.asarray(np.random.default_rng(3).normal(size=x.shape), x.dtype)
+                for x in (hidden, weight)]  # fmt: skip
+    fused = functools.partial(linear.softmax_cross_entropy, chunk=(4, 4), policy=policy)
+
+    def derivatives(loss, primals, tangents):
+        f = lambda *x: loss(*x, labels)
+        grad = jax.grad(f, (0, 1))
+        along = lambda *x: jax.jvp(f, x, tangents)[1]
+        return {
+            "jvp": along(*primals),
+            "linearize": jax.linearize(f, *primals)[1](*tangents),
+            "jacfwd": jax.jacfwd(f, 1)(*primals),
+            "remat": jax.grad(jax.checkpoint(f), (0, 1))(*primals),
+            "forward over reverse": jax.jvp(grad, primals, tangents)[1],
+            "reverse over forward": jax.grad(along, (0, 1))(*primals),
+            "reverse over reverse": jax.grad(
+                lambda *x: (
+                    sum(jnp.sum(g * t) for g, t in zip(grad(*x), tangents, strict=True)) * f(*x)
+                ),
+                (0, 1),
+            )(*primals),
+            "hessian": jax.hessian(f, 1)(*primals),
+        }
+
+    got, expected = jax.jit(lambda p, t: [derivatives(f, p, t) for f in (fused, plain)])(
+        (hidden, weight), tuple(tangents)
+    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=2e-6)
+
+
+@POLICIES
+def test_it_maps_over_anything(policy):
+    hidden, weight, labels = draw(7, 11)
+    two = lambda x: jnp.stack([x, -x])
+    fused = functools.partial(linear.softmax_cross_entropy, chunk=(4, 4), policy=policy)
+
+    def run(loss):
+        grad = jax.value_and_grad(lambda h, w: loss(h, w, labels), (0, 1))
+        return [
+            jax.vmap(grad, (None, 0))(hidden, two(weight)),
+            jax.vmap(grad, (0, None))(two(hidden), weight),
+            jax.vmap(grad)(two(hidden), two(weight)),
+        ]
+
+    got, expected = jax.jit(lambda: [run(f) for f in (fused, plain)])()
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@SLOW
+@POLICIES
+def test_derivatives_are_those_of_finite_differences(policy):
+    with cases.x64():
+        hidden, weight, labels = draw(7, 11, jnp.float64)
+        function = lambda h, w: linear.softmax_cross_entropy(
+            h, w, labels, chunk=(4, 4), policy=policy, softcap=2.0, label_smoothing=0.1
+        )
+        check_grads(jax.jit(function), (hidden, weight), order=2, modes=("fwd", "rev"))
+
+
+def test_a_donated_step_of_sgd():
+    hidden, weight, labels = draw(16, 64)
+    loss = lambda w, h: linear.softmax_cross_entropy(h, w, labels, chunk=4)
+    step = lambda w, h: w - 0.1 * jax.grad(loss)(w, h)
+    donated = jax.jit(step, donate_argnums=0).lower(weight, hidden).compile()
+    assert donated.memory_analysis().alias_size_in_bytes == weight.nbytes
+    expected = jax.jit(step)(weight, hidden)
+    np.testing.assert_allclose(donated(jnp.array(weight), hidden), expected, rtol=1e-6)
+
+
+# --- metrics, log-probabilities, distillation --------------------------------------------------
+
+
+@POLICIES
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_metrics_are_those_of_the_logits(policy, reduction):
+    hidden, weight, labels = draw(12)
+    weight = weight.at[:, 20].set(weight[:, 3])  # a tie: the first of equals is predicted
+    logits = hidden @ weight
+    labels = labels.at[:5].set(jnp.argmax(logits, axis=-1)[:5]).reshape(3, 4)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def run(hidden):
+        loss, metrics = linear.softmax_cross_entropy(
+            hidden, weight, labels, chunk=(5, 8), policy=policy, reduction=reduction, metrics=True
+        )
+        return jnp.sum(loss), metrics
+
+    (_, metrics), _ = run(hidden.reshape(3, 4, DIM))
+    normalizer = jax.nn.logsumexp(logits, axis=-1).reshape(3, 4)
+    np.testing.assert_allclose(metrics.log_normalizer, normalizer, rtol=1e-5)
+    np.testing.assert_array_equal(metrics.predicted, jnp.argmax(logits, -1).reshape(3, 4))
+    np.testing.assert_array_equal(metrics.correct, metrics.predicted == labels)
+    assert metrics.correct.sum() >= 5
+
+
+def test_no_gradient_passes_the_metrics():
+    hidden, weight, labels = draw()
+    of = lambda w: linear.softmax_cross_entropy(hidden, w, labels, metrics=True)[1].log_normalizer
+    assert np.all(jax.grad(lambda w: jnp.sum(of(w)))(weight) == 0)
+
+
+def test_log_probabilities_take_any_cotangent():
+    """A preference loss of sums over answers, as DPO has it."""
+    hidden, weight, labels = draw(12)
+    where = (jnp.arange(12) % 5 < 4).reshape(4, 3)
+
+    def dpo(log_probabilities):
+        chosen, rejected = jnp.split(jnp.sum(log_probabilities, axis=-1), 2)
+        return jnp.mean(jax.nn.softplus(rejected - chosen))
+
+    def ours(hidden, weight):
+        return dpo(
+            linear.log_probabilities(
+                hidden.reshape(4, 3, DIM), weight, labels.reshape(4, 3), where=where, chunk=5
+            )
+        )
+
+    def theirs(hidden, weight):
+        log_p = jax.nn.log_softmax(hidden @ weight)[jnp.arange(12), labels].reshape(4, 3)
+        return dpo(jnp.where(where, log_p, 0))
+
+    got, expected = jax.jit(
+        lambda: [jax.value_and_grad(f, (0, 1))(hidden, weight) for f in (ours, theirs)]
+    )()
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+    certain = linear.log_probabilities(jnp.eye(1), jnp.array([[200.0, 0.0]]), [0])
+    assert str(certain[0]) in ("0.0", "-0.0")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_distillation_between_two_heads(reduction, transposed):
+    hidden, weight, _ = draw()
+    target_hidden, target_weight, _ = draw(seed=4)
+    target_hidden = jnp.concatenate([target_hidden, target_hidden[:, :2]], 1)
+    target_weight = jnp.concatenate([target_weight, target_weight[:2]], 0)
+    bias, where = jnp.linspace(-1, 1, 37), jnp.arange(13) % 4 > 0
+    turn = (lambda w: w.T) if transposed else (lambda w: w)
+
+    def ours(h, w, g, v, b, t):
+        out = linear.kl(
+            h, turn(w), g, turn(v), bias=b, temperature=t, where=where, reduction=reduction,
+            chunk=5, transposed=transposed,
+        )  # fmt: skip
+        return jnp.sum(out)
+
+    def theirs(h, w, g, v, b, t):
+        words = {"temperature": t, "where": where, "reduction": reduction}
+        return jnp.sum(kl_logits(h @ w + b, g @ v, **words))
+
+    arguments = hidden, weight, target_hidden, target_weight, bias, jnp.float32(1.7)
+    got, expected = jax.jit(
+        lambda *x: [jax.value_and_grad(f, tuple(range(6)))(*x) for f in (ours, theirs)]
+    )(*arguments)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_head_has_no_divergence_from_itself():
+    hidden, weight, _ = draw()
+    value, slope = jax.value_and_grad(linear.kl)(hidden, weight, hidden, weight)
+    assert value == 0
+    assert np.all(slope == 0)
+
+
+# --- memory and work ---------------------------------------------------------------------------
+
+
+def compiled(rows, argnums=(0, 1), classes=4096, dim=32, **options):
+    struct = jax.ShapeDtypeStruct
+    function = lambda h, w, y: linear.softmax_cross_entropy(h, w, y, **options)
+    function = jax.value_and_grad(function, argnums) if argnums != () else function
+    arguments = struct((rows, dim), "f4"), struct((dim, classes), "f4"), struct((rows,), "i4")
+    return jax.jit(function).lower(*arguments).compile()
+
+
+@pytest.mark.parametrize(("argnums", "expected"), [((), 1), (0, 2), (1, 2), ((0, 1), 3)], ids=str)
+def test_matrix_products_are_as_few_as_promised(argnums, expected):
+    text = compiled(512, argnums, chunk=128).as_text()
+    assert len(re.findall(r" dot\(", text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "mebibytes"),
+    [
+        ({"chunk": 128}, 2.6),  # 128 x 4096 logits, once
+        ({"chunk": (1024, 256), "policy": "least_memory"}, 2.6),
+        ({"chunk": 128, "label_smoothing": 0.1}, 10.2),
+    ],
+    ids=str,
+)
+def test_memory_is_that_of_one_chunk(options, mebibytes):
+    """Whatever the number of rows: the gradients of the rows are the only other array."""
+    for rows in (1024, 8192):
+        temporary = compiled(rows, **options).memory_analysis().temp_size_in_bytes
+        assert temporary < mebibytes * 2**20, (rows, temporary / 2**20)
+
+
+def test_second_derivatives_stay_in_chunks():
+    struct = jax.ShapeDtypeStruct
+    grad = jax.grad(lambda w, h, y: linear.softmax_cross_entropy(h, w, y, chunk=64))
+    product = lambda w, h, y: jax.jvp(lambda w: grad(w, h, y), (w,), (w,))[1]
+    arguments = struct((32, 4096), "f4"), struct((2048, 32), "f4"), struct((2048,), "i4")
+    memory = jax.jit(product).lower(*arguments).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2048 * 4096 * 4 / 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "line"),
+    [
+        ((2048, 512, 32768), "f4", {}, "1024 x 32768 at a time: 128 MiB instead of 256"),
+        ((2048, 512, 32768), "bfloat16", {}, "512 x 32768 at a time: 64 MiB instead of 256"),
+        ((2048, 512, 131072), "f4", {}, "1024 x 131072 at a time: 512 MiB instead of 1.02e+03"),
+        (
+            (8192, 64, 32768),
+            "f4",
+            {"policy": "least_memory"},
+            "2048 x 1024 at a time: 8 MiB instead of 1.02e+03",
+        ),
+        ((100, 8, 50), "f4", {"chunk": 30}, "20 x 50 at a time: 0.00381 MiB instead of 0.0191"),
+    ],
+    ids=str,
+)
+def test_the_plan_says_what_is_held(shape, dtype, options, line):
+    rows, dim, classes = shape
+    structs = [jax.ShapeDtypeStruct(s, dtype) for s in ((rows, dim), (dim, classes))]
+    plan = linear.plan(*structs, **options)
+    assert str(plan) == f"logits of {rows} x {classes}, {line}"
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"weight": jnp.ones((5, 37))}, ValueError, r"`hidden` has shape .* \(\.\.\., 5\) to fit"),
+        ({"weight": jnp.ones((37, 6))}, ValueError, r"Write `transposed=True`"),
+        ({"weight": jnp.ones(6)}, ValueError, r"`weight` has shape \(6,\)"),
+        ({"labels": jnp.ones(13)}, TypeError, r"`labels` is float32, expected integers"),
+        ({"labels": jnp.ones((13, 1), int)}, ValueError, r"`labels` has shape .* \(13,\) to fit"),
+        ({"where": jnp.ones(13)}, TypeError, r"`where` is float32, expected booleans"),
+        ({"weights": jnp.ones(12)}, ValueError, r"`weights` has shape \(12,\)"),
+        ({"bias": jnp.ones(36)}, ValueError, r"`bias` has shape \(36,\), expected \(37,\)"),
+        ({"temperature": 0.0}, ValueError, r"`temperature` must be above 0, got 0.0"),
+        ({"softcap": -1.0}, ValueError, r"`softcap` must be above 0, got -1.0"),
+        ({"z_loss": jnp.ones(2)}, ValueError, r"`z_loss` has shape \(2,\), expected a scalar"),
+        ({"reduction": "avg"}, ValueError, r"`reduction` is 'avg', expected one of 'none'"),
+        ({"policy": "slow"}, ValueError, r"`policy` is 'slow', expected one of 'fastest'"),
+        ({"chunk": 0}, ValueError, r"`chunk` is 0, expected at least 1"),
+        ({"chunk": 2.5}, TypeError, r"`chunk` is 2.5, expected tokens or \(tokens, classes\)"),
+        ({"axis_name": "model"}, ValueError, r"there is no mesh axis 'model' here"),
+        ({"hidden": jnp.ones((13, 6), complex)}, TypeError, r"`hidden` is complex64"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_input_is_refused_with_a_remedy(change, error, message):
+    hidden, weight, labels = draw()
+    arguments = {"hidden": hidden, "weight": weight, "labels": labels} | change
+    with pytest.raises(error, match=f"jaxloss.linear.softmax_cross_entropy: .*{message}"):
+        linear.softmax_cross_entropy(**arguments)
+
+
+def test_bad_heads_are_refused():
+    hidden, weight, _ = draw()
+    with pytest.raises(ValueError, match=r"`target_hidden` has shape \(12, 'dim'\)"):
+        linear.kl(hidden, weight, hidden[:12], weight)
+    with pytest.raises(ValueError, match="`target_weight` has shape .* 37 classes as `weight`"):
+        linear.kl(hidden, weight, hidden, weight[:, :36])
+    with pytest.raises(ValueError, match=r"`target_hidden` has shape .* to fit `target_weight`"):
+        linear.kl(hidden, weight, hidden[:, :3], weight)
+
+
+def test_training_with_optax_is_that_of_the_plain_loss():
+    hidden, weight, labels = draw(24, 16)
+    adam = optax.adam(0.1)
+
+    def train(loss):
+        def step(carry, _):
+            weight, state = carry
+            value, slope = jax.value_and_grad(lambda w: loss(hidden, w, labels))(weight)
+            updates, state = adam.update(slope, state)
+            return (optax.apply_updates(weight, updates), state), value
+
+        return jax.lax.scan(step, (weight, adam.init(weight)), length=10)[1]
+
+    fused = functools.partial(linear.softmax_cross_entropy, chunk=8)
+    got, expected = jax.jit(lambda: [train(fused), train(plain)])()
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert got[-1] < got[0]

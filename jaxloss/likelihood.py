@@ -255,6 +255,13 @@ def _stirling_error(x: Array) -> Array:
     return out + jnp.where(below_one, first, 0)
 
 
+def _change_of_error(x: Array, step: Array) -> Array:
+    """What the Stirling error gains from x to x + step."""
+    change = _stirling_error(x + step) - _stirling_error(x)
+    # Compiled, the same number may be rounded in two ways: of no step nothing is to be left.
+    return change - jax.lax.stop_gradient(jnp.where(step == 0, change, 0))
+
+
 def _log_gamma(x: Array, error: Array) -> Array:
     """log gamma(x), given its Stirling error."""
     return (x - 0.5) * jnp.log(x) - x + (_HALF_LOG_2PI + error)
@@ -262,13 +269,12 @@ def _log_gamma(x: Array, error: Array) -> Array:
 
 def _log_factorial(x: Array) -> Array:
     """log gamma(1 + x) for x from 0 to 1, exactly 0 at 0."""
-    change = _stirling_error(1 + x) - _stirling_error(jnp.ones_like(x))
+    change = _change_of_error(jnp.ones_like(x), x)
     return change + ((x + 0.5) * jnp.log1p(x) - x)
 
 
 def _log_rising(x: Array, step: Array) -> Array:
     """log gamma(x + step) - log gamma(x) - step log(x), which vanishes for large x."""
-    error, error_ahead = _stirling_error(x), _stirling_error(x + step)
     large = (x >= 1) & (step < 0.5 * x)
     base = jnp.where(large, x, 1)
     ahead = jnp.where(large, step, 0)
@@ -276,7 +282,7 @@ def _log_rising(x: Array, step: Array) -> Array:
     tame = share * (ahead - 0.5) - (base + ahead - 0.5) * log1p_excess(share)
     other, jump = jnp.where(large, 1, x), jnp.where(large, 0, step)
     wild = (other + jump - 0.5) * (jnp.log(other + jump) - jnp.log(other)) - jump
-    return jnp.where(large, tame, wild) + (error_ahead - error)
+    return jnp.where(large, tame, wild) + _change_of_error(x, step)
 
 
 def _inward(t: Array) -> tuple[Array, Array]:

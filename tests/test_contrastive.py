@@ -131,3 +131,13 @@ def test_circle_of_a_sharp_gamma_is_finite():
     # Of 0 and 1: 2.4 * 1.6 * 1000 for the match, and 1.4 * 0.6 * 1000 or, at -1, 0 for the other.
     np.testing.assert_allclose(value, 3840 + 840 + 3840, rtol=1e-6)
     chex.assert_tree_all_finite(slope)
+
+
+def test_triplet_of_squares_that_overflow_knows_which_is_larger():
+    function = lambda p, n: contrastive.triplet([0.0], p, n, distance="squared")
+    near, far = jnp.array([2e20]), jnp.array([3e20])
+    assert function(near, far) == 0
+    assert function(far, near) == np.inf
+    assert function(near, near) == 1
+    assert np.all(np.isfinite(jax.grad(function)(near, far)))
+    assert np.all(np.isfinite(jax.grad(function)(far, near)))

@@ -99,11 +99,19 @@ def triplet(
         Schroff et al., *FaceNet: A Unified Embedding for Face Recognition*, 2015.
         Balntas et al., *Learning Local Feature Descriptors with Triplets* (swap), 2016.
     """
-    to_positive = _distance(anchor, positive, distance, power)
-    to_negative = _distance(anchor, negative, distance, power)
-    if swap:
-        to_negative = jnp.minimum(to_negative, _distance(positive, negative, distance, power))
-    return numerics.relu(to_positive - to_negative + margin)
+
+    def distances(kind: Any, degree: Any) -> tuple[Any, Any]:
+        far = _distance(anchor, negative, kind, degree)
+        if swap:
+            far = jnp.minimum(far, _distance(positive, negative, kind, degree))
+        return _distance(anchor, positive, kind, degree), far
+
+    close, far = distances(distance, power)
+    gap = close - far
+    if distance == "squared":
+        (root, other), both = distances("norm", 2), (close == jnp.inf) & (far == jnp.inf)
+        gap = jnp.where(both, (root - other) * (root + other), jnp.where(both, 0, gap))
+    return numerics.relu(gap + margin)
 
 
 @loss(nonnegative, scale_invariant, labels=sign_label)

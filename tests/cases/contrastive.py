@@ -1,7 +1,7 @@
 """The rows of the contrastive shelf."""
 
 import numpy as np
-from arithmetic import exp, log, sqrt
+from arithmetic import exp, log, log1p, sqrt
 
 import jaxloss.contrastive  # noqa: F401 (files its losses)
 from cases import Batched, Case
@@ -35,7 +35,7 @@ def pair(left, right, labels, margin=1):
     return labels * distance**2 / 2 + (1 - labels) * max(0, margin - distance) ** 2 / 2
 
 
-def info_nce(query, key, temperature=0.1, where=None):
+def info_nce(query, key, temperature=0.1, chunk=None, where=None):
     inside = [i for i in range(len(query)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in query])
     for i in inside:
@@ -44,7 +44,28 @@ def info_nce(query, key, temperature=0.1, where=None):
     return losses
 
 
-def nt_xent(embeddings, labels, temperature=0.07, where=None):
+def clip(left, right, temperature=0.07, chunk=None, where=None):
+    inside = [i for i in range(len(left)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in left])
+    for i in inside:
+        masses = {j: exp(cosine(left[i], right[j]) / temperature) for j in inside}
+        turned = {j: exp(cosine(left[j], right[i]) / temperature) for j in inside}
+        of_left = log(sum(masses.values()) / masses[i])
+        losses[i] = (of_left + log(sum(turned.values()) / turned[i])) / 2
+    return losses
+
+
+def siglip(left, right, temperature=0.1, bias=-10, chunk=None, where=None):
+    inside = [i for i in range(len(left)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in left])
+    for i in inside:
+        for j in inside:
+            score = cosine(left[i], right[j]) / temperature + bias
+            losses[i] += log1p(exp(-score if i == j else score))
+    return losses
+
+
+def nt_xent(embeddings, labels, temperature=0.07, chunk=None, where=None):
     inside = [i for i in range(len(labels)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in embeddings])
     for i in inside:
@@ -86,8 +107,9 @@ def of_scale(*shape):
 VECTOR, SET = of_scale(5), of_scale(5, 5)
 
 
-def plain(generator, count):
-    return generator.normal(size=(count, 5))
+def about(size):
+    """Points at about this distance from the origin, and so from each other."""
+    return lambda generator, count: size * generator.normal(size=(count, 5))
 
 
 IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
@@ -104,8 +126,9 @@ CASES = {
             {"distance": "squared"},
             {"distance": "cosine"},
         ),
-        # Of one scale: else two distances agree, and little is left of their difference.
-        extremes={"anchor": plain, "positive": plain, "negative": plain},
+        # Where two distances agree, their difference has few digits: the positives are far away
+        # (of random directions, two cosines may still agree).
+        extremes={"anchor": about(0.1), "positive": about(3.0), "negative": about(0.3)},
         ulp=(32, 8),
         by_component=False,
     ),
@@ -132,15 +155,39 @@ CASES = {
     ),
     "info_nce": Case(
         info_nce,
-        options=({}, {"temperature": 0.5}, {"where": IN_SET}),
+        options=({}, {"temperature": 0.5, "chunk": 2}, {"where": IN_SET}),
         extremes={"query": SET, "key": SET},
         # Cosines are rounded at 1, and divided by the temperature before they are exponents.
         ulp=(32, 16),
         by_component=False,
     ),
+    "clip": Case(
+        clip,
+        options=(
+            {},
+            {"temperature": 0.5, "chunk": 2},
+            {"where": IN_SET},
+            {"where": IN_SET, "chunk": 2},
+        ),
+        extremes={"left": SET, "right": SET},
+        ulp=(32, 16),
+        by_component=False,
+    ),
+    "siglip": Case(
+        siglip,
+        options=(
+            {},
+            {"temperature": 0.5, "bias": -1.0, "chunk": 2},
+            {"where": IN_SET},
+            {"where": IN_SET, "chunk": 2},
+        ),
+        extremes={"left": SET, "right": SET},
+        ulp=(32, 16),
+        by_component=False,
+    ),
     "nt_xent": Case(
         nt_xent,
-        options=({}, {"temperature": 0.5}, {"where": IN_SET}),
+        options=({}, {"temperature": 0.5, "chunk": 2}, {"where": IN_SET}),
         extremes={"embeddings": SET},
         # Cosines are rounded at 1, and divided by the temperature before they are exponents.
         ulp=(32, 16),

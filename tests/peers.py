@@ -309,9 +309,8 @@ ROWS["torch"] = [
     ),
     Row(
         "F.binary_cross_entropy_with_logits(logits, yes_no, pos_weight=class_weight)",
-        "jl.classification.sigmoid_cross_entropy(logits, yes_no, "
-        "positive_weight=jnp.broadcast_to(class_weight, logits.shape)).mean()",
-        "Nothing is broadcast here but scalars.",
+        "jl.classification.sigmoid_cross_entropy(logits, yes_no, positive_weight=class_weight, "
+        'reduction="mean")',
     ),
     Row(
         "F.binary_cross_entropy_with_logits(signs * math.inf, yes_no)",
@@ -720,6 +719,18 @@ ROWS["keras"] = [
         'jl.sequence.ctc(frames, words, label_mask=words != 0, reduction="mean")',
         "keras computes it in float32.",
         rtol=1e-5,
+    ),
+    Row(
+        "keras.losses.circle(groups, embeddings / jnp.linalg.norm(embeddings, axis=1, "
+        "keepdims=True), gamma=64.0, margin=0.25)",
+        "jl.contrastive.circle(embeddings, groups, gamma=64.0, margin=0.25)",
+        "Vectors are brought to length 1 here.",
+    ),
+    Row(
+        "keras.losses.Circle()(groups, embeddings / jnp.linalg.norm(embeddings, axis=1, "
+        "keepdims=True))",
+        'jl.contrastive.circle(embeddings, groups, weights=groups != 2, reduction="mean")',
+        "The mean of keras is over the losses above 0: an example without a match does not count.",
     ),
 ]
 
@@ -1316,8 +1327,7 @@ GAPS = {
     },
     "keras": {
         "Loss": "the base class: `@jl.loss` makes a loss of a function.",
-        "circle": "no counterpart yet.",
-        "Circle": "no counterpart yet.",
+        "circle(ref_labels=..., ref_embeddings=...)": "the set is its own reference here.",
         "get": "finds a loss by its name: `jl.catalogue.cards()`.",
         "serialize": "losses are plain functions.",
         "deserialize": "losses are plain functions.",

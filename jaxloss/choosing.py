@@ -61,13 +61,13 @@ class Choices(tuple[Choice, ...]):
 
     def _repr_html_(self) -> str:
         style = ' style="text-align: left; vertical-align: top; min-width: 12em"'
-        heads = ("loss", "value and gradient", "when to take it", "what it costs")
+        heads = ("loss", "value and gradient", "when to take it, and what it costs")
         rows = [
             (
                 f"<code>{c.card.name}</code><br>${html.escape(c.card.formula)}$",
                 f'<div style="min-width: 240px">{c.picture}</div>',
-                f"{html.escape(c.advice)}<br><em>returns: {html.escape(RETURNS[c.returns])}</em>",
-                f"{html.escape(c.cost)}<br><em>tested: {c.facts or 'nothing'}</em>",
+                f"<p>{html.escape(c.advice)}</p><p><em>But:</em> {html.escape(c.cost)}</p>"
+                f"<small>Returns {RETURNS[c.returns]}. Tested: {c.facts or 'nothing'}.</small>",
             )
             for c in self
         ]

@@ -40,6 +40,11 @@ def _turned(angle: Any) -> Array:
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
+def _partners(angle: Any) -> Array:
+    """Three vectors: the first at an angle to the first axis, the others to fit nothing."""
+    return jnp.eye(3)[np.array([0, 2, 1])].at[0, :2].set(_turned(angle))
+
+
 _EAST = np.array([1.0, 0.0])
 _LOGIT, _SHARE = "logit of the right class, others 0", "probability of the right class"
 _SCORE, _RIGHT = "score of the relevant item, others 0", "score of the right class, others 0"
@@ -146,10 +151,12 @@ _PATHS = {
     "query[set dim], key[set dim]": Path(
         "angle of the first pair, in radians; the others at a right angle",
         _HALF_TURN,
-        lambda x: {
-            "query": jnp.eye(3),
-            "key": jnp.eye(3)[np.array([0, 2, 1])].at[0, :2].set(_turned(x)),
-        },
+        lambda x: {"query": jnp.eye(3), "key": _partners(x)},
+    ),
+    "left[set dim], right[set dim]": Path(
+        "angle of the first pair, in radians; the others at a right angle",
+        _HALF_TURN,
+        lambda x: {"left": jnp.eye(3), "right": _partners(x)},
     ),
     "embeddings[set dim], labels[set]": Path(
         "angle of two of one class, in radians; the others at a right angle",

@@ -1,0 +1,34 @@
+"""The page on the Optax side is true: its snippets run in order, and name what exists."""
+
+import pathlib
+import re
+
+import jaxloss as jl
+from jaxloss import aggregators, gradients, transforms
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "optax.md"
+
+
+def test_snippets_run_in_order():
+    names = {"__name__": "page"}
+    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(snippets) >= 9
+    for snippet in snippets:
+        exec(compile(snippet, str(PAGE), "exec"), names)
+    assert names["value"].dtype == "float32"
+    assert (names["kept"]["w"] == names["params"]["w"]).all()
+    assert names["statistics"]["mean"] == 2
+    assert names["cosines"].shape == (2, 2)
+    assert set(names["mean_of_clipped"]) == {"w", "b"}
+
+
+def test_every_name_in_backticks_that_looks_like_ours_is_ours():
+    known = {
+        *jl.__all__, *aggregators.__all__, *gradients.__all__, *transforms.__all__,
+        *dir(jl.penalties),
+    }  # fmt: skip
+    for module, name in re.findall(r"\b(gradients|transforms|aggregators|penalties)\.(\w+)",
+                                   PAGE.read_text()):  # fmt: skip
+        assert hasattr(getattr(jl, module), name), f"{module}.{name}"
+    rules = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", PAGE.read_text(), re.MULTILINE)
+    assert {name.strip("`") for row in rules for name in row.split(", ")} <= known

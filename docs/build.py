@@ -181,11 +181,11 @@ def loss(card: Card, cards: list[Card]) -> str:
 
 def picture(card: Card) -> str:
     """Value and gradient of a loss along a telling line."""
-    subject = _sections.of(card)
-    if subject is None:
+    line = _sections.line(card)
+    if line is None:
         return ""
-    drawn = _svg.picture(subject.sample(points=161), 420, 190)
-    caption = f"value (solid) and gradient (dashed) over the {subject.variable}"
+    drawn = _svg.picture(line, 420, 190)
+    caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
     return f'<div class="loss-picture">{drawn}<small>{caption}</small></div>'
 
 

@@ -6,7 +6,6 @@ holds the two against each other.
 """
 
 import difflib
-import functools
 import html
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
@@ -38,20 +37,15 @@ class Choice(NamedTuple):
     @property
     def picture(self) -> str:
         """Value and gradient along a telling line, as inline SVG; empty if there is none."""
-        return _picture(self.card)
+        from jaxloss.plot import _sections, _svg
+
+        line = _sections.line(self.card)
+        return _svg.picture(line) if line else ""
 
     @property
     def facts(self) -> str:
         """The tested traits in words."""
         return ", ".join(sorted(trait.name.replace("_", " ") for trait in self.card.traits))
-
-
-@functools.cache
-def _picture(card: "Card") -> str:
-    from jaxloss.plot import _sections, _svg
-
-    subject = _sections.of(card)
-    return _svg.picture(subject.sample(points=121)) if subject else ""
 
 
 class Choices(tuple[Choice, ...]):

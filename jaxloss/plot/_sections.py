@@ -5,6 +5,7 @@ class rises while the others stay at 0; an embedding turns away from its partner
 line when they share their data, so that a new one mostly finds one that fits.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxloss.catalogue import Card
-from jaxloss.plot._lines import Subject, elementwise
+from jaxloss.plot._lines import Line, Subject, elementwise
 
 
 class Path(NamedTuple):
@@ -204,6 +205,13 @@ def of(card: Card) -> Subject | None:
         return card.function(**path.data(x), **options)[row]
 
     return Subject(along, card.function.__name__, path.variable, path.over)
+
+
+@functools.cache
+def line(card: Card) -> Line | None:
+    """The loss sampled along its line, for small pictures: what is drawn twice is compiled once."""
+    subject = of(card)
+    return subject.sample(points=121) if subject else None
 
 
 def _signature(name: str, event: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import itertools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -30,6 +31,7 @@ from jaxloss.catalogue import Card
 from jaxloss.plot import _sections, _svg
 
 ROOT = pathlib.Path(__file__).parents[1]
+REPOSITORY = "https://github.com/jaxloss/jaxloss/blob/main"
 SECTIONS = ("Args", "Attributes", "Yields", "Returns", "Raises", "Example", "References")
 
 
@@ -313,7 +315,7 @@ def notebook_pages() -> Iterator[Page]:
             parts += [output(o, path.stem, pictures) for o in cell["outputs"]]
         title = re.match(r"# (.*)", parts[0])[1]
         rows.append(f"- [{title}]({path.stem}.md)")
-        text = "\n\n".join(parts) + "\n"
+        text = relinked("\n\n".join(parts) + "\n", path, f"notebooks/{path.stem}.md")
         yield Page("Notebooks", title, f"notebooks/{path.stem}.md", text, pictures)
     intro = "# Notebooks\n\nEach asks one question of real data, and asserts what it concludes.\n\n"
     yield Page("Notebooks", "All notebooks", "notebooks/index.md", intro + "\n".join(rows) + "\n")
@@ -343,18 +345,32 @@ PRACTICE = ("coming_from.md", "optax.md", "meshes.md", "accuracy.md")
 
 
 def copied(path: pathlib.Path, section: str, name: str) -> Page:
-    """A page written by hand; links between files of the repository become links of the site."""
+    """A page that stands in the repository as it is."""
     text = path.read_text()
     title = re.search(r"^# (.*)", text, re.MULTILINE)[1]
     if SLIDER in text:
         over = {"alpha": np.linspace(-2.0, 2.0, 17)}
         text = text.replace(SLIDER, jl.plot.slider(jl.robust.general, over, x=(-5.0, 5.0)).html)
-    for file, page in {
-        "CHANGELOG.md": "changelog.md",
-        "CONTRIBUTING.md": "contributing.md",
-    }.items():
-        text = text.replace(f"]({file})", f"]({page})")
-    return Page(section, title, name, text)
+    return Page(section, title, name, relinked(text, path, name))
+
+
+def relinked(text: str, source: pathlib.Path, name: str) -> str:
+    """Links between files of the repository, made links of the site, or to the repository."""
+
+    def link(match: re.Match[str]) -> str:
+        path, anchor = match[1], match[2] or ""
+        target = (source.parent / path).resolve()
+        if re.match(r"[a-z]+:|/", path) or not target.exists():
+            return match[0]
+        inside = target.relative_to(ROOT).as_posix()
+        page = re.sub(r"^notebooks/(.*)\.(ipynb|py)$", r"notebooks/\1.md", inside)
+        page = {"README.md": "index.md"}.get(page, page).removeprefix("docs/")
+        if page == inside and not re.match(r"((benchmarks|notebooks)/)?[^/]*\.md$", page):
+            return f"]({REPOSITORY}/{inside}{anchor})"
+        page = page if inside.startswith("notebooks") else page.lower()
+        return f"]({os.path.relpath(page, pathlib.PurePosixPath(name).parent)}{anchor})"
+
+    return re.sub(r"\]\(([^()\s#]+)(#[^()\s]*)?\)", link, text)
 
 
 def pages() -> Iterator[Page]:

@@ -115,6 +115,26 @@ def test_names_of_losses_become_links_outside_code(build):
     assert build.linked(text, list(cards), "regression") == expected
 
 
+def test_links_between_files_become_links_of_the_site(build):
+    source = ROOT / "docs" / "tutorial.md"
+    links = {
+        "coming_from.md#torch": "coming_from.md#torch",
+        "../CONTRIBUTING.md": "contributing.md",
+        "../notebooks/04_quantiles.ipynb": "notebooks/04_quantiles.md",
+        "../README.md": "index.md",
+        "images/losses.svg": "images/losses.svg",
+        "../tests/cases/regression.py": f"{build.REPOSITORY}/tests/cases/regression.py",
+        "https://example.org/a": "https://example.org/a",
+        "losses/index.md": "losses/index.md",
+    }
+    for link, expected in links.items():
+        assert build.relinked(f"[a]({link})", source, "tutorial.md") == f"[a]({expected})"
+    from_notebook = build.relinked(
+        "[a](../docs/tutorial.md)", ROOT / "notebooks/x.py", "notebooks/x.md"
+    )
+    assert from_notebook == "[a](../tutorial.md)"
+
+
 def test_every_public_name_is_documented(build):
     """The pages of the package name all that `__all__` names, each with a docstring."""
     for name in jl.__all__:

@@ -48,3 +48,23 @@ def shards(x: Any, axis: int) -> int:
 
 def _type_of(mesh: Any, name: str) -> Any:
     return dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[name]
+
+
+def require_split(who: str, name: str, x: Any, axis_name: Any) -> None:
+    """Refuses a mesh axis that is not there, or over which an array does not differ."""
+    mesh = jax.sharding.get_abstract_mesh()
+    for axis in (axis_name,) if isinstance(axis_name, str) else tuple(axis_name):
+        if axis not in mesh.axis_names:
+            message = (
+                f"{who}: there is no mesh axis {axis!r} here, only {mesh.axis_names}. `axis_name` "
+                f"is for the inside of `jax.shard_map`; under plain `jit` the shardings of the "
+                f"arrays say it all."
+            )
+            raise ValueError(message)
+        if axis not in varying(x):
+            message = (
+                f"{who}: `{name}` is the same on all devices of the mesh axis {axis!r}. Split it "
+                f"with `in_specs`, and leave `check_vma` of `jax.shard_map` on: without it "
+                f"gradients would silently be multiplied by the number of devices."
+            )
+            raise ValueError(message)

@@ -9,6 +9,6 @@ the unit sphere loses no digit, and the zero vector is at a right angle to all o
 
 from jaxloss.contrastive.circle import circle
 from jaxloss.contrastive.pairs import cosine_embedding, pair, triplet
-from jaxloss.contrastive.sets import info_nce, nt_xent
+from jaxloss.contrastive.sets import clip, info_nce, nt_xent, siglip
 
-__all__ = ["circle", "cosine_embedding", "info_nce", "nt_xent", "pair", "triplet"]
+__all__ = ["circle", "clip", "cosine_embedding", "info_nce", "nt_xent", "pair", "siglip", "triplet"]

@@ -2,7 +2,6 @@ r"""Contrastive losses over a whole batch: every example meets all the others.""
 
 from typing import Any, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
@@ -10,25 +9,26 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._softmax import surprise_of_class
 from jaxloss.contract import loss
+from jaxloss.contrastive._square import by_rows, by_rows_and_columns, product
 from jaxloss.declaration import ArrayLike, SetReduction
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
 
 
-def _similarities(x: Array, y: Array, temperature: Any) -> Array:
-    """The cosines between two sets, `(*batch, set, set)`, divided by the temperature.
-
-    As a product of matrices, so that nothing of size `(set, set, dim)` exists. In full precision:
-    accelerators would round to bfloat16, and a cosine that is 0.4 % off is, at a temperature of
-    0.07, a probability that is 6 % off.
-    """
-    x, y = numerics.normalize(x), numerics.normalize(y)
-    cosines = jnp.einsum("...id,...jd->...ij", x, y, precision=jax.lax.Precision.HIGHEST)
-    return cosines / temperature
+def _is_own(places: Array, size: int) -> Array:
+    """Where rows of these places have their diagonal."""
+    return places[:, None] == jnp.arange(size, dtype=places.dtype)
 
 
-def _in_set(where: Array | None, shape: tuple[int, ...]) -> Array:
-    return jnp.ones(shape, bool) if where is None else where
+def _choices(shared: Any, rows: Any) -> Array:
+    """The surprise of some queries at their own keys."""
+    (keys, temperature, inside), (queries, places) = shared, rows
+    logits = product(queries, keys) / temperature
+    if inside is not None:
+        # A query that is left out sees its own key, so that nothing infinite is made of it.
+        seen = inside[..., None, :] | _is_own(places, logits.shape[-1])
+        logits = jnp.where(seen, logits, -jnp.inf)
+    return surprise_of_class(logits, jnp.broadcast_to(places, logits.shape[:-1]))
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -37,6 +37,7 @@ def info_nce(
     key: Real[ArrayLike, "*batch set dim"],
     *,
     temperature: Real[ArrayLike, ""] = 0.1,
+    chunk: int | None = None,
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -54,6 +55,8 @@ def info_nce(
         query: Embeddings, a set an example of the batch.
         key: Embeddings, of which the one at a query's own place is right.
         temperature: How sharp the choice is; it may be learned.
+        chunk: How many queries to compare at once, so that the square of similarities does not
+            exist; all of them if not given.
         where: False takes a query and its key out of the set.
 
     Returns:
@@ -69,13 +72,138 @@ def info_nce(
     References:
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
-    logits = _similarities(query, key, temperature)
+    query, key = numerics.normalize(query), numerics.normalize(key)
+    shared = [key, temperature, where]
+    return by_rows("jaxloss.contrastive.info_nce", _choices, chunk, shared, [query])
+
+
+@loss(nonnegative, scale_invariant, temperature=above_zero)
+def clip(
+    left: Real[ArrayLike, "*batch set dim"],
+    right: Real[ArrayLike, "*batch set dim"],
+    *,
+    temperature: Real[ArrayLike, ""] = 0.07,
+    chunk: int | None = None,
+    where: Bool[ArrayLike, "*batch set"] | None = None,
+    **reduction: Unpack[SetReduction],
+) -> Float[Array, "*batch set"]:
+    r"""Take it to align two modalities, pictures and their captions: each side picks the other.
+
+    $$\ell_i = -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
+      -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}, \qquad
+      s_{ij} = \frac{\cos(x_i, z_j)}{\tau}$$
+
+    `info_nce` in both directions, from one square of similarities. Vectors are brought to length
+    1 here. The paper learns $\log(1/\tau)$, started at a $\tau$ of 0.07 and kept above 0.01:
+    give `temperature=jnp.exp(-log_scale)`.
+
+    Args:
+        left: Embeddings, a set an example of the batch.
+        right: Embeddings, of which the one at the same place belongs to each of the left.
+        temperature: How sharp the choice is; it may be learned.
+        chunk: How many of the left to compare with all of the right at once, so that the square
+            of similarities does not exist; all of them if not given.
+        where: False takes a pair out of the set.
+
+    Returns:
+        The loss of each pair in nats.
+
+    Raises:
+        TypeError: If the chunk is not an integer.
+        ValueError: If the shapes differ, or the temperature is a number that is not above 0.
+
+    Example:
+        >>> clip([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [1.0, 1.0]], temperature=1.0)
+        Array([0.4353238, 0.5469903], dtype=float32)
+
+    References:
+        Radford et al., *Learning Transferable Visual Models* (CLIP), 2021.
+    """
+    left, right = numerics.normalize(left) / temperature, numerics.normalize(right)
+    if chunk is not None:
+        return by_rows_and_columns("jaxloss.contrastive.clip", chunk, left, right, where)
+    logits = product(left, right)
     size = logits.shape[-1]
     if where is not None:
-        # A query that is left out sees its own key, so that nothing infinite is made of it.
-        seen = where[..., None, :] | jnp.eye(size, dtype=bool)
+        seen = (where[..., None, :] & where[..., :, None]) | jnp.eye(size, dtype=bool)
         logits = jnp.where(seen, logits, -jnp.inf)
-    return surprise_of_class(logits, jnp.broadcast_to(jnp.arange(size), logits.shape[:-1]))
+    places = jnp.broadcast_to(jnp.arange(size), logits.shape[:-1])
+    of_rows = surprise_of_class(logits, places)
+    return 0.5 * (of_rows + surprise_of_class(jnp.swapaxes(logits, -1, -2), places))
+
+
+def _matches(shared: Any, rows: Any) -> Array:
+    """What some of the left pay for their own and for all others of the right."""
+    (right, temperature, bias, inside), (left, counts, places) = shared, rows
+    logits = product(left, right) / temperature + bias
+    own = _is_own(places, logits.shape[-1])
+    costs = numerics.softplus(jnp.where(own, -logits, logits))
+    if inside is not None:
+        costs = jnp.where(counts[..., :, None] & inside[..., None, :], costs, 0)
+    return jnp.sum(costs, axis=-1)
+
+
+@loss(nonnegative, scale_invariant, temperature=above_zero)
+def siglip(
+    left: Real[ArrayLike, "*batch set dim"],
+    right: Real[ArrayLike, "*batch set dim"],
+    *,
+    temperature: Real[ArrayLike, ""] = 0.1,
+    bias: Real[ArrayLike, ""] = -10.0,
+    chunk: int | None = None,
+    where: Bool[ArrayLike, "*batch set"] | None = None,
+    **reduction: Unpack[SetReduction],
+) -> Float[Array, "*batch set"]:
+    r"""Take it for two modalities and huge batches: every pair decides on its own, match or not.
+
+    $$\ell_i = \log(1 + e^{-z_{ii}}) + \sum_{j \neq i} \log(1 + e^{z_{ij}}), \qquad
+      z_{ij} = \frac{\cos(x_i, y_j)}{\tau} + b$$
+
+    Nothing is normalized over the batch, so that it may be computed in any pieces. A set has many
+    more pairs that do not match than pairs that do; the bias starts at -10 to say so, and is
+    learned with the temperature. The mean over the set is the loss of the paper.
+
+    Args:
+        left: Embeddings, a set an example of the batch.
+        right: Embeddings, of which the one at the same place belongs to each of the left.
+        temperature: What cosines are divided by; it may be learned.
+        bias: What is added to every logit; it may be learned.
+        chunk: How many of the left to compare with all of the right at once.
+        where: False takes a pair out of the set.
+
+    Returns:
+        The loss of each of the left, of its decisions on all of the right, in nats.
+
+    Raises:
+        TypeError: If the chunk is not an integer.
+        ValueError: If the shapes differ, or the temperature is a number that is not above 0.
+
+    Example:
+        >>> siglip([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]], temperature=1.0, bias=0.0)
+        Array([1.0064089, 1.0064089], dtype=float32)
+
+    References:
+        Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, 2023.
+    """
+    left, right = numerics.normalize(left), numerics.normalize(right)
+    shared, rows = [right, temperature, bias, where], [left, where]
+    return by_rows("jaxloss.contrastive.siglip", _matches, chunk, shared, rows)
+
+
+def _positives(shared: Any, rows: Any) -> Array:
+    """The mean surprise of some examples at their positives."""
+    embeddings, labels, temperature, inside = shared
+    anchors, mine, counts, places = rows
+    similar = product(anchors, embeddings) / temperature
+    same = mine[..., :, None] == labels[..., None, :]
+    others = jnp.ones_like(same)
+    if inside is not None:
+        others = counts[..., :, None] & inside[..., None, :]
+    negatives = numerics.logsumexp(similar, where=others & ~same)
+    positives = others & same & ~_is_own(places, labels.shape[-1])
+    surprise = numerics.softplus(jnp.where(positives, negatives[..., None] - similar, -jnp.inf))
+    number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
+    return jnp.sum(surprise, axis=-1) / jnp.maximum(number, 1).astype(similar.dtype)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -84,6 +212,7 @@ def nt_xent(
     labels: Int[ArrayLike, "*batch set"],
     *,
     temperature: Real[ArrayLike, ""] = 0.07,
+    chunk: int | None = None,
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -103,6 +232,7 @@ def nt_xent(
         embeddings: A set an example of the batch.
         labels: Any integers; what has the same one belongs together.
         temperature: How sharp the choice is; it may be learned.
+        chunk: How many examples to compare with all others at once.
         where: False takes an example out of the set.
 
     Returns:
@@ -120,12 +250,6 @@ def nt_xent(
         Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, 2020.
         Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, 2016.
     """
-    similar = _similarities(embeddings, embeddings, temperature)
-    counts = _in_set(where, labels.shape)
-    others = counts[..., None, :] & counts[..., :, None]
-    same = labels[..., None, :] == labels[..., :, None]
-    negatives = numerics.logsumexp(similar, where=others & ~same)
-    positives = others & same & ~jnp.eye(labels.shape[-1], dtype=bool)
-    surprise = numerics.softplus(jnp.where(positives, negatives[..., None] - similar, -jnp.inf))
-    number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
-    return jnp.sum(surprise, axis=-1) / jnp.maximum(number, 1).astype(similar.dtype)
+    embeddings = numerics.normalize(embeddings)
+    shared, rows = [embeddings, labels, temperature, where], [embeddings, labels, where]
+    return by_rows("jaxloss.contrastive.nt_xent", _positives, chunk, shared, rows)

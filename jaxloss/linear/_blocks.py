@@ -30,7 +30,7 @@ def losses(layer: Layer, shared: Shared, hidden: Array, ids: Array) -> tuple[Arr
     """The loss of each row, and the metrics that are wanted."""
     if layer.keep:
         return of_products(layer, product(layer, hidden, shared["weight"]), shared, ids)
-    labels = labels_of(layer, shared, ids)
+    labels = labels_of(layer, classes(layer, shared["weight"]), shared, ids)
     return outcome(layer, _in_blocks(layer, shared, hidden, labels), labels, shared)
 
 
@@ -178,20 +178,21 @@ def _with_blocks(
     layer: Layer, shared: Shared, hidden: Array, ids: Array, factors: Array, sums: Shared
 ) -> Any:
     """Two passes over the vocabulary: the numbers of each row, then each logit's gradient."""
-    labels = labels_of(layer, shared, ids)
+    size = classes(layer, shared["weight"])
+    labels = labels_of(layer, size, shared, ids)
     known = _in_blocks(layer, shared, hidden, labels)
     moving = {name: shared[name] for name in sums if name != "weight"}
     linear = ("rest", "label", "gaps", "weight")
 
     def final(numbers: Any, moving: Shared) -> Any:
         every = shared | moving
-        return outcome(layer, known._replace(**numbers), labels_of(layer, every, ids), every)
+        return outcome(layer, known._replace(**numbers), labels_of(layer, size, every, ids), every)
 
     numbers = {name: getattr(known, name) for name in linear if getattr(known, name) is not None}
     values, pull, aux = jax.vjp(final, numbers, moving, has_aux=True)
     to_numbers, parts = pull(factors)
     sums = {n: x if n == "weight" else x + parts[n].astype(x.dtype) for n, x in sums.items()}
-    _, number = _blocks(layer, classes(layer, shared["weight"]))
+    _, number = _blocks(layer, size)
     flipped = hidden.T
 
     def step(carry: Any, j: Any) -> Any:

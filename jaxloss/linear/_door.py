@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._chunks import Split, split, wide
-from jaxloss._mesh import shards, varying
+from jaxloss._mesh import require_split, shards
 from jaxloss.linear._sums import Layer
 
 Policy = Literal["fastest", "least_memory"]
@@ -177,25 +177,8 @@ class Call:
 
     def on_axis(self, axis_name: Any) -> None:
         """Refuses a mesh axis over which the weight does not differ."""
-        if axis_name is None:
-            return
-        mesh = jax.sharding.get_abstract_mesh()
-        names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
-        for name in names:
-            if name not in mesh.axis_names:
-                message = (
-                    f"{self.who}: there is no mesh axis {name!r} here, only {mesh.axis_names}. "
-                    f"`axis_name` is for the inside of `jax.shard_map`; under plain `jit` the "
-                    f"sharding of `weight` says it all."
-                )
-                raise ValueError(message)
-            if name not in varying(self.weight):
-                message = (
-                    f"{self.who}: `weight` is the same on all devices of the axis {name!r}. Split "
-                    f"its vocabulary with `in_specs`, and leave `check_vma` of `jax.shard_map` on: "
-                    f"without it the gradients would be multiplied by the number of devices."
-                )
-                raise ValueError(message)
+        if axis_name is not None:
+            require_split(self.who, "weight", self.weight, axis_name)
 
     @property
     def pieces(self) -> int:

@@ -281,8 +281,8 @@ def _values(sums: Sums, labels: Labels, shared: Shared) -> tuple[Array, Array]:
     return values * jnp.where(labels.sound, 1, jnp.nan).astype(values.dtype), normalizer
 
 
-def labels_of(layer: Layer, shared: Shared, ids: Array) -> Labels:
-    size = classes(layer, shared["weight"])
+def labels_of(layer: Layer, size: int, shared: Shared, ids: Array) -> Labels:
+    """The labels among the `size` classes of each device."""
     first, total, own = 0, size, None
     if layer.axis_name is not None:
         first = lax.axis_index(layer.axis_name).astype(ids.dtype) * size
@@ -305,7 +305,7 @@ def outcome(layer: Layer, sums: Sums, labels: Labels, shared: Shared) -> tuple[A
 
 def of_products(layer: Layer, raw: Array, shared: Shared, ids: Array) -> tuple[Array, Any]:
     """The losses of rows whose products with all classes are at hand."""
-    labels = labels_of(layer, shared, ids)
+    labels = labels_of(layer, raw.shape[1], shared, ids)
     x, weights = scores(raw, shared), shared.get("class_weights")
     sums = sums_of(layer, x, ids - labels.first, labels.first, weights)
     sums = sums if layer.axis_name is None else across(sums, layer.axis_name)

@@ -14,6 +14,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import numerics
+from jaxloss._mesh import shards
 
 
 def exp_of_difference(logits: Array, top: Array) -> Array:
@@ -40,6 +41,13 @@ def _below(top: Array, logits: Array) -> Array:
     return jnp.where(logits == jnp.inf, 0, top - logits)
 
 
+def entry_at(x: Array, place: Array, is_place: Array) -> Array:
+    """The entry of each row at a place; without a gather, where that would cross devices."""
+    if shards(x, x.ndim - 1) > 1:
+        return jnp.sum(jnp.where(is_place, x, 0), axis=-1)
+    return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
+
+
 def _of_class(logits: Array, labels: Array) -> tuple[Array, Array]:
     """-log softmax(logits)[label] and its gradient."""
     # Of the sum over all classes, 1 + tiny would lose the tiny; the sum over the others keeps it.
@@ -49,7 +57,7 @@ def _of_class(logits: Array, labels: Array) -> tuple[Array, Array]:
     top, exps = _relative(logits)
     others = jnp.where(is_label, 0, exps)
     rest = jnp.sum(others, axis=-1, keepdims=True)
-    gap = _below(top, jnp.take_along_axis(logits, label, axis=-1))
+    gap = _below(top, entry_at(logits, labels, is_label)[..., None])
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
     # At the top expm1 is 0, but not its derivative: a scan that is differentiated twice goes by

@@ -1,1 +1,356 @@
-r"""Losses inside `jax.shard_map`, where each device sees its shard alone."""
+r"""Losses inside `jax.shard_map`, where each device sees its own shard alone.
+
+Under plain `jit` nothing of this is needed: give arrays with shardings to any loss, to `chunked`
+or to `linear`, and the compiler moves what must be moved. These functions are for code that is
+written for one device of a mesh: a vocabulary that is split over devices, and contrastive losses
+over the batch of all devices. Their values and gradients are those of one device with all data.
+
+`jax.shard_map` must check how values vary over the mesh, which it does unless told
+`check_vma=False`: that is how JAX knows that a gradient is to be added up over devices. Without
+the check the gradients would be too large by the number of devices, so it is refused.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss import numerics
+from jaxloss._mesh import require_split, vary, varying
+from jaxloss._softmax import surprise_of_gap
+from jaxloss.contrastive._square import block, exps, top_of
+from jaxloss.linear._sums import Layer, of_products
+from jaxloss.reduction import TypeOfReduction, reduce
+
+Way = Literal["ring", "gather"]
+
+
+def softmax_cross_entropy(
+    logits: Any,
+    labels: Any,
+    *,
+    axis_name: str,
+    where: Any = None,
+    weights: Any = None,
+    reduction: TypeOfReduction = "none",
+) -> Any:
+    r"""Take it where each device has the logits of some classes: three numbers a token are sent.
+
+    $$\ell(x, y) = -\log \frac{e^{x_y}}{\sum_k e^{x_k}}, \qquad k \text{ over all devices}$$
+
+    It is `classification.softmax_cross_entropy` on the logits of all devices, as exact, and the
+    same on all of them. With the last layer in front of it take
+    `linear.softmax_cross_entropy(..., axis_name=)`, which has no logits of all tokens either.
+
+    Args:
+        logits: `(..., classes of this device)`; devices hold blocks of one size, in order.
+        labels: Class ids among all classes, integers of shape `(...)`.
+        axis_name: The mesh axis over which classes are split.
+        where: Booleans of the labels' shape; False leaves an example out, whatever it holds.
+        weights: Weights of the labels' shape.
+        reduction: Over the examples of this device: "none", "mean", "sum" or "parts", whose
+            `Mean` crosses the axes of the batch with `.psum`.
+
+    Returns:
+        The loss of each example in nats; NaN if a class id names no class of any device.
+
+    Raises:
+        ValueError: If the logits are not split over the axis, or labels do not fit.
+        TypeError: If labels are not integers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.sharding import PartitionSpec as P
+        >>> mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> loss = lambda x, y: softmax_cross_entropy(x, y, axis_name="model")
+        >>> split = jax.shard_map(loss, mesh=mesh, in_specs=(P(None, "model"), P()), out_specs=P())
+        >>> split(jnp.array([[0.0, 0.0], [80.0, 0.0]]), jnp.array([1, 0]))
+        Array([6.931472e-01, 1.804851e-35], dtype=float32)
+
+    References:
+        Shoeybi et al., *Megatron-LM: Training Multi-Billion Parameter Language Models*, 2019.
+    """
+    who = "jaxloss.sharded.softmax_cross_entropy"
+    logits, labels = _floats(who, "logits", logits), jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{who}: `labels` is {labels.dtype}, expected integers.")
+    if labels.shape != logits.shape[:-1]:
+        message = f"{who}: `labels` has shape {labels.shape}, expected {logits.shape[:-1]}."
+        raise ValueError(message)
+    require_split(who, "logits", logits, axis_name)
+    if where is not None:
+        logits, labels = jnp.where(where[..., None], logits, 0), jnp.where(where, labels, 0)
+    layer = Layer(axis_name=axis_name)
+    rows = logits.reshape(-1, logits.shape[-1])
+    values, _ = of_products(layer, rows, {}, labels.reshape(-1).astype(jnp.int32))
+    return reduce(values.reshape(labels.shape), where, weights, reduction)
+
+
+def info_nce(
+    query: Any,
+    key: Any,
+    *,
+    axis_name: str,
+    temperature: Any = 0.1,
+    where: Any = None,
+    weights: Any = None,
+    reduction: TypeOfReduction = "mean",
+    way: Way = "ring",
+) -> Any:
+    r"""Take it to have the keys of all devices as negatives: `contrastive.info_nce` on a mesh.
+
+    $$\ell_i = -\log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}, \qquad j \text{ over all devices}$$
+
+    Args:
+        query: `(set of this device, dim)`.
+        key: `(set of this device, dim)`.
+        axis_name: The mesh axis over which the set is split.
+        temperature: How sharp the choice is; it may be learned.
+        where: Booleans of this device's set; False takes a query and its key out of the whole set.
+        weights: Weights of this device's set.
+        reduction: Over all devices: "mean", "sum" and "parts" are the same on all of them; "none"
+            gives the losses of this device.
+        way: "ring" passes the keys on from device to device, and holds one shard; "gather" has
+            all keys on every device, in one collective.
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: If the arrays are not split over the axis, or their shapes differ.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.sharding import PartitionSpec as P
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> loss = lambda q, k: info_nce(q, k, axis_name="data", temperature=1.0)
+        >>> jax.shard_map(loss, mesh=mesh, in_specs=P("data"), out_specs=P())(*2 * [jnp.eye(2)])
+        Array(0.3132617, dtype=float32)
+
+    References:
+        van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
+    """
+    pair = _Pair("jaxloss.sharded.info_nce", query, key, where, axis_name, way)
+    rows, _ = _surprises(pair, pair.left / temperature)
+    return pair.reduced(rows, weights, reduction)
+
+
+def clip(
+    left: Any,
+    right: Any,
+    *,
+    axis_name: str,
+    temperature: Any = 0.07,
+    where: Any = None,
+    weights: Any = None,
+    reduction: TypeOfReduction = "mean",
+    way: Way = "ring",
+) -> Any:
+    r"""Take it to align two modalities over the batch of all devices: `contrastive.clip` on a mesh.
+
+    $$\ell_i = -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
+      -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}, \qquad j \text{ over all devices}$$
+
+    Args:
+        left: `(set of this device, dim)`.
+        right: `(set of this device, dim)`.
+        axis_name: The mesh axis over which the set is split.
+        temperature: How sharp the choice is; it may be learned.
+        where: Booleans of this device's set; False takes a pair out of the whole set.
+        weights: Weights of this device's set.
+        reduction: As in `info_nce`.
+        way: "ring" or "gather", as in `info_nce`.
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: If the arrays are not split over the axis, or their shapes differ.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.sharding import PartitionSpec as P
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> loss = lambda x, z: clip(x, z, axis_name="data", temperature=1.0)
+        >>> jax.shard_map(loss, mesh=mesh, in_specs=P("data"), out_specs=P())(*2 * [jnp.eye(2)])
+        Array(0.3132617, dtype=float32)
+
+    References:
+        Radford et al., *Learning Transferable Visual Models* (CLIP), 2021.
+        Cheng et al., *Breaking the Memory Barrier of Contrastive Loss* (the ring), 2024.
+    """
+    pair = _Pair("jaxloss.sharded.clip", left, right, where, axis_name, way)
+    rows, columns = _surprises(pair, pair.left / temperature)
+    return pair.reduced(0.5 * (rows + columns), weights, reduction)
+
+
+def siglip(
+    left: Any,
+    right: Any,
+    *,
+    axis_name: str,
+    temperature: Any = 0.1,
+    bias: Any = -10.0,
+    where: Any = None,
+    weights: Any = None,
+    reduction: TypeOfReduction = "mean",
+    way: Way = "ring",
+) -> Any:
+    r"""Take it for pairs that decide alone, over all devices: `contrastive.siglip` on a mesh.
+
+    $$\ell_i = \log(1 + e^{-z_{ii}}) + \sum_{j \neq i} \log(1 + e^{z_{ij}}), \qquad
+      j \text{ over all devices}$$
+
+    Args:
+        left: `(set of this device, dim)`.
+        right: `(set of this device, dim)`.
+        axis_name: The mesh axis over which the set is split.
+        temperature: What cosines are divided by; it may be learned.
+        bias: What is added to every logit; it may be learned.
+        where: Booleans of this device's set; False takes a pair out of the whole set.
+        weights: Weights of this device's set.
+        reduction: As in `info_nce`.
+        way: "ring" or "gather", as in `info_nce`.
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: If the arrays are not split over the axis, or their shapes differ.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.sharding import PartitionSpec as P
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> loss = lambda x, z: siglip(x, z, axis_name="data", temperature=1.0, bias=0.0)
+        >>> jax.shard_map(loss, mesh=mesh, in_specs=P("data"), out_specs=P())(*2 * [jnp.eye(2)])
+        Array(1.0064089, dtype=float32)
+
+    References:
+        Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, 2023.
+    """
+    pair = _Pair("jaxloss.sharded.siglip", left, right, where, axis_name, way)
+    scaled, bias = pair.left / temperature, jnp.asarray(bias, pair.left.dtype)
+
+    def tile(values: Array, travelling: Any, owner: Any, constants: Any) -> Any:
+        x, mine, bias = constants
+        entries, own, others = pair.block(x, mine, travelling, owner)
+        matches = own * numerics.softplus(-(entries + bias)) * mine[:, None]
+        costs = matches + others * numerics.softplus(entries + bias)
+        return values + jnp.sum(costs, axis=1), travelling
+
+    constants = (scaled, pair.inside, vary(bias, varying(scaled)))
+    values, _ = pair.around(tile, lax.full_like(scaled[:, 0], 0), (), constants)
+    return pair.reduced(values, weights, reduction)
+
+
+def _floats(who: str, name: str, given: Any) -> Array:
+    x = jnp.asarray(given)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{who}: `{name}` is {x.dtype}, expected real numbers.")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class _Pair:
+    """Two halves of a set that is split over devices, and how a device meets all of the right."""
+
+    def __init__(self, who: str, left: Any, right: Any, where: Any, axis_name: str, way: Way):
+        left, right = _floats(who, "left", left), _floats(who, "right", right)
+        if left.ndim != 2 or left.shape != right.shape:
+            message = f"{who}: the arrays have shapes {left.shape} and {right.shape}, expected one."
+            raise ValueError(f"{message} Both are (set of this device, dim).")
+        if way not in ("ring", "gather"):
+            raise ValueError(f"{who}: `way` is {way!r}, expected 'ring' or 'gather'.")
+        require_split(who, "left", left, axis_name)
+        require_split(who, "right", right, axis_name)
+        self.where, self.axis_name, self.way = where, axis_name, way
+        if where is not None:
+            left, right = (jnp.where(where[:, None], x, 0) for x in (left, right))
+        self.left, self.right = numerics.normalize(left), numerics.normalize(right)
+        inside = jnp.ones_like(self.left[:, 0])
+        self.inside = inside if where is None else jnp.where(where, inside, 0)
+
+    def block(self, x: Array, mine: Array, travelling: Any, owner: Any) -> tuple[Array, ...]:
+        """The square of this device's left and another's right; see `_square.block`."""
+        y, inside = travelling[:2]
+        size = self.left.shape[0]
+        places = jnp.arange(size) + (lax.axis_index(self.axis_name) - owner) * size
+        return block(x, y, places, inside, mine)
+
+    def around(self, tile: Callable[..., Any], start: Any, luggage: Any, constants: Any) -> Any:
+        """Has every device meet the right of all devices; what travels comes home at the end.
+
+        `tile(state, travelling, owner, constants)` gives the new state and what travels on.
+        """
+        devices, me = lax.axis_size(self.axis_name), lax.axis_index(self.axis_name)
+        travelling = (self.right, self.inside, *luggage)
+        # Its transpose would keep the square of this device and all others, a tile a turn.
+        tile = jax.checkpoint(tile, prevent_cse=False)
+        if self.way == "gather":
+            every = lax.all_gather(travelling, self.axis_name, tiled=True)
+            return tile(start, every, 0, constants)[0], ()
+        onward = [(i, (i + 1) % devices) for i in range(devices)]
+
+        def step(carry: Any, turn: Any) -> Any:
+            state, travelling = carry
+            state, travelling = tile(state, travelling, (me - turn) % devices, constants)
+            return (state, lax.ppermute(travelling, self.axis_name, onward)), None
+
+        (state, travelling), _ = lax.scan(step, (start, travelling), jnp.arange(devices))
+        return state, travelling[2:]
+
+    def reduced(self, values: Array, weights: Any, reduction: TypeOfReduction) -> Any:
+        """The losses of this device, or of all devices as one number."""
+        if reduction == "none":
+            return reduce(values, self.where, weights, "none")
+        parts = reduce(values, self.where, weights, "parts").psum(self.axis_name)
+        return {"parts": parts, "sum": parts.total, "mean": parts.value}[reduction]
+
+
+def _at_own(pair: _Pair, x: Array, y: Array) -> Array:
+    """The surprise of each row of x at its own place among the y of all devices."""
+    every, inside = lax.all_gather((y, pair.inside), pair.axis_name, tiled=True)
+    entries, own, others = pair.block(x, pair.inside, (every, inside), 0)
+    top = lax.stop_gradient(top_of(entries, own + others, 1))
+    rest = jnp.sum(others * exps(entries, top[:, None]), axis=1)
+    return surprise_of_gap(rest, top - jnp.sum(own * entries, axis=1))[0]
+
+
+def _surprises(pair: _Pair, x: Array) -> tuple[Array, Array]:
+    """The surprise of each entry of the diagonal in its row and in its column.
+
+    First the tops go round, which have no gradient; then the sums relative to them.
+    """
+    if pair.way == "gather":
+        return _at_own(pair, x, pair.right), _at_own(pair, pair.right, x)
+    nothing = lax.full_like(x[:, 0], 0)
+    lowest = lax.full_like(nothing, -jnp.inf)
+
+    def tops(row_top: Array, travelling: Any, owner: Any, constants: Any) -> Any:
+        y, inside, column_top = travelling
+        entries, own, others = pair.block(*constants, (y, inside), owner)
+        column_top = jnp.maximum(column_top, top_of(entries, own + others, 0))
+        row_top = jnp.maximum(row_top, top_of(entries, own + others, 1))
+        return row_top, (y, inside, column_top)
+
+    def rests(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
+        (on_diagonal, row_rest), (x, mine, row_top) = state, constants
+        y, inside, column_top, column_rest = travelling
+        entries, own, others = pair.block(x, mine, (y, inside), owner)
+        on_diagonal = on_diagonal + jnp.sum(own * entries, axis=1)
+        row_rest = row_rest + jnp.sum(others * exps(entries, row_top[:, None]), axis=1)
+        by_column = jnp.sum(others * exps(entries, column_top[None, :]), axis=0)
+        return (on_diagonal, row_rest), (y, inside, column_top, column_rest + by_column)
+
+    fixed = lax.stop_gradient((x, pair.inside))
+    row_top, (column_top,) = pair.around(tops, lowest, (lowest,), fixed)
+    row_top, column_top = lax.stop_gradient((row_top, column_top))
+    state, (_, column_rest) = pair.around(
+        rests, (nothing, nothing), (column_top, nothing), (x, pair.inside, row_top)
+    )
+    own, row_rest = state
+    rows, _ = surprise_of_gap(row_rest, row_top - own)
+    columns, _ = surprise_of_gap(column_rest, column_top - own)
+    return rows, columns

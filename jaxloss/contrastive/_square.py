@@ -106,7 +106,8 @@ def block(x: Array, y: Array, places: Array, inside: Array, mine: Array) -> tupl
 def exps(entries: Array, top: Array) -> Array:
     """exp(entries - top) of what counts; what does not may lie above the top, and stays finite."""
     top = jnp.where(top == -jnp.inf, 0, top)
-    return exp_of_difference(jnp.minimum(entries, top), top)
+    # Not a minimum, whose slope at a tie is 1/2: a scan that is differentiated twice goes by it.
+    return exp_of_difference(jnp.where(entries > top, top, entries), top)
 
 
 @exps.defjvp

@@ -19,7 +19,7 @@ from jax import Array, lax
 from jaxloss import numerics
 from jaxloss._chunks import wide
 from jaxloss._mesh import shards
-from jaxloss._softmax import exp_of_difference, surprise_of_gap
+from jaxloss._softmax import entry_at, exp_of_difference, surprise_of_gap
 
 
 class Layer(NamedTuple):
@@ -53,7 +53,7 @@ def classes(layer: Layer, weight: Array) -> int:
 
 def dot(x: Array, y: Array, over: tuple[int, int], like: Array | None = None) -> Array:
     """A product of matrices with the sum in float32; of the sharding of `like` on Explicit axes."""
-    explicit = like is not None and any(shards(like, axis) > 1 for axis in range(like.ndim))
+    explicit = like is not None and any(shards(a, i) > 1 for a in (x, y, like) for i in (0, 1))
     return lax.dot_general(
         x,
         y,
@@ -144,11 +144,8 @@ def _others_jvp(primals: Any, tangents: Any) -> Any:
 @jax.custom_jvp
 def _pick(x: Array, place: Array, is_place: Array) -> Array:
     """The entry of each row at a place; 0 where that is outside."""
-    if shards(x, 1) > 1:
-        return jnp.sum(jnp.where(is_place, x, 0), axis=-1)
     inside = (place >= 0) & (place < x.shape[1])
-    entry = jnp.take_along_axis(x, jnp.where(inside, place, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(inside, entry, 0)
+    return jnp.where(inside, entry_at(x, jnp.where(inside, place, 0), is_place), 0)
 
 
 @_pick.defjvp
@@ -300,7 +297,9 @@ def outcome(layer: Layer, sums: Sums, labels: Labels, shared: Shared) -> tuple[A
     if not layer.metrics:
         return values, ()
     right = labels.sound & (sums.label == sums.top)
-    return values, lax.stop_gradient((normalizer, sums.best, right))
+    # As floats, which hold the ids exactly: the zero tangent of an integer knows no mesh axes.
+    found = normalizer, sums.best.astype(values.dtype), right.astype(values.dtype)
+    return values, lax.stop_gradient(found)
 
 
 def of_products(layer: Layer, raw: Array, shared: Shared, ids: Array) -> tuple[Array, Any]:

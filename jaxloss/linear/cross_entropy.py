@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._chunks import Program, Slopes, each, total, wide
-from jaxloss._mesh import alike
+from jaxloss._mesh import vary, varying
 from jaxloss.linear._blocks import losses, slopes
 from jaxloss.linear._door import Call, Chunk, Policy
 from jaxloss.linear._sums import Layer
@@ -209,7 +209,7 @@ def _evaluate(
     if reduction == "mean":
         # Inside the loop, so that the gradients come out of it as they are to be returned.
         shared["scale"] = 1 / jnp.where(weight_of_mean == 0, 1, weight_of_mean)
-    shared, rows = alike(shared, rows)
+    shared, rows = _on_axes(shared, rows, axis_name)
     if reduction == "none":
         result, found = _each(layer, how, shared, rows)
         result = result.reshape(call.batch)
@@ -219,7 +219,24 @@ def _evaluate(
         result = Mean(result, weight_of_mean)
     if not metrics:
         return result
-    return result, Metrics(*(x.reshape(call.batch) for x in found))
+    normalizer, predicted, correct = (x.reshape(call.batch) for x in found)
+    return result, Metrics(normalizer, predicted.astype(jnp.int32), correct > 0)
+
+
+def _on_axes(shared: dict[str, Array], rows: dict[str, Array], axis_name: Any) -> Any:
+    """Marks what differs between the devices of a mesh, before the loop.
+
+    Over the axis of the vocabulary only that differs from which a device makes its logits: its
+    gradient is a part of the whole. What follows the sums over all classes is the same everywhere.
+    """
+    local = {"hidden", "weight", "bias", "class_weights", "temperature", "softcap"}
+    axes = frozenset().union(*(varying(x) for x in (*shared.values(), *rows.values())))
+    names = {axis_name} if isinstance(axis_name, str) else {*(axis_name or ())}
+
+    def marked(tree: dict[str, Array]) -> dict[str, Array]:
+        return {n: vary(x, axes if n in local else axes - names) for n, x in tree.items()}
+
+    return marked(shared), marked(rows)
 
 
 def _hidden_and_ids(rows: dict[str, Array]) -> tuple[Array, Array]:
@@ -260,7 +277,7 @@ def _sum(layer: Layer, how: Any, shared: dict[str, Array], rows: dict[str, Array
         mask, factors = chunk.get("mask"), chunk.get("factors")
         sums = {n: s for n, s in zip(names, wanted.shared, strict=True) if s is not None}
         hidden, ids = _hidden_and_ids(chunk)
-        counts = jnp.ones_like(hidden[:, 0], wide(hidden.dtype)) if factors is None else factors
+        counts = jnp.ones_like(ids, wide(hidden.dtype)) if factors is None else factors
         counts = counts if mask is None else jnp.where(mask, counts, 0)
         every = dict(zip(names, leaves, strict=True))
         scale = every.get("scale", 1)

@@ -227,6 +227,14 @@ contrastive: contrastive.info_nce; ; embeddings
 Start here for pairs: each key is told from all others in the batch.
 It wants large batches, and a temperature that suits them.
 
+contrastive: contrastive.clip; ; embeddings
+For pairs of two kinds, pictures and captions: each finds the other among all others, both ways.
+It wants large batches, and a temperature, which is learned as a rule.
+
+contrastive: contrastive.siglip; ; embeddings
+As clip, but each pair is a question of yes or no by itself: small batches, many devices.
+Negatives outnumber positives, which its bias must make up for.
+
 contrastive: contrastive.nt_xent; ; embeddings
 For several views of one object, or for labels: all of one label are positives.
 It wants large batches, and classes that are common in a batch rule it.

@@ -89,7 +89,9 @@ def whole(params, *batch):
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("num_micro", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize(
+    "num_micro", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8, 16))]
+)
 def test_micro_batches_are_the_whole_batch(num_micro, mask):
     batch = (INPUTS, TARGETS, NUMBERS, mask)
     got, expected = accumulated(num_micro, parameters(), *batch), whole(parameters(), *batch)
@@ -179,11 +181,12 @@ def whole_total(params, *batch):
     return jl.total(two_terms(params, *batch))[0]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_parameters_are_accumulated_in_float32(dtype):
     batch = (INPUTS, TARGETS, NUMBERS, MASKS["random"])
-    _, got = gradients.accumulate_value_and_grad(one_term, 16)(parameters(dtype), *batch)
-    expected = jax.grad(lambda p: one_term(p, *batch).value)(parameters(dtype))
+    oracle = jax.jit(gradients.accumulate_value_and_grad(one_term, 16))
+    _, got = oracle(parameters(dtype), *batch)
+    expected = jax.jit(jax.grad(lambda p: one_term(p, *batch).value))(parameters(dtype))
     chex.assert_trees_all_equal_dtypes(got, expected)
     close(got, expected, rtol=float(2 * jnp.finfo(dtype).eps))
 
@@ -305,7 +308,9 @@ def test_gradients_come_stacked_in_the_order_of_the_names(jacobian):
     close(stacked, by_hand(parameters()), rtol=3e-6)
 
 
-@pytest.mark.parametrize("jacobian", ["map", "vmap", "stream"])
+@pytest.mark.parametrize(
+    "jacobian", ["map", pytest.param("vmap", marks=pytest.mark.slow), "stream"]
+)
 def test_a_weighting_combines_them_and_streaming_gives_the_same(jacobian):
     stacked = by_hand(parameters())
     matrix = aggregators.gramian(stacked)
@@ -450,7 +455,9 @@ def example_loss(params, x, label, number, *, scale=1.0):
     return scale * cross + (hidden @ params["number"] - number) ** 2
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 7, 48, 100])
+@pytest.mark.parametrize(
+    "chunk", [None, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 48, 100))]
+)
 def test_examples_one_by_one_are_a_loop(chunk):
     batch, single = (INPUTS, TARGETS, NUMBERS), jax.jit(jax.value_and_grad(example_loss))
     oracle = gradients.per_example_value_and_grad(example_loss, chunk=chunk)
@@ -459,7 +466,9 @@ def test_examples_one_by_one_are_a_loop(chunk):
     close(got, jax.tree.map(lambda *rows: jnp.stack(rows), *loop), rtol=3e-6)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 7])
+@pytest.mark.parametrize(
+    "chunk", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (None, 1))]
+)
 def test_clipped_means_are_a_loop(chunk):
     batch, single = (INPUTS, TARGETS, NUMBERS), jax.jit(jax.value_and_grad(example_loss))
     total, clipped = jax.tree.map(jnp.zeros_like, parameters()), 0
@@ -548,6 +557,7 @@ def test_of_a_linear_model_it_is_the_hessian(loss, targets):
     close(products(jnp.eye(flat.size)), hessian, rtol=3e-6)
 
 
+@pytest.mark.slow
 def test_of_a_network_it_is_psd_and_the_fisher_information_of_the_model():
     def model(params, inputs):
         return jnp.tanh(inputs @ params["hidden"]) @ params["classes"]

@@ -86,10 +86,21 @@ CASES = {
         transforms.aggregate_coordinates(aggregators.grad_drop, 2), stacked=2
     ),
 }
-EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def rows(cases):
+    """The quick tier looks at one row of each transformation, the slow one at its variants, too."""
+    slow = {name for name in cases if " " in name and name != "aggregate balancer"}
+    return pytest.mark.parametrize(
+        "case",
+        [pytest.param(c, id=n, marks=[pytest.mark.slow] * (n in slow)) for n, c in cases.items()],
+    )
+
+
+EVERY = rows(CASES)
 # `MultiSteps`, `apply_if_finite` and modules keep gradients in the shape of the parameters.
 UNSTACKED = {name: case for name, case in CASES.items() if not case.stacked}
-EVERY_UNSTACKED = pytest.mark.parametrize("case", UNSTACKED.values(), ids=UNSTACKED)
+EVERY_UNSTACKED = rows(UNSTACKED)
 NOT_TRANSFORMATIONS = {"loss_scale", "minimize", "select"}
 
 
@@ -121,7 +132,9 @@ def test_every_transformation_has_a_row():
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 def test_dtypes_are_stable_under_scan(case, dtype):
     """A carry that changes its type makes `scan` raise."""
     params = parameters(dtype)
@@ -137,6 +150,7 @@ def test_dtypes_are_stable_under_scan(case, dtype):
     jax.eval_shape(scan, (params, case.tx.init(params)))
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.usefixtures("x64")
 def test_float64_stays_float64(case):

@@ -191,6 +191,7 @@ def test_section_of_a_catalogued_loss_is_a_line_that_says_something():
     np.testing.assert_allclose(value, np.log(1 + 2 * np.exp(-x)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_line_is_followed_by_a_loss_and_none_is_flat():
     found = {}
     for card in jl.catalogue.cards():

@@ -372,7 +372,7 @@ def test_float64_stays_and_float32_does_not_widen(setting):
         index = (1, 2)
         # A default such as 0.1 is another number in float32, which is what oracles take it for.
         declared = setting.card.declaration.defaults
-        numbers = {n: declared[n] for n in setting.card.options if isinstance(declared[n], float)}
+        numbers = {n: v for n, v in declared.items() if isinstance(v, float)}
         expected = setting.case.oracle(**numbers | setting.examples(named, index))
         np.testing.assert_allclose(got[index], expected, rtol=1e-10, atol=1e-12)
 

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -55,3 +56,11 @@ def test_on_eight_devices(check):
 
 def test_every_check_is_a_test():
     assert set(problems()) == {*FORMS, *NAMED}
+
+
+def test_the_snippets_of_the_page_on_meshes_run():
+    page = (SCRIPT.parents[2] / "docs" / "meshes.md").read_text()
+    names = {"__name__": "meshes"}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(snippet, "meshes.md", "exec"), names)
+    assert names["loss"](*(names[n] for n in ("hidden", "weight", "labels")), names["labels"] == 0)

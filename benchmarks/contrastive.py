@@ -1,0 +1,99 @@
+"""Contrastive losses without the square: time and memory beside the naive forms.
+
+Run it with `python benchmarks/contrastive.py [--rounds 5]`; it writes `benchmarks/contrastive.md`.
+Everything is `value_and_grad` for both sets and the temperature, run in turn; a ratio is the
+median over the rounds, with that of the shortest times in brackets.
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+
+import jax
+import jax.numpy as jnp
+import optax
+from timing import compile_all, interleaved, markdown, ratio
+
+from jaxloss import contrastive
+
+MIB = 2**20
+
+
+def unit(x):
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def naive_clip(x, y, t):
+    """As it is mostly written: two cross-entropies, of the logits and of their transpose."""
+    logits = unit(x) @ unit(y).T / t
+    labels = jnp.arange(len(x))
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    return (loss(logits, labels).mean() + loss(logits.T, labels).mean()) / 2
+
+
+def naive_siglip(x, y, t):
+    logits = unit(x) @ unit(y).T / t - 10
+    signs = 2 * jnp.eye(len(x)) - 1
+    return -jnp.sum(jax.nn.log_sigmoid(signs * logits), axis=-1).mean()
+
+
+def naive_info_nce(x, y, t):
+    logits = unit(x) @ unit(y).T / t
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(x))).mean()
+
+
+def ours(loss, **options):
+    return lambda x, y, t: loss(x, y, temperature=t, reduction="mean", **options)
+
+
+FAMILIES = {
+    "CLIP": (naive_clip, contrastive.clip),
+    "SigLIP": (naive_siglip, contrastive.siglip),
+    "InfoNCE": (naive_info_nce, contrastive.info_nce),
+}
+
+
+def compare(name, size, dim, rounds):
+    naive, loss = FAMILIES[name]
+    keys = jax.random.split(jax.random.key(0), 2)
+    data = [jax.random.normal(key, (size, dim)) for key in keys] + [jnp.float32(0.07)]
+    forms = {f"{name}, naive": naive, f"`{loss.__name__}`": ours(loss)}
+    forms[f"`{loss.__name__}`, chunk 512"] = ours(loss, chunk=512)
+    programs, _ = compile_all([jax.value_and_grad(f, (0, 1, 2)) for f in forms.values()], *data)
+    times = interleaved(programs, *data, rounds=rounds)
+    memory = programs[0].memory_analysis().temp_size_in_bytes
+    rows = []
+    for form, program, mine in zip(forms, programs, times, strict=True):
+        own = program.memory_analysis().temp_size_in_bytes
+        shortest = min(mine) / min(times[0])
+        rows.append([
+            form, f"{size} x {dim}", f"{ratio(mine, times[0]):.2f} ({shortest:.2f})",
+            f"{own / MIB:.0f}", f"1/{memory / own:.1f}",
+        ])  # fmt: skip
+        print(*rows[-1], sep=" | ", flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--largest", type=int, default=16384)
+    options = parser.parse_args()
+    load, rows = os.getloadavg()[0], []
+    for name in FAMILIES:
+        for size, dim in ((4096, 256), (8192, 512), (16384, 512)):
+            if size <= options.largest:
+                rows += compare(name, size, dim, options.rounds)
+    headings = ["", "set", "time by the naive form's (of the shortest)", "MiB", "of the naive's"]
+    text = (
+        "# Contrastive losses without the square\n\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax "
+        f"{jax.__version__}, optax {optax.__version__}; load {load:.1f} when it began.\n\n"
+    )
+    path = pathlib.Path(__file__).with_suffix(".md")
+    path.write_text(text + markdown(headings, rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The last layer and its loss, fused: time and memory beside Optax, and the bare products.
+
+Run it with `python benchmarks/fused.py [--rounds 7] [--peers]`; it writes `benchmarks/fused.md`.
+All functions are `value_and_grad` for hidden states and weight, compiled for the same arrays and
+run in turn. A ratio is the median over the rounds of a function's time by Optax's on plain logits,
+with the ratio of the shortest times in brackets; memory is the temporary memory of the program.
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from timing import compile_all, interleaved, markdown, ratio
+
+import jaxloss as jl
+from jaxloss import classification, linear
+
+MIB = 2**20
+
+
+def optax_loss(h, w, y):
+    return optax.softmax_cross_entropy_with_integer_labels(h @ w, y).mean()
+
+
+def plain(h, w, y):
+    return classification.softmax_cross_entropy(h @ w, y, reduction="mean")
+
+
+def chunked(h, w, y):
+    loss = jl.chunked(lambda w, h, y: classification.softmax_cross_entropy(h @ w, y))
+    return loss(w, h, y)
+
+
+def fused(**options):
+    return lambda h, w, y: linear.softmax_cross_entropy(h, w, y, **options)
+
+
+def products(h, w, y):
+    """The floor: the three products of matrices that gradients for both factors need."""
+    logits = h @ w
+    return logits[0, 0], (logits @ w.T, h.T @ logits)
+
+
+LOSSES = {
+    "Optax on plain logits": optax_loss,
+    "`classification.softmax_cross_entropy` of `h @ w`": plain,
+    "`chunked`": chunked,
+    "`linear`, fastest": fused(),
+    "`linear`, 512 tokens": fused(chunk=512),
+    "`linear`, least memory": fused(policy="least_memory"),
+}
+FLOOR = "three bare products"
+
+
+def peers():
+    """What is installed of others; jax-cce keeps its weight as (vocabulary, dim)."""
+    found = {}
+    try:
+        from tokamax import linear_softmax_cross_entropy_loss as tokamax_loss
+
+        found["tokamax"] = lambda h, w, y: tokamax_loss(h, y, w, reduction="mean")
+    except ImportError:
+        print("tokamax is not installed")
+    return found
+
+
+def arguments(rows, dim, classes, dtype, deviation=1.0):
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden = jax.random.normal(keys[0], (rows, dim)).astype(dtype)
+    weight = (deviation / dim**0.5 * jax.random.normal(keys[1], (dim, classes))).astype(dtype)
+    return hidden, weight, jax.random.randint(keys[2], (rows,), 0, classes)
+
+
+def compare(shape, dtype, rounds, more):
+    """Rows of time and memory at one size."""
+    data = arguments(*shape, dtype)
+    functions = {n: jax.value_and_grad(f, (0, 1)) for n, f in (LOSSES | more).items()}
+    functions[FLOOR] = products
+    programs, _ = compile_all(functions.values(), *data)
+    times = interleaved(programs, *data, rounds=rounds)
+    base, memory = times[0], programs[0].memory_analysis().temp_size_in_bytes
+    rows = []
+    for name, program, mine in zip(functions, programs, times, strict=True):
+        own = program.memory_analysis().temp_size_in_bytes
+        less = "" if name == FLOOR else f"1/{memory / own:.1f}"
+        shortest = min(mine) / min(base)
+        rows.append([name, f"{ratio(mine, base):.2f} ({shortest:.2f})", f"{own / MIB:.0f}", less])
+        print(shape, np.dtype(dtype).name, *rows[-1], sep=" | ", flush=True)
+    return rows
+
+
+def growth():
+    """Temporary memory over the number of tokens, at a fixed chunk: nothing is run."""
+    rows = []
+    for tokens in (1024, 4096, 16384, 65536):
+        line = [tokens]
+        for loss in (optax_loss, fused(chunk=512), fused(policy="least_memory")):
+            struct = jax.ShapeDtypeStruct
+            data = struct((tokens, 512), "f4"), struct((512, 32768), "f4"), struct((tokens,), "i4")
+            program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*data).compile()
+            line.append(f"{program.memory_analysis().temp_size_in_bytes / MIB:.0f}")
+        rows.append(line)
+        print(*line, sep=" | ", flush=True)
+    return rows
+
+
+def exact(h, w, y):
+    """Loss and gradients in NumPy's float64."""
+    h, w = (np.asarray(x.astype(jnp.float32), np.float64) for x in (h, w))
+    logits = h @ w
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    p = shifted / shifted.sum(-1, keepdims=True)
+    at = np.arange(len(h)), np.asarray(y)
+    value = -np.mean(np.log(p[at]))
+    p[at] -= 1
+    p /= len(h)
+    return value, p @ w.T, h.T @ p
+
+
+def accuracy():
+    """Relative errors of the loss and of the weight's gradient (in norm) against float64."""
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for deviation in (1.0, 10.0, 100.0):
+            data = arguments(512, 256, 4096, dtype, deviation)
+            value, _, to_weight = exact(*data)
+            rounded = np.asarray(jnp.asarray(to_weight, dtype).astype(jnp.float32), np.float64)
+            error = lambda x, true: np.linalg.norm(x - true) / np.linalg.norm(true)
+            line = [dtype, f"{deviation:g}", f"{error(rounded, to_weight):.1e}"]
+            for loss in (optax_loss, fused(chunk=64), fused(policy="least_memory")):
+                got, (_, slope) = jax.jit(jax.value_and_grad(loss, (0, 1)))(*data)
+                slope = np.asarray(slope.astype(jnp.float32), np.float64)
+                line.append(f"{abs(float(got) / value - 1):.0e}; {error(slope, to_weight):.1e}")
+            rows.append(line)
+            print(*line, sep=" | ", flush=True)
+    return rows
+
+
+def _status(name):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def peak(name):
+    """The peak memory of a fresh process while the compiled function runs, in MiB above before."""
+    data = arguments(2048, 512, 32768, "float32")
+    program = jax.jit(jax.value_and_grad(LOSSES[name], (0, 1))).lower(*data).compile()
+    jax.block_until_ready(data)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _status("VmRSS")
+    jax.block_until_ready(program(*data))
+    print((_status("VmHWM") - before) / 1024)
+
+
+def peaks():
+    rows = []
+    for name in LOSSES:
+        command = [sys.executable, __file__, "--peak", name]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows.append([name, f"{float(out):.0f}"])
+        print(*rows[-1], sep=" | ", flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peak")
+    options = parser.parse_args()
+    if options.peak:
+        return peak(options.peak)
+    more = peers()
+    load = os.getloadavg()[0]
+    text = ["# The fused last layer\n"]
+    text.append(
+        f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax "
+        f"{jax.__version__}, optax {optax.__version__}; load {load:.1f} when it began.\n"
+    )
+    headings = ["", "time by Optax's (of the shortest)", "temporary memory, MiB", "of Optax's"]
+    for shape, dtype in (
+        ((2048, 512, 32768), "float32"),
+        ((2048, 512, 32768), "bfloat16"),
+        ((2048, 512, 131072), "float32"),
+        ((1024, 1024, 50304), "float32"),
+    ):
+        title = "{} tokens, dim {}, vocabulary {}, ".format(*shape) + dtype
+        table = compare(shape, dtype, options.rounds, more)
+        text += [f"## {title}\n", markdown(headings, table) + "\n"]
+    text.append(
+        "## Temporary memory over the number of tokens, MiB\n\nDim 512, vocabulary 32768.\n"
+    )
+    held = ["tokens", "Optax", "`linear`, 512 tokens", "`linear`, least memory"]
+    text.append(markdown(held, growth()) + "\n")
+    text.append("## Errors against float64: of the loss; of the weight's gradient, in norm\n")
+    names = ["dtype", "deviation of the logits", "rounding the result", "Optax"]
+    text.append(markdown([*names, "`linear`", "least memory"], accuracy()) + "\n")
+    text.append("## Peak memory of a fresh process, MiB above what it held before the call\n")
+    text.append("2048 tokens, dim 512, vocabulary 32768, float32; 68 are the gradients.\n")
+    text.append(markdown(["", "MiB"], peaks()))
+    pathlib.Path(__file__).with_suffix(".md").write_text("\n".join(text) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,7 @@ __all__ = ["ArrayLike", "loss"]
 P = ParamSpec("P")
 
 _ARRAYS = (jax.Array, np.ndarray)
+_NEVER_EMPTY = ("classes", "components", "levels")  # an empty list of items is a list
 _NUMBERS = {"Int": "integers", "Bool": "booleans", "Float": "floats", "Real": "real numbers"}
 
 
@@ -251,6 +252,11 @@ def _plan(declared: Declaration, key: tuple[Any, ...], default: Any) -> _Plan:
                 hint = _axis_hint(declared, arrays[0], form, x)
                 raise _misshapen(what, x.name, x.shape, shape, origin, hint) from error
             sizes.update(zip(reversed(form.event), reversed(x.shape), strict=False))
+            if empty := [n for n in form.event if n in _NEVER_EMPTY and sizes[n] == 0]:
+                message = (
+                    f"{declared.who}: `{x.name}` has shape {x.shape}, of no {empty[0]} at all."
+                )
+                raise ValueError(message)
     voters = [
         jax.dtypes.canonicalize_dtype(x.dtype)
         for x in arrays

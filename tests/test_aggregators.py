@@ -238,6 +238,11 @@ def test_fair_weights_solve_their_equations_for_gradients_of_any_length(alpha):
             assert np.abs(residual).max() < 1e-9, (name, scale, residual)
 
 
+def test_float32_keeps_its_digits_although_it_is_regularized():
+    weights = jax.jit(agg.mgda)(jnp.diag(jnp.array([4.0, 1.0])))
+    np.testing.assert_allclose(weights, [0.2, 0.8], rtol=2e-7)
+
+
 @pytest.mark.slow
 def test_nash_is_fair_grad_of_one_and_has_the_norm_of_a_bargain():
     stack = STACKS["normal 5"].astype(np.float32)

@@ -108,8 +108,6 @@ def accumulate_value_and_grad(
 
         # Linear in the totals: its slopes, w / W, are those of every micro-batch.
         slopes = jax.grad(lambda totals: objective(totals)[0])(jax.tree.map(jnp.zeros_like, zeros))
-        if axis_name is not None:
-            slopes = _local(slopes, axis_name)
 
         def add_gradients(carry: Any, rows: Any) -> tuple[Any, Any]:
             totals, gradients = carry
@@ -159,9 +157,12 @@ def _named(result: Any) -> dict[str, Mean]:
                 f"exactly: write `jax.tree.map(jnp.sum, mean)`."
             )
             raise ValueError(message)
-    # Half precision is added up in float32, as everywhere.
-    wide = lambda x: jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))  # noqa: E731
-    return {name: jax.tree.map(wide, mean) for name, mean in named.items()}
+    return {name: jax.tree.map(_wide, mean) for name, mean in named.items()}
+
+
+def _wide(x: Any) -> Array:
+    """Half precision is added up in float32, as everywhere."""
+    return jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _totals(evaluated: tuple[dict[str, Mean], Any]) -> tuple[dict[str, Array], Any]:

@@ -106,6 +106,8 @@ def signature(name: str, thing: Any) -> str:
         return ""
     lines, keyword_only = [], False
     for parameter in declared.parameters.values():
+        if parameter.name == "self":
+            continue
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             lines.append("*")
@@ -223,7 +225,8 @@ def public(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
     for name in names or vars(module):
         thing = getattr(module, name)
         own = getattr(thing, "__module__", "").startswith(module.__name__)
-        if names or (not name.startswith("_") and callable(thing) and own):
+        shown = callable(thing) or hasattr(thing, "meaning")  # a trait or a domain says its own
+        if names or (not name.startswith("_") and shown and own):
             yield name, thing
 
 
@@ -248,17 +251,19 @@ def entry(name: str, thing: Any) -> str:
     """One public name: a function, a class with its methods, or a value."""
     head = f"## {name.rpartition('.')[2]} {{ #{name} }}"
     if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        about = getattr(thing, "meaning", None)
-        return f"{head}\n\n{about or f'A {type(thing).__name__}.'}"
+        return f"{head}\n\n{getattr(thing, 'meaning', f'A {type(thing).__name__}.').capitalize()}"
     parts = [head]
     if inspect.isroutine(thing) or "__init__" in vars(thing):
         parts.append(signature(name, thing))
     parts.append(markdown(documented(thing, name)))
     if inspect.isclass(thing):
-        for method, function in vars(thing).items():
-            if not method.startswith("_") and inspect.isfunction(function):
-                parts.append(f"### {method} {{ #{name}.{method} }}")
-                parts.append(signature(method, function) + markdown(documented(function, method)))
+        for member, value in vars(thing).items():
+            if member.startswith("_") or not isinstance(value, property | types.FunctionType):
+                continue
+            parts.append(f"### {member} {{ #{name}.{member} }}")
+            if inspect.isfunction(value):
+                parts.append(signature(member, value))
+            parts.append(markdown(documented(value, f"{name}.{member}")))
     return "\n\n".join(parts)
 
 

@@ -133,3 +133,12 @@ def test_long_sequences_keep_their_digits():
         wide, exact = jax.jit(jax.value_and_grad(ctc))(logits.astype(np.float64), labels)
     np.testing.assert_allclose(value, wide, rtol=1e-6)
     np.testing.assert_allclose(gradient, exact, atol=2e-5)
+
+
+def test_functions_of_the_loss_have_the_right_second_derivative():
+    logits = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+    loss = lambda x: ctc(x, [1, 2])
+    value, slope, curvature = loss(logits), jax.grad(loss)(logits), jax.hessian(loss)(logits)
+    got = jax.jit(jax.hessian(lambda x: loss(x) ** 2))(logits)
+    expected = 2 * (value * curvature + np.multiply.outer(slope, slope))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

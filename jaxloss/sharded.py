@@ -329,8 +329,8 @@ def _surprises(pair: _Pair, x: Array) -> tuple[Array, Array]:
     lowest = lax.full_like(nothing, -jnp.inf)
 
     def tops(row_top: Array, travelling: Any, owner: Any, constants: Any) -> Any:
-        y, inside, column_top = travelling
-        entries, own, others = pair.block(*constants, (y, inside), owner)
+        (x, mine), (y, inside, column_top) = constants, travelling
+        entries, own, others = pair.block(x, mine, (y, inside), owner)
         column_top = jnp.maximum(column_top, top_of(entries, own + others, 0))
         row_top = jnp.maximum(row_top, top_of(entries, own + others, 1))
         return row_top, (y, inside, column_top)

@@ -1,7 +1,12 @@
 """The fused last layer: the plain loss of the shelf, whatever part of its logits exists."""
 
 import functools
+import importlib
+import importlib.machinery
+import importlib.util
 import re
+import sys
+import types
 
 import cases
 import chex
@@ -554,6 +559,42 @@ def test_bad_heads_are_refused():
         linear.kl(hidden, weight, hidden, weight[:, :36])
     with pytest.raises(ValueError, match=r"`target_hidden` has shape .* to fit `target_weight`"):
         linear.kl(hidden, weight, hidden[:, :3], weight)
+
+
+def test_tokamax_is_taken_on_a_tpu_alone_and_for_the_plain_loss_alone(monkeypatch):
+    hidden, weight, labels = draw()
+    run = functools.partial(linear.softmax_cross_entropy, hidden, weight, labels)
+    calls = []
+
+    def kernel(x, labels, weights, *, reduction, implementation):
+        calls.append((x.shape, weights.shape, reduction, implementation))
+        return jnp.bfloat16(1)
+
+    fake = types.ModuleType("tokamax")
+    fake.__spec__ = importlib.machinery.ModuleSpec("tokamax", None)
+    fake.linear_softmax_cross_entropy_loss = kernel
+    with pytest.raises(ValueError, match="its kernel is for TPUs, and this is a cpu"):
+        run(implementation="tokamax")
+    assert run(implementation="auto") == run()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setitem(sys.modules, "tokamax", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: sys.modules[name])
+    with pytest.raises(ValueError, match="it is not installed"):
+        run(implementation="tokamax")
+    monkeypatch.setitem(sys.modules, "tokamax", fake)
+    with pytest.raises(ValueError, match="it knows nothing of `softcap`, `where`"):
+        run(implementation="tokamax", softcap=3.0, where=labels > 0)
+    with pytest.raises(ValueError, match="not 'none'"):
+        run(implementation="tokamax", reduction="none")
+    assert not calls
+    got = run(implementation="auto", reduction="sum")
+    assert got.dtype == jnp.float32
+    turned = linear.softmax_cross_entropy(
+        hidden, weight.T, labels, transposed=True, implementation="tokamax"
+    )
+    assert turned == 1
+    shapes = (13, DIM), (DIM, 37)
+    assert calls == [(*shapes, "sum", "mosaic_tpu"), (*shapes, "mean", "mosaic_tpu")]
 
 
 def test_training_with_optax_is_that_of_the_plain_loss():

@@ -1,7 +1,7 @@
 r"""The cross-entropy of a linear layer, whose logits never exist as a whole."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxloss._chunks import Program, Slopes, each, total, wide
 from jaxloss._mesh import vary, varying
+from jaxloss.linear import _tokamax
 from jaxloss.linear._blocks import losses, slopes
 from jaxloss.linear._door import Call, Chunk, Policy
 from jaxloss.linear._sums import Layer
@@ -50,6 +51,7 @@ def softmax_cross_entropy(
     chunk: Chunk = None,
     policy: Policy = "fastest",
     axis_name: Any = None,
+    implementation: Literal["xla", "tokamax", "auto"] = "xla",
 ) -> Any:
     r"""Take it for the last layer of a language model: the loss without an array of all logits.
 
@@ -85,6 +87,9 @@ def softmax_cross_entropy(
         axis_name: Inside `jax.shard_map`, the mesh axis over which `weight` is split along the
             vocabulary, and `bias` and `class_weights` with it. Devices exchange a few numbers a
             token; labels are ids of the whole vocabulary.
+        implementation: "xla", which is described here; "tokamax", the kernel of that package for
+            TPUs, if it is installed: less memory, no options, no forward mode; "auto", the latter
+            where it can be taken. What keeps it from being taken is in the error of "tokamax".
 
     Returns:
         The loss, a scalar in nats unless `reduction` says otherwise; or the pair of it and
@@ -115,6 +120,14 @@ def softmax_cross_entropy(
         "temperature": call.number("temperature", temperature, off=1, least=0),
     }
     words = where, weights, reduction, metrics
+    call.choose("implementation", implementation, ("xla", "tokamax", "auto"))
+    if implementation != "xla":
+        reason = _tokamax.why_not(call, options, words, axis_name)
+        if not reason:
+            return _tokamax.loss(call, call.a_row("labels", labels, "integers"), reduction)
+        if implementation == "tokamax":
+            message = f"{call.who}: tokamax cannot take this loss: {reason}."
+            raise ValueError(f'{message} Write `implementation="auto"` to take it where it can.')
     return _evaluate(call, labels, options, words, chunk, policy, axis_name)
 
 

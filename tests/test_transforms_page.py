@@ -1,12 +1,36 @@
 """The page on the Optax side is true: its snippets run in order, and name what exists."""
 
+import inspect
 import pathlib
 import re
+
+import pytest
 
 import jaxloss as jl
 from jaxloss import aggregators, gradients, transforms
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "optax.md"
+
+
+AROUND = [
+    found
+    for module in (aggregators, gradients, transforms, jl.penalties)
+    for name in getattr(module, "__all__", dir(module))
+    if inspect.isfunction(found := getattr(module, name))
+    and name[0] != "_"
+    and found.__module__.startswith(module.__name__)
+]
+
+
+@pytest.mark.parametrize("function", AROUND, ids=lambda f: f"{f.__module__}.{f.__name__}")
+def test_docstrings_have_every_part(function):
+    text = inspect.getdoc(function)
+    missing = [part for part in ("Args:", "Returns:", "Example:", "$$") if part not in text]
+    assert not missing, f"{function.__name__}: write {missing}"
+    assert len(text.splitlines()[0]) <= 100
+    takes = [p for p in inspect.signature(function).parameters.values() if p.kind < 4]
+    for parameter in takes:
+        assert f"{parameter.name}:" in text, f"{function.__name__}: describe `{parameter.name}`"
 
 
 def test_snippets_run_in_order():

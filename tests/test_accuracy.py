@@ -71,8 +71,7 @@ def worst_errors(setting, count=COUNT, loss=None):
         one = {n: to_exact(v) for n, v in setting.examples(named, (row,)).items()}
         shown = {n: v for n, v in setting.examples(named, (row,)).items()}
         right = np.ravel(setting.case.oracle(**one))
-        off = [ulp_error(v, e) for v, e in zip(np.ravel(values[row]), right, strict=True)]
-        errors = {"value": max(off), "gradient": 0.0}
+        errors = {"value": np.max(ulp_error(np.ravel(values[row]), right)), "gradient": 0.0}
         exact, got = [], []
         for i, gradient in zip(at, gradients, strict=True):
             exact += [*np.ravel(exact_gradient(setting.case.oracle, one, setting.card.data[i]))]

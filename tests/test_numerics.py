@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from exact import exact_gradient, exact_map, log_spaced, ulp_error
+from arithmetic import exact_gradient, exact_map, log_spaced, ulp_error
 
 from jaxloss import numerics
 
@@ -615,7 +615,7 @@ def test_quotient_divides_by_what_has_no_square():
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e20])
 def test_norms_of_constants_are_those_of_arguments(size):
-    """XLA rearranges what a compiled function closes over: a square may come apart, and overflow."""
+    """XLA rearranges what a program closes over: a square may come apart, and overflow."""
     even, uneven = jnp.full((2, 3), size), size * jnp.array([[3.0, 4.0, 0.0]])
     for x in (even, uneven):
         for function in (numerics.norm, numerics.normalize):

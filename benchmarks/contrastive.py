@@ -59,7 +59,8 @@ def compare(name, size, dim, rounds):
     keys = jax.random.split(jax.random.key(0), 2)
     data = [jax.random.normal(key, (size, dim)) for key in keys] + [jnp.float32(0.07)]
     forms = {f"{name}, naive": naive, f"`{loss.__name__}`": ours(loss)}
-    forms[f"`{loss.__name__}`, chunk 512"] = ours(loss, chunk=512)
+    for chunk in (512, 128):
+        forms[f"`{loss.__name__}`, chunk {chunk}"] = ours(loss, chunk=chunk)
     programs, _ = compile_all([jax.value_and_grad(f, (0, 1, 2)) for f in forms.values()], *data)
     times = interleaved(programs, *data, rounds=rounds)
     memory = programs[0].memory_analysis().temp_size_in_bytes

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._mesh import vary, varying
+from jaxloss._mesh import is_local, vary, varying
 
 
 class Split(NamedTuple):
@@ -69,6 +69,22 @@ def cut(x: Array, how: Split) -> Array:
 def joined(x: Array, how: Split) -> Array:
     """The inverse of `cut`."""
     return x.reshape(how.size * how.chunks, *x.shape[2:])[: how.rows]
+
+
+def stacked(x: Array, how: Split) -> Array:
+    """Brings the rows into the form (chunks, size, ...) for a scan: as they lie, if they may."""
+    if not is_local():
+        return jnp.moveaxis(cut(x, how), 1, 0)
+    if how.padding:
+        x = jnp.pad(x, [(0, how.padding)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(how.chunks, how.size, *x.shape[1:])
+
+
+def unstacked(x: Array, how: Split) -> Array:
+    """The inverse of `stacked`."""
+    if not is_local():
+        return joined(jnp.moveaxis(x, 0, 1), how)
+    return x.reshape(how.chunks * how.size, *x.shape[2:])[: how.rows]
 
 
 def chunk(tree: Any, j: Any) -> Any:
@@ -251,11 +267,11 @@ def each(
     shared = [
         x.astype(wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in shared
     ]
-    chunks = [jnp.moveaxis(cut(x, how), 1, 0) for x in rows]
+    chunks = [stacked(x, how) for x in rows]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_chunk(shared: Any, rows: Any) -> Any:
         return function([x.astype(d) for x, d in zip(shared, narrow, strict=True)], rows)
 
     _, found = lax.scan(lambda _, rows: (None, of_chunk(shared, rows)), None, chunks)
-    return jax.tree.map(lambda x: joined(jnp.moveaxis(x, 0, 1), how), found)
+    return jax.tree.map(lambda x: unstacked(x, how), found)

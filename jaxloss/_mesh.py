@@ -50,6 +50,16 @@ def _type_of(mesh: Any, name: str) -> Any:
     return dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[name]
 
 
+def is_local() -> bool:
+    """Whether arrays are surely whole on a device: then neighbours may be taken together.
+
+    Elsewhere the compiler may have split them, and would gather what is taken from one shard.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    manual = bool(mesh.axis_names) and set(mesh.manual_axes) == set(mesh.axis_names)
+    return jax.device_count() == 1 or manual
+
+
 def require_split(who: str, name: str, x: Any, axis_name: Any) -> None:
     """Refuses a mesh axis that is not there, or over which an array does not differ."""
     mesh = jax.sharding.get_abstract_mesh()

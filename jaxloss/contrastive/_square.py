@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._chunks import Split, cut, each, joined, split
+from jaxloss._chunks import Split, each, split, stacked, unstacked
 from jaxloss._mesh import alike, shards
 from jaxloss._softmax import exp_of_difference, surprise_of_gap
 
@@ -126,12 +126,12 @@ def sums(how: Split, x: Array, y: Array, inside: Array) -> Sums:
 
     `inside` is 1 for what belongs to the set and 0 for what is left out, which meets itself only.
     """
-    cuts = [cut(a, how) for a in (x, inside, jnp.arange(x.shape[0], dtype=jnp.int32))]
-    padded = cut(jnp.ones_like(inside), how)
+    places = jnp.arange(x.shape[0], dtype=jnp.int32)
+    chunks = [stacked(a, how) for a in (x, inside, places, jnp.ones_like(inside))]
 
     def step(carry: Any, chunk: Any) -> Any:
         column_top, column_rest = carry
-        (x, mine, places), real = chunk
+        x, mine, places, real = chunk
         entries, own, others = block(x, y, jnp.where(real > 0, places, -1), inside, mine)
         row_top = top_of(entries, own + others, 1)
         row_rest = jnp.sum(others * exps(entries, row_top[:, None]), axis=1)
@@ -142,9 +142,8 @@ def sums(how: Split, x: Array, y: Array, inside: Array) -> Sums:
         return (top, column_rest * scale + rest), found
 
     start = lax.full_like(y[:, 0], -jnp.inf), lax.full_like(y[:, 0], 0)
-    chunks = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (cuts, padded))
     (column_top, column_rest), found = lax.scan(step, start, chunks)
-    own, row_top, row_rest = (joined(jnp.moveaxis(a, 0, 1), how) for a in found)
+    own, row_top, row_rest = (unstacked(a, how) for a in found)
     return Sums(own, row_top, row_rest, column_top, column_rest)
 
 
@@ -154,7 +153,7 @@ def _sums_jvp(how: Split, primals: Any, tangents: Any) -> Any:
     known = sums(how, x, y, inside)
     tops = lax.stop_gradient((known.row_top, known.column_top))
     places = jnp.arange(x.shape[0], dtype=jnp.int32)
-    rows = [cut(a, how) for a in (x, x_dot, inside, places, tops[0], jnp.ones_like(inside))]
+    rows = (x, x_dot, inside, places, tops[0], jnp.ones_like(inside))
 
     # Its transpose would keep a chunk of the square for each turn.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -170,9 +169,9 @@ def _sums_jvp(how: Split, primals: Any, tangents: Any) -> Any:
         added, found = of_chunk(y, y_dot, tops[1], inside, rows)
         return column + added, found
 
-    chunks = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), rows)
+    chunks = [stacked(a, how) for a in rows]
     column, found = lax.scan(step, lax.full_like(y[:, 0], 0), chunks)
-    own, row = (joined(jnp.moveaxis(a, 0, 1), how) for a in found)
+    own, row = (unstacked(a, how) for a in found)
     nothing = jnp.zeros_like(known.row_top)
     return known, Sums(own, nothing, row, nothing, column)
 

@@ -4,12 +4,11 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._chunks import Split, split, wide
-from jaxloss._mesh import require_split, shards
+from jaxloss._mesh import is_local, require_split, shards
 from jaxloss.linear._sums import Layer
 
 Policy = Literal["fastest", "least_memory"]
@@ -69,17 +68,9 @@ def planned(
         return how, layer._replace(keep=False, block=min(block, vocabulary))
     budget = max(64 * _MIB, 2 * weight.dtype.itemsize * dim * vocabulary)
     size = size or min(4096, max(128, budget // (itemsize * vocabulary) // 128 * 128))
-    block = block or (4096 if _is_local() else vocabulary)
+    block = block or (4096 if is_local() else vocabulary)
     block = None if block >= vocabulary else block
     return split(rows, size, pieces), layer._replace(keep=True, block=block)
-
-
-def _is_local() -> bool:
-    """Whether the vocabulary is surely not split by the compiler, which a block would undo."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.device_count() == 1 or (
-        bool(mesh.axis_names) and set(mesh.manual_axes) == set(mesh.axis_names)
-    )
 
 
 class Call:

@@ -20,6 +20,7 @@
 # memory, time and the two curves.
 
 # %%
+# On Colab, install first: %pip install "jaxloss[demo]"
 import collections
 import pathlib
 import re
@@ -195,6 +196,12 @@ plt.show()
 context, following = batches[STEPS]
 value, metrics = fused(params, context, following, metrics=True)
 print(f"held out: {value:.2f} nats, {jnp.mean(metrics.correct):.0%} of the next words right")
+
+# %% [markdown]
+# ## What we saw
+#
+# Half the memory at the speed of all logits, or a ninth of it, and the same curve to six digits.
+# With more tokens, or more words, the share falls further: what `linear` holds does not grow.
 
 # %%
 assert memory["linear"] < 0.6 * memory["naive"]

@@ -292,6 +292,12 @@ def test_the_gradient_of_sparsemax_is_a_projection_less_the_label():
     )
 
 
+def test_the_gradient_of_sparsemax_at_its_threshold():
+    """A label whose probability is 0, and would not be if its score rose by any amount."""
+    _, gradient = value_and_gradient(jc.sparsemax, jnp.array([-0.5, 0.0, 0.0]), 0)
+    np.testing.assert_array_equal(gradient, [-1, 0.5, 0.5])
+
+
 def test_sparsemax_of_ids_is_that_of_one_hot_labels():
     one_hot = np.eye(4, dtype=np.float32)[LABELS]
     got = value_and_gradient(jc.sparsemax, LOGITS, LABELS)

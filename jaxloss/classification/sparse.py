@@ -104,7 +104,8 @@ def sparsemax(
         labels = is_label.astype(logits.dtype)
     large, small = _above_threshold(logits)
     height = large + small
-    missed = jnp.where(height > 0, (large - labels) + small, labels)
+    # At height 0 too, where the slope of the other term is 0.
+    missed = jnp.where(height >= 0, (large - labels) + small, labels)
     excess = numerics.multiply_no_nan(labels, numerics.relu(-height))
     return jnp.sum(0.5 * jnp.square(missed) + excess, axis=-1)
 

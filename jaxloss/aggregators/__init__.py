@@ -26,13 +26,12 @@ from jaxloss.aggregators.balancers import (
     Balancer,
     dwa,
     famo,
-    grad_vac,
-    gradnorm,
     random,
     relobralo,
     soft_adapt,
 )
 from jaxloss.aggregators.coordinates import grad_drop, trimmed_mean
+from jaxloss.aggregators.gradient_balancers import grad_vac, gradnorm
 from jaxloss.aggregators.scalarizers import (
     geometric_mean,
     imtl_l,

@@ -3,6 +3,7 @@
 `weights, state = balancer.update(state, losses=losses)` at every step; the weights, which are not
 differentiated, multiply the losses or their gradients: `jaxloss.total({"a": (a, weights[0]), ...})`
 costs one backward pass, `transforms.aggregate(balancer, m)` one a loss. Both give the same steps.
+Those that look at gradients stand in the module beside.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.aggregators._quadratic import check_gramian
 from jaxloss.combine import vector
 
 
@@ -31,7 +31,8 @@ class Balancer(NamedTuple):
     update: Callable[..., tuple[Array, Any]]
 
 
-def _seen(who: str, losses: Any, count: int | None = None) -> Array:
+def seen(who: str, losses: Any, count: int) -> Array:
+    """The losses as an array of shape (m,) without a gradient; raises if they were not given."""
     if losses is None:
         message = (
             f"{who}: `losses` was not given, but the weights depend on them: write "
@@ -40,9 +41,14 @@ def _seen(who: str, losses: Any, count: int | None = None) -> Array:
         )
         raise ValueError(message)
     losses = jax.lax.stop_gradient(vector(who, losses)).astype(jnp.float32)
-    if count is not None and losses.size != count:
+    if losses.size != count:
         raise ValueError(f"{who}: {losses.size} losses came, expected {count}, as `init` was told.")
     return losses
+
+
+def step_key(seed: int, step: Array) -> Array:
+    """The key of a step, made of a counter: any checkpoint takes a state of plain numbers."""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 class DwaState(NamedTuple):
@@ -91,7 +97,7 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
 
     def update(state: DwaState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
         del gramian
-        losses = _seen(who, losses, state.total.size)
+        losses = seen(who, losses, state.total.size)
         epoch, place = state.step // steps_per_epoch, state.step % steps_per_epoch
         ratios = state.newer / jnp.where(epoch < 2, 1, state.older)
         weights = losses.size * jax.nn.softmax(ratios / temperature)
@@ -157,7 +163,7 @@ def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any
 
     def update(state: FamoState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
         del gramian
-        losses = _seen(who, losses, state.logits.size)
+        losses = seen(who, losses, state.logits.size)
         above = jnp.maximum(losses - ideal, 0) + 1e-8
         _, pull = jax.vjp(jax.nn.softmax, state.logits)
         (gradient,) = pull(jnp.log(state.previous) - jnp.log(above))
@@ -172,83 +178,6 @@ def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any
         return raw / jnp.sum(raw), FamoState(state.step + 1, logits, optimizer, above)
 
     return Balancer(init, update)
-
-
-class GradNormState(NamedTuple):
-    """The weights, the state of their optimizer, and the losses seen first."""
-
-    step: Array
-    weights: Array
-    optimizer: Any
-    initial: Array
-
-
-def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
-    r"""Take it to have all losses train at the same pace: by the lengths of their gradients.
-
-    $$\min_w \sum_k \left| w_k \lVert g_k \rVert - \bar G \, r_k^\alpha \right|, \qquad
-      r_k = \frac{L_k / L_k(0)}{\frac1m \sum_l L_l / L_l(0)}$$
-
-    $\bar G$ is the mean of the weighted lengths, taken for constant. The weights take a step of
-    Adam against the slope of this after every update, are kept at 0 or above, and rescaled so
-    that their sum is m. The paper takes gradients of the last shared layer alone: pass the Gramian
-    of those.
-
-    Args:
-        alpha: How much a loss that lags behind is favoured; 0 makes the lengths equal.
-        learning_rate: Of the weights.
-
-    Returns:
-        A `Balancer` that needs `losses` and `gramian`, of which it looks at the diagonal.
-
-    Raises:
-        ValueError: From `update`, if either is missing or does not fit.
-
-    Example:
-        >>> balancer = gradnorm(learning_rate=0.5)
-        >>> losses, gramian = jnp.array([1.0, 1.0]), jnp.diag(jnp.array([4.0, 1.0]))
-        >>> _, state = balancer.update(balancer.init(2), losses=losses, gramian=gramian)
-        >>> state.weights.round(4)
-        Array([0.5, 1.5], dtype=float32)
-
-    References:
-        Chen et al., *GradNorm: Gradient Normalization for Adaptive Loss Balancing*, 2018.
-    """
-    who = "jaxloss.aggregators.gradnorm"
-    tx = optax.adam(learning_rate)
-
-    def init(count: int) -> GradNormState:
-        ones = jnp.ones(count, jnp.float32)
-        return GradNormState(jnp.zeros((), jnp.int32), ones, tx.init(ones), ones + 0)
-
-    def update(
-        state: GradNormState, *, losses: Any = None, gramian: Any = None
-    ) -> tuple[Array, Any]:
-        losses = _seen(who, losses, state.weights.size)
-        norms = jnp.sqrt(jnp.diagonal(_given(who, gramian))).astype(jnp.float32)
-        initial = jnp.where(state.step == 0, losses, state.initial)
-        ratios = losses / jnp.where(initial == 0, 1, initial)
-        mean = jnp.mean(ratios)
-        pace = ratios / jnp.where(mean == 0, 1, mean)
-        lengths = state.weights * norms
-        slope = norms * jnp.sign(lengths - jnp.mean(lengths) * pace**alpha)
-        change, optimizer = tx.update(slope, state.optimizer, state.weights)
-        weights = jnp.maximum(jnp.asarray(optax.apply_updates(state.weights, change)), 0)
-        weights = weights * weights.size / jnp.sum(weights)
-        return state.weights, GradNormState(state.step + 1, weights, optimizer, initial)
-
-    return Balancer(init, update)
-
-
-def _given(who: str, gramian: Any) -> Array:
-    if gramian is None:
-        message = (
-            f"{who}: `gramian` was not given, but the weights depend on the gradients: write "
-            f"`transforms.aggregate(balancer, m)` in a chain, or pass that of "
-            f"`gradients.value_and_gramian`."
-        )
-        raise ValueError(message)
-    return check_gramian(who, gramian)
 
 
 class RelobraloState(NamedTuple):
@@ -302,14 +231,14 @@ def relobralo(
         state: RelobraloState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, Any]:
         del gramian
-        losses = _seen(who, losses, state.weights.size)
+        losses = seen(who, losses, state.weights.size)
         first = state.step == 0
 
         def since(past: Array) -> Array:
             safe = jnp.where(past == 0, 1, past)
             return losses.size * jax.nn.softmax(losses / (temperature * safe))
 
-        kept = jax.random.bernoulli(_key(seed, state.step), lookback)
+        kept = jax.random.bernoulli(step_key(seed, state.step), lookback)
         history = jnp.where(kept, state.weights, since(state.initial))
         weights = alpha * history + (1 - alpha) * since(state.previous)
         weights = jnp.where(first, state.weights, weights)
@@ -317,11 +246,6 @@ def relobralo(
         return weights, RelobraloState(state.step + 1, weights, initial, losses)
 
     return Balancer(init, update)
-
-
-def _key(seed: int, step: Array) -> Array:
-    # A key of a counter: the state holds plain numbers, and any checkpoint takes those.
-    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 class SoftAdaptState(NamedTuple):
@@ -367,7 +291,7 @@ def soft_adapt(
         state: SoftAdaptState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, Any]:
         del gramian
-        losses = _seen(who, losses, state.previous.size)
+        losses = seen(who, losses, state.previous.size)
         change = jnp.where(state.step == 0, 0, losses - state.previous)
         if normalized:
             size = jnp.sum(jnp.abs(change))
@@ -415,92 +339,8 @@ def random(seed: int = 0) -> Balancer:
         state: RandomState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, RandomState]:
         del losses, gramian
-        noise = jax.random.normal(_key(seed, state.step), state.weights.shape)
+        noise = jax.random.normal(step_key(seed, state.step), state.weights.shape)
         weights = jax.nn.softmax(noise)
         return weights, RandomState(state.step + 1, weights)
-
-    return Balancer(init, update)
-
-
-class GradVacState(NamedTuple):
-    """The cosines that each gradient has had with each other, averaged over steps."""
-
-    step: Array
-    targets: Array
-
-
-def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
-    r"""Take it where gradients usually agree: it restores the cosine that two of them used to have.
-
-    $$g_k' \leftarrow g_k' + \frac{\lVert g_k' \rVert \left( \hat\phi \sqrt{1 - \phi^2} - \phi
-      \sqrt{1 - \hat\phi^2} \right)}{\lVert g_l \rVert \sqrt{1 - \hat\phi^2}} g_l
-      \quad \text{if } \phi < \hat\phi_{kl}, \qquad
-      \hat\phi \leftarrow (1 - \beta) \hat\phi + \beta \phi$$
-
-    $\phi$ is the cosine of $g_k'$ and $g_l$; the others come in a random order. While the
-    targets $\hat\phi$ are 0, as they start, it is `pcgrad`, and like it gives a sum.
-
-    Args:
-        decay: How fast the targets follow, beta.
-        seed: For the orders.
-
-    Returns:
-        A `Balancer` that needs `gramian`.
-
-    Raises:
-        ValueError: From `update`, if it is missing or does not fit.
-
-    Example:
-        >>> balancer = grad_vac()
-        >>> balancer.update(balancer.init(2), gramian=jnp.array([[1.0, -0.5], [-0.5, 1.0]]))[0]
-        Array([1.5, 1.5], dtype=float32)
-
-    References:
-        Wang et al., *Gradient Vaccine*, 2021.
-    """
-    who = "jaxloss.aggregators.grad_vac"
-
-    def init(count: int) -> GradVacState:
-        return GradVacState(jnp.zeros((), jnp.int32), jnp.zeros((count, count), jnp.float32))
-
-    def update(
-        state: GradVacState, *, losses: Any = None, gramian: Any = None
-    ) -> tuple[Array, GradVacState]:
-        del losses
-        matrix = _given(who, gramian)
-        count = state.targets.shape[0]
-        if len(matrix) != count:
-            message = f"{who}: {len(matrix)} gradients came, expected {count}, as `init` was told."
-            raise ValueError(message)
-
-        def vaccinate(own: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-            order = jax.random.permutation(key, count)
-
-            def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-                weights, targets = carry
-                other = order[i]
-                apart = other != own
-                norm = jnp.sqrt(jnp.maximum(weights @ (matrix @ weights), 0))
-                other_norm = jnp.sqrt(matrix[other, other])
-                size = norm * other_norm
-                safe = jnp.where(size == 0, 1, size)
-                phi = jnp.where(size == 0, 0, matrix[other] @ weights / safe)
-                target = targets[other].astype(phi.dtype)
-                sine = jnp.sqrt(jnp.maximum(1 - phi**2, 0))
-                sine_target = jnp.sqrt(jnp.maximum(1 - target**2, 0))
-                divisor = other_norm * sine_target
-                share = norm * (target * sine - phi * sine_target)
-                needed = apart & (phi < target) & (divisor > 0)
-                change = jnp.where(needed, share / jnp.where(divisor > 0, divisor, 1), 0)
-                kept = targets[other] + decay * (phi.astype(targets.dtype) - targets[other])
-                targets = targets.at[other].set(jnp.where(apart, kept, targets[other]))
-                return weights.at[other].add(change), targets
-
-            unit = (jnp.arange(count) == own).astype(matrix.dtype)
-            return jax.lax.fori_loop(0, count, step, (unit, targets))
-
-        keys = jax.random.split(_key(seed, state.step), count)
-        weights, targets = jax.vmap(vaccinate)(jnp.arange(count), state.targets, keys)
-        return jnp.sum(weights, axis=0), GradVacState(state.step + 1, targets)
 
     return Balancer(init, update)

@@ -13,13 +13,6 @@ Optax is imported with this module, not with `jaxloss`. What is here is a real
 """
 
 from jaxloss.transforms._common import select
-from jaxloss.transforms.accumulate import AccumulateState, accumulate
-from jaxloss.transforms.aggregate import (
-    AggregateCoordinatesState,
-    AggregateState,
-    aggregate,
-    aggregate_coordinates,
-)
 from jaxloss.transforms.anchor import (
     AddAnchoredPenaltyState,
     AddEmaPenaltyState,
@@ -27,9 +20,16 @@ from jaxloss.transforms.anchor import (
     add_ema_penalty,
 )
 from jaxloss.transforms.guard import SkipNonfiniteState, skip_nonfinite
+from jaxloss.transforms.heads import (
+    AggregateCoordinatesState,
+    AggregateState,
+    aggregate,
+    aggregate_coordinates,
+)
 from jaxloss.transforms.loss_scale import DynamicLossScaleState, dynamic_loss_scale, loss_scale
-from jaxloss.transforms.minimize import minimize
+from jaxloss.transforms.micro_batches import AccumulateState, accumulate
 from jaxloss.transforms.penalty import AddPenaltyState, RegularizeState, add_penalty, regularize
+from jaxloss.transforms.step import minimize
 
 __all__ = [
     "AccumulateState",

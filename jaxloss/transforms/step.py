@@ -12,8 +12,8 @@ from jax import Array
 from jaxloss.gradients import scaled_value_and_grad
 from jaxloss.reduction import Mean
 from jaxloss.transforms._common import dtype_of, holds, named_leaves, wrapped
-from jaxloss.transforms.accumulate import AccumulateState
 from jaxloss.transforms.loss_scale import DynamicLossScaleState, loss_scale
+from jaxloss.transforms.micro_batches import AccumulateState
 
 _WHO = "jaxloss.transforms.minimize"
 

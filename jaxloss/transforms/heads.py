@@ -9,17 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.aggregators.balancers import Balancer
+from jaxloss.aggregators.balancers import Balancer, step_key
 from jaxloss.aggregators.stacked import check_stacked, combine, cosines, gramian
 
 
 def _takes_key(function: Callable[..., Any]) -> bool:
     return "key" in inspect.signature(function).parameters
-
-
-def _key(seed: int, count: Array) -> Array:
-    # A key of a counter: the state holds plain numbers, and any checkpoint takes those.
-    return jax.random.fold_in(jax.random.key(seed), count)
 
 
 class AggregateState(NamedTuple):
@@ -128,7 +123,7 @@ def aggregate(
                 balancer_state, losses=extra_args.get("losses"), gramian=matrix
             )
         elif random:
-            weights = weighting(matrix, key=_key(seed, state.count))
+            weights = weighting(matrix, key=step_key(seed, state.count))
         else:
             weights = weighting(matrix)
         weights = jnp.asarray(weights)
@@ -200,7 +195,7 @@ def aggregate_coordinates(
         named = check_stacked(who, updates, num_losses, params)
         merged = []
         for i, (name, leaf) in enumerate(named):
-            key = jax.random.fold_in(_key(seed, state.count), i)
+            key = jax.random.fold_in(step_key(seed, state.count), i)
             merged.append(rule(leaf, key=key) if random else rule(leaf))
             if jnp.shape(merged[-1]) != jnp.shape(leaf)[1:]:
                 message = (

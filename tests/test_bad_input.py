@@ -130,7 +130,7 @@ def test_lengths_past_the_end_are_named_and_give_nan(options):
         ),
         (lambda: jl.classification.bi_tempered([0.0, 1.0], 0, t1=2.0), "`t1` must be .*got 2.0"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "call",
 )
 def test_static_options_out_of_range_raise_at_the_call(call, message):
     with pytest.raises(ValueError, match=message):

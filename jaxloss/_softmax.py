@@ -15,6 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import numerics
 from jaxloss._mesh import shards
+from jaxloss._rounding import two_sum
 
 
 def exp_of_difference(logits: Array, top: Array) -> Array:
@@ -23,10 +24,8 @@ def exp_of_difference(logits: Array, top: Array) -> Array:
     Far from the top a rounded exponent would cost as many last places as the exponent has. +inf
     counts as the top, -inf as impossible.
     """
-    shifted = jnp.where(logits == jnp.inf, 0, logits - top)
-    back = shifted - logits
-    lost = (logits - (shifted - back)) - (top + back)
-    return jnp.exp(shifted) * (1 + jnp.where(jnp.abs(lost) < 1, lost, 0))
+    shifted, lost = two_sum(logits, -top)
+    return jnp.exp(jnp.where(logits == jnp.inf, 0, shifted)) * (1 + lost)
 
 
 def _relative(logits: Array) -> tuple[Array, Array]:
@@ -141,7 +140,8 @@ def _of_distribution_jvp(primals: Any, tangents: Any) -> Any:
         tangent = tangent + jnp.sum(surprise * to_labels, axis=-1)
     # The parts have the derivatives of their formulas.
     dense = tuple(
-        jnp.zeros(t.shape, t.dtype) if isinstance(t, SymbolicZero) else t for t in tangents
+        jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t
+        for x, t in zip(primals, tangents, strict=True)
     )
     _, (_, to_parts) = jax.jvp(_parts_of_distribution, primals, dense)
     return (value, parts), (tangent, to_parts)

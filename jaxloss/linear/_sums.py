@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from jaxloss import numerics
 from jaxloss._chunks import wide
-from jaxloss._mesh import shards
+from jaxloss._mesh import shards, vary, varying
 from jaxloss._softmax import entry_at, exp_of_difference, surprise_of_gap
 
 
@@ -240,7 +240,7 @@ def across(sums: Sums, axis_name: Any) -> Sums:
     best = sums.best
     if best is not None:
         best = lax.pmin(jnp.where(sums.top == top, best, jnp.iinfo(best.dtype).max), axis_name)
-    mine = _rescaled(sums, lax.pcast(top, axis_name, to="varying"))._replace(best=None, top=None)
+    mine = _rescaled(sums, vary(top, varying(sums.top)))._replace(best=None, top=None)
     return lax.psum(mine, axis_name)._replace(top=top, best=best)
 
 

@@ -22,11 +22,7 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
 
     def mark(x: Any) -> Any:
         missing = tuple(sorted(axes - varying(x)))
-        if not missing:
-            return x
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(x, missing, to="varying")
-        return jax.lax.pvary(x, missing)  # type: ignore[attr-defined]  # its name in JAX 0.8
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(mark, tree)
 

@@ -3,12 +3,14 @@
 import html
 import math
 import pathlib
+import textwrap
 
 import jaxloss as jl
 from jaxloss.plot import _sections, _svg
 from jaxloss.plot._style import GREY
 
-COLUMNS, WIDTH, HEIGHT, WORDS = 10, 108, 56, 16
+COLUMNS, WIDTH, HEIGHT, WORDS = 10, 108, 56, 20
+LETTERS = 26  # in a line below a picture
 TARGET = pathlib.Path(__file__).with_name("losses.svg")
 
 
@@ -22,9 +24,13 @@ def main() -> None:
         row, column = divmod(place, COLUMNS)
         frame = _svg.Frame([line], WIDTH, HEIGHT)
         axis = f'd="M6 {float(frame.y(0.0)):.1f}H{WIDTH - 6}" stroke="{GREY}" stroke-width="0.4"'
-        name = html.escape(line.name.replace("_", " "))
-        size = min(9.0, 1.75 * (WIDTH - 8) / len(name))
-        text = f'<text x="{WIDTH / 2:g}" y="{HEIGHT + 8}" font-size="{size:.1f}">{name}</text>'
+        names = textwrap.wrap(line.name.replace("_", " "), LETTERS)
+        size = min(9.0, 1.75 * (WIDTH - 8) / max(map(len, names)))
+        text = "".join(
+            f'<text x="{WIDTH / 2:g}" y="{HEIGHT + 8 + 8 * below}" font-size="{size:.1f}">'
+            f"{html.escape(name)}</text>"
+            for below, name in enumerate(names)
+        )
         cells.append(
             f'<svg x="{column * WIDTH}" y="{row * (HEIGHT + WORDS)}" width="{WIDTH}" '
             f'height="{HEIGHT + WORDS}"><path {axis}/>{_svg.strokes(frame, line)}{text}</svg>'

@@ -27,7 +27,7 @@ Written by `python benchmarks/accuracy.py`; the test suite holds every row to it
 
 
 def shown(worst):
-    return [f"{error:.1f}" if error < 1e4 else "no digit" for error, _ in worst.values()]
+    return [f"{error:.1f}" if error < 1e4 else "over 10,000" for error, _ in worst.values()]
 
 
 def main():

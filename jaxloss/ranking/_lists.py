@@ -63,29 +63,12 @@ def ranks_of(before: Array, dtype: Any) -> Array:
     return (1 + jnp.sum(before, axis=-2, dtype=jnp.int32)).astype(dtype)
 
 
-@jax.custom_jvp
-def _surprise_of_class(scores: Array, ids: Array) -> Array:
-    """The engine's function, in a rule whose value can be differentiated again.
-
-    Its own rule returns a value that forgets the label's score if that is the highest, so that
-    derivatives by relevance and score would miss a term.
-    """
-    return surprise_of_class(scores, ids)
-
-
-@_surprise_of_class.defjvp
-def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (scores, ids), (to_scores, _) = primals, tangents
-    tangent = jax.jvp(lambda s: surprise_of_class(s, ids), (scores,), (to_scores,))[1]
-    return _surprise_of_class(scores, ids), tangent
-
-
 def surprise_among(scores: Array, rivals: Array) -> Array:
     """-log of the softmax of each item, among itself and its rivals; 0 without any."""
     items = jnp.arange(scores.shape[-1], dtype=jnp.int32)
     present = rivals | (items[:, None] == items)
     logits = jnp.where(present, scores[..., None, :], -jnp.inf)
-    return _surprise_of_class(logits, jnp.broadcast_to(items, scores.shape))
+    return surprise_of_class(logits, jnp.broadcast_to(items, scores.shape))
 
 
 def of_pairs(

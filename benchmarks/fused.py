@@ -1,12 +1,15 @@
 """The last layer and its loss, fused: time and memory beside Optax, and the bare products.
 
-Run it with `python benchmarks/fused.py [--rounds 7] [--peers]`; it writes `benchmarks/fused.md`.
-All functions are `value_and_grad` for hidden states and weight, compiled for the same arrays and
-run in turn. A ratio is the median over the rounds of a function's time by Optax's on plain logits,
-with the ratio of the shortest times in brackets; memory is the temporary memory of the program.
+Run it with `python benchmarks/fused.py [--rounds 7]`; it writes `benchmarks/fused.md`. What of
+tokamax, jax-cce and torch is installed is compared too. All functions are `value_and_grad` for
+hidden states and weight, compiled for the same arrays and run in turn. A ratio is the median over
+the rounds of a function's time by Optax's on plain logits, with the ratio of the shortest times in
+brackets; memory is the temporary memory of the program, which torch does not tell.
 """
 
 import argparse
+import functools
+import importlib.util
 import os
 import pathlib
 import platform
@@ -48,8 +51,9 @@ def products(h, w, y):
     return logits[0, 0], (logits @ w.T, h.T @ logits)
 
 
+OPTAX = "Optax on plain logits"
 LOSSES = {
-    "Optax on plain logits": optax_loss,
+    OPTAX: optax_loss,
     "`classification.softmax_cross_entropy` of `h @ w`": plain,
     "`chunked`": chunked,
     "`linear`, fastest": fused(),
@@ -57,18 +61,46 @@ LOSSES = {
     "`linear`, least memory": fused(policy="least_memory"),
 }
 FLOOR = "three bare products"
+CCE = "jax-cce"
 
 
 def peers():
-    """What is installed of others; jax-cce keeps its weight as (vocabulary, dim)."""
+    """What is installed of others, as losses of (hidden, weight, labels)."""
     found = {}
-    try:
+    if importlib.util.find_spec("tokamax"):
         from tokamax import linear_softmax_cross_entropy_loss as tokamax_loss
 
         found["tokamax"] = lambda h, w, y: tokamax_loss(h, y, w, reduction="mean")
-    except ImportError:
-        print("tokamax is not installed")
+    if importlib.util.find_spec("jax_cce"):
+        from jax_cce import linear_cross_entropy
+
+        found[CCE] = linear_cross_entropy
     return found
+
+
+def torch_programs(h, w, y):
+    """torch's loss of the last layer, whole and in chunks of its choice; empty if not installed."""
+    if not importlib.util.find_spec("torch"):
+        return {}
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # its threads must not spin beside XLA's
+    import torch
+
+    hidden, weight = (torch.tensor(np.asarray(x.astype(jnp.float32))) for x in (h, w.T))
+    labels = torch.tensor(np.asarray(y), dtype=torch.long)
+    dtype = getattr(torch, np.dtype(h.dtype).name)
+    hidden, weight = (x.to(dtype).requires_grad_() for x in (hidden, weight))
+
+    def program(options):
+        def run():
+            hidden.grad = weight.grad = None
+            loss = torch.nn.functional.linear_cross_entropy(hidden, weight, labels, options=options)
+            loss.backward()
+            return loss.item()
+
+        return run
+
+    chunks = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=512)
+    return {"torch": program(None), "torch, 512 tokens": program(chunks)}
 
 
 def arguments(rows, dim, classes, dtype, deviation=1.0):
@@ -78,20 +110,28 @@ def arguments(rows, dim, classes, dtype, deviation=1.0):
     return hidden, weight, jax.random.randint(keys[2], (rows,), 0, classes)
 
 
-def compare(shape, dtype, rounds, more):
+def compare(shape, dtype, rounds):
     """Rows of time and memory at one size."""
     data = arguments(*shape, dtype)
-    functions = {n: jax.value_and_grad(f, (0, 1)) for n, f in (LOSSES | more).items()}
+    turned = data[0], data[1].T.copy(), data[2]  # as jax-cce keeps its weight
+    functions = {n: jax.value_and_grad(f, (0, 1)) for n, f in (LOSSES | peers()).items()}
     functions[FLOOR] = products
-    programs, _ = compile_all(functions.values(), *data)
-    times = interleaved(programs, *data, rounds=rounds)
-    base, memory = times[0], programs[0].memory_analysis().temp_size_in_bytes
+    programs, memory = {}, {}
+    for name, function in functions.items():
+        own = turned if name == CCE else data
+        (program,), _ = compile_all([function], *own)
+        programs[name] = functools.partial(program, *own)
+        memory[name] = program.memory_analysis().temp_size_in_bytes
+    programs |= torch_programs(*data)
+    times = interleaved(programs.values(), rounds=rounds)
     rows = []
-    for name, program, mine in zip(functions, programs, times, strict=True):
-        own = program.memory_analysis().temp_size_in_bytes
-        less = "" if name == FLOOR else f"1/{memory / own:.1f}"
-        shortest = min(mine) / min(base)
-        rows.append([name, f"{ratio(mine, base):.2f} ({shortest:.2f})", f"{own / MIB:.0f}", less])
+    for name, mine in zip(programs, times, strict=True):
+        held, less = "", ""
+        if name in memory:
+            held = f"{memory[name] / MIB:.0f}"
+            less = f"1/{memory[OPTAX] / memory[name]:.1f}" if name != FLOOR else ""
+        shortest = min(mine) / min(times[0])
+        rows.append([name, f"{ratio(mine, times[0]):.2f} ({shortest:.2f})", held, less])
         print(shape, np.dtype(dtype).name, *rows[-1], sep=" | ", flush=True)
     return rows
 
@@ -149,22 +189,28 @@ def _status(name):
 
 
 def peak(name):
-    """The peak memory of a fresh process while the compiled function runs, in MiB above before."""
+    """The peak memory of a fresh process while the function runs, in MiB above before."""
     data = arguments(2048, 512, 32768, "float32")
-    program = jax.jit(jax.value_and_grad(LOSSES[name], (0, 1))).lower(*data).compile()
+    if name.startswith("torch"):
+        torch_programs(*arguments(8, 8, 8, "float32"))[name]()
+        run = torch_programs(*data)[name]
+    else:
+        data = (data[0], data[1].T.copy(), data[2]) if name == CCE else data
+        function = jax.value_and_grad((LOSSES | peers())[name], (0, 1))
+        run = functools.partial(jax.jit(function).lower(*data).compile(), *data)
     jax.block_until_ready(data)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = _status("VmRSS")
-    jax.block_until_ready(program(*data))
+    jax.block_until_ready(run())
     print((_status("VmHWM") - before) / 1024)
 
 
 def peaks():
     rows = []
-    for name in LOSSES:
+    for name in [*LOSSES, *peers(), *torch_programs(*arguments(8, 8, 8, "float32"))]:
         command = [sys.executable, __file__, "--peak", name]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        rows.append([name, f"{float(out):.0f}"])
+        rows.append([name, f"{float(out.split()[-1]):.0f}"])
         print(*rows[-1], sep=" | ", flush=True)
     return rows
 
@@ -174,9 +220,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peak")
     options = parser.parse_args()
+    sys.argv[1:] = []  # tokamax reads them too, and refuses what it does not know
     if options.peak:
         return peak(options.peak)
-    more = peers()
     load = os.getloadavg()[0]
     text = ["# The fused last layer\n"]
     text.append(
@@ -191,7 +237,7 @@ def main():
         ((1024, 1024, 50304), "float32"),
     ):
         title = "{} tokens, dim {}, vocabulary {}, ".format(*shape) + dtype
-        table = compare(shape, dtype, options.rounds, more)
+        table = compare(shape, dtype, options.rounds)
         text += [f"## {title}\n", markdown(headings, table) + "\n"]
     text.append(
         "## Temporary memory over the number of tokens, MiB\n\nDim 512, vocabulary 32768.\n"

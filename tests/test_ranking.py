@@ -385,3 +385,54 @@ def test_helpers_refuse_what_does_not_fit():
 def test_half_precision_weights_are_float32():
     got = ranking.dcg_weights(jnp.asarray(SCORES, jnp.bfloat16), RELEVANCE)
     assert got.dtype == jnp.float32
+
+
+# --- chunks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_pairs_in_chunks_cost_what_they_cost_at_once(name):
+    loss = getattr(ranking, f"pairwise_{name}")
+    generator = np.random.default_rng(3)
+    scores, relevance = np.float32(generator.normal(size=(2, 2, 3, 11)))
+    mask, segments = generator.random((2, 3, 11)) < 0.8, generator.integers(0, 3, (2, 3, 11))
+    pair_weights = np.float32(generator.random((2, 3, 11, 11)))
+
+    def everything(chunk):
+        def function(s, y, w):
+            weighted = loss(s, y, mask=mask, segments=segments, pair_weights=w, chunk=chunk)
+            return jnp.sum(weighted), (weighted, loss(s, y, mask=mask, chunk=chunk))
+
+        return jax.value_and_grad(function, (0, 1, 2), has_aux=True)
+
+    at = scores, relevance, pair_weights
+    whole, *parts = (jax.jit(everything(chunk))(*at) for chunk in (None, 4, 40))
+    for part in parts:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-6, 1e-6), part, whole)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_in_chunks_no_array_of_all_pairs_exists(name):
+    loss, items = getattr(ranking, f"pairwise_{name}"), 1009  # of no chunk a multiple
+
+    def function(scores, relevance, segments):
+        return loss(scores, relevance, segments=segments, chunk=16)
+
+    struct = jax.ShapeDtypeStruct
+    data = struct((items,), "f4"), struct((items,), "f4"), struct((items,), "i4")
+    program = jax.jit(jax.value_and_grad(function, (0, 1))).lower(*data).compile()
+    assert program.memory_analysis().temp_size_in_bytes < items * items  # were it of booleans
+
+
+def test_a_squared_error_of_all_pairs_is_exact_around_a_far_centre():
+    scores = np.float32([2.0**20, 2.0**20 + 0.125, 2.0**20 - 0.25, 2.0**20])
+    gaps = np.subtract.outer(np.float64(scores), np.float64(scores))
+    got = ranking.pairwise_squared_error(scores, np.zeros(4))
+    np.testing.assert_allclose(got, np.sum(gaps**2) / 12, rtol=1e-6)
+
+
+def test_a_chunk_that_is_no_number_of_items_is_refused():
+    with pytest.raises(TypeError, match=r"pairwise_hinge: `chunk` is 2.5, expected a number of"):
+        ranking.pairwise_hinge(SCORES, RELEVANCE, chunk=2.5)
+    with pytest.raises(ValueError, match=r"pairwise_logistic: `chunk` is 0, expected at least 1"):
+        ranking.pairwise_logistic(SCORES, RELEVANCE, chunk=0)

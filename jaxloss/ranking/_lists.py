@@ -9,33 +9,100 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._rounding import two_sum
+from jaxloss._rows import by_rows
 from jaxloss._softmax import surprise_of_class
 
 
-class Lists(NamedTuple):
-    """The lists of a row: items that are masked hold 0 and are together with none."""
+class Items(NamedTuple):
+    """What is known of items; those that are masked hold 0."""
 
     scores: Array
     relevance: Array
-    together: Array
-    segmented: bool
+    mask: Array
+    segments: Array | None
+    places: Array
 
-    def sum_of_list(self, values: Array) -> Array:
-        """For each item, the sum of the values of its list."""
-        return jnp.sum(jnp.where(self.together, values[..., None, :], 0), axis=-1)
 
-    def mean_of_lists(self, values: Array) -> Array:
-        """Adds up what the items cost; of several lists in a row it takes the mean."""
-        total = jnp.sum(values, axis=-1)
-        if not self.segmented:
-            return total
-        opens = jnp.any(self.together, axis=-1) & ~jnp.any(jnp.tril(self.together, -1), axis=-1)
-        count = jnp.sum(opens, axis=-1, dtype=jnp.int32)
-        return total / jnp.maximum(count, 1).astype(total.dtype)
+class Lists(NamedTuple):
+    """The lists of a row of items, and the items of them whose pairs with all are looked at.
+
+    Arrays of pairs have an axis of rows and one of items; a masked item is together with none.
+    """
+
+    rows: Items
+    items: Items
+
+    @property
+    def scores(self) -> Array:
+        return self.items.scores
+
+    @property
+    def relevance(self) -> Array:
+        return self.items.relevance
+
+    @property
+    def together(self) -> Array:
+        """The pairs of one list."""
+        rows, items = self.rows, self.items
+        together = rows.mask[..., :, None] & items.mask[..., None, :]
+        if rows.segments is None or items.segments is None:
+            return together
+        return together & (rows.segments[..., :, None] == items.segments[..., None, :])
 
     def should_lead(self) -> Array:
         """The pairs (i, j) in which item i is the more relevant one."""
-        return self.together & (self.relevance[..., :, None] > self.relevance[..., None, :])
+        rows, items = self.rows, self.items
+        return self.together & (rows.relevance[..., :, None] > items.relevance[..., None, :])
+
+    def apart(self) -> Array:
+        """The pairs of two different items."""
+        return self.together & (self.rows.places[:, None] != self.items.places[None, :])
+
+    def of_rows(
+        self,
+        function: Callable[..., Array],
+        *rows: Array | None,
+        met: tuple[Array, ...] = (),
+        who: str = "",
+        chunk: int | None = None,
+    ) -> Array:
+        """What `function(lists, *rows, *met)` gives each item, or some items at a time.
+
+        `rows` have an entry an item, and those of the items at hand are passed; `met` are whole.
+        """
+
+        def of_chunk(shared: Any, own: Any) -> Array:
+            *own, places = own
+            rows, items = [*own[:4], places], [*shared[:4], self.items.places]
+            lists = Lists(Items._make(rows), Items._make(items))
+            return function(lists, *own[4:], *shared[4:])
+
+        known, batch = list(self.items[:4]), self.scores.ndim - 1
+        return by_rows(who, of_chunk, chunk, [*known, *met], [*known, *rows], batch=batch)
+
+    def sum_of_list(self, values: Array, **how: Any) -> Array:
+        """For each item, the sum of the values of its list."""
+        if self.items.segments is None:
+            total = jnp.sum(jnp.where(self.items.mask, values, 0), axis=-1, keepdims=True)
+            return jnp.where(self.items.mask, total, 0)
+
+        def of_each(lists: Lists, values: Array) -> Array:
+            return jnp.sum(jnp.where(lists.together, values[..., None, :], 0), axis=-1)
+
+        return self.of_rows(of_each, met=(values,), **how)
+
+    def mean_of_lists(self, values: Array, **how: Any) -> Array:
+        """Adds up what the items cost; of several lists in a row it takes the mean."""
+        total = jnp.sum(values, axis=-1)
+        if self.items.segments is None:
+            return total
+
+        def opens(lists: Lists) -> Array:
+            earlier = lists.items.places[None, :] < lists.rows.places[:, None]
+            return jnp.any(lists.together, -1) & ~jnp.any(lists.together & earlier, -1)
+
+        count = jnp.sum(self.of_rows(opens, **how), axis=-1, dtype=jnp.int32)
+        return total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Array | None) -> Lists:
@@ -43,10 +110,8 @@ def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Arra
         mask = jnp.ones(scores.shape, jnp.bool_)
     else:
         scores, relevance = jnp.where(mask, scores, 0), jnp.where(mask, relevance, 0)
-    together = mask[..., :, None] & mask[..., None, :]
-    if segments is not None:
-        together &= segments[..., :, None] == segments[..., None, :]
-    return Lists(scores, relevance, together, segments is not None)
+    items = Items(scores, relevance, mask, segments, jnp.arange(scores.shape[-1], dtype=jnp.int32))
+    return Lists(items, items)
 
 
 def before(together: Array, *keys: Array) -> Array:
@@ -72,19 +137,23 @@ def surprise_among(scores: Array, rivals: Array) -> Array:
 
 
 def of_pairs(
-    function: Callable[[Array], Array], values: Array, pairs: Array, slack: Array | None = None
+    function: Callable[[Array], Array], lists: Lists, pairs: Array, errors: bool = False
 ) -> Array:
-    """function(v_i - v_j) at the pairs, 0 elsewhere, as if the difference were not rounded.
+    """function(s_i - s_j) at the pairs, 0 elsewhere, as if the difference were not rounded.
 
     In the tail of an exponential and near a hinge, the last place of the difference is many last
     places of the result: what it lost is put back with the slope (as far as that product does not
-    underflow: in float32 down to results of 1e-31). `slack` is what the values themselves lost.
+    underflow: in float32 down to results of 1e-31). With `errors` it is s - y in place of s.
     """
-    gap, lost = two_sum(values[..., :, None], -values[..., None, :])
-    if slack is not None:
-        lost = lost + (slack[..., :, None] - slack[..., None, :])
+    if errors:
+        left, left_lost = two_sum(lists.rows.scores, -lists.rows.relevance)
+        right, right_lost = two_sum(lists.items.scores, -lists.items.relevance)
+        gap, lost = two_sum(left[..., :, None], -right[..., None, :])
+        lost = lost + (left_lost[..., :, None] - right_lost[..., None, :])
         rounded = gap + lost
         gap, lost = rounded, jax.lax.stop_gradient(lost - (rounded - gap))
+    else:
+        gap, lost = two_sum(lists.rows.scores[..., :, None], -lists.items.scores[..., None, :])
     gap = jnp.where(pairs, gap, 0)
     # Past 2**24 no digit of a gap is missed, and the correction of a square might overflow.
     lost = jnp.where(pairs & (jnp.abs(lost) < 1), lost, 0)

@@ -302,7 +302,7 @@ def approx_ndcg(
     lists = lists_of(scores, relevance, mask, segments)
     gains = gains_of(lists.relevance, gain)
     leads = before(lists.together, gains, lists.scores)
-    overtaken = of_pairs(lambda gap: numerics.sigmoid(-gap / temperature), lists.scores, leads)
+    overtaken = of_pairs(lambda gap: numerics.sigmoid(-gap / temperature), lists, leads)
     # Ranks are kept as the best rank and the distance from it, which may be tiny.
     best = ranks_of(leads, gains.dtype)
     behind = jnp.sum(overtaken, axis=-1) - jnp.sum(overtaken, axis=-2)

@@ -1,8 +1,10 @@
 """Pairwise losses: of each two items of a list that should be in one order, and of two scores."""
 
+import functools
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
@@ -27,23 +29,46 @@ from jaxloss.traits import (
 
 
 def _mean_over_pairs(
+    name: str,
     function: Callable[[Array], Array],
     lists: Lists,
-    pairs: Array,
     pair_weights: Array | None,
+    chunk: int | None,
+    *,
+    pairs: Callable[[Lists], Array] = Lists.should_lead,
     errors: bool = False,
 ) -> Array:
     """The mean of function(s_i - s_j), or of the errors s - y, over the pairs of each list."""
-    values, slack = lists.scores, None
-    if errors:
-        values, slack = two_sum(lists.scores, -lists.relevance)
-    costs = of_pairs(function, values, pairs, slack)
-    if pair_weights is not None:
-        costs = costs * jnp.where(pairs, pair_weights, 0)
-    count = lists.sum_of_list(jnp.sum(pairs, axis=-1, dtype=jnp.int32))
-    # Divided before they are added: a sum may overflow where the mean does not.
-    shares = costs / jnp.maximum(count, 1).astype(costs.dtype)[..., None]
-    return lists.mean_of_lists(jnp.sum(shares, axis=-1))
+    how: Any = {"who": f"jaxloss.ranking.{name}", "chunk": chunk}
+
+    def number(lists: Lists) -> Array:
+        return jnp.sum(pairs(lists), axis=-1, dtype=jnp.int32)
+
+    def cost(lists: Lists, count: Array, pair_weights: Array | None) -> Array:
+        among = pairs(lists)
+        costs = of_pairs(function, lists, among, errors)
+        if pair_weights is not None:
+            costs = costs * jnp.where(among, pair_weights, 0)
+        # Divided before they are added: a sum may overflow where the mean does not.
+        return jnp.sum(costs / count[..., None], axis=-1)
+
+    count = lists.sum_of_list(lists.of_rows(number, **how), **how)
+    count = jnp.maximum(count, 1).astype(lists.scores.dtype)
+    return lists.mean_of_lists(lists.of_rows(cost, count, pair_weights, **how), **how)
+
+
+def _variance_of_errors(lists: Lists, **how: Any) -> Array:
+    """The mean of ((s_i - s_j) - (y_i - y_j))^2 over all pairs, of which no array is needed.
+
+    The first centre is rounded as the errors are large; what is left around it is not.
+    """
+    errors, lost = two_sum(lists.scores, -lists.relevance)
+    number = lists.sum_of_list(lists.items.mask.astype(errors.dtype), **how)
+    count = jnp.maximum(number, 1)
+    centre = jax.lax.stop_gradient(lists.sum_of_list(errors / count, **how))
+    off = jnp.where(lists.items.mask, (errors - centre) + lost, 0)
+    off = off - lists.sum_of_list(off / count, **how)
+    return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1), **how)
 
 
 @loss(
@@ -63,6 +88,7 @@ def pairwise_hinge(
     pair_weights: Real[ArrayLike, "*batch items items"] | None = None,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it to put pairs in the right order by a margin, with no more pull once they are.
@@ -82,12 +108,16 @@ def pairwise_hinge(
             above j. Its two item axes are the last, whatever `axis` says.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to pair with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list, in the unit of the scores; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores.
+        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
+            chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> pairwise_hinge([2.0, 1.5, 0.0], [2.0, 1.0, 0.0])  # gaps 0.5, 2 and 1.5
@@ -98,8 +128,11 @@ def pairwise_hinge(
         Joachims, *Optimizing Search Engines Using Clickthrough Data* (RankSVM), 2002.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    hinge = lambda gap: numerics.relu(margin - gap)  # noqa: E731
-    return _mean_over_pairs(hinge, lists, lists.should_lead(), pair_weights)
+
+    def hinge(gap: Array) -> Array:
+        return numerics.relu(margin - gap)
+
+    return _mean_over_pairs("pairwise_hinge", hinge, lists, pair_weights, chunk)
 
 
 @loss(
@@ -119,6 +152,7 @@ def pairwise_logistic(
     pair_weights: Real[ArrayLike, "*batch items items"] | None = None,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it as the standard for preferences in pairs: the likelihood of each right order.
@@ -137,12 +171,16 @@ def pairwise_logistic(
             above j. Its two item axes are the last, whatever `axis` says.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to pair with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list in nats; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores.
+        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
+            chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> pairwise_logistic([[0.0, 0.0], [80.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]])
@@ -153,8 +191,11 @@ def pairwise_logistic(
         Burges et al., *Learning to Rank with Nonsmooth Cost Functions* (LambdaRank), 2006.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    surprise = lambda gap: numerics.softplus(-gap)  # noqa: E731
-    return _mean_over_pairs(surprise, lists, lists.should_lead(), pair_weights)
+
+    def surprise(gap: Array) -> Array:
+        return numerics.softplus(-gap)
+
+    return _mean_over_pairs("pairwise_logistic", surprise, lists, pair_weights, chunk)
 
 
 @loss(
@@ -174,6 +215,7 @@ def pairwise_soft_zero_one(
     pair_weights: Real[ArrayLike, "*batch items items"] | None = None,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it when some relevances are wrong: it counts the pairs in wrong order, softly.
@@ -193,12 +235,16 @@ def pairwise_soft_zero_one(
             above j. Its two item axes are the last, whatever `axis` says.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to pair with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The soft share of pairs in wrong order; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores.
+        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
+            chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> pairwise_soft_zero_one([0.0, 0.0, 100.0], [2.0, 1.0, 0.0])  # 1/2, 1 and 1
@@ -209,8 +255,11 @@ def pairwise_soft_zero_one(
         Valizadegan et al., *Learning to Rank by Optimizing NDCG Measure*, 2009.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    doubt = lambda gap: numerics.sigmoid(-gap)  # noqa: E731
-    return _mean_over_pairs(doubt, lists, lists.should_lead(), pair_weights)
+
+    def doubt(gap: Array) -> Array:
+        return numerics.sigmoid(-gap)
+
+    return _mean_over_pairs("pairwise_soft_zero_one", doubt, lists, pair_weights, chunk)
 
 
 @loss(
@@ -232,6 +281,7 @@ def pairwise_squared_error(
     pair_weights: Real[ArrayLike, "*batch items items"] | None = None,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it when score differences should equal relevance differences, in every list.
@@ -249,12 +299,16 @@ def pairwise_squared_error(
             above j. Its two item axes are the last, whatever `axis` says.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to pair with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list, in the squared unit of the scores; with segments their mean.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores.
+        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
+            chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> pairwise_squared_error([5.0, 7.0], [0.0, 1.0])  # a difference of 2, not 1
@@ -264,8 +318,11 @@ def pairwise_squared_error(
         Cossock and Zhang, *Subset Ranking Using Regression*, 2006.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    pairs = lists.together & ~jnp.eye(scores.shape[-1], dtype=jnp.bool_)
-    return _mean_over_pairs(jnp.square, lists, pairs, pair_weights, errors=True)
+    name = "pairwise_squared_error"
+    if pair_weights is None:
+        return _variance_of_errors(lists, who=f"jaxloss.ranking.{name}", chunk=chunk)
+    mean = functools.partial(_mean_over_pairs, pairs=Lists.apart, errors=True)
+    return mean(name, jnp.square, lists, pair_weights, chunk)
 
 
 @loss(
@@ -288,6 +345,7 @@ def pairwise_quantile(
     pair_weights: Real[ArrayLike, "*batch items items"] | None = None,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it when score differences should follow relevance differences, erring to one side.
@@ -310,13 +368,16 @@ def pairwise_quantile(
             above j. Its two item axes are the last, whatever `axis` says.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to pair with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list, in the unit of the scores, squared or not; with segments their mean.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
-            level is a number that is not between 0 and 1.
+        ValueError: If relevance, pair weights, mask or segments do not fit the scores, the level
+            is a number that is not between 0 and 1, or the chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> pairwise_quantile([5.0, 7.0], [0.0, 3.0], level=0.75)  # 1 too small
@@ -331,7 +392,8 @@ def pairwise_quantile(
     def pinball(error: Array) -> Array:
         return level * power(numerics.relu(-error)) + (1 - level) * power(numerics.relu(error))
 
-    return _mean_over_pairs(pinball, lists, lists.should_lead(), pair_weights, errors=True)
+    mean = functools.partial(_mean_over_pairs, errors=True)
+    return mean("pairwise_quantile", pinball, lists, pair_weights, chunk)
 
 
 @loss(convex, nonnegative, bounded_gradient, translation_invariant, sign=sign)

@@ -1,5 +1,12 @@
-"""Functions of rows and of all that they meet: the pairs of a set, some rows of them at a time."""
+"""Functions of rows and of all that they meet: the pairs of a set, some rows of them at a time.
 
+A sum over rows has its gradients made in the loop that computes it: of a square of similarities
+that takes three products of matrices. Where each row is wanted, its cotangent comes later, and
+the chunk is computed again when it has come: four. So a loss in chunks is `Pending`, and the
+contract, which knows the reduction, says which.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +14,34 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._chunks import Split, each, split
+from jaxloss._chunks import Program, Split, each, split, total
 from jaxloss._mesh import alike, shards
+from jaxloss.reduction import Mean, TypeOfReduction, reduce, total_weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """Values that are not computed before it is known whether more than their sum is wanted.
+
+    Attributes:
+        shape: Their shape.
+        dtype: Their dtype.
+        values: Computes them.
+        total: Computes the sum of their products with factors of their shape.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    values: Callable[[], Array]
+    total: Callable[[Array], Array]
+
+    def reduced(self, where: Any, weights: Any, reduction: TypeOfReduction) -> Any:
+        """Their sum or mean, as `reduction.reduce` has it."""
+        factors = reduce(jnp.ones(self.shape, self.dtype), where, weights, "none")
+        total = self.total(factors)
+        weights = None if weights is None else factors
+        parts = Mean(total, total_weight(self.shape, where, weights, total.dtype))
+        return {"sum": total, "parts": parts, "mean": parts.value}[reduction]
 
 
 def by_rows(
@@ -25,26 +58,55 @@ def by_rows(
     `function(shared, [*rows, places])` gives one value a row; what is None stays None. Arrays have
     `batch` leading axes: one set an example.
     """
+    found = pending_by_rows(who, function, chunk, shared, rows, batch=batch)
+    return found.values() if isinstance(found, Pending) else found
+
+
+def pending_by_rows(
+    who: str,
+    function: Callable[[Any, Any], Array],
+    chunk: int | None,
+    shared: list[Any],
+    rows: list[Any],
+    *,
+    batch: int,
+) -> Any:
+    """The same as `by_rows`, `Pending` if `chunk` is given; the values are floating."""
     places = jnp.arange(rows[0].shape[batch], dtype=jnp.int32)
     if chunk is None:
         return function(shared, [*rows, places])
     how = checked_split(who, places.size, chunk, rows[0], batch)
     # Numbers have no dtype to be restored, and must not decide on one.
     shared = [jnp.asarray(x, rows[0].dtype) if isinstance(x, int | float) else x for x in shared]
+    leaves, form = jax.tree.flatten(shared)
+    row_leaves, row_form = jax.tree.flatten(rows)
 
-    def of_set(shared: list[Any], rows: list[Any]) -> Array:
-        leaves, form = jax.tree.flatten(shared)
-        row_leaves, row_form = jax.tree.flatten([*rows, places])
+    def of_chunk(leaves: Any, row_leaves: Any) -> Array:
+        *row_leaves, places = row_leaves
+        return function(form.unflatten(leaves), [*row_form.unflatten(row_leaves), places])
 
-        def of_chunk(leaves: Any, row_leaves: Any) -> Array:
-            return function(form.unflatten(leaves), row_form.unflatten(row_leaves))
+    def values_of_set(leaves: Any, row_leaves: Any) -> Array:
+        return each(of_chunk, how, *alike(leaves, [*row_leaves, places]))
 
-        return each(of_chunk, how, *alike(leaves, row_leaves))
+    def total_of_set(leaves: Any, row_leaves: Any, factors: Array) -> Array:
+        def term(leaves: Any, row_leaves: Any) -> Any:
+            *row_leaves, factors = row_leaves
+            return jnp.sum(factors * of_chunk(leaves, row_leaves)), ()
 
-    axes = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, (shared, rows))
-    for _ in range(batch):
-        of_set = jax.vmap(of_set, axes)
-    return of_set(shared, rows)
+        return total(Program(term, how), *alike(leaves, [*row_leaves, places, factors]))[0]
+
+    def of_sets(of_set: Callable[..., Array], *arguments: Any) -> Array:
+        axes = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, arguments)
+        for _ in range(batch):
+            of_set = jax.vmap(of_set, axes)
+        return of_set(*arguments)
+
+    return Pending(
+        rows[0].shape[: batch + 1],
+        rows[0].dtype,
+        lambda: of_sets(values_of_set, leaves, row_leaves),
+        lambda factors: jnp.sum(of_sets(total_of_set, leaves, row_leaves, factors)),
+    )
 
 
 def checked_split(who: str, size: int, chunk: Any, rows: Array, axis: int) -> Split:

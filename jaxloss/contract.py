@@ -26,6 +26,7 @@ import numpy as np
 from jax import Array
 
 from jaxloss import catalogue
+from jaxloss._rows import Pending
 from jaxloss._typing import ArrayLike
 from jaxloss.checks import are_on, check, sizes_of
 from jaxloss.declaration import Declaration, Form
@@ -139,6 +140,10 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
     shape = declared.result.shape(batch, sizes)
     if values.shape != shape:
         raise _misshapen(f"{declared.who}: its result", "", values.shape, shape, "")
+    if isinstance(values, Pending):
+        if given["reduction"] != "none" and not are_on():
+            return values.reduced(where, weights, given["reduction"])
+        values = values.values()  # which the checks look at
     if sound is not None:
         values = _nan_unless(values, sound)
     if are_on():

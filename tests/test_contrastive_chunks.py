@@ -53,15 +53,53 @@ def test_chunks_change_nothing(name, chunk):
 
 
 @each
+@pytest.mark.parametrize(
+    "reduction", ["mean", *(pytest.param(r, marks=pytest.mark.slow) for r in ("sum", "parts"))]
+)
+def test_a_reduced_loss_changes_nothing(name, reduction):
+    """It takes another way, since its cotangents are known: derivatives also in the weights."""
+    x, y = draw()
+    where = jnp.arange(60) % 5 > 0
+    weights = jnp.asarray(np.random.default_rng(1).uniform(size=60), jnp.float32)
+
+    def derivatives(**options):
+        def f(x, y, t, weights):
+            how = dict(weights=weights, where=where, reduction=reduction) | options
+            found = LOSSES[name](x, y, t, **how)
+            return found.total / found.weight**2 if reduction == "parts" else found
+
+        primals = x, y, jnp.float32(0.2), weights
+        tangents = y, x, jnp.float32(0.3), weights[::-1]
+        along = lambda *primals: jax.jvp(f, primals, tangents)[1]
+        grad = jax.value_and_grad(f, (0, 1, 2, 3))
+        return grad(*primals), jax.jvp(grad, primals, tangents)[1], jax.grad(along, 1)(*primals)
+
+    got, expected = jax.jit(lambda: [derivatives(chunk=16), derivatives()])()
+    chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction", "products"),
+    [("siglip", "mean", 3), ("info_nce", "sum", 3), ("siglip", "none", 4), ("clip", "mean", 4)],
+)
+def test_products_of_matrices(name, reduction, products):
+    """A loop for the value and all gradients, where no cotangent is to come and no column top."""
+    x, y = draw(64)
+    of = lambda x, y: jnp.sum(LOSSES[name](x, y, 0.2, chunk=16, reduction=reduction))
+    text = jax.jit(jax.value_and_grad(of, (0, 1))).lower(x, y).compile().as_text()
+    assert text.count(" dot(") == products
+
+
+@each
 def test_sets_in_a_batch(name):
     x, y = (jnp.stack([a, -a[::-1], 2 * a + 1]) for a in draw())
     if name == "nt_xent":
         of = lambda x, y, **o: contrastive.nt_xent(x + y, jnp.stack(3 * [LABELS]), **o)
     else:
         of = lambda x, y, **o: LOSSES[name](x, y, 0.2, **o)
-    chex.assert_trees_all_close(
-        jax.jit(lambda: of(x, y, chunk=20))(), of(x, y), rtol=1e-5, atol=1e-5
-    )
+    values = of(x, y)
+    got = jax.jit(lambda: [of(x, y, chunk=20), of(x, y, chunk=20, reduction="mean")])()
+    chex.assert_trees_all_close(got, [values, jnp.mean(values)], rtol=1e-5, atol=1e-5)
 
 
 def test_confident_matches_keep_their_digits():
@@ -87,6 +125,15 @@ def test_no_square_exists(name):
     shapes = re.findall(r"\w+\[([\d,]+)\]", program.as_text())
     assert max(np.prod([int(n) for n in s.split(",")]) for s in shapes) < 1024 * 1024 / 8
     assert program.memory_analysis().temp_size_in_bytes < 1024 * 1024 * 4 / 2
+
+
+@pytest.mark.parametrize(("name", "most"), [("siglip", 2.5), ("info_nce", 2.5), ("clip", 3.5)])
+def test_memory_is_that_of_few_arrays_as_large_as_a_set(name, most):
+    """Vectors of length 1 of the right and a chunk's part of their gradient; none of the left."""
+    struct = jax.ShapeDtypeStruct((1024, 512), "float32")
+    of = lambda x, y: LOSSES[name](x, y, 0.2, chunk=16, reduction="mean")
+    program = jax.jit(jax.value_and_grad(of, (0, 1))).lower(struct, struct).compile()
+    assert program.memory_analysis().temp_size_in_bytes < most * 4 * 1024 * 512
 
 
 @pytest.mark.parametrize("chunk", [0, 2.5, "all"])

@@ -7,12 +7,19 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
+from jaxloss._rows import pending_by_rows
 from jaxloss._softmax import surprise_of_class
 from jaxloss.contract import loss
-from jaxloss.contrastive._square import by_rows, by_rows_and_columns, product
+from jaxloss.contrastive._square import by_rows_and_columns, directed, product
 from jaxloss.declaration import ArrayLike, SetReduction
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
+
+
+def _by_rows(name: str, function: Any, chunk: int | None, shared: Any, rows: list[Any]) -> Any:
+    """A function of rows of the square, some at a time; the first of `rows` are embeddings."""
+    who, batch = f"jaxloss.contrastive.{name}", rows[0].ndim - 2
+    return pending_by_rows(who, function, chunk, shared, rows, batch=batch)
 
 
 def _is_own(places: Array, size: int) -> Array:
@@ -23,7 +30,7 @@ def _is_own(places: Array, size: int) -> Array:
 def _choices(shared: Any, rows: Any) -> Array:
     """The surprise of some queries at their own keys."""
     (keys, temperature, inside), (queries, places) = shared, rows
-    logits = product(queries, keys) / temperature
+    logits = product(directed(queries, temperature), keys)
     if inside is not None:
         # A query that is left out sees its own key, so that nothing infinite is made of it.
         seen = inside[..., None, :] | _is_own(places, logits.shape[-1])
@@ -72,9 +79,8 @@ def info_nce(
     References:
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
-    query, key = numerics.normalize(query), numerics.normalize(key)
-    shared = [key, temperature, where]
-    return by_rows("jaxloss.contrastive.info_nce", _choices, chunk, shared, [query])
+    shared = [numerics.normalize(key), temperature, where]
+    return _by_rows("info_nce", _choices, chunk, shared, [query])
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -119,10 +125,10 @@ def clip(
     References:
         Radford et al., *Learning Transferable Visual Models* (CLIP), 2021.
     """
-    left, right = numerics.normalize(left) / temperature, numerics.normalize(right)
+    right, who = numerics.normalize(right), "jaxloss.contrastive.clip"
     if chunk is not None:
-        return by_rows_and_columns("jaxloss.contrastive.clip", chunk, left, right, where)
-    logits = product(left, right)
+        return by_rows_and_columns(who, chunk, left, right, temperature, where)
+    logits = product(directed(left, temperature), right)
     size = logits.shape[-1]
     if where is not None:
         seen = (where[..., None, :] & where[..., :, None]) | jnp.eye(size, dtype=bool)
@@ -135,7 +141,7 @@ def clip(
 def _matches(shared: Any, rows: Any) -> Array:
     """What some of the left pay for their own and for all others of the right."""
     (right, temperature, bias, inside), (left, counts, places) = shared, rows
-    logits = product(left, right) / temperature + bias
+    logits = product(directed(left, temperature), right) + bias
     own = _is_own(places, logits.shape[-1])
     costs = numerics.softplus(jnp.where(own, -logits, logits))
     if inside is not None:
@@ -185,16 +191,15 @@ def siglip(
     References:
         Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, 2023.
     """
-    left, right = numerics.normalize(left), numerics.normalize(right)
-    shared, rows = [right, temperature, bias, where], [left, where]
-    return by_rows("jaxloss.contrastive.siglip", _matches, chunk, shared, rows)
+    shared, rows = [numerics.normalize(right), temperature, bias, where], [left, where]
+    return _by_rows("siglip", _matches, chunk, shared, rows)
 
 
 def _positives(shared: Any, rows: Any) -> Array:
     """The mean surprise of some examples at their positives."""
     embeddings, labels, temperature, inside = shared
     anchors, mine, counts, places = rows
-    similar = product(anchors, embeddings) / temperature
+    similar = product(directed(anchors, temperature), embeddings)
     same = mine[..., :, None] == labels[..., None, :]
     others = jnp.ones_like(same)
     if inside is not None:
@@ -250,6 +255,6 @@ def nt_xent(
         Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, 2020.
         Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, 2016.
     """
-    embeddings = numerics.normalize(embeddings)
-    shared, rows = [embeddings, labels, temperature, where], [embeddings, labels, where]
-    return by_rows("jaxloss.contrastive.nt_xent", _positives, chunk, shared, rows)
+    shared = [numerics.normalize(embeddings), labels, temperature, where]
+    rows = [embeddings, labels, where]
+    return _by_rows("nt_xent", _positives, chunk, shared, rows)

@@ -426,6 +426,28 @@ def test_second_derivative_is_that_of_the_gradient(setting):
 
 @pytest.mark.slow
 @each_loss
+def test_in_a_scan_second_derivatives_are_those_outside(setting):
+    """Differentiated, a scan forgets the rule of a function: its formula must be right too."""
+    function, floating = total(setting)
+    generator = np.random.default_rng(6)
+    tangents = [jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in floating]
+
+    def scanned(*floating):
+        step = lambda sum, _: (sum + function(*floating), None)
+        return jax.lax.scan(step, 0 * function(*floating), None, length=2)[0] / 2
+
+    @jax.jit
+    def product(floating, tangents):
+        gradients = [jax.grad(f, tuple(range(len(floating)))) for f in (function, scanned)]
+        return [jax.jvp(gradient, floating, tangents) for gradient in gradients]
+
+    expected, got = (jax.tree.leaves(x) for x in product(floating, tangents))
+    for e, g in zip(expected, got, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5 * np.max(np.abs(e)))
+
+
+@pytest.mark.slow
+@each_loss
 def test_derivatives_are_finite_where_predictions_are_perfect(setting):
     """Ties, zeros and equal arguments: where norms, roots and logarithms go wrong."""
     data = list(setting.data())

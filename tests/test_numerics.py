@@ -185,6 +185,38 @@ def test_bad_points(name):
             )
 
 
+VECTOR = {
+    "logsumexp": numerics.logsumexp,
+    "softmax": numerics.softmax,
+    "log_softmax": lambda x: jnp.maximum(numerics.log_softmax(x), -99),
+    "norm": numerics.norm,
+    "normalize": numerics.normalize,
+    "sums": lambda x: jnp.stack(numerics.sums(x, jnp.sign(x), x * x)),
+    "cosine_similarity": lambda x: numerics.cosine_similarity(x, x[::-1] * jnp.arange(4)),
+}
+
+
+@pytest.mark.parametrize("name", [*POINTS, *VECTOR])
+def test_in_a_scan_second_derivatives_are_those_outside(name):
+    """Differentiated, a scan forgets the rules: formulas have the right slopes by themselves."""
+    function = VECTOR.get(name, getattr(numerics, name))
+    rows = np.float32([[1, -2, 3, 0.5], [0, 0, 0, 0], [2, 2, 0, -1], [-inf] * 4, [0, -inf, 1, 1]])
+    if name not in VECTOR:
+        rows = np.float32([-3, -1, -0.5, 0, 1, 80]) if name != "log1mexp" else np.float32([-3, -80])
+    elif not name.endswith(("max", "exp")):
+        rows = rows[:3]
+
+    def square(x):
+        return jnp.sum(jnp.square(function(x)))
+
+    def scanned(x):
+        return jax.lax.scan(lambda total, x: (total + square(x), None), 0.0, jnp.stack([x, x]))[0]
+
+    both = jax.jit(jax.vmap(lambda x: [jax.jacfwd(jax.grad(f))(x) for f in (square, scanned)]))
+    outside, inside = both(rows)
+    np.testing.assert_allclose(inside, 2 * outside, rtol=1e-5, atol=1e-5)
+
+
 def test_tiny_results_are_kept():
     small = jnp.float32(-80)
     exact = exact_map(mpmath.exp, small)

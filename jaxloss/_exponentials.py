@@ -12,9 +12,12 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def _series(x: Array, coefficients: list[float]) -> Array:
-    total = coefficients[-1] * jnp.ones_like(x)
-    for coefficient in reversed(coefficients[:-1]):
+def _series(x: Array, coefficients: list[float], radius: float = 1.0) -> Array:
+    """The sum of the power series for |x| up to the radius, to the precision of x."""
+    least = 0.1 * jnp.finfo(x.dtype).eps * abs(coefficients[0])
+    kept = [c for n, c in enumerate(coefficients) if abs(c) * radius**n > least]
+    total = jnp.full_like(x, kept[-1])
+    for coefficient in reversed(kept[:-1]):
         total = coefficient + x * total
     return total
 
@@ -40,7 +43,7 @@ def exp_excess_ratio(x: Array) -> Array:
 def log1p_ratio(x: Array) -> Array:
     r"""$\log(1 + x) / x$ for x at least 0: 1 at 0, with all derivatives."""
     near = x < 0.125
-    series = _series(jnp.where(near, x, 0), [(-1) ** n / (n + 1) for n in range(18)])
+    series = _series(jnp.where(near, x, 0), [(-1) ** n / (n + 1) for n in range(18)], 0.125)
     away = jnp.where(near, 1, x)
     return jnp.where(near, series, jnp.log1p(away) / away)
 
@@ -65,7 +68,7 @@ def log1p_excess(x: Array) -> Array:
     # With s = x / (2 + x) the logarithm is 2 artanh(s), and x - 2s is x s.
     near = (x > -0.65) & (x < 2)
     s = jnp.where(near, x, 0) / (2 + jnp.where(near, x, 0))
-    cubes = s * s * s * _series(s * s, [2 / (2 * n + 3) for n in range(16)])
+    cubes = s * s * s * _series(s * s, [2 / (2 * n + 3) for n in range(28)], 0.25)
     return jnp.where(near, x * s - cubes, x - jnp.log1p(x))
 
 

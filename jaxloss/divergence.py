@@ -27,6 +27,7 @@ from jaxloss._exponentials import (
     log1p_ratio,
 )
 from jaxloss._rounding import two_sum
+from jaxloss._schedule import anew
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -62,6 +63,34 @@ def _log(probability: Array) -> Array:
 def _less(weight: Array, a: Array, b: Array) -> Array:
     """The difference of a and b; where the weight is 0 it is 0, whatever infinity they hold."""
     return jnp.where(weight == 0, 0, a) - jnp.where(weight == 0, 0, b)
+
+
+@jax.custom_jvp
+def _surprise(log_p: Array, q: Array) -> Array:
+    """`q (log q - log p)`, which is 0 where q is."""
+    return jnp.where(q == 0, 0, q * _less(q, _log(q), log_p))
+
+
+@_surprise.defjvp
+def _surprise_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_p, q), (to_log_p, to_q) = primals, tangents
+    slope = jnp.where(q == 0, 0, _less(q, _log(q), log_p) + 1)
+    return _surprise(log_p, q), slope * to_q - q * to_log_p
+
+
+@jax.custom_jvp
+def _surprise_of_log(log_p: Array, log_q: Array) -> Array:
+    """`_surprise` of exp(log_q)."""
+    q = jnp.exp(log_q)
+    return jnp.where(q == 0, 0, q * _less(q, log_q, log_p))
+
+
+@_surprise_of_log.defjvp
+def _surprise_of_log_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_p, log_q), (to_log_p, to_log_q) = primals, tangents
+    q = jnp.exp(anew(log_q))  # not held for the slope: an exponential is quicker than memory
+    slope = jnp.where(q == 0, 0, q * (_less(q, log_q, log_p) + 1))
+    return _surprise_of_log(log_p, log_q), slope * to_log_q - q * to_log_p
 
 
 @loss(
@@ -105,7 +134,7 @@ def kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
     log_prediction, target = _keep(mask, 0, log_prediction, target)
-    return jnp.sum(target * _less(target, _log(target), log_prediction), axis=-1)
+    return jnp.sum(_surprise(log_prediction, target), axis=-1)
 
 
 @loss(
@@ -148,8 +177,7 @@ def kl_log(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
     log_prediction, log_target = _keep(mask, -jnp.inf, log_prediction, log_target)
-    target = jnp.exp(log_target)
-    return jnp.sum(target * _less(target, log_target, log_prediction), axis=-1)
+    return jnp.sum(_surprise_of_log(log_prediction, log_target), axis=-1)
 
 
 def _log_ratio(logits: Array, target_logits: Array) -> tuple[Array, Array, Array]:
@@ -291,8 +319,7 @@ def reverse_kl(
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
     (log_prediction,) = _keep(mask, -jnp.inf, log_prediction)
-    prediction = jnp.exp(log_prediction)
-    return jnp.sum(prediction * _less(prediction, log_prediction, _log(target)), axis=-1)
+    return jnp.sum(_surprise_of_log(_log(target), log_prediction), axis=-1)
 
 
 def _log_quotient(a: Array, b: Array) -> Array:
@@ -328,30 +355,22 @@ def _gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _gap(a, b, change), logs * to_a + slope * to_b
 
 
-def _less_log(log_b: Array, a: Array) -> tuple[Array, Array]:
-    """exp(log_b) - a, with its digits where both are close to 1; and log(a) - log_b."""
-    change = jnp.where(
-        (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5),
-        jnp.expm1(log_b) - (a - 1),
-        jnp.exp(log_b) - a,
-    )
-    return change, _less(a, _log(a), log_b)
-
-
 @jax.custom_jvp
 def _log_gap(log_b: Array, a: Array) -> Array:
     """`_gap` of a and exp(log_b): a logarithm does not underflow."""
-    change, logs = _less_log(log_b, a)
-    close, share = _share(change, a)
-    return jnp.where(close, a * log1p_excess(share), change + a * logs)
+    logs = _less(a, _log(a), log_b)
+    near = (jnp.abs(logs) < 1) & (a > 0)
+    far = (jnp.exp(log_b) - a) + a * logs
+    return jnp.where(near, a * exp_excess(-jnp.where(near, logs, 0)), far)
 
 
 @_log_gap.defjvp
 def _log_gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (log_b, a), (to_log_b, to_a) = primals, tangents
-    change, logs = _less_log(log_b, a)
-    close, share = _share(change, a)
-    logs = jnp.where(close, -jnp.log1p(share), jnp.where(log_b == -jnp.inf, 0, logs))
+    both_near_1 = (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5)
+    again = anew(log_b)
+    change = jnp.where(both_near_1, jnp.expm1(again) - (a - 1), jnp.exp(again) - a)
+    logs = jnp.where(log_b == -jnp.inf, 0, _less(a, _log(a), log_b))
     return _log_gap(log_b, a), change * to_log_b + logs * to_a
 
 

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxloss._schedule import anew
+
 Axis = int | tuple[int, ...] | None
 
 
@@ -167,7 +169,7 @@ def softplus(x: Array) -> Array:
     >>> float(softplus(-jnp.inf)), float(jax.grad(softplus)(0.0))
     (0.0, 0.5)
     """
-    return jnp.where(x < 0, 0, x) + jnp.log1p(jnp.exp(jnp.where(x < 0, x, -x)))
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 @softplus.defjvp
@@ -244,21 +246,19 @@ def hypot1m1(x: Array) -> Array:
     (0.25, 0.6)
     """
     magnitude = jnp.abs(x)
-    near, root, inverse = _hypot1_scaled(x)
-    return magnitude * jnp.where(near, magnitude / (1 + root), 1 / (inverse + root))
+    root, inverse = _hypot1_scaled(x)
+    return magnitude * jnp.where(magnitude < 1, magnitude / (1 + root), 1 / (inverse + root))
 
 
 def _hypot1_scaled(x):
-    """Whether |x| < 1, sqrt(1 + x^2) / max(1, |x|) without overflow, and 1 / max(1, |x|)."""
-    near = jnp.abs(x) < 1
-    inverse = 1 / jnp.where(near, 1, jnp.abs(x))
-    return near, jnp.sqrt(1 + jnp.square(jnp.where(near, x, inverse))), inverse
+    """sqrt(1 + x^2) / max(1, |x|), where no square overflows, and 1 / max(1, |x|)."""
+    inverse = 1 / jnp.maximum(jnp.abs(x), 1)
+    return jnp.sqrt(1 + jnp.square(jnp.minimum(jnp.abs(x), inverse))), inverse
 
 
 @jax.custom_jvp
 def _hypot1_slope(x):
-    near, root, _ = _hypot1_scaled(x)
-    return jnp.where(near, x, jnp.sign(x)) / root
+    return jnp.clip(x, -1, 1) / _hypot1_scaled(x)[0]
 
 
 @_hypot1_slope.defjvp
@@ -321,19 +321,17 @@ def _exp_and_rest(x, axis):
     """The maximum m of each row, exp(x - m), and the sum of that less the 1 of one maximum.
 
     XLA on CPU fuses these sums with their terms as long as they are plain arithmetic and share
-    none: a comparison, or the same exp in both, would be written to memory first. As everything
-    here, it has the right slope by itself too: a scan that is differentiated forgets the rules.
+    none: a comparison, or the same exp in both, would be written to memory first.
     """
-    m = lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
+    m = jnp.max(x, axis, keepdims=True, initial=-jnp.inf)
     largest = float(jnp.finfo(x.dtype).max)
     # Clipped, an infinite m gives a row of 0, with 1 for each +inf, and never inf - inf.
-    exps = jnp.exp(jnp.minimum(x, largest) - jnp.clip(m, -largest, largest))
+    exps = jnp.exp(jnp.minimum(x - jnp.clip(m, -largest, largest), 0))
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
     others = jnp.sum(terms - jnp.floor(terms), axis, keepdims=True)  # all that are not 1
     # A sum below 2 has one maximum, whose 1 is what `others` lacks. Above, no digit is at risk.
-    rest = jnp.where(jnp.isfinite(m) & (whole < 2), others, whole - 1)
-    return m, exps, jnp.where(m == -jnp.inf, 0, rest)
+    return m, exps, jnp.where(jnp.isfinite(m) & (whole < 2), others, whole - 1)
 
 
 # Under jit, `jax_debug_nans` does not see what becomes of the rows of infinities on the way.
@@ -354,7 +352,7 @@ def _logsumexp_jvp(axis, primals, tangents):
 @functools.partial(jax.jit, static_argnums=1)
 def _softmax(x, axis):
     _, exps, rest = _exp_and_rest(x, axis)
-    return exps / (1 + rest)
+    return exps / (1 + jnp.maximum(rest, 0))  # the rest of a row of -inf is -1
 
 
 @_softmax.defjvp
@@ -368,7 +366,7 @@ def _softmax_jvp(axis, primals, tangents):
 @functools.partial(jax.jit, static_argnums=1)
 def _log_softmax(x, axis):
     m, _, rest = _exp_and_rest(x, axis)
-    below = jnp.where((x == m) & ~jnp.isfinite(m), 0, x - m)
+    below = jnp.where(x == m, 0, x - m)
     return jnp.where(m == -jnp.inf, -jnp.inf, below - jnp.log1p(rest))
 
 
@@ -449,8 +447,7 @@ def normalize(x: Array, axis: Axis = -1) -> Array:
     >>> normalize(jnp.array([[0.0, -1e30], [0.0, 0.0]])).tolist()
     [[0.0, -1.0], [0.0, 0.0]]
     """
-    scaled, length, _ = _scaled(x, axis)
-    return scaled / jnp.where(length == 0, 1, length)
+    return _unit(x, *_scaled_norm(x, axis))
 
 
 @normalize.defjvp
@@ -461,20 +458,26 @@ def _normalize_jvp(axis, primals, tangents):
     return out, jnp.where(length == 0, 0, quotient(across, jnp.where(length == 0, 1, length)))
 
 
-def _scaled(x, axis):
-    """The vector divided by a power of 2 near its largest entry, the norm of that, the power."""
+def _scaled_norm(x, axis):
+    """The norm of the vector over a power of 2 near its largest entry, and that power."""
     info = jnp.finfo(x.dtype)
+    # Of a constant x, XLA would square x and the power apart, and divide infinity by infinity.
+    x = lax.optimization_barrier(x)
     half = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0) / 2  # so as not to round up to inf
     power = lax.reduce_precision(half, exponent_bits=info.nexp, mantissa_bits=0)
-    power = jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2))
-    # Of a constant x, XLA would square x and the power apart, and divide infinity by infinity.
-    scaled = lax.optimization_barrier(x / power)
-    return scaled, jnp.sqrt(jnp.sum(jnp.square(scaled), axis, keepdims=True)), power
+    power = lax.stop_gradient(jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2)))
+    return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
+
+
+def _unit(x, length, power):
+    """The direction of a vector."""
+    # Anew, or the factors of the rows are shared with the norm, and so written out in full.
+    return x / anew(power) / jnp.where(length == 0, 1, length)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _norm(x, axis):
-    _, length, power = _scaled(x, axis)
+    length, power = _scaled_norm(x, axis)
     return length * power
 
 
@@ -498,6 +501,50 @@ def cosine_similarity(x: Array, y: Array, axis: Axis = -1) -> Array:
     """
     cosine = jnp.sum(normalize(x, axis) * normalize(y, axis), axis)
     return cosine + lax.stop_gradient(jnp.clip(cosine, -1, 1) - cosine)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def cosine_distance(x: Array, y: Array, axis: Axis = -1) -> Array:
+    r"""1 less the cosine, with the digits of small angles; 1, with gradient 0, if a vector is 0.
+
+    Half the squared distance of the two directions, or of one and the other's opposite: a cosine
+    would have been rounded near 1, and the larger distance loses the gradient's digits.
+
+    >>> f"{cosine_distance(jnp.array([1.0, 0.0]), jnp.array([1e20, 1e16])):.6g}"
+    '5e-09'
+    """
+    return _distance_of_directions(x, y, axis)[0]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _distance_of_directions(x, y, axis):
+    """The distance and how it came about.
+
+    That is: norm and power of each vector, whether neither is 0, on which side of the right angle
+    they are, and half the squared distance there.
+    """
+    norms = _scaled_norm(x, axis), _scaled_norm(y, axis)
+    counts = (norms[0][0] != 0) & (norms[1][0] != 0)
+    # Either side is right, so that a product out of the range of floats does no harm.
+    obtuse = jnp.sum(x * y, axis, keepdims=True) < 0
+    side = jnp.where(obtuse, -1, 1).astype(x.dtype)
+    squares = jnp.square(_unit(x, *norms[0]) - side * _unit(y, *norms[1]))
+    # The choice comes before the sum, which would else have the rows' factors written out in full.
+    half = 0.5 * jnp.sum(jnp.where(counts, squares, 0), axis, keepdims=True)
+    out = jnp.where(counts, jnp.where(side > 0, half, 2 - half), 1)
+    return jnp.squeeze(out, axis), norms, counts, side, half
+
+
+@cosine_distance.defjvp
+def _cosine_distance_jvp(axis, primals, tangents):
+    out, norms, counts, side, half = _distance_of_directions(*primals, axis)
+    p, q = (_unit(anew(x), *norm) for x, norm in zip(primals, norms, strict=True))
+    change = jnp.zeros_like(out)
+    for one, other, (length, power), x_dot in zip((p, q), (q, p), norms, tangents, strict=True):
+        across = side * ((one - side * other) - half * one)  # half of it is what lies along
+        slope = quotient(across, jnp.where(counts, length, 1) * power)
+        change = change + jnp.sum(jnp.where(counts, slope, 0) * x_dot, axis)
+    return out, change
 
 
 def squared_distance(x: Array, y: Array, axis: Axis = -1) -> Array:

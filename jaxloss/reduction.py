@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._schedule import one_after
+
 TypeOfReduction = Literal["none", "mean", "sum", "parts"]
 
 
@@ -75,6 +77,18 @@ def total_weight(shape: tuple[int, ...], where: Any, weights: Any, dtype: Any) -
     return weight.astype(dtype)
 
 
+@jax.custom_jvp
+def _total(values: Array) -> Array:
+    """The sum of all values, whose slope waits for it: by then the values can be let go."""
+    return jnp.sum(values)
+
+
+@_total.defjvp
+def _total_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    total = _total(*primals)
+    return total, one_after(total) * jnp.sum(tangents[0])
+
+
 def reduce(values: Any, where: Any, weights: Any, reduction: TypeOfReduction) -> Any:
     """The one implementation of `where`, `weights` and `reduction`, for all losses."""
     if where is not None:
@@ -86,7 +100,7 @@ def reduce(values: Any, where: Any, weights: Any, reduction: TypeOfReduction) ->
         values = weights * values
     if reduction == "none":
         return values
-    total = jnp.sum(values)
+    total = _total(values)
     if reduction == "sum":
         return total
     weight = total_weight(values.shape, where, weights, total.dtype)

@@ -99,6 +99,20 @@ def absolute_error(
     return numerics.absolute(prediction - target)
 
 
+@jax.custom_jvp
+def _huber(error: Array, delta: Any) -> Array:
+    size = jnp.abs(error)
+    return jnp.where(size < delta, 0.5 * jnp.square(error), delta * (size - 0.5 * delta))
+
+
+@_huber.defjvp
+def _huber_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (error, delta), (to_error, to_delta) = primals, tangents
+    # From the error alone: a slope made of what the value is made of would keep that in memory.
+    pull, beyond = jnp.clip(error, -delta, delta), numerics.relu(jnp.abs(error) - delta)
+    return _huber(error, delta), pull * to_error + beyond * to_delta
+
+
 @loss(
     convex,
     nonnegative,
@@ -142,10 +156,7 @@ def huber(
     References:
         Huber, *Robust Estimation of a Location Parameter*, 1964.
     """
-    error = prediction - target
-    # The gradient of this form is the bounded error itself; no branch squares a large error.
-    bounded = jnp.clip(error, -delta, delta)
-    return bounded * (error - 0.5 * bounded)
+    return _huber(prediction - target, delta)
 
 
 @loss(
@@ -716,9 +727,7 @@ def cosine_distance(
     References:
         Salton, Wong and Yang, *A Vector Space Model for Automatic Indexing*, 1975.
     """
-    prediction, target = numerics.normalize(prediction), numerics.normalize(target)
-    directed = jnp.any(prediction != 0, axis=-1) & jnp.any(target != 0, axis=-1)
-    return jnp.where(directed, 0.5 * numerics.squared_distance(prediction, target), 1)
+    return numerics.cosine_distance(prediction, target)
 
 
 @loss(

@@ -6,6 +6,8 @@ new array costs as much as the arithmetic: without these hints Huber's loss take
 long, the Kullback-Leibler divergence twice. On GPUs, where one kernel does both, they do nothing.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -19,6 +21,6 @@ def one_after(x: Array) -> Array:
     return jnp.where(never, 0, 1).astype(x.dtype)
 
 
-def anew(x: Array) -> Array:
-    """x, so that what has been computed from it is computed again, and need not be held."""
+def anew(x: Any) -> Any:
+    """x, an array or a tree, so that what came of it is computed again, and need not be held."""
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x

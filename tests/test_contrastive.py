@@ -5,6 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arithmetic import to_exact
+from cases.contrastive import circle as exact_circle
+from cases.contrastive import length
+from cases.contrastive import triplet as exact_triplet
 
 from jaxloss import contrastive
 
@@ -22,6 +26,20 @@ def test_triplets_of_equal_and_distant_points_have_finite_derivatives(options):
         assert contrastive.triplet([1e20, 0.0], [-3e20, 0.0], [0.0, 0.0], **options) == np.float32(
             3e20
         )
+
+
+@pytest.mark.parametrize("options", [{}, {"swap": True}, {"distance": "squared"}])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6, 1e12])
+def test_triplet_of_a_distant_anchor_keeps_the_difference_of_distances(options, size):
+    """Of an anchor at 1e6 two distances of 1e6 have errors of 0.03 each: as large as this one."""
+    draw = np.random.default_rng(0).normal(size=(3, 64, 5)).astype(np.float32)
+    anchor, positive, negative = draw * np.float32([size, 1, 1])[:, None, None]
+    got = contrastive.triplet(anchor, positive, negative, margin=0.0, **options)
+    for row, value in enumerate(np.asarray(got)):
+        a, p, n = (to_exact(x[row]) for x in (anchor, positive, negative))
+        exact = exact_triplet(a, p, n, margin=0, **options)
+        scale = length(p - n) * (length(a - p) + length(a - n) if "distance" in options else 1)
+        assert abs(float(value) - exact) <= 3 * 2**-23 * max(scale, exact)
 
 
 def test_triplet_takes_absolute_values():
@@ -122,6 +140,26 @@ def test_circle_takes_the_weights_of_pairs_as_fixed_if_asked_to():
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-5)
     assert contrastive.circle(ROOM, LABELS)[5] == 0  # it has no match
+
+
+def test_circle_against_references():
+    """All of them are met, also at an example's own place, and none of its set."""
+    draw = np.random.default_rng(0)
+    references = draw.normal(size=(2, 7, 4)).astype(np.float32)
+    theirs = draw.integers(0, 3, (2, 7)).astype(np.int32)
+    sets, labels = np.stack([ROOM[:3], ROOM[3:]]), np.stack([LABELS[:3], LABELS[3:]])
+    where = np.array([[True, False, True]] * 2)
+    given = {"gamma": 4.0, "reference_labels": theirs, "where": where}
+    got = contrastive.circle(sets, labels, references=references, **given)
+    for i in range(2):
+        expected = exact_circle(
+            sets[i], labels[i], 4.0, references=references[i], reference_labels=theirs[i]
+        )
+        np.testing.assert_allclose(got[i], np.where(where[i], expected, 0), rtol=1e-5)
+    with pytest.raises(ValueError, match="give `references` and `reference_labels` together"):
+        contrastive.circle(ROOM, LABELS, references=ROOM)
+    with pytest.raises(ValueError, match="`references` has shape"):
+        contrastive.circle(ROOM, LABELS, references=ROOM[:, :3], reference_labels=LABELS)
 
 
 def test_circle_of_a_sharp_gamma_is_finite():

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss.contract import loss
+from jaxloss.contrastive._square import product
 from jaxloss.declaration import ArrayLike, SetReduction
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
@@ -22,6 +23,8 @@ def circle(
     gamma: Real[ArrayLike, ""] = 80.0,
     margin: Real[ArrayLike, ""] = 0.4,
     detach_weights: bool = False,
+    references: Real[ArrayLike, "*batch references dim"] | None = None,
+    reference_labels: Int[ArrayLike, "*batch references"] | None = None,
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -35,7 +38,8 @@ def circle(
     A match is wanted at a cosine above $1 - m$, others below $m$; the brackets weigh each pair by
     how far it is from there. The gradient is that of this formula, as in keras. The paper and
     pytorch-metric-learning take the brackets as fixed in the gradient: `detach_weights=True`. An
-    example without a match, or without any other, costs 0.
+    example without a match, or without any other, costs 0. With `references`, embeddings of
+    earlier batches say, an example meets all of these and none of its own set.
 
     Args:
         embeddings: A set an example of the batch.
@@ -43,6 +47,8 @@ def circle(
         gamma: How sharply the worst pairs are picked out, above 0; the paper has 256 for faces.
         margin: How far cosines may stay from 1 and 0; the paper has 0.25 for faces.
         detach_weights: Whether the gradient takes the weights of the pairs as fixed.
+        references: What each example is compared with, in place of the others of its set.
+        reference_labels: Their labels.
         where: False takes an example out of the set.
 
     Returns:
@@ -50,7 +56,8 @@ def circle(
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If the labels do not fit, or gamma is a number that is not above 0.
+        ValueError: If the labels do not fit, references come without labels, or gamma is a number
+            that is not above 0.
 
     Example:
         >>> circle([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]], [5, 5, 7], gamma=1.0)
@@ -59,11 +66,16 @@ def circle(
     References:
         Sun et al., *Circle Loss: A Unified Perspective of Pair Similarity Optimization*, 2020.
     """
-    unit = numerics.normalize(embeddings)
-    cosines = jnp.einsum("...id,...jd->...ij", unit, unit, precision=jax.lax.Precision.HIGHEST)
+    if (references is None) != (reference_labels is None):
+        message = "jaxloss.contrastive.circle: give `references` and `reference_labels` together."
+        raise ValueError(message)
     in_set = jnp.ones(labels.shape, bool) if where is None else where
-    others = in_set[..., None, :] & in_set[..., :, None] & ~jnp.eye(labels.shape[-1], dtype=bool)
-    same = labels[..., None, :] == labels[..., :, None]
+    met, labels_met, others = references, reference_labels, in_set[..., :, None]
+    if references is None:
+        met, labels_met = embeddings, labels
+        others = others & in_set[..., None, :] & ~jnp.eye(labels.shape[-1], dtype=bool)
+    cosines = product(numerics.normalize(embeddings), numerics.normalize(met))
+    same = labels[..., :, None] == jnp.asarray(labels_met)[..., None, :]
     pull, push = numerics.relu(1 + margin - cosines), numerics.relu(cosines + margin)
     if detach_weights:
         pull, push = jax.lax.stop_gradient((pull, push))

@@ -10,26 +10,15 @@ from jaxtyping import Float, Real
 
 from jaxloss import numerics
 from jaxloss.contract import loss
+from jaxloss.contrastive._gap import gap_of_distances
 from jaxloss.declaration import ArrayLike, Reduction
 from jaxloss.domains import positive as above_zero
 from jaxloss.domains import sign_label, unit_interval
 from jaxloss.traits import nonnegative, scale_invariant
 
 
-def _cosine_distance(x: Array, y: Array) -> Array:
-    """1 - cosine, half the squared distance on the sphere: close directions keep their digits.
-
-    The zero vector is at distance 1.
-    """
-    x, y = numerics.normalize(x), numerics.normalize(y)
-    missing = 1 - 0.5 * (jnp.sum(x * x, axis=-1) + jnp.sum(y * y, axis=-1))
-    return 0.5 * numerics.squared_distance(x, y) + jax.lax.stop_gradient(jnp.round(2 * missing) / 2)
-
-
 def _norm(x: Array, power: Any) -> Array:
     """The p-norm, of entries of any size; the zero vector has gradient 0."""
-    if isinstance(power, int | float) and power == 2:
-        return numerics.norm(x)
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     scaled = numerics.absolute(x / jnp.where(size == 0, 1, size))
     powers = jnp.where(scaled == 0, 0, jnp.where(scaled == 0, 1, scaled) ** power)
@@ -40,10 +29,8 @@ def _norm(x: Array, power: Any) -> Array:
 def _distance(x: Array, y: Array, distance: Any, power: Any) -> Any:
     if distance == "norm":
         return _norm(x - y, power)
-    if distance == "squared":
-        return numerics.squared_distance(x, y)
     if distance == "cosine":
-        return _cosine_distance(x, y)
+        return numerics.cosine_distance(x, y)
     if not callable(distance):
         message = (
             f'jaxloss.contrastive.triplet: `distance` is {distance!r}, expected "norm", "squared", '
@@ -51,6 +38,25 @@ def _distance(x: Array, y: Array, distance: Any, power: Any) -> Any:
         )
         raise ValueError(message)
     return distance(x, y)
+
+
+def _gap(
+    anchor: Array, positive: Array, negative: Array, distance: Any, power: Any, swap: bool
+) -> Array:
+    """By how much the positive is further from the anchor than the negative."""
+    is_norm = distance == "norm" and isinstance(power, int | float) and power == 2
+    if not is_norm and distance != "squared":
+        far = _distance(anchor, negative, distance, power)
+        if swap:
+            far = jnp.minimum(far, _distance(positive, negative, distance, power))
+        return _distance(anchor, positive, distance, power) - far
+
+    def of(x: Array, y: Array, z: Array) -> Array:
+        gap, close, far = gap_of_distances(x, y, z)
+        return gap if is_norm else gap * (close + far)
+
+    gap = of(anchor, positive, negative)
+    return jnp.maximum(gap, of(positive, anchor, negative)) if swap else gap
 
 
 @loss(nonnegative, power=above_zero)
@@ -71,7 +77,8 @@ def triplet(
       d(x, y) = \Bigl(\sum_i |x_i - y_i|^q\Bigr)^{1/q}$$
 
     Triplets that keep the margin pull no more, so choose hard ones as training goes on. Equal
-    points have gradient 0. Nothing is added inside the root: `torch` adds 1e-6 to every
+    points have gradient 0. The Euclidean difference is formed from that of the two points, so it
+    keeps its digits however far the anchor is. Nothing is added inside the root: `torch` adds 1e-6 to every
     difference, `optax` to the sum of powers, which it takes without absolute values, so that its
     $q = 1$ is a signed sum and its $q = 3$ often NaN.
 
@@ -99,19 +106,7 @@ def triplet(
         Schroff et al., *FaceNet: A Unified Embedding for Face Recognition*, 2015.
         Balntas et al., *Learning Local Feature Descriptors with Triplets* (swap), 2016.
     """
-
-    def distances(kind: Any, degree: Any) -> tuple[Any, Any]:
-        far = _distance(anchor, negative, kind, degree)
-        if swap:
-            far = jnp.minimum(far, _distance(positive, negative, kind, degree))
-        return _distance(anchor, positive, kind, degree), far
-
-    close, far = distances(distance, power)
-    gap = close - far
-    if distance == "squared":
-        (root, other), both = distances("norm", 2), (close == jnp.inf) & (far == jnp.inf)
-        gap = jnp.where(both, (root - other) * (root + other), jnp.where(both, 0, gap))
-    return numerics.relu(gap + margin)
+    return numerics.relu(_gap(anchor, positive, negative, distance, power, swap) + margin)
 
 
 @loss(nonnegative, scale_invariant, labels=sign_label)
@@ -152,7 +147,7 @@ def cosine_embedding(
     cosine = numerics.cosine_similarity(left, right)
     apart = numerics.relu(cosine - margin)
     # Products, not a choice: a label that is neither spreads as NaN.
-    return 0.5 * ((1 + labels) * _cosine_distance(left, right) + (1 - labels) * apart)
+    return 0.5 * ((1 + labels) * numerics.cosine_distance(left, right) + (1 - labels) * apart)
 
 
 @loss(nonnegative, labels=unit_interval)

@@ -727,6 +727,13 @@ ROWS["keras"] = [
         "Vectors are brought to length 1 here.",
     ),
     Row(
+        "keras.losses.circle(groups, embeddings / jnp.linalg.norm(embeddings, axis=1, "
+        "keepdims=True), ref_labels=groups[::-1], ref_embeddings=-embeddings / "
+        "jnp.linalg.norm(embeddings, axis=1, keepdims=True), remove_diagonal=False, gamma=8.0)",
+        "jl.contrastive.circle(embeddings, groups, references=-embeddings, "
+        "reference_labels=groups[::-1], gamma=8.0)",
+    ),
+    Row(
         "keras.losses.Circle()(groups, embeddings / jnp.linalg.norm(embeddings, axis=1, "
         "keepdims=True))",
         'jl.contrastive.circle(embeddings, groups, weights=groups != 2, reduction="mean")',
@@ -1327,7 +1334,8 @@ GAPS = {
     },
     "keras": {
         "Loss": "the base class: `@jl.loss` makes a loss of a function.",
-        "circle(ref_labels=..., ref_embeddings=...)": "the set is its own reference here.",
+        "circle(ref_labels=..., remove_diagonal=True)": "references are all met here, also at an "
+        "example's own place: leave it out of them.",
         "get": "finds a loss by its name: `jl.catalogue.cards()`.",
         "serialize": "losses are plain functions.",
         "deserialize": "losses are plain functions.",

@@ -78,9 +78,9 @@ def triplet(
 
     Triplets that keep the margin pull no more, so choose hard ones as training goes on. Equal
     points have gradient 0. The Euclidean difference is formed from that of the two points, so it
-    keeps its digits however far the anchor is. Nothing is added inside the root: `torch` adds 1e-6 to every
-    difference, `optax` to the sum of powers, which it takes without absolute values, so that its
-    $q = 1$ is a signed sum and its $q = 3$ often NaN.
+    keeps its digits however far the anchor is. Nothing is added inside the root: `torch` adds
+    1e-6 to every difference, `optax` to the sum of powers, which it takes without absolute values,
+    so that its $q = 1$ is a signed sum and its $q = 3$ often NaN.
 
     Args:
         anchor: Embeddings.

@@ -45,7 +45,7 @@ def _above_threshold(logits: Array) -> tuple[Array, Array]:
     is_top = jnp.arange(logits.shape[-1]) == jnp.argmax(shifted, axis=-1, keepdims=True)
     others = jnp.sum(jnp.where(inside & ~is_top, height + lost, 0), axis=-1, keepdims=True)
     count = jnp.maximum(jnp.sum(inside, axis=-1, keepdims=True), 1).astype(logits.dtype)
-    return height, lost - ((-threshold - 1) + others) / count
+    return height, lost - jax.lax.stop_gradient(((-threshold - 1) + others) / count)
 
 
 @_above_threshold.defjvp

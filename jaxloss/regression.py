@@ -492,7 +492,8 @@ def squared_epsilon_insensitive(
 @jax.custom_jvp
 def _log1p_difference(a: Array, b: Array) -> Array:
     """log(1 + a) - log(1 + b), where two close logarithms would cancel."""
-    return jnp.sign(a - b) * jnp.log1p(jnp.abs(a - b) / (1 + jnp.minimum(a, b)))
+    high, low, sign = (jnp.where(a < b, x, y) for x, y in ((b, a), (a, b), (-1, 1)))
+    return sign * jnp.log1p((high - low) / (1 + low))
 
 
 @_log1p_difference.defjvp

@@ -390,17 +390,18 @@ def test_half_precision_weights_are_float32():
 # --- chunks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAIRWISE)
+@every_loss
 def test_pairs_in_chunks_cost_what_they_cost_at_once(name):
-    loss = getattr(ranking, f"pairwise_{name}")
+    loss = getattr(ranking, name)
     generator = np.random.default_rng(3)
-    scores, relevance = np.float32(generator.normal(size=(2, 2, 3, 11)))
+    scores, relevance = np.abs(np.float32(generator.normal(size=(2, 2, 3, 11))))
     mask, segments = generator.random((2, 3, 11)) < 0.8, generator.integers(0, 3, (2, 3, 11))
     pair_weights = np.float32(generator.random((2, 3, 11, 11)))
 
     def everything(chunk):
         def function(s, y, w):
-            weighted = loss(s, y, mask=mask, segments=segments, pair_weights=w, chunk=chunk)
+            more = {"pair_weights": w} if name.startswith("pairwise") else {}
+            weighted = loss(s, y, mask=mask, segments=segments, chunk=chunk, **more)
             return jnp.sum(weighted), (weighted, loss(s, y, mask=mask, chunk=chunk))
 
         return jax.value_and_grad(function, (0, 1, 2), has_aux=True)
@@ -411,9 +412,9 @@ def test_pairs_in_chunks_cost_what_they_cost_at_once(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-6, 1e-6), part, whole)
 
 
-@pytest.mark.parametrize("name", PAIRWISE)
+@every_loss
 def test_in_chunks_no_array_of_all_pairs_exists(name):
-    loss, items = getattr(ranking, f"pairwise_{name}"), 1009  # of no chunk a multiple
+    loss, items = getattr(ranking, name), 1009  # of no chunk a multiple
 
     def function(scores, relevance, segments):
         return loss(scores, relevance, segments=segments, chunk=16)

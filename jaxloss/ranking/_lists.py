@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss import numerics
 from jaxloss._rounding import two_sum
 from jaxloss._rows import by_rows
 from jaxloss._softmax import surprise_of_class
@@ -114,26 +115,41 @@ def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Arra
     return Lists(items, items)
 
 
-def before(together: Array, *keys: Array) -> Array:
-    """The pairs (i, j) in which i comes first: by the highest key, ties by the next, by place."""
-    place = jnp.arange(together.shape[-1])
-    before = place[:, None] < place[None, :]
-    for key in reversed(keys):
-        left, right = key[..., :, None], key[..., None, :]
-        before = (left > right) | ((left == right) & before)
-    return together & before
+def before(lists: Lists, *keys: tuple[Array, Array]) -> Array:
+    """The pairs (i, j) in which i comes first: by the highest key, ties by the next, by place.
+
+    A key is given of the rows and of the items.
+    """
+    first = lists.rows.places[:, None] < lists.items.places[None, :]
+    for of_rows, of_items in reversed(keys):
+        left, right = of_rows[..., :, None], of_items[..., None, :]
+        first = (left > right) | ((left == right) & first)
+    return lists.together & first
 
 
-def ranks_of(before: Array, dtype: Any) -> Array:
-    return (1 + jnp.sum(before, axis=-2, dtype=jnp.int32)).astype(dtype)
+def ranks_of(lists: Lists, *keys: Array, **how: Any) -> Array:
+    """The rank of each item in the order of `before`, from 1."""
+
+    def number_before(lists: Lists, *keys: Array) -> Array:
+        both = zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True)
+        return jnp.sum(lists.apart() & ~before(lists, *both), axis=-1, dtype=jnp.int32)
+
+    return (1 + lists.of_rows(number_before, *keys, met=keys, **how)).astype(lists.scores.dtype)
 
 
-def surprise_among(scores: Array, rivals: Array) -> Array:
+def surprise_among(lists: Lists, rivals: Array) -> Array:
     """-log of the softmax of each item, among itself and its rivals; 0 without any."""
-    items = jnp.arange(scores.shape[-1], dtype=jnp.int32)
-    present = rivals | (items[:, None] == items)
-    logits = jnp.where(present, scores[..., None, :], -jnp.inf)
-    return surprise_of_class(logits, jnp.broadcast_to(items, scores.shape))
+    rows, items = lists.rows.places, lists.items
+    present = rivals | (rows[:, None] == items.places)
+    logits = jnp.where(present, items.scores[..., None, :], -jnp.inf)
+    return surprise_of_class(logits, jnp.broadcast_to(rows, lists.rows.scores.shape))
+
+
+def surprise_in_list(lists: Lists, **how: Any) -> Array:
+    """-log of the softmax of each item in its list."""
+    if lists.items.segments is None:
+        return -numerics.log_softmax(lists.scores, where=lists.items.mask)
+    return lists.of_rows(lambda lists: surprise_among(lists, lists.together), **how)
 
 
 def of_pairs(
@@ -174,7 +190,7 @@ def discount(rank: Array) -> Array:
     return math.log(2) / jnp.log1p(rank)
 
 
-def shares_of(lists: Lists, gains: Array, discounts: Array) -> Array:
+def shares_of(lists: Lists, gains: Array, discounts: Array, **how: Any) -> Array:
     """Gains as shares of the DCG that these discounts make of their list; 0 if that is 0."""
-    total = lists.sum_of_list(gains * discounts)
+    total = lists.sum_of_list(gains * discounts, **how)
     return gains / jnp.where(total == 0, 1, total)

@@ -1,7 +1,7 @@
 """Listwise losses: of the order of a whole list."""
 
 import math
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxloss.domains import (
     positive,
 )
 from jaxloss.ranking._lists import (
+    Lists,
     before,
     discount,
     gains_of,
@@ -27,6 +28,7 @@ from jaxloss.ranking._lists import (
     ranks_of,
     shares_of,
     surprise_among,
+    surprise_in_list,
 )
 from jaxloss.traits import (
     bounded,
@@ -51,6 +53,7 @@ def softmax(
     *,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it first, to rank a list in which few items are relevant: one softmax over the list.
@@ -66,12 +69,15 @@ def softmax(
         relevance: How much each item should be at the top, at least 0.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: With segments, how many items to compare with all others at once, so that no array
+            of all pairs exists; without them none does.
 
     Returns:
         The loss of each list in nats, times its relevance; with segments their mean.
 
     Raises:
-        ValueError: If relevance, mask or segments do not fit the scores.
+        ValueError: If relevance, mask or segments do not fit the scores, or the chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> softmax([[0.0, 0.0], [80.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]])
@@ -83,8 +89,9 @@ def softmax(
     """
     if segments is not None:
         lists = lists_of(scores, relevance, mask, segments)
-        surprise = surprise_among(lists.scores, lists.together)
-        return lists.mean_of_lists(numerics.multiply_no_nan(lists.relevance, surprise))
+        how: Any = {"who": "jaxloss.ranking.softmax", "chunk": chunk}
+        surprise = surprise_in_list(lists, **how)
+        return lists.mean_of_lists(numerics.multiply_no_nan(lists.relevance, surprise), **how)
     if mask is not None:
         scores, relevance = jnp.where(mask, scores, -jnp.inf), jnp.where(mask, relevance, 0)
     return surprise_of_distribution(scores, relevance)
@@ -103,6 +110,7 @@ def poly1_softmax(
     epsilon: Real[ArrayLike, ""] = 1.0,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it like the softmax, to pull more (or less) at items that it already ranks well.
@@ -120,12 +128,15 @@ def poly1_softmax(
         epsilon: What is added to the weight of the first term; below 0 it softens the pull.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: With segments, how many items to compare with all others at once, so that no array
+            of all pairs exists; without them none does.
 
     Returns:
         The loss of each list; with segments their mean.
 
     Raises:
-        ValueError: If relevance, mask or segments do not fit the scores.
+        ValueError: If relevance, mask or segments do not fit the scores, or the chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> poly1_softmax([0.0, 0.0], [1.0, 0.0], epsilon=2.0)  # log 2 + 2 (1 - 1/2)
@@ -135,12 +146,13 @@ def poly1_softmax(
         Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Losses*, 2022.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    surprise = surprise_among(lists.scores, lists.together)
-    total = lists.sum_of_list(lists.relevance)
+    how: Any = {"who": "jaxloss.ranking.poly1_softmax", "chunk": chunk}
+    surprise = surprise_in_list(lists, **how)
+    total = lists.sum_of_list(lists.relevance, **how)
     share = lists.relevance / jnp.where(total == 0, 1, total)
     missed = -jnp.expm1(-surprise)  # 1 - p, with the digits that p rounds away
     costs = numerics.multiply_no_nan(lists.relevance, surprise) + epsilon * share * missed
-    return lists.mean_of_lists(costs)
+    return lists.mean_of_lists(costs, **how)
 
 
 @loss(
@@ -158,6 +170,7 @@ def unique_softmax(
     gain: Literal["exponential", "linear"] = "exponential",
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it for graded relevance: each item competes with the less relevant ones alone.
@@ -175,12 +188,15 @@ def unique_softmax(
         gain: "exponential", $2^y - 1$; or "linear", the relevance itself.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to compare with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list in nats, times its gains; with segments their mean.
 
     Raises:
-        ValueError: If relevance, mask or segments do not fit the scores.
+        ValueError: If relevance, mask or segments do not fit the scores, or the chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> unique_softmax([0.0, 0.0, 0.0], [2.0, 1.0, 0.0])  # 3 log 3 + 1 log 2
@@ -190,8 +206,9 @@ def unique_softmax(
         Zhu and Klabjan, *Listwise Learning to Rank by Exploring Unique Ratings*, 2020.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    surprise = surprise_among(lists.scores, lists.should_lead())
-    return lists.mean_of_lists(gains_of(lists.relevance, gain) * surprise)
+    how: Any = {"who": "jaxloss.ranking.unique_softmax", "chunk": chunk}
+    surprise = lists.of_rows(lambda lists: surprise_among(lists, lists.should_lead()), **how)
+    return lists.mean_of_lists(gains_of(lists.relevance, gain) * surprise, **how)
 
 
 @loss(
@@ -209,6 +226,7 @@ def list_mle(
     key: Array | None = None,
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it when the whole order of a list is known and counts down to the last item.
@@ -228,12 +246,15 @@ def list_mle(
         key: A `jax.random` key that breaks ties; without one, ties keep the order of the list.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to compare with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list in nats, summed over its items; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, mask or segments do not fit the scores.
+        ValueError: If relevance, mask or segments do not fit the scores, or the chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> list_mle([0.0, 0.0, 0.0], [1.0, 3.0, 2.0])  # log 3 + log 2
@@ -243,9 +264,15 @@ def list_mle(
         Xia et al., *Listwise Approach to Learning to Rank: Theory and Algorithm*, 2008.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    lots = [] if key is None else [jax.random.permutation(key, scores.shape[-1])]
-    behind = before(lists.together, lists.relevance, *lots)
-    return lists.mean_of_lists(surprise_among(lists.scores, behind))
+    lots = lists.items.places if key is None else jax.random.permutation(key, scores.shape[-1])
+    lots = jnp.broadcast_to(-lots, scores.shape)
+
+    def surprise(lists: Lists, mine: Array, lots: Array) -> Array:
+        keys = (lists.rows.relevance, lists.items.relevance), (mine, lots)
+        return surprise_among(lists, before(lists, *keys))
+
+    how: Any = {"who": "jaxloss.ranking.list_mle", "chunk": chunk}
+    return lists.mean_of_lists(lists.of_rows(surprise, lots, met=(lots,), **how), **how)
 
 
 @loss(
@@ -265,6 +292,7 @@ def approx_ndcg(
     gain: Literal["exponential", "linear"] = "exponential",
     mask: Bool[ArrayLike, "*batch items"] | None = None,
     segments: Int[ArrayLike, "*batch items"] | None = None,
+    chunk: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it to train on what is reported: 1 less NDCG, with ranks made smooth by a temperature.
@@ -283,13 +311,16 @@ def approx_ndcg(
         gain: "exponential", $2^y - 1$; or "linear", the relevance itself.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
+        chunk: How many items to compare with all others at once, so that no array of all pairs
+            exists; without it one does.
 
     Returns:
         The loss of each list, between 0 and 1; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, mask or segments do not fit the scores, or the temperature is a
-            number that is not above 0.
+        ValueError: If relevance, mask or segments do not fit the scores, the temperature is a
+            number that is not above 0, or the chunk is below 1.
+        TypeError: If the chunk is not an integer.
 
     Example:
         >>> approx_ndcg([0.0, 90.0, 80.0], [1.0, 0.0, 0.0])  # third: 1 - 1 / log2(4)
@@ -300,12 +331,22 @@ def approx_ndcg(
         Retrieval Measures*, 2010.
     """
     lists = lists_of(scores, relevance, mask, segments)
+    how: Any = {"who": "jaxloss.ranking.approx_ndcg", "chunk": chunk}
     gains = gains_of(lists.relevance, gain)
-    leads = before(lists.together, gains, lists.scores)
-    overtaken = of_pairs(lambda gap: numerics.sigmoid(-gap / temperature), lists, leads)
+
+    def overtaken(lists: Lists, mine: Array, gains: Array) -> Array:
+        """How far others are ahead of an item that should lead, less how far it is of others."""
+        leads = before(lists, (mine, gains), (lists.rows.scores, lists.items.scores))
+        sign = jnp.where(leads, 1, -1).astype(gains.dtype)
+
+        def share(gap: Array) -> Array:
+            return sign * numerics.sigmoid(-sign * gap / temperature)
+
+        return jnp.sum(of_pairs(share, lists, lists.apart()), axis=-1)
+
     # Ranks are kept as the best rank and the distance from it, which may be tiny.
-    best = ranks_of(leads, gains.dtype)
-    behind = jnp.sum(overtaken, axis=-1) - jnp.sum(overtaken, axis=-2)
+    best = ranks_of(lists, gains, lists.scores, **how)
+    behind = lists.of_rows(overtaken, gains, met=(gains,), **how)
     log_best, log_ratio = jnp.log1p(best), jnp.log1p(behind / (1 + best))
     lost = math.log(2) * log_ratio / (log_best * (log_best + log_ratio))
-    return lists.mean_of_lists(shares_of(lists, gains, discount(best)) * lost)
+    return lists.mean_of_lists(shares_of(lists, gains, discount(best), **how) * lost, **how)

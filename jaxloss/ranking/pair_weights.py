@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxloss import numerics
 from jaxloss.declaration import ArrayLike
-from jaxloss.ranking._lists import Lists, before, discount, gains_of, lists_of, ranks_of, shares_of
+from jaxloss.ranking._lists import Lists, discount, gains_of, lists_of, ranks_of, shares_of
 
 _GAINS = ("exponential", "linear")
 
@@ -21,7 +21,7 @@ def _worth(lists: Lists, gain: str, top: int | None, normalize: bool) -> Array:
     gains = gains_of(lists.relevance, gain)
     if not normalize:
         return gains
-    best = ranks_of(before(lists.together, gains), gains.dtype)
+    best = ranks_of(lists, gains)
     return shares_of(lists, gains, _cut(discount(best), best, top))
 
 
@@ -146,7 +146,7 @@ def dcg_weights(
         Array([0.5      , 0.1309298, 0.       ], dtype=float32)
     """
     lists = _at_the_door("dcg_weights", scores, relevance, mask, segments, gain)
-    ranks = ranks_of(before(lists.together, lists.scores), lists.scores.dtype)
+    ranks = ranks_of(lists, lists.scores)
     discounts = _cut(discount(ranks), ranks, top)
     return _distances(lists, _worth(lists, gain, top, normalize)) * _distances(lists, discounts)
 
@@ -191,7 +191,7 @@ def dcg2_weights(
         Array([0.1309298, 0.3690702, 0.       ], dtype=float32)
     """
     lists = _at_the_door("dcg2_weights", scores, relevance, mask, segments, gain)
-    ranks = ranks_of(before(lists.together, lists.scores), lists.scores.dtype)
+    ranks = ranks_of(lists, lists.scores)
     apart = jnp.maximum(_distances(lists, ranks), 1)
     steps = discount(apart) - discount(apart + 1)
     if top is not None:

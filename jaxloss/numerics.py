@@ -329,9 +329,11 @@ def _exp_and_rest(x, axis):
     exps = jnp.exp(jnp.minimum(x - jnp.clip(m, -largest, largest), 0))
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
-    others = jnp.sum(terms - jnp.floor(terms), axis, keepdims=True)  # all that are not 1
-    # A sum below 2 has one maximum, whose 1 is what `others` lacks. Above, no digit is at risk.
-    return m, exps, jnp.where(jnp.isfinite(m) & (whole < 2), others, whole - 1)
+    # Below a sum of 3/2 only the maximum is above 1/2. It is left out whatever it is: where x is a
+    # product, a fused multiply-add may leave something of it in x - m.
+    most = jnp.floor(terms + 0.5) * lax.stop_gradient(terms)
+    others = jnp.sum(terms - most, axis, keepdims=True)
+    return m, exps, jnp.where(jnp.isfinite(m) & (whole < 1.5), others, whole - 1)
 
 
 # Under jit, `jax_debug_nans` does not see what becomes of the rows of infinities on the way.

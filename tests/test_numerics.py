@@ -217,6 +217,17 @@ def test_in_a_scan_second_derivatives_are_those_outside(name):
     np.testing.assert_allclose(inside, 2 * outside, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("divisor", [3.0, 1.3, 0.7])
+def test_a_product_is_as_good_as_a_number(divisor):
+    """Compiled with what made it, x may have another last place where its maximum is taken off."""
+    generator = np.random.default_rng(2)
+    x = (10.0 ** generator.uniform(0, 1.5, (50, 1)) * generator.normal(size=(50, 4))).astype("f")
+    for function in (numerics.logsumexp, numerics.softmax, numerics.log_softmax):
+        expected = function(jnp.asarray(x / np.float32(divisor)))
+        got = jax.jit(lambda x, f=function: f(x / divisor))(x)
+        np.testing.assert_allclose(got, expected, rtol=2e-5)
+
+
 def test_tiny_results_are_kept():
     small = jnp.float32(-80)
     exact = exact_map(mpmath.exp, small)

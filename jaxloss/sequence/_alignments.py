@@ -145,77 +145,74 @@ class _Leaving(NamedTuple):
     """How alignments leave the lattice, from terms that are all positive."""
 
     outside: Array  # (examples, 1, classes): neither the blank nor any label
-    first: Array  # (examples, slots): the first label of its class
-    ways: Array  # (examples, slots, slots): from label n, the class of slot m leaves, if first
-    chance: Array  # (frames, examples, slots): the probability of each slot
-    from_label: Array  # (frames, examples, slots): the probability to leave
+    part: Array  # (examples, slots): of the label in its class, which may come several times
+    ways: Array  # (examples, slots, slots): that part where, from label n, the class leaves
+    of_blank: Array  # (frames, examples, 1): the probability of the blank
+    of_label: Array  # (frames, examples, slots): those of the labels
+    of_leaving: Array  # (frames, examples, slots): that to leave from a label
 
 
 def _leaving(lattice: _Lattice, softmax: Array) -> _Leaving:
-    ids, is_label = lattice.ids, lattice.is_label
-    classes = jnp.arange(softmax.shape[-1])
-    outside = jnp.all(ids[..., None] != classes, axis=1)[:, None]
-    same = ids[:, :, None] == ids[:, None]
-    first = is_label & ~jnp.any(jnp.tril(same, -1), axis=-1)
+    ids, is_label, highest = lattice.ids, lattice.is_label, lax.Precision.HIGHEST
+    one_hot = (ids[..., None] == jnp.arange(softmax.shape[-1])).astype(softmax.dtype)
+    slots_of_class = jnp.sum(one_hot, axis=1)
+    part = is_label / jnp.einsum("bnk,bk->bn", one_hot, slots_of_class, precision=highest)
+    outside = slots_of_class[:, None] == 0
     following = _next_slot(jnp.where(is_label, ids, -1), -1)
-    ways = first[:, None] & ~same & (following[:, :, None] != ids[:, None])
-    ways = ways.astype(softmax.dtype)
-    chance = lattice.chance.plain
-    rest = jnp.swapaxes(jnp.sum(jnp.where(outside, softmax, 0), axis=-1, keepdims=True), 0, 1)
-    highest = lax.Precision.HIGHEST
-    others = jnp.einsum("tbm,bnm->tbn", chance, ways, precision=highest)
-    return _Leaving(outside, first, ways, chance, rest + others)
+    leaves = (ids[:, :, None] != ids[:, None]) & (following[:, :, None] != ids[:, None])
+    ways = jnp.where(leaves, part[:, None], 0)
+    chosen = _frames_first(jnp.take_along_axis(softmax, ids[:, None], axis=-1))
+    of_label = jnp.where(is_label, chosen, 0)
+    rest = _frames_first(jnp.sum(jnp.where(outside, softmax, 0), axis=-1, keepdims=True))
+    others = jnp.einsum("tbm,bnm->tbn", of_label, ways, precision=highest)
+    return _Leaving(outside, part, ways, chosen[..., :1], of_label, rest + others)
 
 
 def _wrong_endings(lattice: _Lattice, leaving: _Leaving, keep: bool) -> tuple[Array, Any]:
     """The mass of the wrong alignments; to keep, that of their endings from each state."""
-    jumps, is_label = lattice.jumps, lattice.is_label
+    jumps = lattice.jumps
 
     def step(endings: tuple[Array, Array], frame: Any) -> tuple[tuple[Array, Array], Any]:
-        chance, leave, counts = frame
-        of_label = jnp.where(is_label, chance, 0)
-        pause, stay = endings[0] * chance[:, :1], endings[1] * of_label
+        of_blank, of_label, leave, counts = frame
+        pause, stay = endings[0] * of_blank, endings[1] * of_label
         go = _next_slot(stay, 0)
         blank = pause + go + (leave + jnp.where(jumps, of_label, 0))
         label = stay + pause + jnp.where(jumps, go, 0) + leave
         return _if(counts, (blank, label), endings), endings if keep else None
 
-    end = jnp.where(lattice.is_last, 0, jnp.ones((), leaving.chance.dtype))
-    frames = (leaving.chance, leaving.from_label, lattice.counts)
+    end = jnp.where(lattice.is_last, 0, jnp.ones((), leaving.of_label.dtype))
+    frames = (leaving.of_blank, leaving.of_label, leaving.of_leaving, lattice.counts)
     (wrong, _), endings = lax.scan(step, (end, end), frames, reverse=True)
     return wrong[:, 0], endings
 
 
-def _shares(
-    lattice: _Lattice, leaving: _Leaving, endings: Any, wrong: Array, posterior: Array
+def _wrong_shares(
+    lattice: _Lattice, leaving: _Leaving, endings: Any, likely: Array
 ) -> tuple[Array, Array]:
-    """The share of the wrong alignments in each slot less that of the right ones.
+    """The share of the wrong alignments in each slot, and in each class outside the lattice.
 
-    And the share of those that have left, or are about to, in each class outside the lattice.
+    Of the examples that are not likely, it is 0.
     """
-    jumps, is_label = lattice.jumps, lattice.is_label
+    jumps = lattice.jumps
 
     def step(before: tuple[Array, ...], frame: Any) -> tuple[tuple[Array, ...], Any]:
         blank, label, gone = before
-        chance, leave, counts, (wrong_blank, wrong_label) = frame
-        of_label = jnp.where(is_label, chance, 0)
-        from_blank = leave + jnp.where(jumps, of_label, 0)
-        leaves = jnp.sum(blank * from_blank + label * leave, axis=-1, keepdims=True)
+        of_blank, of_label, leave, counts, (wrong_blank, wrong_label) = frame
+        both, from_blank = blank + label, jnp.where(jumps, of_label, 0)
+        leaves = jnp.sum(both * leave + blank * from_blank, axis=-1, keepdims=True)
         onward = _to_next_slot(blank + jnp.where(jumps, label, 0))
-        after = (blank + label) * chance[:, :1], (label + onward) * of_label, gone + leaves
-        after = _if(counts, after, before)
-        through = _with_blank(after[0] * wrong_blank, after[1] * wrong_label)
-        return after, (through, blank, blank + label, gone)
+        after = both * of_blank, (label + onward) * of_label, gone + leaves
+        share = after[1] * wrong_label + blank * from_blank
+        share = _with_blank(after[0] * wrong_blank, share)
+        return _if(counts, after, before), (share, both, gone)
 
-    start = lattice.at_start.astype(wrong.dtype)
+    start = (lattice.at_start & likely[:, None]).astype(leaving.of_label.dtype)
     start = (start, jnp.zeros_like(start), jnp.zeros_like(start[:, :1]))
-    frames = (leaving.chance, leaving.from_label, lattice.counts, endings)
-    _, (through, blank, both, gone) = lax.scan(step, start, frames)
-    highest = lax.Precision.HIGHEST
-    others = gone + jnp.einsum("tbn,bnm->tbm", both, leaving.ways, precision=highest)
-    of_label = jnp.where(leaving.first, others, 0) + jnp.where(jumps & is_label, blank, 0)
-    left = jnp.where(is_label, of_label, jnp.where(lattice.at_start, gone, 0))
-    share = (through - wrong[:, None] * posterior) + leaving.chance * left
+    frames = (leaving.of_blank, leaving.of_label, leaving.of_leaving, lattice.counts, endings)
+    _, (share, both, gone) = lax.scan(step, start, frames)
+    others = jnp.einsum("tbn,bnm->tbm", both, leaving.ways, precision=lax.Precision.HIGHEST)
+    of_left = leaving.of_label * (leaving.part * gone + others)
+    share += jnp.where(lattice.at_start, leaving.of_blank * gone, of_left)
     return share, gone + jnp.sum(both, axis=-1, keepdims=True)
 
 
@@ -240,21 +237,16 @@ def _value_and_gradient(
     def with_wrong() -> tuple[Array, ...]:
         leaving = _leaving(lattice, softmax())
         wrong, endings = _wrong_endings(lattice, leaving, keep=True)
-        share, ended = _shares(lattice, leaving, endings, wrong, posterior)
-        return (
-            wrong,
-            jnp.where(likely[:, None], share, -posterior),
-            jnp.where(likely[:, None], ended, 1),
-            leaving.outside | ~likely[:, None, None],
-        )
+        return wrong, *_wrong_shares(lattice, leaving, endings, likely), leaving.outside
 
     def without() -> tuple[Array, ...]:
-        ones = jnp.ones_like(posterior[..., :1])
-        every = jnp.ones((len(logits), 1, logits.shape[-1]), bool)
-        return jnp.zeros_like(right.mantissa), -posterior, ones, every
+        zeros, every = jnp.zeros_like(posterior), jnp.ones((len(logits), 1, logits.shape[-1]), bool)
+        return jnp.zeros_like(right.mantissa), zeros, zeros[..., :1], every
 
-    wrong, share, ended, plain = lax.cond(jnp.any(likely), with_wrong, without)
-    gradient = jnp.where(plain, softmax() * _frames_first(ended), 0)
+    wrong, share, left, outside = lax.cond(jnp.any(likely), with_wrong, without)
+    share -= jnp.where(likely, wrong, 1)[:, None] * posterior
+    likely = likely[:, None, None]
+    gradient = softmax() * jnp.where(likely, jnp.where(outside, _frames_first(left), 0), 1)
     gradient += _of_classes(share, lattice.ids, logits.shape[-1])
     is_counted = (right.exponent > NOTHING / 2)[:, None, None]
     is_counted = is_counted if counts is None else is_counted & counts

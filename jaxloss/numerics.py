@@ -169,7 +169,9 @@ def softplus(x: Array) -> Array:
     >>> float(softplus(-jnp.inf)), float(jax.grad(softplus)(0.0))
     (0.0, 0.5)
     """
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    tail = jnp.log1p(jnp.exp(jnp.where(x < 0, x, -x)))
+    # A choice comes last: XLA on CPU takes a last sum apart, and writes both terms out before it.
+    return jnp.where(x < 0, tail, x + tail)
 
 
 @softplus.defjvp
@@ -246,19 +248,21 @@ def hypot1m1(x: Array) -> Array:
     (0.25, 0.6)
     """
     magnitude = jnp.abs(x)
-    root, inverse = _hypot1_scaled(x)
-    return magnitude * jnp.where(magnitude < 1, magnitude / (1 + root), 1 / (inverse + root))
+    near, root, inverse = _hypot1_scaled(x)
+    return magnitude * jnp.where(near, magnitude / (1 + root), 1 / (inverse + root))
 
 
 def _hypot1_scaled(x):
-    """sqrt(1 + x^2) / max(1, |x|), where no square overflows, and 1 / max(1, |x|)."""
-    inverse = 1 / jnp.maximum(jnp.abs(x), 1)
-    return jnp.sqrt(1 + jnp.square(jnp.minimum(jnp.abs(x), inverse))), inverse
+    """Whether |x| < 1, sqrt(1 + x^2) / max(1, |x|) without overflow, and 1 / max(1, |x|)."""
+    near = jnp.abs(x) < 1
+    inverse = 1 / jnp.where(near, 1, jnp.abs(x))
+    return near, jnp.sqrt(1 + jnp.square(jnp.where(near, x, inverse))), inverse
 
 
 @jax.custom_jvp
 def _hypot1_slope(x):
-    return jnp.clip(x, -1, 1) / _hypot1_scaled(x)[0]
+    near, root, _ = _hypot1_scaled(x)
+    return jnp.where(near, x, jnp.sign(x)) / root
 
 
 @_hypot1_slope.defjvp
@@ -321,19 +325,21 @@ def _exp_and_rest(x, axis):
     """The maximum m of each row, exp(x - m), and the sum of that less the 1 of one maximum.
 
     XLA on CPU fuses these sums with their terms as long as they are plain arithmetic and share
-    none: a comparison, or the same exp in both, would be written to memory first.
+    none: a comparison, or the same exp in both, would be written to memory first. As everything
+    here, it has the right slope by itself too: a scan that is differentiated forgets the rules.
     """
-    m = jnp.max(x, axis, keepdims=True, initial=-jnp.inf)
+    m = lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
     largest = float(jnp.finfo(x.dtype).max)
     # Clipped, an infinite m gives a row of 0, with 1 for each +inf, and never inf - inf.
-    exps = jnp.exp(jnp.minimum(x - jnp.clip(m, -largest, largest), 0))
+    exps = jnp.exp(jnp.minimum(x, largest) - jnp.clip(m, -largest, largest))
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
     # Below a sum of 3/2 only the maximum is above 1/2. It is left out whatever it is: where x is a
     # product, a fused multiply-add may leave something of it in x - m.
     most = jnp.floor(terms + 0.5) * lax.stop_gradient(terms)
     others = jnp.sum(terms - most, axis, keepdims=True)
-    return m, exps, jnp.where(jnp.isfinite(m) & (whole < 1.5), others, whole - 1)
+    rest = jnp.where(jnp.isfinite(m) & (whole < 1.5), others, whole - 1)
+    return m, exps, jnp.where(m == -jnp.inf, 0, rest)
 
 
 # Under jit, `jax_debug_nans` does not see what becomes of the rows of infinities on the way.
@@ -354,7 +360,7 @@ def _logsumexp_jvp(axis, primals, tangents):
 @functools.partial(jax.jit, static_argnums=1)
 def _softmax(x, axis):
     _, exps, rest = _exp_and_rest(x, axis)
-    return exps / (1 + jnp.maximum(rest, 0))  # the rest of a row of -inf is -1
+    return exps / (1 + rest)
 
 
 @_softmax.defjvp
@@ -368,7 +374,8 @@ def _softmax_jvp(axis, primals, tangents):
 @functools.partial(jax.jit, static_argnums=1)
 def _log_softmax(x, axis):
     m, _, rest = _exp_and_rest(x, axis)
-    below = jnp.where(x == m, 0, x - m)
+    below = jnp.where(x == m, x - lax.stop_gradient(x), x - m)  # 0 at the top, with its slope
+    below = jnp.where((x == m) & ~jnp.isfinite(m), 0, below)
     return jnp.where(m == -jnp.inf, -jnp.inf, below - jnp.log1p(rest))
 
 

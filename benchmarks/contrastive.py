@@ -1,8 +1,9 @@
 """Contrastive losses without the square: time and memory beside the naive forms.
 
-Run it with `python benchmarks/contrastive.py [--rounds 5]`; it writes `benchmarks/contrastive.md`.
-Everything is `value_and_grad` for both sets and the temperature, run in turn; a ratio is the
-median over the rounds, with that of the shortest times in brackets.
+Run it with `python benchmarks/contrastive.py [CLIP SigLIP InfoNCE] [--sizes 4096 8192 16384]`; it
+writes `benchmarks/contrastive.md`, and keeps there the rows that it has not measured. Everything is
+`value_and_grad` of the mean for both sets and the temperature, run in turn; a ratio is the median
+over the rounds, with that of the shortest times in brackets.
 """
 
 import argparse
@@ -54,12 +55,21 @@ FAMILIES = {
 }
 
 
-def compare(name, size, dim, rounds):
+SIZES = {4096: 256, 8192: 512, 16384: 512}
+CHUNKS = (512, 256, 128)
+PATH = pathlib.Path(__file__).with_suffix(".md")
+HEADINGS = ["", "set", "time by the naive form's (of the shortest)", "MiB", "of the naive's"]
+
+
+def compare(name, size, rounds):
     naive, loss = FAMILIES[name]
+    shape = (size, SIZES[size])
     keys = jax.random.split(jax.random.key(0), 2)
-    data = [jax.random.normal(key, (size, dim)) for key in keys] + [jnp.float32(0.07)]
-    forms = {f"{name}, naive": naive, f"`{loss.__name__}`": ours(loss)}
-    for chunk in (512, 128):
+    data = [jax.random.normal(key, shape) for key in keys] + [jnp.float32(0.07)]
+    forms = {f"{name}, naive": naive}
+    if size < max(SIZES):  # a matter of minutes and of a second naive form's memory
+        forms[f"`{loss.__name__}`"] = ours(loss)
+    for chunk in CHUNKS:
         forms[f"`{loss.__name__}`, chunk {chunk}"] = ours(loss, chunk=chunk)
     programs, _ = compile_all([jax.value_and_grad(f, (0, 1, 2)) for f in forms.values()], *data)
     times = interleaved(programs, *data, rounds=rounds)
@@ -69,31 +79,42 @@ def compare(name, size, dim, rounds):
         own = program.memory_analysis().temp_size_in_bytes
         shortest = min(mine) / min(times[0])
         rows.append([
-            form, f"{size} x {dim}", f"{ratio(mine, times[0]):.2f} ({shortest:.2f})",
+            form, " x ".join(map(str, shape)), f"{ratio(mine, times[0]):.2f} ({shortest:.2f})",
             f"{own / MIB:.0f}", f"1/{memory / own:.1f}",
         ])  # fmt: skip
         print(*rows[-1], sep=" | ", flush=True)
     return rows
 
 
+def measured_before():
+    """The rows of the page, by form and set."""
+    lines = PATH.read_text().splitlines() if PATH.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "/" in line]
+    return {tuple(row[:2]): row for row in rows if len(row) == len(HEADINGS)}
+
+
+def place(row):
+    """Families in order, then sizes, then forms as they came."""
+    of_family = [name.lower() in row[0].lower().replace("_", "") for name in FAMILIES]
+    return of_family[::-1], int(row[1].split()[0])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--largest", type=int, default=16384)
+    parser.add_argument("names", nargs="*", help="of CLIP, SigLIP, InfoNCE; all by default")
+    parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    load, rows = os.getloadavg()[0], []
-    for name in FAMILIES:
-        for size, dim in ((4096, 256), (8192, 512), (16384, 512)):
-            if size <= options.largest:
-                rows += compare(name, size, dim, options.rounds)
-    headings = ["", "set", "time by the naive form's (of the shortest)", "MiB", "of the naive's"]
+    load, rows = os.getloadavg()[0], measured_before()
+    for name in options.names or FAMILIES:
+        for size in options.sizes:
+            rows |= {tuple(row[:2]): row for row in compare(name, size, options.rounds)}
     text = (
         "# Contrastive losses without the square\n\n"
         f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax "
         f"{jax.__version__}, optax {optax.__version__}; load {load:.1f} when it began.\n\n"
     )
-    path = pathlib.Path(__file__).with_suffix(".md")
-    path.write_text(text + markdown(headings, rows) + "\n")
+    PATH.write_text(text + markdown(HEADINGS, sorted(rows.values(), key=place)) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,5 +29,12 @@ def two_product(a: Array, b: Array) -> tuple[Array, Array]:
     return product, _finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2)
 
 
+def two_quotient(a: Array, b: Array) -> tuple[Array, Array]:
+    """The rounded a / b, and what rounding took, itself rounded."""
+    ratio = lax.optimization_barrier(a / b)
+    product, lost = two_product(ratio, b)
+    return ratio, _finite(((a - product) - lost) / b)
+
+
 def _finite(lost: Array) -> Array:
     return lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))

@@ -26,7 +26,7 @@ from jaxloss._exponentials import (
     log1p_excess,
     log1p_ratio,
 )
-from jaxloss._rounding import two_sum
+from jaxloss._rounding import two_quotient, two_sum
 from jaxloss._schedule import anew
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
@@ -180,23 +180,38 @@ def kl_log(
     return jnp.sum(_surprise_of_log(log_prediction, log_target), axis=-1)
 
 
-def _log_ratio(logits: Array, target_logits: Array) -> tuple[Array, Array, Array]:
+def _softmax(logits: Array, temperature: Array) -> Array:
+    """softmax(logits / temperature), of exponents that have not been rounded."""
+    scaled = logits / temperature
+    out = numerics.softmax(scaled)
+    top = jnp.argmax(logits, axis=-1, keepdims=True)
+    below, lost = two_sum(logits, -jnp.take_along_axis(logits, top, axis=-1))
+    below, rest = two_quotient(below, temperature)
+    used = scaled - jnp.take_along_axis(scaled, top, axis=-1)
+    lost = jnp.where(out > 0, (below - used) + (rest + lost / temperature), 0)
+    return out * (1 + jax.lax.stop_gradient(lost))
+
+
+def _log_ratio(
+    logits: Array, target_logits: Array, temperature: Array
+) -> tuple[Array, Array, Array]:
     """q, log(q / p) (0 where q is 0) and KL(q || p), with all digits where p is close to q."""
-    q = numerics.softmax(target_logits)
+    q = _softmax(target_logits, temperature)
     dead = target_logits == -jnp.inf
-    away = jnp.where(dead, 0, numerics.log_softmax(target_logits)) - jnp.where(
-        dead, 0, numerics.log_softmax(logits)
+    away = jnp.where(dead, 0, numerics.log_softmax(target_logits / temperature)) - jnp.where(
+        dead, 0, numerics.log_softmax(logits / temperature)
     )
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
     raw, lost = two_sum(jnp.where(dead, 0, target_logits), -jnp.where(dead, 0, logits))
     first = jnp.argmin(dead, axis=-1, keepdims=True)
-    shift = raw - jnp.take_along_axis(raw, first, axis=-1)
+    shift = (raw - jnp.take_along_axis(raw, first, axis=-1)) / temperature
     alike = jnp.where(dead, logits == -jnp.inf, jnp.abs(shift) < 0.5)
     close = jnp.all(alike, axis=-1, keepdims=True)
     live = close & ~dead
-    shift = jnp.where(live, shift + (lost - jnp.take_along_axis(lost, first, axis=-1)), 0)
-    distance = jnp.where(live, shift - jnp.sum(q * shift, axis=-1, keepdims=True), 0)
+    lost = (lost - jnp.take_along_axis(lost, first, axis=-1)) / temperature
+    distance = numerics.less_mean(jnp.where(live, shift + lost, 0), q, -1)
+    distance = jnp.where(live, distance, 0)
     near = jnp.log1p(jnp.sum(q * exp_excess(-distance), axis=-1, keepdims=True))
     # Far from each other each class is counted with p - q more, which sums to 0: no term is
     # negative then, so none cancels another.
@@ -205,27 +220,33 @@ def _log_ratio(logits: Array, target_logits: Array) -> tuple[Array, Array, Array
     terms = jnp.where(
         gentle,
         q * exp_excess(-jnp.where(gentle, away, 0)),
-        jnp.where(q == 0, 0, q * away) + (numerics.softmax(logits) - q),
+        jnp.where(q == 0, 0, q * away) + (_softmax(logits, temperature) - q),
     )
     far = jnp.sum(terms, axis=-1, keepdims=True)
     return q, ratio, jnp.where(close, near, far)
 
 
 @jax.custom_jvp
-def _kl_of_logits(logits: Array, target_logits: Array) -> Array:
-    return _log_ratio(logits, target_logits)[2][..., 0]
+def _kl_of_logits(logits: Array, target_logits: Array, temperature: Array) -> Array:
+    return _log_ratio(logits, target_logits, temperature)[2][..., 0]
 
 
 @_kl_of_logits.defjvp
 def _kl_of_logits_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (logits, target_logits), (to_logits, to_target) = primals, tangents
-    q, ratio, value = _log_ratio(logits, target_logits)
+    (logits, target_logits, temperature), (to_logits, to_target, to_temperature) = primals, tangents
+    q, ratio, value = _log_ratio(logits, target_logits, temperature)
     near = jnp.abs(ratio) < 1
     closer = q * jnp.expm1(jnp.where(near, -ratio, 0))
-    missed = jnp.where(near & (q > 0), closer, numerics.softmax(logits) - q)
+    missed = jnp.where(near & (q > 0), closer, _softmax(logits, temperature) - q)
     wrong = jnp.where(q == 0, 0, q * (ratio - value))
+    # A higher temperature moves each logit towards 0; one of -inf stays where it is.
+    cooler = to_temperature / temperature
+    to_logits, to_target = (
+        change - jnp.where(jnp.isinf(x), 0, x) * cooler
+        for change, x in ((to_logits, logits), (to_target, target_logits))
+    )
     tangent = jnp.sum(missed * to_logits + wrong * to_target, axis=-1)
-    return value[..., 0], tangent
+    return value[..., 0], tangent / temperature
 
 
 @loss(
@@ -276,7 +297,7 @@ def kl_logits(
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
     """
     logits, target_logits = _keep(mask, -jnp.inf, logits, target_logits)
-    return _kl_of_logits(logits / temperature, target_logits / temperature)
+    return _kl_of_logits(logits, target_logits, jnp.asarray(temperature, logits.dtype))
 
 
 @loss(
@@ -601,6 +622,17 @@ def hellinger(
     return numerics.norm(_root_difference(prediction, target)) * 0.5**0.5
 
 
+def _normalized(amounts: Array) -> tuple[Array, Array]:
+    """The shares of amounts, and their logarithms, also that of a share close to 1."""
+    top = jnp.argmax(amounts, axis=-1, keepdims=True) == jnp.arange(amounts.shape[-1])
+    rest = jnp.sum(jnp.where(top, 0, amounts), axis=-1, keepdims=True)
+    total = jnp.max(amounts, axis=-1, keepdims=True) + rest
+    shares = amounts / jnp.where(total == 0, 1, total)
+    largest = top & (amounts > 0)
+    odds = numerics.quotient(rest, jnp.where(largest, amounts, 1))
+    return shares, jnp.where(largest, -jnp.log1p(odds), _log(shares))
+
+
 @loss(log_prediction=log_probability, target=distribution, order=nonnegative_number)
 def renyi(
     log_prediction: Real[ArrayLike, "*batch classes"],
@@ -639,11 +671,10 @@ def renyi(
         van Erven and Harremoës, *Rényi Divergence and Kullback-Leibler Divergence*, 2014.
     """
     log_prediction, target = _keep(mask, 0, log_prediction, target)
-    total = jnp.sum(target, axis=-1, keepdims=True)
-    target = target / jnp.where(total == 0, 1, total)
+    target, log_target = _normalized(target)
     power = order - 1
     ruled_out = (log_prediction == -jnp.inf) & (target > 0)
-    ratio = _less(jnp.where(ruled_out, 0, target), _log(target), log_prediction)
+    ratio = _less(jnp.where(ruled_out, 0, target), log_target, log_prediction)
     mean = jnp.sum(target * ratio, axis=-1, keepdims=True)
     tilt = power * (ratio - mean)
     close = jnp.all((jnp.abs(tilt) < 1) & ~ruled_out | (target == 0), axis=-1)
@@ -654,7 +685,7 @@ def renyi(
         axis=-1,
     )
     near = mean[..., 0] + power * spread * log1p_ratio(jnp.square(power) * spread)
-    logs = _log(target) + power * ratio
+    logs = log_target + power * ratio
     out = jnp.where(power < 0, -jnp.inf, jnp.inf)
     logs = jnp.where(ruled_out, out, logs)
     divisor = jnp.where(power == 0, 1, power)

@@ -37,6 +37,32 @@ def exact_gradient(oracle, named, name):
     return gradient
 
 
+def exact_gradients(oracle, one, names):
+    """The derivative with respect to every entry of the named arguments, one after the other."""
+    return [e for name in names for e in np.ravel(exact_gradient(oracle, one, name))]
+
+
+def last_place(x):
+    """The unit in the last place of float32 of a number."""
+    return mpmath.ldexp(1, max(mpmath.frexp(x)[1], -125) - 24)
+
+
+def changes_of_last_places(oracle, one, names, shown):
+    """How far value and gradient move, at most, as all inputs move by a last place either way."""
+    value, gradient = oracle(**one), exact_gradients(oracle, one, names)
+    generator, largest = np.random.default_rng(3), [0, 0]
+    for _ in range(4):
+        moved = dict(one)
+        for name in names:
+            x = np.asarray(shown[name], np.float32)
+            step = np.where(generator.random(x.shape) < 0.5, -1, 1) * np.spacing(np.abs(x))
+            moved[name] = to_exact(np.float64(x) + step)
+        there = exact_gradients(oracle, moved, names)
+        largest[0] = max(largest[0], abs(oracle(**moved) - value))
+        largest[1] = max([largest[1], *(abs(a - b) for a, b in zip(there, gradient, strict=True))])
+    return largest
+
+
 def _narrow(x):
     """Floats as float32; class ids as they are."""
     return x.astype(np.float32) if x.dtype.kind == "f" else x
@@ -72,15 +98,22 @@ def worst_errors(setting, count=COUNT, loss=None):
         shown = {n: v for n, v in setting.examples(named, (row,)).items()}
         right = np.ravel(setting.case.oracle(**one))
         errors = {"value": np.max(ulp_error(np.ravel(values[row]), right)), "gradient": 0.0}
-        exact, got = [], []
-        for i, gradient in zip(at, gradients, strict=True):
-            exact += [*np.ravel(exact_gradient(setting.case.oracle, one, setting.card.data[i]))]
-            got += [*np.ravel(np.asarray(gradient)[row])]
+        names = [setting.card.data[i] for i in at]
+        exact = exact_gradients(setting.case.oracle, one, names)
+        got = [x for gradient in gradients for x in np.ravel(np.asarray(gradient)[row])]
         largest = max(map(abs, exact), default=0)
+        value_change = gradient_change = 0
+        if setting.case.conditioned:
+            value_change, gradient_change = changes_of_last_places(
+                setting.case.oracle, one, names, shown
+            )
+            errors["value"] /= max(1, float(value_change / last_place(right[0])))
         for g, e in zip(got, exact, strict=True):
             error = ulp_error(g, e)
             if not setting.by_component and np.isfinite(g) and largest:
                 error = min(error, float(abs(float(g) - e) / (largest * 2**-23)))
+            if np.isfinite(error) and gradient_change:
+                error = min(error, float(abs(float(g) - e) / gradient_change))
             errors["gradient"] = max(errors["gradient"], error)
         for kind, error in errors.items():
             if error > worst[kind][0]:

@@ -90,6 +90,14 @@ def test_kl_of_nearly_equal_logits_keeps_its_digits(apart):
     np.testing.assert_allclose(slope, q * np.expm1(-(d + expected)), rtol=1e-5, atol=1e-6 * apart)
 
 
+def test_the_slope_in_the_temperature_is_that_of_differences_also_with_a_mask():
+    logits, target, mask = [1.0, 2.0, 3.0], [2.0, 1.0, 0.0], [True, True, False]
+    for options in ({}, {"mask": mask}):
+        loss = lambda t, o=options: divergence.kl_logits(logits, target, temperature=t, **o)
+        difference = (loss(2.01) - loss(1.99)) / 0.02
+        np.testing.assert_allclose(jax.grad(loss)(2.0), difference, rtol=1e-3)
+
+
 def test_all_forms_of_kl_agree():
     logits, others = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.array([0.0, 1.0, -1.0, 2.0])
     log_p, log_q = jax.nn.log_softmax(logits / 2), jax.nn.log_softmax(others / 2)

@@ -41,6 +41,8 @@ class Case:
         by_component: Whether each component of a gradient is held to its own last place; else,
             where components cancel by nature, to that of the largest component of the example.
             May be a function of the setting.
+        conditioned: Whether an error smaller than what one last place of the inputs changes counts
+            as that: a difference of given logarithms is as uncertain as they are.
     """
 
     oracle: Callable[..., Any]
@@ -49,6 +51,7 @@ class Case:
     extremes: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     ulp: tuple[float, float] = (4, 4)
     by_component: bool | Callable[["Setting"], bool] = True
+    conditioned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

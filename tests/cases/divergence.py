@@ -100,27 +100,60 @@ def log_probabilities(generator, batch):
     return (logits - np.log(np.sum(np.exp(logits), -1, keepdims=True))).astype(np.float32)
 
 
-def sharp_log_probabilities(generator, count):
-    """From undecided to sure; not close to each other, where rounding sums to what is left."""
-    logits = 10.0 ** generator.uniform(0, 1.2, (count, 1)) * generator.normal(size=(count, 4))
+def log_softmax(logits):
     top = np.max(logits, -1, keepdims=True)
     return logits - top - np.log(np.sum(np.exp(logits - top), -1, keepdims=True))
 
 
-def sharp(generator, count):
-    return np.exp(sharp_log_probabilities(generator, count))
+def softmax(logits):
+    return np.exp(log_softmax(logits))
 
 
-def sharp_log_amounts(generator, count):
-    return generator.normal(size=(count, 4)) * 10.0 ** generator.uniform(-3, 1.4, (count, 1))
+def near_and_far(map_logits, predicted, low=0.0, high=1.2):
+    """Predictions and targets from undecided to sure: every other pair nearly equal."""
+
+    def draw(generator, count):
+        def scale():
+            return 10.0 ** generator.uniform(low, high, (count, 1))
+
+        far = scale() * generator.normal(size=(count, 4))
+        generator, other = np.random.default_rng(8), generator
+        near = scale() * generator.normal(size=(count, 4))  # the same for both
+        if predicted:
+            near += 10.0 ** other.uniform(-7, -1, (count, 1)) * other.normal(size=(count, 4))
+        return map_logits(np.where(np.arange(count)[:, None] % 2, near, far))
+
+    return draw
 
 
-def amounts(generator, count):
-    return np.exp(sharp_log_amounts(generator, count))
+def near_and_far_shares(predicted):
+    """Probabilities close to 0, to 1, and to each other."""
+
+    def draw(generator, count):
+        same = np.random.default_rng(8)
+        small = 10.0 ** same.uniform(-6, -0.5, count)
+        apart = 1 + predicted * 10.0 ** generator.uniform(-7, -1, count)
+        from_0 = np.arange(count) % 4 < 2
+        far = 10.0 ** np.where(
+            from_0, generator.uniform(-30, -0.3, count), generator.uniform(-7, -0.3, count)
+        )
+        share = np.where(np.arange(count) % 2, small * apart, far)
+        return np.where(from_0, share, 1 - share)
+
+    return draw
 
 
-def near_and_far_logits(generator, count):
-    return sharp_log_amounts(generator, count)
+def near_numbers(to):
+    """Numbers far from and near to another."""
+
+    def draw(generator, count):
+        far = generator.normal(size=(count, 5)) * 10.0 ** generator.uniform(-9, 1, (count, 1))
+        near = to + generator.normal(size=(count, 5)) * 10.0 ** generator.uniform(
+            -7, -1, (count, 1)
+        )
+        return np.where(np.arange(count)[:, None] % 2, near, far)
+
+    return draw
 
 
 def positive(generator, batch):
@@ -128,60 +161,80 @@ def positive(generator, batch):
 
 
 LOGS = {"log_prediction": log_probabilities, "log_target": log_probabilities}
-SHARP_LOGS = {"log_prediction": sharp_log_probabilities, "log_target": sharp_log_probabilities}
-SHARP = {"prediction": sharp, "target": sharp}
-FAR = SHARP_LOGS | SHARP
+NEAR_LOGS = {
+    "log_prediction": near_and_far(log_softmax, predicted=True),
+    "log_target": near_and_far(log_softmax, predicted=False),
+}
+NEAR = {
+    "prediction": near_and_far(softmax, predicted=True),
+    "target": near_and_far(softmax, predicted=False),
+}
+NEAR_AMOUNTS = {
+    "log_prediction": near_and_far(lambda x: x, True, -3, 1.4),
+    "target": near_and_far(np.exp, False, -3, 1.4),
+}
+NEAR_LOGITS = {
+    "logits": near_and_far(lambda x: x, True, -3, 1.4),
+    "target_logits": near_and_far(lambda x: x, False, -3, 1.4),
+}
+BOTH = NEAR_LOGS | NEAR
 MASKED = ({}, {"mask": MASK})
 
+# Near a match, a divergence of logarithms is made of their small differences, which a last place of
+# the given numbers changes as much as what is left of them: there, that is the unit of the error.
 CASES = {
-    "kl": Case(kl, MASKED, LOGS, FAR, by_component=False),
-    "kl_log": Case(kl_log, MASKED, LOGS, FAR, ulp=(8, 4), by_component=False),
+    "kl": Case(kl, MASKED, LOGS, BOTH, by_component=False, conditioned=True),
+    "kl_log": Case(kl_log, MASKED, LOGS, BOTH, by_component=False, conditioned=True),
     "kl_logits": Case(
         kl_logits,
-        ({}, {"temperature": 2.0}, {"mask": MASK}),
-        extremes={"logits": near_and_far_logits, "target_logits": near_and_far_logits},
-        ulp=(8, 10),
+        ({}, {"temperature": 3.0}, {"mask": MASK}),
+        extremes=NEAR_LOGITS,
+        ulp=(8, 8),
         by_component=False,
     ),
-    # Its terms have both signs, and half of what they hold may cancel.
-    "reverse_kl": Case(reverse_kl, MASKED, LOGS, FAR, ulp=(12, 4), by_component=False),
+    "reverse_kl": Case(reverse_kl, MASKED, LOGS, BOTH, by_component=False, conditioned=True),
     "generalized_kl": Case(
         generalized_kl,
         MASKED,
         {"target": positive},
-        extremes={"log_prediction": sharp_log_amounts, "target": amounts},
-        ulp=(8, 4),
+        extremes=NEAR_AMOUNTS,
+        by_component=False,
+        conditioned=True,
+    ),
+    "bernoulli_kl": Case(
+        bernoulli_kl,
+        extremes={
+            "prediction": near_and_far_shares(predicted=True),
+            "target": near_and_far_shares(predicted=False),
+        },
         by_component=False,
     ),
-    "bernoulli_kl": Case(bernoulli_kl, by_component=False),
     "jensen_shannon": Case(
-        jensen_shannon, (*MASKED, {"weight": 0.2}), extremes=SHARP, by_component=False
+        jensen_shannon, (*MASKED, {"weight": 0.2}), extremes=NEAR, by_component=False
     ),
-    "total_variation": Case(total_variation, MASKED, extremes=SHARP),
-    "hellinger": Case(hellinger, MASKED, extremes=SHARP, by_component=False),
+    "total_variation": Case(total_variation, MASKED, extremes=NEAR),
+    "hellinger": Case(hellinger, MASKED, extremes=NEAR, by_component=False),
     "renyi": Case(
         renyi,
         ({}, {"order": 1.0}, {"order": 2.0}, {"order": 0.25}, {"mask": MASK}),
         LOGS,
-        FAR,
-        # The logarithm of a sum that may be close to 1, and exponents of a few tens.
-        ulp=(20, 20),
+        BOTH,
+        ulp=(8, 8),
         by_component=False,
+        conditioned=True,
     ),
     "alpha": Case(
         alpha,
         ({}, {"order": 1}, {"order": 0}, {"order": 2.0}, {"order": -1.0}, {"mask": MASK}),
         LOGS | {"target": positive},
-        FAR,
-        ulp=(8, 4),
+        BOTH,
         by_component=False,
+        conditioned=True,
     ),
     "gaussian_kl": Case(
         gaussian_kl,
         ({}, {"target_mean": 0.5}, {"target_log_variance": -1.0}),
-        extremes={
-            "log_variance": lambda g, n: g.normal(size=(n, 5)) * 10.0 ** g.uniform(-9, 1, (n, 1))
-        },
+        extremes={"mean": near_numbers(to=0.5), "log_variance": near_numbers(to=-1.0)},
         by_component=False,
     ),
 }

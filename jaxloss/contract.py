@@ -141,7 +141,7 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
     if values.shape != shape:
         raise _misshapen(f"{declared.who}: its result", "", values.shape, shape, "")
     if isinstance(values, Pending):
-        if given["reduction"] != "none" and not are_on():
+        if given["reduction"] != "none" and sound is None and not are_on():
             return values.reduced(where, weights, given["reduction"])
         values = values.values()  # which the checks look at
     if sound is not None:

@@ -103,7 +103,8 @@ def worst_errors(setting, count=COUNT, loss=None):
         got = [x for gradient in gradients for x in np.ravel(np.asarray(gradient)[row])]
         largest = max(map(abs, exact), default=0)
         value_change = gradient_change = 0
-        if setting.case.conditioned:
+        conditioned = setting.case.conditioned
+        if conditioned(shown) if callable(conditioned) else conditioned:
             value_change, gradient_change = changes_of_last_places(
                 setting.case.oracle, one, names, shown
             )

@@ -42,7 +42,8 @@ class Case:
             where components cancel by nature, to that of the largest component of the example.
             May be a function of the setting.
         conditioned: Whether an error smaller than what one last place of the inputs changes counts
-            as that: a difference of given logarithms is as uncertain as they are.
+            as that: a difference of given logarithms is as uncertain as they are. May be a function
+            of an example.
     """
 
     oracle: Callable[..., Any]
@@ -51,7 +52,7 @@ class Case:
     extremes: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     ulp: tuple[float, float] = (4, 4)
     by_component: bool | Callable[["Setting"], bool] = True
-    conditioned: bool = False
+    conditioned: bool | Callable[[Mapping[str, Any]], bool] = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,20 +61,34 @@ def far_and_about_the_scale(generator, count):
     return sign * 10.0**exponents
 
 
-def zeros(generator, count):
-    return np.zeros(count)
+def targets(generator, count):
+    """Every other one 0, the rest of any size about the scale."""
+    generator = np.random.default_rng(9)  # for predictions, too
+    size = generator.normal(size=count) * 10.0 ** generator.uniform(-2, 2, count)
+    return np.where(np.arange(count) % 2, size, 0)
 
 
-# The error is exact: where the slope falls by decades, a rounded one would cost as many places.
-ERRORS = {"prediction": far_and_about_the_scale, "target": zeros}
+def predictions(generator, count):
+    return targets(generator, count) + far_and_about_the_scale(generator, count)
+
+
+# Where the slope falls by decades, the last place of a rounded error is as many places of it. Of a
+# target of 0 the error is exact, and so must be what comes of it.
+ERRORS = {"prediction": predictions, "target": targets}
+
+
+def with_a_target(example):
+    return example["target"] != 0
+
+
 SCALES = ({}, {"scale": 2.0}, {"scale": Batched(scales)})
 
 CASES = {
     "charbonnier": Case(charbonnier, SCALES),
     "cauchy": Case(cauchy, SCALES),
     "geman_mcclure": Case(geman_mcclure, SCALES),
-    "welsch": Case(welsch, SCALES[:2], extremes=ERRORS),
-    "tukey": Case(tukey, SCALES[:2], extremes=ERRORS),
+    "welsch": Case(welsch, SCALES[:2], extremes=ERRORS, conditioned=with_a_target),
+    "tukey": Case(tukey, SCALES[:2], extremes=ERRORS, conditioned=with_a_target),
     "general": Case(
         general,
         (
@@ -87,5 +101,6 @@ CASES = {
             {"alpha": Batched(alphas)},
         ),
         extremes=ERRORS,
+        conditioned=with_a_target,
     ),
 }

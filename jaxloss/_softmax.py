@@ -7,6 +7,7 @@ is 1, so that [20, 0] costs 2.06e-9 and not 0, at the same time and memory.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -176,27 +177,81 @@ def _of_distribution_jvp(primals: Any, tangents: Any) -> Any:
     tangent, to_parts = jnp.zeros_like(value), [jnp.zeros_like(x) for x in parts]
     at_top = exps == 1
     if not isinstance(tangents[0], SymbolicZero):
-        # At the top p rounds to 1 and p - q to 0; its complement, the rest, does not.
-        p_less_q = jnp.where(
-            at_top,
-            (off_top + (on_top - labels)) * exps - labels * (rest - (exps - 1)),
-            (off_top + on_top) * exps - labels * (1 + rest),
-        )
-        tangent = tangent + jnp.sum(p_less_q / (1 + rest) * tangents[0], axis=-1)
+        gradient = _share_less(labels, exps, rest, off_top, on_top)
+        tangent = tangent + jnp.sum(gradient * tangents[0], axis=-1)
         to_parts[1] = exps * tangents[0]
         to_parts[2] = jnp.sum(to_parts[1], axis=-1, keepdims=True)
     if not isinstance(tangents[1], SymbolicZero):
-        surprise = jnp.log1p(rest) + _below(top, logits)
-        surprise = jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
+        surprise = _surprises(logits, labels, top, rest)
         tangent = tangent + jnp.sum(surprise * tangents[1], axis=-1)
         to_parts[3] = jnp.sum(jnp.where(at_top, 0, tangents[1]), axis=-1, keepdims=True)
         to_parts[4] = jnp.sum(jnp.where(at_top, tangents[1], 0), axis=-1, keepdims=True)
     return (value, parts), (tangent, tuple(to_parts))
 
 
+def _share_less(labels: Array, exps: Array, rest: Array, off_top: Array, on_top: Array) -> Array:
+    """p sum(labels) - labels, of labels with these sums off the top and on it."""
+    # At the top p rounds to 1 and p - q to 0; its complement, the rest, does not.
+    scaled = jnp.where(
+        exps == 1,
+        (off_top + (on_top - labels)) * exps - labels * (rest - (exps - 1)),
+        (off_top + on_top) * exps - labels * (1 + rest),
+    )
+    return scaled / (1 + rest)
+
+
+def _surprises(logits: Array, labels: Array, top: Array, rest: Array) -> Array:
+    """-log softmax(logits), and 0 for an impossible class of label 0."""
+    surprise = jnp.log1p(rest) + _below(top, logits)
+    return jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
+
+
 def surprise_of_distribution(logits: Array, labels: Array) -> Array:
     """-sum(labels * log softmax(logits)), where an impossible class of label 0 costs nothing."""
     return _of_distribution(logits, labels)[0]
+
+
+def _parts_of_mean(function: Any, logits: Array, labels: Array, *options: Array) -> Any:
+    """sum(labels * function(-log softmax(logits), *options)), and parts of its derivatives."""
+    top = _top(logits)
+    exps = exp_of_difference(logits, top)
+    at_top = exps == 1
+    below, ties = numerics.sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
+    rest = (below + jnp.maximum(ties - 1, 0))[..., None]
+    terms = labels * function(_surprises(logits, labels, top, rest), *options)
+    # A choice comes last: XLA on CPU takes a last product apart, and writes out both factors.
+    return jnp.sum(jnp.where(labels == 0, 0, terms), axis=-1), (top, exps, rest)
+
+
+_mean_over_labels = jax.custom_jvp(_parts_of_mean, nondiff_argnums=(0,))
+
+
+@_mean_over_labels.defjvp
+def _mean_over_labels_jvp(function: Any, primals: Any, tangents: Any) -> Any:
+    logits, labels, *options = primals
+    value, parts = _mean_over_labels(function, *primals)
+    top, exps, rest = parts
+    surprise = _surprises(logits, labels, top, rest)
+    of_each, slope = jax.jvp(
+        lambda s: function(s, *options), (surprise,), (jnp.ones_like(surprise),)
+    )
+    pull = labels * slope
+    off_top, on_top = numerics.sums(jnp.where(exps == 1, 0, pull), jnp.where(exps == 1, pull, 0))
+    gradient = _share_less(pull, exps, rest, off_top[..., None], on_top[..., None])
+    tangent = jnp.sum(gradient * tangents[0], axis=-1) + jnp.sum(of_each * tangents[1], axis=-1)
+    if options:
+        _, change = jax.jvp(functools.partial(function, surprise), tuple(options), tangents[2:])
+        tangent = tangent + jnp.sum(labels * change, axis=-1)
+    to_exps = exps * tangents[0]
+    to_parts = jnp.zeros_like(top), to_exps, jnp.sum(to_exps, axis=-1, keepdims=True)
+    return (value, parts), (tangent, to_parts)
+
+
+def mean_over_labels(
+    function: Callable[..., Array], logits: Array, labels: Array, *options: Array
+) -> Array:
+    """sum(labels * function(-log softmax(logits), *options)), for a function of each element."""
+    return _mean_over_labels(function, logits, labels, *options)[0]
 
 
 @jax.custom_jvp

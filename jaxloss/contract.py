@@ -387,7 +387,7 @@ def _guard(
     sound, axes = None, declared.result.dims
     for name, x in arrays.items():
         form = forms[name]
-        if form.domain.guard:
+        if form.domain.guard and not form.domain.unaided:
             holds, _ = form.domain.test(seen[name], context)
             arrays = {**arrays, name: jnp.where(holds, x, jnp.asarray(form.domain.fill, x.dtype))}
             inner = len(form.dims) - len(axes)

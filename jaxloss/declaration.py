@@ -155,7 +155,8 @@ class Declaration:
             if word in self.words
         }
         self.forms = {name: forms for name, forms in self.forms.items() if forms}
-        self.guarded = any(f.domain.guard for forms in self.forms.values() for f in forms)
+        domains_of_all = [form.domain for forms in self.forms.values() for form in forms]
+        self.guarded = any(d.guard and not d.unaided for d in domains_of_all)
         self.choices = {
             name: typing.get_args(hint)
             for name, hint in (hints | known).items()

@@ -25,6 +25,7 @@ OUTSIDE = {
     jl.domains.log_probability: (0.5, np.nan),
     jl.domains.sign: (0.0, 2.0),
     jl.domains.sign_label: (0.0, 2.0),
+    jl.domains.decision_label: (0.0, 2.0),
 }
 BY_DOMAIN = [
     pytest.param(setting, name, value, id=f"{setting}-{name}-{value}")

@@ -4,23 +4,60 @@ Labels are signs, -1 or +1, where one score decides; class ids where several com
 not be logits, and nothing is said about probabilities (`logistic` apart).
 """
 
-from typing import Literal, Unpack
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
+from jaxloss._schedule import anew
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
-from jaxloss.domains import class_ids, extended, nonnegative_number, sign_label, unit_interval
+from jaxloss.domains import (
+    class_ids,
+    decision_label,
+    extended,
+    nonnegative_number,
+    sign_label,
+    unit_interval,
+)
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
 
 
 def _sign(labels: Array, zero_one_labels: bool) -> Array:
     """-1 or +1, whichever way the labels are written."""
     return 2 * labels - 1 if zero_one_labels else labels
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
+def _of_lead(
+    function: Callable[[Array], Array], scores: Array, labels: Array, zero_one_labels: bool
+) -> Array:
+    """A function of how far a score is on the side of its label; NaN if that is none."""
+    sign = _sign(labels, zero_one_labels)
+    return function(jnp.where(jnp.abs(sign) == 1, sign, jnp.nan) * scores)
+
+
+@functools.partial(_of_lead.defjvp, symbolic_zeros=True)
+def _of_lead_jvp(function: Any, zero_one_labels: bool, primals: Any, tangents: Any) -> Any:
+    # What value and gradient share would be written out.
+    scores, labels = anew(primals)
+    sign = _sign(labels, zero_one_labels)
+    sign = jnp.where(jnp.abs(sign) == 1, sign, jnp.nan)
+    lead = sign * scores
+    _, slope = jax.jvp(function, (lead,), (jnp.ones_like(lead),))
+    tangent = jnp.zeros_like(lead)
+    if not isinstance(tangents[0], SymbolicZero):
+        tangent = tangent + slope * sign * tangents[0]
+    if not isinstance(tangents[1], SymbolicZero):
+        tangent = tangent + slope * scores * (1 + zero_one_labels) * tangents[1]
+    return _of_lead(function, *primals, zero_one_labels), tangent
 
 
 def _hinge_of_lead(margin: Array, above: Array, below: Array) -> Array:
@@ -31,7 +68,7 @@ def _hinge_of_lead(margin: Array, above: Array, below: Array) -> Array:
     difference = above - below
     back = difference - above
     lost = (above - (difference - back)) - (below + back)  # by the rounding of the difference
-    lost = jax.lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
+    lost = lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
     lead = jnp.where(above == -jnp.inf, -jnp.inf, (margin + difference) + lost)
     return numerics.relu(lead)
 
@@ -45,7 +82,49 @@ def _of_label(scores: Array, labels: Array) -> Array:
     return jnp.take_along_axis(scores, labels[..., None], axis=-1)
 
 
-@loss(convex, nonnegative, bounded_gradient, labels=sign_label)
+def _larger(left: Any, right: Any) -> tuple[Array, Array]:
+    """The larger of two numbers, and in how many places it was seen; of two such pairs."""
+    (a, of_a), (b, of_b) = left, right
+    top = jnp.maximum(a, b)
+    return top, jnp.where(a == top, of_a, 0) + jnp.where(b == top, of_b, 0)
+
+
+def _largest(x: Array) -> tuple[Array, Array]:
+    """The largest number along the last axis, and how many are that large, in one pass."""
+    start = np.asarray(-np.inf, x.dtype), np.asarray(0, x.dtype)
+    # JAX differentiates a reduction only if all its terms move, as this choice makes them.
+    pair, rests = (x, lax.select_n(np.False_, jnp.ones_like(x), x)), []
+    while (size := pair[0].shape[-1]) > 32:  # by eights, as in `numerics.sums`
+        length = size // 8
+        if size > 8 * length:
+            rest = tuple(y[..., 8 * length :] for y in pair)
+            rests.append(lax.reduce(rest, start, _larger, (x.ndim - 1,)))
+        parts = tuple(y[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for y in pair)
+        pair = lax.reduce(parts, start, _larger, (x.ndim - 1,))
+    return functools.reduce(_larger, rests, lax.reduce(pair, start, _larger, (x.ndim - 1,)))
+
+
+@jax.custom_jvp
+def _rivals_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """The strongest score of another class than the label, how many have it, and the label's."""
+    rivals = jnp.where(_is_label(scores, labels), -jnp.inf, scores)
+    return *_largest(rivals), _of_label(scores, labels)[..., 0]
+
+
+@_rivals_and_own.defjvp
+def _rivals_and_own_jvp(primals: Any, tangents: Any) -> Any:
+    scores, labels = primals
+    rival, count, own = _rivals_and_own(scores, labels)
+    is_label = _is_label(scores, labels)
+    is_rival = ~is_label & (scores == rival[..., None])
+    # Rivals that tie share the slope.
+    share = jnp.where(is_rival, 1 / jnp.maximum(count, 1)[..., None], 0)
+    to_rival = jnp.sum(share * tangents[0], axis=-1)
+    to_own = jnp.sum(jnp.where(is_label, tangents[0], 0), axis=-1)
+    return (rival, count, own), (to_rival, jnp.zeros_like(count), to_own)
+
+
+@loss(convex, nonnegative, bounded_gradient, labels=decision_label)
 def hinge(
     scores: Real[ArrayLike, "*batch"],
     labels: Real[ArrayLike, "*batch"],
@@ -78,10 +157,10 @@ def hinge(
     References:
         Cortes and Vapnik, *Support-Vector Networks*, 1995.
     """
-    return numerics.relu(1 - _sign(labels, zero_one_labels) * scores)
+    return _of_lead(lambda lead: numerics.relu(1 - lead), scores, labels, zero_one_labels)
 
 
-@loss(convex, nonnegative, smooth, labels=sign_label)
+@loss(convex, nonnegative, smooth, labels=decision_label)
 def squared_hinge(
     scores: Real[ArrayLike, "*batch"],
     labels: Real[ArrayLike, "*batch"],
@@ -111,10 +190,12 @@ def squared_hinge(
     References:
         Lee and Mangasarian, *SSVM: A Smooth Support Vector Machine*, 2001.
     """
-    return jnp.square(numerics.relu(1 - _sign(labels, zero_one_labels) * scores))
+    return _of_lead(
+        lambda lead: jnp.square(numerics.relu(1 - lead)), scores, labels, zero_one_labels
+    )
 
 
-@loss(convex, nonnegative, bounded_gradient, labels=sign_label)
+@loss(convex, nonnegative, bounded_gradient, labels=decision_label)
 def perceptron(
     scores: Real[ArrayLike, "*batch"],
     labels: Real[ArrayLike, "*batch"],
@@ -147,10 +228,10 @@ def perceptron(
     References:
         Rosenblatt, *The Perceptron*, 1958.
     """
-    return numerics.relu(-_sign(labels, zero_one_labels) * scores)
+    return _of_lead(lambda lead: numerics.relu(-lead), scores, labels, zero_one_labels)
 
 
-@loss(convex, nonnegative, smooth, bounded_gradient, scores=extended, labels=sign_label)
+@loss(convex, nonnegative, smooth, bounded_gradient, scores=extended, labels=decision_label)
 def logistic(
     scores: Real[ArrayLike, "*batch"],
     labels: Real[ArrayLike, "*batch"],
@@ -183,7 +264,7 @@ def logistic(
     References:
         Cox, *The Regression Analysis of Binary Sequences*, 1958.
     """
-    return numerics.softplus(-_sign(labels, zero_one_labels) * scores)
+    return _of_lead(lambda lead: numerics.softplus(-lead), scores, labels, zero_one_labels)
 
 
 @loss(
@@ -269,8 +350,8 @@ def multiclass_perceptron(
     References:
         Crammer and Singer, *Ultraconservative Online Algorithms for Multiclass Problems*, 2003.
     """
-    rivals = jnp.max(jnp.where(_is_label(scores, labels), -jnp.inf, scores), axis=-1)
-    return _hinge_of_lead(jnp.zeros_like(rivals), rivals, _of_label(scores, labels)[..., 0])
+    rival, _, own = _rivals_and_own(scores, labels)
+    return _hinge_of_lead(jnp.zeros_like(rival), rival, own)
 
 
 @loss(
@@ -316,8 +397,8 @@ def multiclass_hinge(
         Crammer and Singer, *On the Algorithmic Implementation of Multiclass Kernel-based Vector
         Machines*, 2001.
     """
-    rivals = jnp.max(jnp.where(_is_label(scores, labels), -jnp.inf, scores), axis=-1)
-    return _hinge_of_lead(margin, rivals, _of_label(scores, labels)[..., 0])
+    rival, _, own = _rivals_and_own(scores, labels)
+    return _hinge_of_lead(margin, rival, own)
 
 
 @loss(

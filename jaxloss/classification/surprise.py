@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss._softmax import surprise_of_class
+from jaxloss._softmax import mean_over_labels, surprise_of_class
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -46,20 +46,20 @@ def _surprise_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _surprise(logits, labels), change
 
 
-def _mean_over_labels(
-    function: Callable[[Array], Array],
+def _of_labels(
+    function: Callable[..., Array],
     logits: Array,
     labels: Array,
+    *options: Array,
     class_weights: Array | None = None,
 ) -> Array:
     """A function of the surprise of the label; or its mean, if labels are distributions."""
     if labels.ndim < logits.ndim:
-        value = function(_surprise(logits, labels))
+        value = function(_surprise(logits, labels), *options)
         return value if class_weights is None else class_weights[labels] * value
-    surprise = -numerics.log_softmax(logits)
-    surprise = jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
     weights = labels if class_weights is None else class_weights * labels
-    return jnp.sum(weights * function(surprise), axis=-1)
+    options = tuple(jnp.asarray(x, logits.dtype) for x in options)
+    return mean_over_labels(function, logits, weights, *options)
 
 
 @jax.custom_jvp
@@ -205,7 +205,7 @@ def softmax_focal(
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, 2017.
     """
-    return _mean_over_labels(lambda s: _focal(s, gamma), logits, labels, class_weights)
+    return _of_labels(_focal, logits, labels, gamma, class_weights=class_weights)
 
 
 def _surprise_of_no(logits: Array, clip: Array) -> Array:
@@ -351,7 +351,24 @@ def generalized_cross_entropy(
         Zhang and Sabuncu, *Generalized Cross Entropy Loss for Training Deep Neural Networks with
         Noisy Labels*, 2018.
     """
-    return _mean_over_labels(lambda s: _bounded(s, q), logits, labels)
+    return _of_labels(_bounded, logits, labels, q)
+
+
+@jax.custom_jvp
+def _miss(surprise: Array) -> Array:
+    """1 - p, where p = exp(-surprise)."""
+    return -jnp.expm1(-surprise)
+
+
+@_miss.defjvp
+def _miss_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # JAX has 1 + expm1 for the slope, which is 0 where p is small.
+    return _miss(*primals), jnp.exp(-primals[0]) * tangents[0]
+
+
+def _surprise_and_miss(surprise: Array, alpha: Array, beta: Array) -> Array:
+    """alpha * s + beta * (1 - p), where p = exp(-s)."""
+    return alpha * surprise + beta * _miss(surprise)
 
 
 @loss(
@@ -404,9 +421,7 @@ def symmetric_cross_entropy(
     References:
         Wang et al., *Symmetric Cross Entropy for Robust Learning with Noisy Labels*, 2019.
     """
-    reverse = -log_of_zero * beta
-    one = jnp.ones_like(beta)
-    return _mean_over_labels(lambda s: alpha * s + reverse * _bounded(s, one), logits, labels)
+    return _of_labels(_surprise_and_miss, logits, labels, alpha, -log_of_zero * beta)
 
 
 @loss(
@@ -454,5 +469,4 @@ def poly1(
         Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Loss
         Functions*, 2022.
     """
-    one = jnp.ones_like(epsilon)
-    return _mean_over_labels(lambda s: s + epsilon * _bounded(s, one), logits, labels)
+    return _of_labels(_surprise_and_miss, logits, labels, jnp.ones_like(epsilon), epsilon)

@@ -77,6 +77,7 @@ def visible(curves: Sequence[np.ndarray], margin: float = 0.0) -> tuple[float, f
 _TYPICAL = {
     domains.unit_interval: 1.0,
     domains.sign_label: 1.0,
+    domains.decision_label: 1.0,
     domains.nonnegative_number: 1.0,
     domains.mean_or_its_log: 1.0,
 }

@@ -142,6 +142,7 @@ def draw(form: Form, generator: np.random.Generator, batch: tuple[int, ...]) -> 
         jl.domains.unit_interval: lambda: generator.uniform(0.05, 0.95, shape),
         jl.domains.log_probability: lambda: -np.exp(normal),
         jl.domains.sign_label: lambda: np.where(normal > 0, 1.0, -1.0),
+        jl.domains.decision_label: lambda: np.where(normal > 0, 1.0, -1.0),
         jl.domains.distribution: lambda: generator.dirichlet(np.ones(shape[-1]), shape[:-1]),
     }
     values = by_domain.get(form.domain, lambda: 1.5 * normal)()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import numerics
 from jaxloss._chunks import wide
@@ -155,24 +156,28 @@ def _pick_jvp(primals: Any, tangents: Any) -> Any:
 
 
 @jax.custom_jvp
-def _gaps(x: Array, top: Array, weights: Array) -> tuple[Array, Array]:
-    """The weighted sums of top - x and of 1 over the possible classes."""
-    possible = (x > -jnp.inf).astype(x.dtype)
-    gaps = jnp.sum(jnp.where(x > -jnp.inf, weights * (top - x), 0), axis=-1)
-    return gaps, jnp.sum(possible * weights, axis=-1)
+def _gaps(x: Array, top: Array, weights: Array) -> tuple[Array, ...]:
+    """The sums of weight times (top - x), of weights, and of 1 over the possible classes."""
+    possible = x > -jnp.inf
+    gaps = jnp.where(possible, weights * (top - x), 0)
+    return numerics.sums(gaps, jnp.where(possible, weights, 0), possible.astype(x.dtype))
 
 
-@_gaps.defjvp
+@functools.partial(_gaps.defjvp, symbolic_zeros=True)
 def _gaps_jvp(primals: Any, tangents: Any) -> Any:
     # From the logits again: what the sums are made of would be kept, an array each.
-    (x, top, weights), (x_dot, top_dot, weights_dot) = primals, tangents
-    possible = (x > -jnp.inf).astype(x.dtype)
-    gap = top - jnp.maximum(x, jnp.finfo(x.dtype).min)
-    change = possible * (weights * (top_dot - x_dot) + weights_dot * gap)
-    return _gaps(*primals), (
-        jnp.sum(change, axis=-1),
-        jnp.sum(possible * weights_dot, axis=-1),
-    )
+    x, top, weights = primals
+    out, possible = _gaps(*primals), x > -jnp.inf
+    to_gaps, to_weight = jnp.zeros_like(out[0]), jnp.zeros_like(out[1])
+    for direction, sign in zip(tangents[:2], (-1, 1), strict=True):
+        if not isinstance(direction, SymbolicZero):
+            change = jnp.where(possible, sign * weights, 0) * direction
+            to_gaps = to_gaps + jnp.sum(change, axis=-1)
+    if not isinstance(tangents[2], SymbolicZero):
+        gap = top - jnp.maximum(x, jnp.finfo(x.dtype).min)
+        to_gaps = to_gaps + jnp.sum(jnp.where(possible, gap, 0) * tangents[2], axis=-1)
+        to_weight = to_weight + jnp.sum(jnp.where(possible, tangents[2], 0), axis=-1)
+    return out, (to_gaps, to_weight, jnp.zeros_like(out[2]))
 
 
 def sums_of(
@@ -210,8 +215,7 @@ def sums_of(
         best = jnp.min(jnp.where(x == top[:, None], ids, jnp.iinfo(ids.dtype).max), axis=-1)
     if layer.smooth:
         every = jnp.ones(x.shape[1:], x.dtype) if weights is None else weights
-        gaps, weight = _gaps(x, base, every)
-        number = jnp.sum(x > -jnp.inf, axis=-1, dtype=jnp.int32)
+        gaps, weight, number = _gaps(x, base, every)
     return Sums(top, rest, label, best, gaps, weight, number)
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Float, Real
 from jaxloss import numerics
 from jaxloss._exponentials import log1p_excess
 from jaxloss._powers import half_deviance, power_gap
+from jaxloss._rounding import two_sum
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -728,22 +729,25 @@ def beta(
 
 
 def _log_bessel(x: Array, scaled: Array) -> Array:
-    """log I0(x), less x where it is scaled, with slopes that have all their digits."""
+    """log I0(x), less x where it is scaled, with slopes that have all their digits.
+
+    Not scaled it is for x up to 1, where its power series keeps them.
+    """
+    square = 0.25 * jnp.square(jnp.where(scaled, 0, x))
+    terms = jnp.ones_like(x)
+    for k in range(10, 1, -1):
+        terms = 1 + square / k**2 * terms
+    low = jnp.log1p(square * terms)
     near = x < 20
     inner, outer = jnp.where(near, x, 0), jnp.where(near, 20, x)
     # The integral over a period, by the trapezoidal rule: exact to rounding with so few points.
-    cosines = [math.cos(math.pi * j / 20) for j in range(21)]
-    bends = [2 * math.sin(math.pi * j / 40) ** 2 for j in range(21)]
-    waves = [
-        jnp.exp(inner * jnp.where(scaled, -bend, cosine))
-        for bend, cosine in zip(bends, cosines, strict=True)
-    ]
+    waves = [jnp.exp(-2 * math.sin(math.pi * j / 40) ** 2 * inner) for j in range(21)]
     mean = (0.5 * (waves[0] + waves[-1]) + sum(waves[1:-1])) / 20
     inverse, series = 1 / outer, jnp.ones_like(x)
     for j in range(20, 0, -1):
         series = 1 + (2 * j - 1) ** 2 / (8 * j) * inverse * series
     far = jnp.log(series) - 0.5 * jnp.log(2 * math.pi * outer)
-    return jnp.where(near, jnp.log(mean), far)
+    return jnp.where(scaled, jnp.where(near, jnp.log(mean), far), low)
 
 
 @loss(smooth, symmetric, translation_invariant, concentration=nonnegative_number)
@@ -779,11 +783,14 @@ def von_mises(
     References:
         Mardia and Jupp, *Directional Statistics*, 2000.
     """
-    error = target - location
-    # A flat distribution is measured from its mean, a peaked one from its peak.
+    error, lost = two_sum(target, -location)
+    half, rest = 0.5 * error, 0.5 * lost
+    # A flat distribution is measured from its mean, a peaked one from its peak. What rounding took
+    # from the error counts next to the zeros of sine and cosine.
     peaked = concentration > 1
-    away = 2 * jnp.square(jnp.sin(0.5 * error))  # 1 - cos, with all its digits near 0
-    away = jnp.where(peaked, away, -jnp.cos(error))
+    chord = jnp.sin(half) + rest * jnp.cos(half)  # its square is 1 - cos, with the digits near 0
+    cosine = jnp.cos(error) - lost * jnp.sin(error)
+    away = jnp.where(peaked, 2 * jnp.square(chord), -cosine)
     return concentration * away + (_log_bessel(concentration, peaked) + math.log(2 * math.pi))
 
 

@@ -125,9 +125,17 @@ def shares(g, batch):
     return g.uniform(0.05, 0.95, batch).astype(np.float32)
 
 
-def angles(g, count):
-    """Multiples of 1/64, whose differences are exact."""
-    return np.round(64 * g.uniform(-3, 3, count)) / 64
+def angles(from_right_angle):
+    """Angles, every other pair of which is almost a multiple of a right angle apart."""
+
+    def draw(g, count):
+        same = np.random.default_rng(11)
+        near = same.uniform(-3, 3, count)
+        if from_right_angle:
+            near += 0.5 * np.pi * same.integers(-3, 4, count) + 10.0 ** g.uniform(-7, -1, count)
+        return np.where(np.arange(count) % 2, near, g.uniform(-3, 3, count))
+
+    return draw
 
 
 LINE = {"mean": either_sign(-10, 10), "target": either_sign(-10, 10)}
@@ -202,10 +210,10 @@ CASES = {
     ),
     "von_mises": Case(
         von_mises,
-        ulp=(8, 96),  # the cosine of XLA on CPU is 5e-8 off, also next to its zeros
+        ulp=(8, 8),
         extremes={
-            "location": angles,
-            "target": angles,
+            "location": angles(from_right_angle=False),
+            "target": angles(from_right_angle=True),
             "concentration": decades(-6, 6),
         },
     ),

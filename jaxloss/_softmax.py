@@ -302,3 +302,8 @@ def even_over_possible(logits: Array) -> Array:
     possible = logits > -jnp.inf
     count = jnp.sum(possible, axis=-1, keepdims=True, dtype=jnp.int32)
     return possible / jnp.maximum(count, 1).astype(logits.dtype)
+
+
+def is_off(option: Any) -> bool:
+    """Whether an option is the number 0, known before tracing; a traced 0 is computed with."""
+    return isinstance(option, int | float) and option == 0

@@ -570,6 +570,14 @@ ROWS["keras"] = [
         'jl.classification.sigmoid_focal(logits, yes_no, alpha=0.3, reduction="mean")',
     ),
     Row(
+        "keras.losses.binary_focal_crossentropy(yes_no, logits, from_logits=True, "
+        "label_smoothing=0.1)",
+        "jl.classification.sigmoid_focal(logits, yes_no, label_smoothing=0.1).mean(-1)",
+        "keras mixes the probabilities inside the power, here the losses of yes and no are mixed.",
+        truth="np.mean((0.9 * yes_no + 0.05) * np.log1p(np.exp(-logits)) / (1 + np.exp(logits)) "
+        "** 2 + (0.95 - 0.9 * yes_no) * np.log1p(np.exp(logits)) / (1 + np.exp(-logits)) ** 2, -1)",
+    ),
+    Row(
         "keras.losses.binary_focal_crossentropy(yes_no, -50 * signs + 0 * logits, "
         "from_logits=True)",
         "jl.classification.sigmoid_focal(-50 * signs + 0 * logits, yes_no).mean(-1)",
@@ -624,6 +632,13 @@ ROWS["keras"] = [
     Row(
         "keras.losses.categorical_focal_crossentropy(one_hot, logits, from_logits=True)",
         "0.25 * jl.classification.softmax_focal(logits, one_hot)",
+        "keras multiplies everything by alpha, 0.25.",
+    ),
+    Row(
+        "keras.losses.CategoricalFocalCrossentropy(from_logits=True, label_smoothing=0.1)"
+        "(one_hot, logits)",
+        "0.25 * jl.classification.softmax_focal(logits, one_hot, label_smoothing=0.1, "
+        'reduction="mean")',
         "keras multiplies everything by alpha, 0.25.",
     ),
     Row(
@@ -1339,10 +1354,6 @@ GAPS = {
         "get": "finds a loss by its name: `jl.catalogue.cards()`.",
         "serialize": "losses are plain functions.",
         "deserialize": "losses are plain functions.",
-        "BinaryFocalCrossentropy(label_smoothing=...)": "smooth the labels first, but see the "
-        "row of optax with labels between 0 and 1.",
-        "CategoricalFocalCrossentropy(label_smoothing=...)": "give smoothed labels: "
-        "`jl.classification.smooth_labels`.",
     },
     "optax": {
         "softmax_cross_entropy(axis=(1, 2))": "several axes of classes: reshape them into one.",

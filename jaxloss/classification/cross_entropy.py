@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._softmax import (
     even_over_possible,
+    is_off,
     surprise_of_bit,
     surprise_of_class,
     surprise_of_distribution,
@@ -25,11 +26,6 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
-
-
-def _is_off(option: Any) -> bool:
-    """Whether an option is the number 0, known before tracing; a traced 0 is computed with."""
-    return isinstance(option, int | float) and option == 0
 
 
 @loss(
@@ -92,14 +88,14 @@ def softmax_cross_entropy(
         logits = jnp.where(mask, logits, -jnp.inf)
     if labels.ndim == logits.ndim:
         labels = labels if mask is None else jnp.where(mask, labels, 0)
-        if not _is_off(label_smoothing):
+        if not is_off(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * even_over_possible(logits)
         weighted = labels if class_weights is None else class_weights * labels
         return surprise_of_distribution(logits, weighted)
     surprise = surprise_of_class(logits, labels)
     if class_weights is not None:
         surprise = class_weights[labels] * surprise
-    if _is_off(label_smoothing):
+    if is_off(label_smoothing):
         return surprise
     even = (
         even_over_possible(logits)
@@ -171,7 +167,7 @@ def sigmoid_cross_entropy(
     """
     _check_last_axis(positive_weight, logits)
     yes, no = labels, 1 - labels
-    if not _is_off(label_smoothing):
+    if not is_off(label_smoothing):
         yes, no = ((1 - label_smoothing) * share + 0.5 * label_smoothing for share in (yes, no))
     return surprise_of_bit(logits, positive_weight * yes, no)
 

@@ -5,6 +5,7 @@ learned already, so that rare and hard examples count; robust losses turn down w
 unbelievable, so that wrong labels do not. A distribution over labels gives the mean over them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -14,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss._softmax import mean_over_labels, surprise_of_class
+from jaxloss._softmax import even_over_possible, is_off, mean_over_labels, surprise_of_class
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -114,6 +115,7 @@ def _focal_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     labels=unit_interval,
     gamma=nonnegative_number,
     alpha=unit_interval,
+    label_smoothing=unit_interval,
 )
 def sigmoid_focal(
     logits: Real[ArrayLike, "*batch"],
@@ -121,6 +123,7 @@ def sigmoid_focal(
     *,
     gamma: Real[ArrayLike, ""] = 2.0,
     alpha: Real[ArrayLike, ""] | None = None,
+    label_smoothing: Real[ArrayLike, ""] = 0.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Take it for yes or no when easy examples, background say, outnumber those that matter.
@@ -137,12 +140,14 @@ def sigmoid_focal(
         labels: 1 for yes, 0 for no, or the probability of yes.
         gamma: How much easy examples are turned down; 0 is not at all.
         alpha: The weight of yes, that of no being 1 - alpha; both are 1 if it is left out.
+        label_smoothing: The share of each label that is moved to 1/2.
 
     Returns:
         The loss of each decision in nats.
 
     Raises:
-        ValueError: If the shapes differ, gamma is a number below 0, or alpha is not in [0, 1].
+        ValueError: If the shapes differ, gamma is a number below 0, or alpha or the label
+            smoothing is not in [0, 1].
 
     Example:
         >>> sigmoid_focal([0.0, 0.0], [1, 0], alpha=0.25)
@@ -151,9 +156,11 @@ def sigmoid_focal(
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, 2017.
     """
-    yes, no = (
-        (labels, 1 - labels) if alpha is None else (alpha * labels, (1 - alpha) * (1 - labels))
-    )
+    yes, no = labels, 1 - labels
+    if not is_off(label_smoothing):
+        yes, no = ((1 - label_smoothing) * share + 0.5 * label_smoothing for share in (yes, no))
+    if alpha is not None:
+        yes, no = alpha * yes, (1 - alpha) * no
     of_yes = numerics.multiply_no_nan(yes, _focal(numerics.softplus(-logits), gamma))
     return of_yes + numerics.multiply_no_nan(no, _focal(numerics.softplus(logits), gamma))
 
@@ -166,6 +173,7 @@ def sigmoid_focal(
     logits=extended,
     labels=[class_ids("classes"), distribution],
     gamma=nonnegative_number,
+    label_smoothing=unit_interval,
     class_weights=nonnegative_number,
 )
 def softmax_focal(
@@ -173,6 +181,7 @@ def softmax_focal(
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
     *,
     gamma: Real[ArrayLike, ""] = 2.0,
+    label_smoothing: Real[ArrayLike, ""] = 0.0,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
@@ -188,6 +197,7 @@ def softmax_focal(
         logits: Scores of the classes; -inf makes a class impossible.
         labels: Class ids, integers without the class axis; or distributions over the classes.
         gamma: How much easy examples are turned down; 0 is not at all.
+        label_smoothing: The share of each label that is spread evenly over the possible classes.
         class_weights: How much each class counts.
 
     Returns:
@@ -196,7 +206,8 @@ def softmax_focal(
 
     Raises:
         TypeError: If class ids are not integers.
-        ValueError: If labels or class weights do not fit the logits, or gamma is below 0.
+        ValueError: If labels or class weights do not fit the logits, gamma is below 0, or the
+            label smoothing is not in [0, 1].
 
     Example:
         >>> softmax_focal([[0.0, 0.0], [20.0, 0.0]], [0, 0])
@@ -205,7 +216,13 @@ def softmax_focal(
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, 2017.
     """
-    return _of_labels(_focal, logits, labels, gamma, class_weights=class_weights)
+    of = functools.partial(_of_labels, _focal, logits, class_weights=class_weights)
+    if is_off(label_smoothing):
+        return of(labels, gamma)
+    even = even_over_possible(logits)
+    if labels.ndim == logits.ndim:
+        return of((1 - label_smoothing) * labels + label_smoothing * even, gamma)
+    return (1 - label_smoothing) * of(labels, gamma) + label_smoothing * of(even, gamma)
 
 
 def _surprise_of_no(logits: Array, clip: Array) -> Array:

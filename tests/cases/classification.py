@@ -128,14 +128,17 @@ def mean_over_labels(function, logits, labels, class_weights=None):
     return sum(w * q * function(p) for w, q, p in terms if q != 0)
 
 
-def sigmoid_focal(logits, labels, gamma=2, alpha=None):
+def sigmoid_focal(logits, labels, gamma=2, alpha=None, label_smoothing=0):
+    labels = (1 - label_smoothing) * labels + label_smoothing / 2
     yes, no = 1 / (1 + exp(-logits)), 1 / (1 + exp(logits))
     of_yes, of_no = -(no**gamma) * log(yes), -(yes**gamma) * log(no)
     on, off = (1, 1) if alpha is None else (alpha, 1 - alpha)
     return on * labels * of_yes + off * (1 - labels) * of_no
 
 
-def softmax_focal(logits, labels, gamma=2, class_weights=None):
+def softmax_focal(logits, labels, gamma=2, label_smoothing=0, class_weights=None):
+    classes = len(logits)
+    labels = (1 - label_smoothing) * one_hot(labels, classes) + label_smoothing / classes
     return mean_over_labels(lambda p: -((1 - p) ** gamma) * log(p), logits, labels, class_weights)
 
 
@@ -280,15 +283,21 @@ CASES = {
     ),
     "sigmoid_focal": Case(
         sigmoid_focal,
-        options=({}, {"gamma": 0.5}, {"alpha": 0.25}, {"gamma": 0.0}),
+        options=({}, {"gamma": 0.5}, {"alpha": 0.25}, {"gamma": 0.0}, {"label_smoothing": 0.1}),
         ulp=(16, 16),
         by_component=False,
     ),
     "softmax_focal": Case(
         softmax_focal,
-        options=({}, {"gamma": 0.5}, {"class_weights": WEIGHTS}, {"gamma": 0.0}),
+        options=(
+            {},
+            {"gamma": 0.5},
+            {"class_weights": WEIGHTS},
+            {"gamma": 0.0},
+            {"label_smoothing": 0.1, "class_weights": WEIGHTS},
+        ),
         ulp=(16, 16),
-        by_component=with_class_ids,
+        by_component=lambda s: with_class_ids(s) and "label_smoothing" not in s.given,
     ),
     "asymmetric": Case(
         asymmetric,

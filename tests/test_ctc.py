@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arithmetic import to_exact
+from cases.sequence import ctc as oracle
+from test_accuracy import exact_gradient
 
 from jaxloss.sequence import ctc
 
@@ -73,6 +76,68 @@ def test_sure_and_right_costs_the_mass_of_the_wrong_alignments():
     np.testing.assert_allclose(gradient, [[exact, -exact]] * 2, rtol=1e-6)
 
 
+def along(labels, frames, classes, gap, seed):
+    """Noise, and a lead of some size for one alignment of the labels."""
+    logits = np.random.default_rng(seed).normal(size=(frames, classes))
+    path = np.zeros(frames, int)
+    path[1 : 2 * len(labels) : 2] = labels
+    logits[np.arange(frames), path] += gap
+    return logits.astype(np.float32)
+
+
+# From the most likely to the hopeless; the second of each pair is the other side of a switch.
+HARD = {
+    "sure": along([1, 2, 2, 3], 20, 4, 60, 0),
+    "nearly sure": along([1, 2, 2, 3], 20, 4, 12, 1),
+    "likely": along([1, 2, 2, 3], 20, 4, 5.5, 2),
+    "unlikely": along([1, 2, 2, 3], 20, 4, 3.5, 3),
+    "spiked": 100 * np.random.default_rng(4).integers(-1, 2, (20, 4)).astype(np.float32),
+    "against": along([], 20, 4, 1e5, 5),
+}
+HARD["holes"] = np.where(np.random.default_rng(6).random((20, 4)) < 0.1, -np.inf, HARD["unlikely"])
+
+
+@pytest.fixture(scope="module")
+def hard():
+    """Value and gradient of the hard examples, in one batch."""
+    logits, labels = np.stack(list(HARD.values())), np.tile(np.int32([1, 2, 2, 3]), (len(HARD), 1))
+    value, pull = jax.vjp(lambda x: ctc(x, labels), jnp.asarray(logits))
+    return dict(zip(HARD, zip(value, pull(jnp.ones(len(HARD)))[0], strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_examples_keep_their_digits(hard, name):
+    """Against 160 exact digits: what is far from any path, and what a sure model leaves over."""
+    possible = np.isfinite(HARD[name])
+    # To the oracle, so far below that nothing of it is left.
+    exact = {"logits": to_exact(np.where(possible, HARD[name], -1e4)), "labels": [1, 2, 2, 3]}
+    value, gradient = hard[name]
+    right = oracle(**exact)
+    assert abs(float(value) - right) <= 5 * 2**-23 * right
+    slope = np.where(possible, exact_gradient(oracle, exact, "logits"), 0)
+    error = np.max(np.abs(to_exact(np.asarray(gradient)) - slope))
+    assert error <= 20 * 2**-23 * np.max(np.abs(slope))
+    assert np.all(np.asarray(gradient)[~possible] == 0)
+
+
+def test_an_example_does_not_depend_on_its_batch(hard):
+    alone = jax.jit(jax.value_and_grad(lambda x: ctc(x, [1, 2, 2, 3])))
+    for name, logits in HARD.items():
+        (value, gradient), (expected, right) = alone(logits), hard[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(gradient, right, atol=1e-5 * np.max(np.abs(right)))
+
+
+def test_a_logit_of_inf_leaves_nothing_to_others():
+    logits = np.random.default_rng(5).normal(size=(2, 5, 3)).astype(np.float32)
+    logits[0, 1, 2], logits[1, 1, :2] = np.inf, -np.inf
+    logits[0, [0, 2, 3, 4]] = logits[1, [0, 2, 3, 4]]
+    value, pull = jax.vjp(lambda x: ctc(x, [[1, 2], [1, 2]]), jnp.asarray(logits))
+    (gradient,) = pull(jnp.ones(2))
+    np.testing.assert_allclose(value[0], value[1], rtol=1e-6)
+    np.testing.assert_allclose(gradient[0], gradient[1], rtol=1e-5, atol=1e-7)
+
+
 def test_a_huge_loss_is_not_clamped():
     value, gradient = jax.value_and_grad(ctc)(jnp.asarray([[2e5, 0.0]] * 3), [1])
     np.testing.assert_allclose(value, 2e5 - np.log(3), rtol=1e-6)
@@ -135,6 +200,7 @@ def test_long_sequences_keep_their_digits():
     np.testing.assert_allclose(gradient, exact, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_functions_of_the_loss_have_the_right_second_derivative():
     logits = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
     loss = lambda x: ctc(x, [1, 2])
@@ -142,3 +208,16 @@ def test_functions_of_the_loss_have_the_right_second_derivative():
     got = jax.jit(jax.hessian(lambda x: loss(x) ** 2))(logits)
     expected = 2 * (value * curvature + np.multiply.outer(slope, slope))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivative_of_sure_and_unsure_examples():
+    """Along a direction, in float64, against differences of the gradient."""
+    with jax.enable_x64(True):
+        logits = jnp.stack([along([1, 2], 6, 3, gap, 7) for gap in (0, 9)]).astype(jnp.float64)
+        slope = jax.jit(jax.grad(lambda x: jnp.sum(ctc(x, [[1, 2]] * 2, logit_lengths=[6, 5]))))
+        direction = jnp.asarray(np.random.default_rng(8).normal(size=logits.shape))
+        got = jax.jvp(slope, (logits,), (direction,))[1]
+        step = 1e-6 * direction
+        expected = (slope(logits + step) - slope(logits - step)) / 2e-6
+    for mine, right in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, right, atol=1e-6 * np.max(np.abs(right)))

@@ -4,13 +4,16 @@ An alignment walks a lattice: from the blank after n labels, or from label n, ea
 to that blank, to that label again, or on to label n + 1. Its other classes leave the lattice.
 
 - **Backward**, the masses of the right endings of every state: pairs of mantissa and exponent,
-  as they differ by any magnitude. All that is kept of them is the odds of the moves.
+  as they differ by any magnitude. All that is kept of them is the odds of the moves: two numbers
+  for each frame and label.
 - **Forward**, given these odds, the right alignments are a Markov chain: the probability to be in
   a state at a frame flows from frame to frame. It needs no exponents: what underflows is nothing.
 - **The wrong alignments** are summed where the right ones are likely. With $A$ the mass of the
   right ones and $D$ that of all others, the loss is $\log(1 + D / A)$, and the gradient the share
   of the wrong ones in every class less that of the right ones: sums of positive terms, where
   `-log(A)` and `p - q` are what rounding left. Batches without a likely example skip that.
+  They leave the lattice at some frame, with the mass that got there, or end in a wrong state;
+  neither needs an exponent, as what underflows is nothing beside the right ones.
 
 Axes are frames, examples, slots. Slot n of the labels is label n; slot 0, where no label is,
 serves the blank. The big arrays, of classes, stay as they come: examples, frames, classes.
@@ -97,6 +100,7 @@ def _right_endings(lattice: _Lattice, keep: bool) -> tuple[Mass, Any]:
 
     def step(endings: tuple[Mass, Mass], frame: Any) -> tuple[tuple[Mass, Mass], Any]:
         chance, chance_of_blank, counts, time = frame
+        # A frame makes mantissas at most 6 times as large: 16 of them are far from an overflow.
         of_blank, of_label = lax.cond(time % 16 == 0, _normalized, lambda x: x, endings)
         pause, stay = of_blank.times(chance_of_blank), of_label.times(chance)
         go = Mass(_next_slot(stay.mantissa, 1), _next_slot(stay.exponent, NOTHING))
@@ -234,19 +238,21 @@ def _value_and_gradient(
     posterior = _posterior(lattice, odds)
     likely = right.plain > _LIKELY
 
+    # Where the right alignments are not likely, the wrong ones count as one, and as the softmax.
     def with_wrong() -> tuple[Array, ...]:
         leaving = _leaving(lattice, softmax())
         wrong, endings = _wrong_endings(lattice, leaving, keep=True)
-        return wrong, *_wrong_shares(lattice, leaving, endings, likely), leaving.outside
+        share, left = _wrong_shares(lattice, leaving, endings, likely)
+        left = jnp.where(likely[:, None], left, 1)
+        return jnp.where(likely, wrong, 1), share, left, leaving.outside | ~likely[:, None, None]
 
     def without() -> tuple[Array, ...]:
         zeros, every = jnp.zeros_like(posterior), jnp.ones((len(logits), 1, logits.shape[-1]), bool)
-        return jnp.zeros_like(right.mantissa), zeros, zeros[..., :1], every
+        return jnp.ones_like(right.mantissa), zeros, jnp.ones_like(zeros[..., :1]), every
 
     wrong, share, left, outside = lax.cond(jnp.any(likely), with_wrong, without)
-    share -= jnp.where(likely, wrong, 1)[:, None] * posterior
-    likely = likely[:, None, None]
-    gradient = softmax() * jnp.where(likely, jnp.where(outside, _frames_first(left), 0), 1)
+    gradient = jnp.where(outside, softmax() * _frames_first(left), 0)
+    share -= wrong[:, None] * posterior
     gradient += _of_classes(share, lattice.ids, logits.shape[-1])
     is_counted = (right.exponent > NOTHING / 2)[:, None, None]
     is_counted = is_counted if counts is None else is_counted & counts

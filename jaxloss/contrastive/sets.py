@@ -199,7 +199,7 @@ def _positives(shared: Any, rows: Any) -> Array:
     """The mean surprise of some examples at their positives."""
     embeddings, labels, temperature, inside = shared
     anchors, mine, counts, places = rows
-    similar = product(directed(anchors, temperature), embeddings)
+    similar = product(numerics.normalize(anchors), embeddings) / temperature
     same = mine[..., :, None] == labels[..., None, :]
     others = jnp.ones_like(same)
     if inside is not None:

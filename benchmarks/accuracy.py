@@ -21,7 +21,7 @@ The largest error found, in units in the last place of float32, of value and gra
 all over the domain of each loss: errors from 1e-30 to 1e30, logits from indifferent to certain.
 The reference has 160 digits. Where components of a gradient cancel by nature (a probability minus
 the label it approaches), they are held to the last place of the largest; those rows bear a star.
-Where the inputs are logarithms that nearly cancel, half of them here, the unit is what one last
+Where the inputs nearly cancel (a match of logarithms, a rounded error), the unit is what one last
 place of the inputs changes, if that is more; those rows bear two.
 Written by `python benchmarks/accuracy.py`; the test suite holds every row to its bound.
 
@@ -39,7 +39,8 @@ def main():
         theirs = ["", ""]
         if peer is not None:
             theirs = shown(worst_errors(setting, loss=lambda *data, peer=peer: peer(*data)))
-        star = "" if setting.by_component else " **" if setting.case.conditioned else " *"
+        star = "" if setting.by_component else " *"
+        star = " **" if setting.case.conditioned else star
         rows.append([f"`{setting}`{star}", *shown(worst_errors(setting)), *theirs])
         print(*rows[-1], sep=" | ", flush=True)
     headings = ["loss", "value", "gradient", "Optax's value", "Optax's gradient"]

@@ -124,3 +124,19 @@ def test_no_retrace_when_weights_change():
 def test_wrong_words_are_refused(words, error, message):
     with pytest.raises(error, match=message):
         jl.mean([1.0, 2.0], **words)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        jl.regression.huber,
+        jl.divergence.kl,
+        jl.divergence.kl_log,
+        jl.divergence.generalized_kl,
+    ],
+)
+def test_no_array_of_the_size_of_the_data_is_held_beside_the_gradient(loss):
+    data = -jnp.ones((256, 256)), jnp.full((256, 256), 0.5)
+    gradient = jax.jit(jax.value_and_grad(lambda *x: loss(*x, reduction="mean")))
+    held = gradient.lower(*data).compile().memory_analysis().temp_size_in_bytes
+    assert held < data[0].nbytes / 4

@@ -90,9 +90,10 @@ def _below(top: Array, logits: Array) -> Array:
     return jnp.where(logits == jnp.inf, 0, top - logits)
 
 
-def entry_at(x: Array, place: Array, is_place: Array) -> Array:
+def entry_at(x: Array, place: Array) -> Array:
     """The entry of each row at a place; without a gather, where that would cross devices."""
     if shards(x, x.ndim - 1) > 1:
+        is_place = place[..., None] == jnp.arange(x.shape[-1], dtype=place.dtype)
         return jnp.sum(jnp.where(is_place, x, 0), axis=-1)
     return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
 
@@ -106,7 +107,7 @@ def _of_class(logits: Array, labels: Array) -> tuple[Array, Array]:
     near_top = jnp.round(_top(logits))
     others = jnp.where(is_label, 0, _exp_of_difference_from_whole(logits, near_top))
     rest = jnp.sum(others, axis=-1, keepdims=True)
-    gap = _below(near_top, entry_at(logits, labels, is_label)[..., None])
+    gap = _below(near_top, entry_at(logits, labels)[..., None])
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
     odds = rest * jnp.exp(jnp.minimum(gap, 64))  # against the label

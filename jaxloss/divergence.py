@@ -28,6 +28,7 @@ from jaxloss._exponentials import (
 )
 from jaxloss._rounding import two_quotient, two_sum
 from jaxloss._schedule import anew
+from jaxloss._softmax import entry_at
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -113,7 +114,7 @@ def kl(
 
     The cross-entropy less the entropy of the target: the same gradient in the prediction, and 0
     at the optimum. It is at least 0 as far as both sum to 1, which the rounding of p and q limits
-    to about 1e-7. (torch's `kl_div` averages over the classes as well unless told "batchmean".)
+    to about 1e-7; closer than that only logits can tell them apart. (torch's `kl_div` averages over the classes as well unless told "batchmean".)
 
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.
@@ -184,10 +185,10 @@ def _softmax(logits: Array, temperature: Array) -> Array:
     """softmax(logits / temperature), of exponents that have not been rounded."""
     scaled = logits / temperature
     out = numerics.softmax(scaled)
-    top = jnp.argmax(logits, axis=-1, keepdims=True)
-    below, lost = two_sum(logits, -jnp.take_along_axis(logits, top, axis=-1))
+    top = jnp.argmax(logits, axis=-1)
+    below, lost = two_sum(logits, -entry_at(logits, top)[..., None])
     below, rest = two_quotient(below, temperature)
-    used = scaled - jnp.take_along_axis(scaled, top, axis=-1)
+    used = scaled - entry_at(scaled, top)[..., None]
     lost = jnp.where(out > 0, (below - used) + (rest + lost / temperature), 0)
     return out * (1 + jax.lax.stop_gradient(lost))
 
@@ -204,12 +205,12 @@ def _log_ratio(
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
     raw, lost = two_sum(jnp.where(dead, 0, target_logits), -jnp.where(dead, 0, logits))
-    first = jnp.argmin(dead, axis=-1, keepdims=True)
-    shift = (raw - jnp.take_along_axis(raw, first, axis=-1)) / temperature
+    first = jnp.argmin(dead, axis=-1)
+    shift = (raw - entry_at(raw, first)[..., None]) / temperature
     alike = jnp.where(dead, logits == -jnp.inf, jnp.abs(shift) < 0.5)
     close = jnp.all(alike, axis=-1, keepdims=True)
     live = close & ~dead
-    lost = (lost - jnp.take_along_axis(lost, first, axis=-1)) / temperature
+    lost = (lost - entry_at(lost, first)[..., None]) / temperature
     distance = numerics.less_mean(jnp.where(live, shift + lost, 0), q, -1)
     distance = jnp.where(live, distance, 0)
     near = jnp.log1p(jnp.sum(q * exp_excess(-distance), axis=-1, keepdims=True))

@@ -23,6 +23,8 @@ FORMS = [
         for kind in ("auto", "explicit")
     ),
     *(f"{name}-{way}" for name in ("info_nce", "clip", "siglip") for way in ("ring", "gather")),
+    "classes-auto",
+    "classes-explicit",
     "vocabulary-parallel-fastest",
     "vocabulary-parallel-least_memory",
     "vocabulary-parallel-fastest-transposed",

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._softmax import (
+    entry_at,
     even_over_possible,
     is_off,
     surprise_of_bit,
@@ -245,7 +246,7 @@ def categorical_cross_entropy(
     """
     if labels.ndim == probabilities.ndim:
         return 0 - jnp.sum(numerics.xlogy(labels, probabilities), axis=-1)
-    return 0 - jnp.log(jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0])
+    return 0 - jnp.log(entry_at(probabilities, labels))
 
 
 @loss(
@@ -294,7 +295,7 @@ def negative_log_likelihood(
     if labels.ndim == log_probabilities.ndim:
         weighted = labels if class_weights is None else class_weights * labels
         return jnp.sum(numerics.multiply_no_nan(weighted, -log_probabilities), axis=-1)
-    surprise = 0 - jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+    surprise = 0 - entry_at(log_probabilities, labels)
     return surprise if class_weights is None else class_weights[labels] * surprise
 
 
@@ -376,7 +377,7 @@ def z_loss(
     """
     # The largest logit, and its surprise, which has a gradient with all its digits.
     top = jnp.argmax(logits, axis=-1)
-    largest = jnp.take_along_axis(logits, top[..., None], axis=-1)[..., 0]
+    largest = entry_at(logits, top)
     impossible = largest == -jnp.inf
     surprise = surprise_of_class(logits, top)
     return jnp.square(largest + jnp.where(impossible, 0, surprise))

@@ -16,7 +16,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
+from jaxloss._mesh import is_local
 from jaxloss._schedule import anew
+from jaxloss._softmax import entry_at
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -79,7 +81,7 @@ def _is_label(scores: Array, labels: Array) -> Array:
 
 
 def _of_label(scores: Array, labels: Array) -> Array:
-    return jnp.take_along_axis(scores, labels[..., None], axis=-1)
+    return entry_at(scores, labels)[..., None]
 
 
 def _larger(left: Any, right: Any) -> tuple[Array, Array]:
@@ -91,6 +93,9 @@ def _larger(left: Any, right: Any) -> tuple[Array, Array]:
 
 def _largest(x: Array) -> tuple[Array, Array]:
     """The largest number along the last axis, and how many are that large, in one pass."""
+    if not is_local():  # the compiler would gather what lies on several devices
+        top = jnp.max(x, axis=-1)
+        return top, jnp.sum(x == top[..., None], axis=-1, dtype=x.dtype)
     start = np.asarray(-np.inf, x.dtype), np.asarray(0, x.dtype)
     # JAX differentiates a reduction only if all its terms move, as this choice makes them.
     pair, rests = (x, lax.select_n(np.False_, jnp.ones_like(x), x)), []

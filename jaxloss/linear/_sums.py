@@ -146,7 +146,7 @@ def _others_jvp(primals: Any, tangents: Any) -> Any:
 def _pick(x: Array, place: Array, is_place: Array) -> Array:
     """The entry of each row at a place; 0 where that is outside."""
     inside = (place >= 0) & (place < x.shape[1])
-    return jnp.where(inside, entry_at(x, jnp.where(inside, place, 0), is_place), 0)
+    return jnp.where(inside, entry_at(x, jnp.where(inside, place, 0)), 0)
 
 
 @_pick.defjvp

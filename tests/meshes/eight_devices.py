@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
-from jaxloss import contrastive, linear, sharded
+from jaxloss import classification, contrastive, divergence, linear, ranking, sharded
 from jaxloss.classification import softmax_cross_entropy
 
 ROWS, DIM, CLASSES = 64, 16, 128
@@ -245,6 +245,54 @@ def logits_of_a_split_vocabulary():
     slope = jax.jit(jax.grad(lambda x: jnp.sum(loss(x, labels))))(logits)
     exact = jax.grad(lambda x: jnp.sum(softmax_cross_entropy(x, labels)))(logits)
     np.testing.assert_allclose(slope, exact, rtol=1e-5, atol=1e-7)
+
+
+OF_CLASSES = {
+    "cross-entropy": classification.softmax_cross_entropy,
+    "focal": classification.softmax_focal,
+    "perceptron": classification.multiclass_perceptron,
+    "hinge": classification.multiclass_hinge,
+    "multi_margin": classification.multi_margin,
+}
+OF_DISTRIBUTIONS = {
+    "cross-entropy of distributions": classification.softmax_cross_entropy,
+    "poly1": classification.poly1,
+    "kl_logits": divergence.kl_logits,
+    "ranking": ranking.softmax,
+}
+
+
+def split_classes(kind):
+    """Logits whose classes lie on several devices stay where they are."""
+
+    def run():
+        hidden, weight, labels = draw()
+        logits, others = hidden @ weight, jax.nn.softmax(hidden[::-1] @ weight)
+
+        def every(logits, others, labels):
+            ones = {n: f(logits, labels, reduction="mean") for n, f in OF_CLASSES.items()}
+            more = {n: f(logits, others, reduction="mean") for n, f in OF_DISTRIBUTIONS.items()}
+            return ones | more
+
+        both = lambda *data: (every(*data), jax.jacrev(every)(*data))
+        expected = jax.jit(both)(logits, others, labels)
+        mesh = mesh_of(kind)
+        with jax.set_mesh(mesh):
+            put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
+            split = put(logits, "data", "model"), put(others, "data", "model"), put(labels, "data")
+            program = jax.jit(both).lower(*split).compile()
+            got = jax.device_get(program(*split))
+        chex.assert_trees_all_close(got, jax.device_get(expected), rtol=2e-5, atol=2e-6)
+        for collective in ("all-gather", "all-to-all", "collective-permute"):
+            moved = sizes_of(program.as_text(), collective)
+            assert not [n for n in moved if n >= ROWS * CLASSES // 8], (collective, moved)
+
+    run.__name__ = f"classes-{kind.name.lower()}"
+    return run
+
+
+for _kind in (AxisType.Auto, AxisType.Explicit):
+    check(split_classes(_kind))
 
 
 CONTRASTIVE = {

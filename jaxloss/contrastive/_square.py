@@ -1,7 +1,7 @@
 r"""Losses over all pairs of a set, of whose square of similarities only some rows exist.
 
-Most of them look at a row of the square alone; `by_rows` computes those a few rows at a time.
-CLIP also looks at the columns. Their sums are collected while the rows go by, each relative to
+Most of them look at a row of the square alone: `_rows` computes those a few rows at a time. CLIP
+also looks at the columns. Their sums are collected while the rows go by, each relative to
 the highest top so far, and differentiated in one more pass:
 
 $$\dot r_i = \sum_{j \ne i} e^{s_{ij} - m_i}\, \dot s_{ij}, \qquad

@@ -1,4 +1,9 @@
-r"""Contrastive losses over a whole batch: every example meets all the others."""
+r"""Contrastive losses over a whole batch: every example meets all the others.
+
+With `chunk`, rows of the square of similarities are computed as they are needed, a few hundred at a
+time. A sum or a mean then has its gradients made on the way, and takes no more products of matrices
+than with the square; one value an example, and CLIP, take one more.
+"""
 
 from typing import Any, Unpack
 

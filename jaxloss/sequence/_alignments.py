@@ -11,9 +11,8 @@ to that blank, to that label again, or on to label n + 1. Its other classes leav
 - **The wrong alignments** are summed where the right ones are likely. With $A$ the mass of the
   right ones and $D$ that of all others, the loss is $\log(1 + D / A)$, and the gradient the share
   of the wrong ones in every class less that of the right ones: sums of positive terms, where
-  `-log(A)` and `p - q` are what rounding left. Batches without a likely example skip that.
-  They leave the lattice at some frame, with the mass that got there, or end in a wrong state;
-  neither needs an exponent, as what underflows is nothing beside the right ones.
+  `-log(A)` and `p - q` are what rounding left. A wrong one leaves the lattice at some frame, or
+  ends too early. A batch without a likely example skips all that.
 
 Axes are frames, examples, slots. Slot n of the labels is label n; slot 0, where no label is,
 serves the blank. The big arrays, of classes, stay as they come: examples, frames, classes.

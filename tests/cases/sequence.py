@@ -45,7 +45,7 @@ CASES = {
         ),
         draws={"labels": lambda g, batch: g.integers(1, 3, (*batch, 3)).astype(np.int32)},
         extremes={"labels": lambda g, count: g.integers(1, 3, (count, 3)).astype(np.int32)},
-        ulp=(4, 6),
+        ulp=(3, 5),
         by_component=False,
     ),
 }

@@ -114,7 +114,8 @@ def kl(
 
     The cross-entropy less the entropy of the target: the same gradient in the prediction, and 0
     at the optimum. It is at least 0 as far as both sum to 1, which the rounding of p and q limits
-    to about 1e-7; closer than that only logits can tell them apart. (torch's `kl_div` averages over the classes as well unless told "batchmean".)
+    to about 1e-7; closer than that only logits tell them apart. (torch's `kl_div` averages over
+    the classes as well unless told "batchmean".)
 
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.

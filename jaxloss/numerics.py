@@ -394,8 +394,10 @@ def less_mean(change: Array, p: Array, axis: Axis) -> Array:
     Once leaves 1 - p at the top, 0 where p rounds to 1. Twice takes off what the others leave,
     which has all its digits. The transpose, and so the gradient, does the same.
     """
-    change = change - jnp.sum(p * change, axis, keepdims=True)
-    return change - jnp.sum(p * change, axis, keepdims=True)
+    # Behind barriers, which also part the gradient's steps: or XLA computes one of them for its sum
+    # and, otherwise rounded, once more, and the second step takes off what the first did not leave.
+    once = lax.optimization_barrier(change - jnp.sum(p * change, axis, keepdims=True))
+    return lax.optimization_barrier(once - jnp.sum(p * once, axis, keepdims=True))
 
 
 @jax.custom_jvp

@@ -27,13 +27,12 @@ from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invarian
 
 
 def _surprise(logits: Array, lost: Array, labels: Array) -> Array:
-    """-log softmax(logits + lost)[label], where `lost` is too small to be added to the logits.
-
-    A first-order term makes good what rounding would multiply by the size of the logits.
-    """
-    of_labels = surprise_of_class if labels.ndim < logits.ndim else surprise_of_distribution
-    _, change = jax.jvp(lambda x: of_labels(x, labels), (logits,), (lost,))
-    return of_labels(logits, labels) + change
+    """-log softmax(logits + lost)[label], where `lost` is too small to be added to the logits."""
+    if labels.ndim < logits.ndim:
+        return surprise_of_class(logits, labels, lost)
+    # A first-order term makes good what rounding would multiply by the size of the logits.
+    value, change = jax.jvp(lambda x: surprise_of_distribution(x, labels), (logits,), (lost,))
+    return value + change
 
 
 @loss(

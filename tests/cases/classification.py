@@ -327,7 +327,7 @@ CASES = {
     "logit_adjusted": Case(
         logit_adjusted,
         options=({"class_counts": COUNTS}, {"class_counts": COUNTS, "temperature": 1.5}),
-        ulp=(4, 40),  # below 1e-31, what makes good the rounding of an adjusted logit underflows
+        ulp=(4, 6),
         by_component=with_class_ids,
     ),
     "ldam": Case(

@@ -63,30 +63,17 @@ def _exp_of_sum_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return exps, exps * tangents[0]
 
 
-def exp_of_difference(logits: Array, top: Array) -> Array:
-    """exp(logits - top) as if the difference were not rounded: 1 at the top, less below it.
+def exp_of_difference(logits: Array, top: Array, lost: Array | float = 0.0) -> Array:
+    """exp(logits - top + lost) as if nothing were rounded: 1 at the top, less below it.
 
-    +inf counts as the top, -inf as impossible.
+    +inf counts as the top, -inf as impossible. `lost` is what the logits have lost before.
     """
     largest = float(jnp.finfo(logits.dtype).max)
     logits, top = jnp.minimum(logits, largest), jnp.minimum(top, largest)
     shifted = logits - top  # and what rounding took of it (Knuth), NaN where that is infinite
     back = shifted - logits
-    lost = (logits - (shifted - back)) - (top + back)
+    lost = (logits - (shifted - back)) - (top + back) + lost
     return exp_of_sum(shifted, lax.stop_gradient(lost))
-
-
-def _exp_of_difference_from_whole(logits: Array, whole: Array, more: Array | None) -> Array:
-    """exp(logits - whole + more), of a whole number and of what the logits have lost before.
-
-    No digit of the whole number is below the last of a smaller logit: three operations find what
-    rounding took (Dekker), and not six.
-    """
-    largest = float(jnp.finfo(logits.dtype).max)
-    logits, whole = jnp.minimum(logits, largest), jnp.minimum(whole, largest)
-    shifted = logits - whole
-    lost = logits - (shifted + whole)
-    return exp_of_sum(shifted, lax.stop_gradient(lost if more is None else lost + more))
 
 
 def _top(logits: Array) -> Array:
@@ -114,10 +101,10 @@ def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, 
     # One array serves the sum and the gradient, so nothing else of the logits' size is stored.
     label = labels[..., None]
     is_label = label == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    near_top = jnp.round(_top(logits))
-    others = jnp.where(is_label, 0, _exp_of_difference_from_whole(logits, near_top, lost))
+    top = _top(logits)
+    others = jnp.where(is_label, 0, exp_of_difference(logits, top, 0.0 if lost is None else lost))
     rest = jnp.sum(others, axis=-1, keepdims=True)
-    gap = _below(near_top, entry_at(logits, labels)[..., None])
+    gap = _below(top, entry_at(logits, labels)[..., None])
     if lost is not None:
         gap = gap - lax.stop_gradient(entry_at(lost, labels)[..., None])
     total = rest + jnp.exp(-gap)

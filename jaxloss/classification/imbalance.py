@@ -28,10 +28,9 @@ from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invarian
 
 def _surprise(logits: Array, lost: Array, labels: Array) -> Array:
     """-log softmax(logits + lost)[label], where `lost` is too small to be added to the logits."""
-    if labels.ndim < logits.ndim:
-        return surprise_of_class(logits, labels, lost)
     # A first-order term makes good what rounding would multiply by the size of the logits.
-    value, change = jax.jvp(lambda x: surprise_of_distribution(x, labels), (logits,), (lost,))
+    of_labels = surprise_of_class if labels.ndim < logits.ndim else surprise_of_distribution
+    value, change = jax.jvp(lambda x: of_labels(x, labels), (logits,), (lost,))
     return value + change
 
 
@@ -85,7 +84,10 @@ def logit_adjusted(
     occurs = class_counts > 0
     logs = jnp.log(jnp.where(occurs, class_counts, 1))
     offset = jnp.where(occurs, temperature * logs, -jnp.inf)
-    return _surprise(*two_sum(logits, offset), labels)
+    adjusted, lost = two_sum(logits, offset)
+    if labels.ndim < logits.ndim:
+        return surprise_of_class(adjusted, labels, lost)  # also where a first-order term underflows
+    return _surprise(adjusted, lost, labels)
 
 
 @loss(

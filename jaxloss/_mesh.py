@@ -8,9 +8,8 @@ import jax
 def varying(x: Any) -> frozenset[str]:
     """The manual mesh axes over which an array, or its type, differs between devices."""
     kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    manual = getattr(kind, "manual_axis_type", None)
-    # Before JAX 0.10 the axes stood in `vma`.
-    return manual.varying if manual is not None else getattr(kind, "vma", None) or frozenset()
+    manual = kind.manual_axis_type
+    return frozenset() if manual is None else manual.varying
 
 
 def vary(tree: Any, axes: frozenset[str]) -> Any:

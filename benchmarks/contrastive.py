@@ -14,7 +14,7 @@ import platform
 import jax
 import jax.numpy as jnp
 import optax
-from timing import compile_all, interleaved, markdown, ratio
+from timing import compile_all, interleaved, markdown, measured_before, ratio
 
 from jaxloss import contrastive
 
@@ -86,13 +86,6 @@ def compare(name, size, rounds):
     return rows
 
 
-def measured_before():
-    """The rows of the page, by form and set."""
-    lines = PATH.read_text().splitlines() if PATH.exists() else []
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "/" in line]
-    return {tuple(row[:2]): row for row in rows if len(row) == len(HEADINGS)}
-
-
 def place(row):
     """Families in order, then sizes, then forms as they came."""
     of_family = [name.lower() in row[0].lower().replace("_", "") for name in FAMILIES]
@@ -105,7 +98,7 @@ def main():
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    load, rows = os.getloadavg()[0], measured_before()
+    load, rows = os.getloadavg()[0], measured_before(PATH, HEADINGS, 2)
     for name in options.names or FAMILIES:
         for size in options.sizes:
             rows |= {tuple(row[:2]): row for row in compare(name, size, options.rounds)}

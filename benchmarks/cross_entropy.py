@@ -11,7 +11,6 @@ time of all three is the system's, which hands out fresh pages. Larger ones are 
 """
 
 import argparse
-import ctypes
 import pathlib
 import platform
 
@@ -19,22 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import compile_all, interleaved, markdown, ratio
+from timing import compile_all, interleaved, keep_memory, markdown, ratio
 
 from jaxloss.classification import softmax_cross_entropy
 
 LEAVES = [(8192, 1000), (4096, 32768)]
 INTERMEDIATE = (2048, 512, 32768)  # tokens, dimension, vocabulary
 HEADINGS = ["labels", "shape", "dtype", "by Optax's time", "by the floor", "memory, MiB"]
-
-
-def keep_memory():
-    """Tells glibc to keep up to 2 GB of what is freed."""
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)
-    mallopt(mmap_threshold, 1 << 25)
-    mallopt(trim_threshold, (1 << 31) - 1)
-    mallopt(top_pad, 1 << 30)
 
 
 def ours(logits, labels):

@@ -1,8 +1,9 @@
 """Time, temporary memory and compile time of `value_and_grad` of the mean, beside Optax's.
 
-Run it with `python benchmarks/speed.py [name ...]`; it writes `benchmarks/speed.md`. Each row is
-one process-wide comparison: both functions compiled for the same arrays and run in turn; the ratio
-is the median over the rounds of ours by Optax's. Below 1 we are faster.
+Run it with `python benchmarks/speed.py [name ...] [--sizes ...]`; it writes `benchmarks/speed.md`,
+where what was not measured stays as it was. Each row is a comparison in one process: both functions
+compiled for the same arrays and run in turn; the ratio is the median over the rounds of ours by
+Optax's. Below 1 we are faster.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from optax_pairs import PAIRS
-from timing import compile_all, interleaved, markdown, ratio
+from timing import compile_all, interleaved, keep_memory, markdown, measured_before, ratio
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 import cases
 
+PATH = pathlib.Path(__file__).with_suffix(".md")
+HEADINGS = ["loss", "size", "dtype", "time", "memory, MiB (ours / Optax)", "compile time"]
 SIZES = {"small": (64, 10), "middle": (8192, 1000), "large": (4096, 32768)}
 
 
@@ -66,21 +69,19 @@ def main():
         and not s.given
         and any(name in str(s) for name in options.names or [""])
     ]
-    rows = []
+    keep_memory()
+    rows = measured_before(PATH, HEADINGS, 3)
     for setting in settings:
         for size in options.sizes:
             for dtype in (jnp.float32, jnp.bfloat16):
-                try:
-                    rows.append(compare(setting, size, dtype))
-                except Exception as error:  # Optax lacks some forms: the row says so
-                    why = f"{error!r:.60}"
-                    rows.append([str(setting), size, np.dtype(dtype).name, why, "", ""])
-                print(*rows[-1], sep=" | ", flush=True)
-    headings = ["loss", "size", "dtype", "time", "memory, MiB (ours / Optax)", "compile time"]
-    text = f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
-    text += f"jax {jax.__version__}; ratios, ours by Optax's.\n\n{markdown(headings, rows)}\n"
-    if not options.names:
-        pathlib.Path(__file__).with_suffix(".md").write_text("# Speed beside Optax\n\n" + text)
+                row = compare(setting, size, dtype)
+                rows[tuple(row[:3])] = row
+                print(*row, sep=" | ", flush=True)
+    text = f"# Speed beside Optax\n\n{platform.machine()}, {jax.devices()[0].device_kind}, "
+    text += f"jax {jax.__version__}; ratios, ours by Optax's.\n\n"
+    order = [str(s) for s in cases.settings()]
+    place = lambda row: (order.index(row[0]), list(SIZES).index(row[1]), row[2] != "float32")
+    PATH.write_text(text + markdown(HEADINGS, sorted(rows.values(), key=place)) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Interleaved timing: on a shared machine only ratios of runs that stand side by side mean much."""
 
+import ctypes
 import statistics
 import time
 
@@ -38,3 +39,20 @@ def markdown(headings, rows):
     """A table."""
     lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
     return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+
+def measured_before(path, headings, keys):
+    """The rows of the last table at a path, by their first cells, to be kept or replaced."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    rows = [row for row in rows if len(row) == len(headings) and row[0] not in ("---", headings[0])]
+    return {tuple(row[:keys]): row for row in rows}
+
+
+def keep_memory():
+    """Tells glibc to keep up to 2 GB of what is freed."""
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)
+    mallopt(mmap_threshold, 1 << 25)
+    mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(top_pad, 1 << 30)

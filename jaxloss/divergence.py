@@ -182,16 +182,19 @@ def kl_log(
     return jnp.sum(_surprise_of_log(log_prediction, log_target), axis=-1)
 
 
+def _cooled(logits: Array, temperature: Array) -> tuple[Array, Array]:
+    """Logits less the largest, over the temperature, and what rounding took of that."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+    below, lost = two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
+    exponents, rest = two_quotient(below, temperature)
+    return exponents, rest + lost / temperature
+
+
 def _softmax(logits: Array, temperature: Array) -> Array:
     """softmax(logits / temperature), of exponents that have not been rounded."""
-    scaled = logits / temperature
-    out = numerics.softmax(scaled)
-    top = jnp.argmax(logits, axis=-1)
-    below, lost = two_sum(logits, -entry_at(logits, top)[..., None])
-    below, rest = two_quotient(below, temperature)
-    used = scaled - entry_at(scaled, top)[..., None]
-    lost = jnp.where(out > 0, (below - used) + (rest + lost / temperature), 0)
-    return out * (1 + jax.lax.stop_gradient(lost))
+    exponents, lost = _cooled(logits, temperature)
+    out = numerics.softmax(exponents)
+    return out * (1 + jax.lax.stop_gradient(jnp.where(out > 0, lost, 0)))
 
 
 def _log_ratio(
@@ -200,9 +203,8 @@ def _log_ratio(
     """q, log(q / p) (0 where q is 0) and KL(q || p), with all digits where p is close to q."""
     q = _softmax(target_logits, temperature)
     dead = target_logits == -jnp.inf
-    away = jnp.where(dead, 0, numerics.log_softmax(target_logits / temperature)) - jnp.where(
-        dead, 0, numerics.log_softmax(logits / temperature)
-    )
+    away = jnp.where(dead, 0, numerics.log_softmax(_cooled(target_logits, temperature)[0]))
+    away = away - jnp.where(dead, 0, numerics.log_softmax(_cooled(logits, temperature)[0]))
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
     raw, lost = two_sum(jnp.where(dead, 0, target_logits), -jnp.where(dead, 0, logits))

@@ -542,11 +542,18 @@ def _distance_of_directions(x, y, axis):
     # Either side is right, so that a product out of the range of floats does no harm.
     obtuse = jnp.sum(x * y, axis, keepdims=True) < 0
     side = jnp.where(obtuse, -1, 1).astype(x.dtype)
-    squares = jnp.square(_unit(x, *norms[0]) - side * _unit(y, *norms[1]))
+    squares = jnp.square(_apart(x, y, _unit(x, *norms[0]), _unit(y, *norms[1]), norms, side))
     # The choice comes before the sum, which would else have the rows' factors written out in full.
     half = 0.5 * jnp.sum(jnp.where(counts, squares, 0), axis, keepdims=True)
     out = jnp.where(counts, jnp.where(side > 0, half, 2 - half), 1)
     return jnp.squeeze(out, axis), norms, counts, side, half
+
+
+def _apart(x, y, p, q, norms, side):
+    """The direction p of x less that of y, q, or less its opposite."""
+    # Of equal vectors, a fused multiply-add leaves the rounding of a quotient.
+    same = (side > 0) & (norms[0][0] == norms[1][0]) & (norms[0][1] == norms[1][1])
+    return jnp.where(same & (x == y), 0, p - side * q)
 
 
 @cosine_distance.defjvp

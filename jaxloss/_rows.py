@@ -44,6 +44,11 @@ class Pending:
         return {"sum": total, "parts": parts, "mean": parts.value}[reduction]
 
 
+def computed(values: Any) -> Array:
+    """The values of what may be `Pending`."""
+    return values.values() if isinstance(values, Pending) else values
+
+
 def by_rows(
     who: str,
     function: Callable[[Any, Any], Array],
@@ -52,26 +57,12 @@ def by_rows(
     rows: list[Any],
     *,
     batch: int,
-) -> Array:
-    """A function of rows and of all that they meet, for some rows at a time if `chunk` is given.
+) -> Any:
+    """A function of rows and of all that they meet: `Pending`, some at a time, if `chunk` is given.
 
     `function(shared, [*rows, places])` gives one value a row; what is None stays None. Arrays have
-    `batch` leading axes: one set an example.
+    `batch` leading axes: one set an example. A total is that of floating values.
     """
-    found = pending_by_rows(who, function, chunk, shared, rows, batch=batch)
-    return found.values() if isinstance(found, Pending) else found
-
-
-def pending_by_rows(
-    who: str,
-    function: Callable[[Any, Any], Array],
-    chunk: int | None,
-    shared: list[Any],
-    rows: list[Any],
-    *,
-    batch: int,
-) -> Any:
-    """The same as `by_rows`, `Pending` if `chunk` is given; the values are floating."""
     places = jnp.arange(rows[0].shape[batch], dtype=jnp.int32)
     if chunk is None:
         return function(shared, [*rows, places])

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 
 from jaxloss import catalogue
-from jaxloss._rows import Pending
+from jaxloss._rows import Pending, computed
 from jaxloss._typing import ArrayLike
 from jaxloss.checks import are_on, check, sizes_of
 from jaxloss.declaration import Declaration, Form
@@ -143,7 +143,7 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
     if isinstance(values, Pending):
         if given["reduction"] != "none" and sound is None and not are_on():
             return values.reduced(where, weights, given["reduction"])
-        values = values.values()  # which the checks look at
+        values = computed(values)  # which the checks look at
     if sound is not None:
         values = _nan_unless(values, sound)
     if are_on():

@@ -472,14 +472,23 @@ def _normalize_jvp(axis, primals, tangents):
     return out, jnp.where(length == 0, 0, quotient(across, jnp.where(length == 0, 1, length)))
 
 
+def power_near(size: Array) -> Array:
+    """A power of 2 by which entries of at most this size can be divided and squared; no slope.
+
+    >>> float(power_near(jnp.float32(3e30))) == 2.0**100
+    True
+    """
+    info = jnp.finfo(size.dtype)
+    half = size / 2  # so as not to round up to inf
+    power = lax.reduce_precision(half, exponent_bits=info.nexp, mantissa_bits=0)
+    return lax.stop_gradient(jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2)))
+
+
 def _scaled_norm(x, axis):
     """The norm of the vector over a power of 2 near its largest entry, and that power."""
-    info = jnp.finfo(x.dtype)
     # Of a constant x, XLA would square x and the power apart, and divide infinity by infinity.
     x = lax.optimization_barrier(x)
-    half = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0) / 2  # so as not to round up to inf
-    power = lax.reduce_precision(half, exponent_bits=info.nexp, mantissa_bits=0)
-    power = lax.stop_gradient(jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2)))
+    power = power_near(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
 
 
@@ -542,18 +551,13 @@ def _distance_of_directions(x, y, axis):
     # Either side is right, so that a product out of the range of floats does no harm.
     obtuse = jnp.sum(x * y, axis, keepdims=True) < 0
     side = jnp.where(obtuse, -1, 1).astype(x.dtype)
-    squares = jnp.square(_apart(x, y, _unit(x, *norms[0]), _unit(y, *norms[1]), norms, side))
+    squares = jnp.square(_unit(x, *norms[0]) - side * _unit(y, *norms[1]))
     # The choice comes before the sum, which would else have the rows' factors written out in full.
-    half = 0.5 * jnp.sum(jnp.where(counts, squares, 0), axis, keepdims=True)
-    out = jnp.where(counts, jnp.where(side > 0, half, 2 - half), 1)
-    return jnp.squeeze(out, axis), norms, counts, side, half
-
-
-def _apart(x, y, p, q, norms, side):
-    """The direction p of x less that of y, q, or less its opposite."""
     # Of equal vectors, a fused multiply-add leaves the rounding of a quotient.
     same = (side > 0) & (norms[0][0] == norms[1][0]) & (norms[0][1] == norms[1][1])
-    return jnp.where(same & (x == y), 0, p - side * q)
+    half = 0.5 * jnp.sum(jnp.where(counts & ~(same & (x == y)), squares, 0), axis, keepdims=True)
+    out = jnp.where(counts, jnp.where(side > 0, half, 2 - half), 1)
+    return jnp.squeeze(out, axis), norms, counts, side, half
 
 
 @cosine_distance.defjvp

@@ -380,12 +380,16 @@ def test_float64_stays_and_float32_does_not_widen(setting):
 # --- law 6: derivatives ------------------------------------------------------------------------
 
 
+def directions(floating):
+    generator = np.random.default_rng(6)
+    return [jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in floating]
+
+
 @pytest.mark.slow
 @every_setting
 def test_forward_mode_is_reverse_mode(setting):
     function, floating = total(setting)
-    generator = np.random.default_rng(5)
-    tangents = [jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in floating]
+    tangents = directions(floating)
     _, forward = jax.jit(lambda x, t: jax.jvp(function, x, t))(floating, tangents)
     slopes = gradients(setting)(*setting.data())
     reverse = sum(jnp.sum(g * t) for g, t in zip(slopes, tangents, strict=True))
@@ -397,8 +401,7 @@ def test_forward_mode_is_reverse_mode(setting):
 def test_second_derivative_is_that_of_the_gradient(setting):
     """Forward over reverse and reverse over reverse agree, with differences of the gradient."""
     function, floating = total(setting)
-    generator = np.random.default_rng(6)
-    tangents = [jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in floating]
+    tangents = directions(floating)
     argnums = tuple(range(len(floating)))
     gradient = jax.grad(function, argnums=argnums)
 
@@ -429,8 +432,7 @@ def test_second_derivative_is_that_of_the_gradient(setting):
 def test_in_a_scan_second_derivatives_are_those_outside(setting):
     """Differentiated, a scan forgets the rule of a function: its formula must be right too."""
     function, floating = total(setting)
-    generator = np.random.default_rng(6)
-    tangents = [jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in floating]
+    tangents = directions(floating)
 
     def scanned(*floating):
         step = lambda sum, x: (sum + function(*x), None)

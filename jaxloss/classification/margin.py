@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._mesh import is_local
+from jaxloss._rounding import two_sum
 from jaxloss._schedule import anew
 from jaxloss._softmax import entry_at
 from jaxloss.contract import loss
@@ -67,10 +68,7 @@ def _hinge_of_lead(margin: Array, above: Array, below: Array) -> Array:
 
     What is impossible, -inf, leads nobody: it costs nothing to be above it, whoever one is.
     """
-    difference = above - below
-    back = difference - above
-    lost = (above - (difference - back)) - (below + back)  # by the rounding of the difference
-    lost = lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
+    difference, lost = two_sum(above, -below)
     lead = jnp.where(above == -jnp.inf, -jnp.inf, (margin + difference) + lost)
     return numerics.relu(lead)
 

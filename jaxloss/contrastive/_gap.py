@@ -26,17 +26,10 @@ def _largest(x: Array, y: Array) -> tuple[Array, Array]:
     )
 
 
-def _power_near(size: Array) -> Array:
-    """A power of 2 by which entries of at most this size can be divided and squared."""
-    info = jnp.finfo(size.dtype)
-    power = lax.reduce_precision(size / 2, exponent_bits=info.nexp, mantissa_bits=0)
-    return lax.stop_gradient(jnp.clip(power, 4 * info.tiny, 2.0 ** (info.maxexp - 2)))
-
-
 @jax.custom_jvp
 def gap_of_distances(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     """|x - y| - |x - z| and both distances, of points of any size; slopes at distance 0 are 0."""
-    powers = list(map(_power_near, _largest(jnp.abs(x - y), jnp.abs(x - z))))
+    powers = list(map(numerics.power_near, _largest(jnp.abs(x - y), jnp.abs(x - z))))
     power = jnp.maximum(*powers)
     # Differences are quicker computed again, in each pass, than held.
     x, y, z, *scales = anew((x, y, z, *(1 / p[..., None] for p in (*powers, power))))

@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss._rows import pending_by_rows
+from jaxloss._rows import by_rows
 from jaxloss._softmax import surprise_of_class
 from jaxloss.contract import loss
 from jaxloss.contrastive._square import by_rows_and_columns, directed, product
@@ -24,7 +24,7 @@ from jaxloss.traits import nonnegative, scale_invariant
 def _by_rows(name: str, function: Any, chunk: int | None, shared: Any, rows: list[Any]) -> Any:
     """A function of rows of the square, some at a time; the first of `rows` are embeddings."""
     who, batch = f"jaxloss.contrastive.{name}", rows[0].ndim - 2
-    return pending_by_rows(who, function, chunk, shared, rows, batch=batch)
+    return by_rows(who, function, chunk, shared, rows, batch=batch)
 
 
 def _is_own(places: Array, size: int) -> Array:

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxloss import numerics
 from jaxloss._rounding import two_sum
-from jaxloss._rows import by_rows
+from jaxloss._rows import by_rows, computed
 from jaxloss._softmax import surprise_of_class
 
 
@@ -79,7 +79,8 @@ class Lists(NamedTuple):
             return function(lists, *own[4:], *shared[4:])
 
         known, batch = list(self.items[:4]), self.scores.ndim - 1
-        return by_rows(who, of_chunk, chunk, [*known, *met], [*known, *rows], batch=batch)
+        met_by, own = [*known, *met], [*known, *rows]
+        return computed(by_rows(who, of_chunk, chunk, met_by, own, batch=batch))
 
     def sum_of_list(self, values: Array, **how: Any) -> Array:
         """For each item, the sum of the values of its list."""

@@ -9,6 +9,8 @@ value and gradient, for that example; `where=labels != -100` leaves such example
 Binary losses are elementwise, one score a decision, so that several labels may be on at once.
 """
 
+# The catalogue lists the losses in this order, in which they are taught.
+# isort: off
 from jaxloss.classification.cross_entropy import (
     binary_cross_entropy,
     categorical_cross_entropy,
@@ -19,7 +21,6 @@ from jaxloss.classification.cross_entropy import (
     softmax_cross_entropy,
     z_loss,
 )
-from jaxloss.classification.imbalance import class_balanced_weights, ldam, logit_adjusted
 from jaxloss.classification.margin import (
     hinge,
     hinge_embedding,
@@ -31,7 +32,6 @@ from jaxloss.classification.margin import (
     perceptron,
     squared_hinge,
 )
-from jaxloss.classification.sparse import fenchel_young, sigmoid_sparsemax, sparsemax
 from jaxloss.classification.surprise import (
     asymmetric,
     generalized_cross_entropy,
@@ -40,7 +40,9 @@ from jaxloss.classification.surprise import (
     softmax_focal,
     symmetric_cross_entropy,
 )
+from jaxloss.classification.imbalance import class_balanced_weights, ldam, logit_adjusted
 from jaxloss.classification.tempered import bi_tempered
+from jaxloss.classification.sparse import fenchel_young, sigmoid_sparsemax, sparsemax
 
 HELPERS = ["smooth_labels", "class_balanced_weights"]  # public, and no losses
 

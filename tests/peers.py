@@ -1342,8 +1342,9 @@ RTOL = {"keras": 1e-6}
 # Public names, and options, that have no counterpart here, and why.
 GAPS = {
     "torch": {
-        "nn.AdaptiveLogSoftmaxWithLoss": "a layer with weights; no counterpart yet.",
-        "LinearCrossEntropyOptions": "of `linear_cross_entropy`; no counterpart yet.",
+        "nn.AdaptiveLogSoftmaxWithLoss": "an approximation in clusters of classes, with weights of "
+        "its own; `jl.linear.softmax_cross_entropy` is exact, in the memory of a chunk.",
+        "LinearCrossEntropyOptions": "`chunk` and `policy` of `jl.linear.softmax_cross_entropy`.",
         'kl_div(reduction="none")': "one number a class; here classes are summed.",
         "size_average, reduce": "deprecated in favour of `reduction`.",
     },
@@ -1363,7 +1364,8 @@ GAPS = {
     "rax": {
         "approx_t12n": "`jl.ranking.approx_ndcg` is `approx_t12n(ndcg_metric)`, plus 1; "
         "rax 0.4.0 fails in it on current JAX.",
-        "bound_t12n": "no counterpart.",
+        "bound_t12n": "a pairwise hinge for the rank: `jl.ranking.approx_ndcg` has a sigmoid; "
+        "rax 0.4.0 fails in it on current JAX.",
         "gumbel_t12n": "add Gumbel noise to the scores and take the mean over samples.",
         "segment_t12n": "losses take `segments`.",
         "ap_metric": "it counts: no gradient.",
@@ -1375,7 +1377,7 @@ GAPS = {
         "recall_metric": "it counts: no gradient.",
         "gain_fn, discount_fn": 'any gain: give it as the relevance, with `gain="linear"`; '
         "the discount is the usual one.",
-        "light_discount": "no counterpart.",
+        "light_discount": "a discount for `discount_fn`.",
     },
     "scikit-learn": {
         "coverage_error": "it counts: no gradient.",

@@ -47,19 +47,34 @@ def last_place(x):
     return mpmath.ldexp(1, max(mpmath.frexp(x)[1], -125) - 24)
 
 
-def changes_of_last_places(oracle, one, names, shown):
-    """How far value and gradient move, at most, as all inputs move by a last place either way."""
-    value, gradient = oracle(**one), exact_gradients(oracle, one, names)
-    generator, largest = np.random.default_rng(3), [0, 0]
+def moved_by_last_places(one, names, shown):
+    """The inputs with all floats moved by a last place either way, four times."""
+    generator = np.random.default_rng(3)
     for _ in range(4):
         moved = dict(one)
         for name in names:
             x = np.asarray(shown[name], np.float32)
             step = np.where(generator.random(x.shape) < 0.5, -1, 1) * np.spacing(np.abs(x))
             moved[name] = to_exact(np.float64(x) + step)
+        yield moved
+
+
+def change_of_value(oracle, one, names, shown):
+    """How many last places of its own each value moves at most, as the inputs move by theirs."""
+    values, largest = np.ravel(oracle(**one)), 0
+    for moved in moved_by_last_places(one, names, shown):
+        largest = np.maximum(largest, abs(np.ravel(oracle(**moved)) - values))
+    return [
+        float(change / last_place(value)) for change, value in zip(largest, values, strict=True)
+    ]
+
+
+def change_of_gradient(oracle, one, names, shown):
+    """How far the gradient moves at most."""
+    gradient, largest = exact_gradients(oracle, one, names), 0
+    for moved in moved_by_last_places(one, names, shown):
         there = exact_gradients(oracle, moved, names)
-        largest[0] = max(largest[0], abs(oracle(**moved) - value))
-        largest[1] = max([largest[1], *(abs(a - b) for a, b in zip(there, gradient, strict=True))])
+        largest = max([largest, *(abs(a - b) for a, b in zip(there, gradient, strict=True))])
     return largest
 
 
@@ -97,25 +112,30 @@ def worst_errors(setting, count=COUNT, loss=None):
         one = {n: to_exact(v) for n, v in setting.examples(named, (row,)).items()}
         shown = {n: v for n, v in setting.examples(named, (row,)).items()}
         right = np.ravel(setting.case.oracle(**one))
-        errors = {"value": np.max(ulp_error(np.ravel(values[row]), right)), "gradient": 0.0}
+        of_values = ulp_error(np.ravel(values[row]), right)
         names = [setting.card.data[i] for i in at]
         exact = exact_gradients(setting.case.oracle, one, names)
         got = [x for gradient in gradients for x in np.ravel(np.asarray(gradient)[row])]
         largest = max(map(abs, exact), default=0)
-        value_change = gradient_change = 0
-        conditioned = setting.case.conditioned
-        if conditioned(shown) if callable(conditioned) else conditioned:
-            value_change, gradient_change = changes_of_last_places(
-                setting.case.oracle, one, names, shown
-            )
-            errors["value"] /= max(1, float(value_change / last_place(right[0])))
+        of_components = []
         for g, e in zip(got, exact, strict=True):
-            error = ulp_error(g, e)
+            error = float(ulp_error(g, e))
             if not setting.by_component and np.isfinite(g) and largest:
                 error = min(error, float(abs(float(g) - e) / (largest * 2**-23)))
-            if np.isfinite(error) and gradient_change:
-                error = min(error, float(abs(float(g) - e) / gradient_change))
-            errors["gradient"] = max(errors["gradient"], error)
+            of_components.append(error)
+        conditioned = setting.case.conditioned
+        if conditioned(shown) if callable(conditioned) else conditioned:
+            # What the inputs change takes long to find, and only lowers an error.
+            about = setting.case.oracle, one, names, shown
+            if np.max(of_values) > worst["value"][0]:
+                of_values = of_values / np.maximum(1, change_of_value(*about))
+            if max(of_components, default=0) > worst["gradient"][0]:
+                change = change_of_gradient(*about)
+                of_components = [
+                    min(error, float(abs(float(g) - e) / change)) if change else error
+                    for error, g, e in zip(of_components, got, exact, strict=True)
+                ]
+        errors = {"value": float(np.max(of_values)), "gradient": max(of_components, default=0.0)}
         for kind, error in errors.items():
             if error > worst[kind][0]:
                 worst[kind] = error, shown

@@ -147,8 +147,9 @@ CASES = {
     "approx_ndcg": Case(
         approx_ndcg,
         options=({}, {"temperature": 0.5}, {"gain": "linear"}, {"mask": MASK}),
-        # Of two items of nearly one gain in the wrong order all but their difference cancels.
-        **LISTWISE | {"ulp": (24, 8)},
+        # Of two items of nearly one gain in the wrong order all but their difference cancels: there
+        # a last place of the grades moves the loss by 14 of its own.
+        **LISTWISE | {"ulp": (4, 6), "conditioned": True},
     ),
     "margin": Case(
         margin,

@@ -39,6 +39,15 @@ def absolute(x: Array) -> Array:
     return x * jnp.sign(x)
 
 
+def _vanishes(x: Array) -> Array:
+    """Whether x counts as 0, as subnormal numbers do: compiled, they are 0 in some places only.
+
+    Those of float32: what is subnormal in float16 is computed with.
+    """
+    tiny = jnp.finfo(jnp.promote_types(jnp.result_type(float, x), jnp.float32)).tiny
+    return jnp.abs(x) < tiny
+
+
 def relu(x: Array) -> Array:
     """The larger of 0 and x, whose gradient at 0 is 0.
 
@@ -60,7 +69,7 @@ def sqrt(x: Array) -> Array:
     >>> float(jax.grad(sqrt)(0.0)), float(jax.grad(sqrt)(4.0))
     (0.0, 0.25)
     """
-    zero = jnp.equal(x, 0)
+    zero = _vanishes(x)
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
@@ -73,7 +82,7 @@ def multiply_no_nan(weight: Array, value: Array) -> Array:
     >>> float(multiply_no_nan(0.0, jnp.inf)), float(jax.grad(multiply_no_nan)(0.0, 3.0))
     (0.0, 3.0)
     """
-    dead = jnp.equal(weight, 0) & ~jnp.isfinite(value)
+    dead = _vanishes(weight) & ~jnp.isfinite(value)
     return weight * jnp.where(dead, 0, value)
 
 
@@ -125,7 +134,7 @@ def xlogy(x: Array, y: Array) -> Array:
     >>> float(xlogy(0.0, 0.0)), float(jax.grad(lambda p: xlogy(p, p))(0.0))
     (0.0, 0.0)
     """
-    dead = jnp.equal(x, 0) & ~(jnp.greater(y, 0) & jnp.isfinite(y))
+    dead = _vanishes(x) & ~(jnp.greater(y, 0) & ~_vanishes(y) & jnp.isfinite(y))
     return x * jnp.log(jnp.where(dead, 1, y))
 
 
@@ -137,7 +146,7 @@ def xlog1py(x: Array, y: Array) -> Array:
     >>> float(xlog1py(0.0, -1.0)), float(jax.grad(xlog1py, argnums=1)(0.0, -1.0))
     (0.0, 0.0)
     """
-    dead = jnp.equal(x, 0) & ~(jnp.greater(y, -1) & jnp.isfinite(y))
+    dead = _vanishes(x) & ~(jnp.greater(y, -1) & jnp.isfinite(y))
     return x * jnp.log1p(jnp.where(dead, 0, y))
 
 

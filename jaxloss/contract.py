@@ -27,6 +27,7 @@ from jax import Array
 
 from jaxloss import catalogue
 from jaxloss._rows import Pending, computed
+from jaxloss._schedule import each, is_cached
 from jaxloss._typing import ArrayLike
 from jaxloss.checks import are_on, check, sizes_of
 from jaxloss.declaration import Declaration, Form
@@ -136,7 +137,8 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
         if declared.guarded:
             arrays, sound = _guard(arrays, seen, forms, declared, context)
 
-    values = declared.body(**{name: arrays.get(name, given[name]) for name in declared.arguments})
+    inputs = {name: arrays.get(name, given[name]) for name in declared.arguments}
+    values = _values(declared, inputs, batch)
     shape = declared.result.shape(batch, sizes)
     if values.shape != shape:
         raise _misshapen(f"{declared.who}: its result", "", values.shape, shape, "")
@@ -149,7 +151,18 @@ def _evaluate(declared: Declaration, given: dict[str, Any]) -> Any:
     if are_on():
         counted = values if where is None else jnp.where(where, values, 0)
         check(declared.who, "result", finite, counted, context, unless=~jnp.asarray(sane))
-    return reduce(values, where, weights, given["reduction"])
+    cached = is_cached(arrays)
+    return reduce(values, where, weights, given["reduction"], cached=cached)
+
+
+def _values(declared: Declaration, inputs: dict[str, Any], batch: tuple[int, ...]) -> Any:
+    """What the body makes of its arguments."""
+    names = [name for name, x in inputs.items() if isinstance(x, _ARRAYS) and x.ndim]
+    # An own loss of a user is let alone: it may hold an array that fits the last axis.
+    if not declared.house or not names or any(inputs[name].shape != batch for name in names):
+        return declared.body(**inputs)
+    arrays = [inputs[name] for name in names]
+    return each(lambda *xs: declared.body(**inputs | dict(zip(names, xs, strict=True))), *arrays)
 
 
 def _arrays(declared: Declaration, given: dict[str, Any]) -> dict[str, Any]:

@@ -123,8 +123,8 @@ class Declaration:
         """Reads the annotations of `body`."""
         self.body = body
         package, shelf, *_ = [*(body.__module__ or "").split("."), "", ""]
-        inside = package == "jaxloss"
-        self.who = f"jaxloss.{shelf}.{body.__qualname__}" if inside else body.__qualname__
+        self.house = package == "jaxloss"
+        self.who = f"jaxloss.{shelf}.{body.__qualname__}" if self.house else body.__qualname__
         hints = typing.get_type_hints(body)
         parameters = inspect.signature(body).parameters.values()
         unknown = sorted(set(domains) - {p.name for p in parameters})

@@ -27,7 +27,7 @@ from jaxloss._exponentials import (
     log1p_ratio,
 )
 from jaxloss._rounding import two_quotient, two_sum
-from jaxloss._schedule import anew
+from jaxloss._schedule import anew, each
 from jaxloss._softmax import entry_at
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
@@ -440,7 +440,7 @@ def generalized_kl(
     """
     (target,) = _keep(mask, 0, target)
     (log_prediction,) = _keep(mask, -jnp.inf, log_prediction)
-    return jnp.sum(_log_gap(log_prediction, target), axis=-1)
+    return jnp.sum(each(_log_gap, log_prediction, target), axis=-1)
 
 
 @loss(nonnegative, convex, zero_at_match, prediction=unit_interval, target=unit_interval)

@@ -504,7 +504,7 @@ def _scaled_norm(x, axis):
 def _unit(x, length, power):
     """The direction of a vector."""
     # Anew, or the factors of the rows are shared with the norm, and so written out in full.
-    return x / anew(power) / jnp.where(length == 0, jnp.inf, length)  # 0 has slope 0
+    return x / anew(power, x) / jnp.where(length == 0, jnp.inf, length)  # 0 has slope 0
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

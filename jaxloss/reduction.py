@@ -89,8 +89,13 @@ def _total_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
     return total, one_after(total) * jnp.sum(tangents[0])
 
 
-def reduce(values: Any, where: Any, weights: Any, reduction: TypeOfReduction) -> Any:
-    """The one implementation of `where`, `weights` and `reduction`, for all losses."""
+def reduce(
+    values: Any, where: Any, weights: Any, reduction: TypeOfReduction, *, cached: bool = False
+) -> Any:
+    """The one implementation of `where`, `weights` and `reduction`, for all losses.
+
+    `cached`: all that the values are made of stays in the cache, so nothing need be let go.
+    """
     if where is not None:
         values = jnp.where(where, values, 0)
     if weights is not None:
@@ -100,7 +105,7 @@ def reduce(values: Any, where: Any, weights: Any, reduction: TypeOfReduction) ->
         values = weights * values
     if reduction == "none":
         return values
-    total = _total(values)
+    total = jnp.sum(values) if cached else _total(values)
     if reduction == "sum":
         return total
     weight = total_weight(values.shape, where, weights, total.dtype)

@@ -526,7 +526,7 @@ def test_checks_off_leave_no_trace(setting):
 
 @each_loss
 def test_the_decorator_adds_nothing_to_compiled_code(setting):
-    """The guard of class ids apart, the jaxpr of a call is that of the bare mathematics."""
+    """The jaxpr is that of the bare mathematics, the guard of class ids and long loops apart."""
     if (
         any(form.domain.guard for form in setting.forms)
         or setting.card.declaration.words["reduction"] != "none"

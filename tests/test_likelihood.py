@@ -231,3 +231,19 @@ def test_negative_binomial_in_its_total_count(count, total):
             lambda r: oracles.negative_binomial(mpmath.mpf(0.7), mpmath.mpf(count), r), total
         )
     np.testing.assert_allclose(slope, float(exact), rtol=1e-7, atol=1e-12)
+
+
+def test_slopes_of_tiny_amounts_do_not_overflow():
+    gamma = jax.jit(jax.grad(lambda mean: likelihood.gamma(mean, 1e-8, concentration=0.5)))
+    np.testing.assert_allclose(gamma(1e-20), -0.5 * 1e32, rtol=1e-5)
+    tweedie = jax.jit(jax.grad(lambda mean: likelihood.tweedie_deviance(mean, 1e-10, power=3.0)))
+    np.testing.assert_allclose(tweedie(1e-14), 2 * (1e-14 - 1e-10) * 1e42, rtol=1e-4)
+
+
+def test_a_component_far_away_takes_no_part():
+    far = jnp.array([0.0, 1e30, 1.0]), 0.5, jnp.array([1.0, 1e-20, 2.0]), jnp.zeros(3)
+    value, slopes = jax.jit(jax.value_and_grad(likelihood.gaussian_mixture, (0, 1, 2, 3)))(*far)
+    near = [x[jnp.array([0, 2])] if jnp.ndim(x) else x for x in far]
+    np.testing.assert_allclose(value, likelihood.gaussian_mixture(*near) + np.log(1.5), rtol=1e-6)
+    assert slopes[0][1] == slopes[2][1] == 0
+    assert all(np.isfinite(slope).all() for slope in slopes)

@@ -71,7 +71,9 @@ def _deviance_of_ratio(x: Array, y: Array) -> Array:
 def _deviance_of_ratio_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x, y), (x_dot, y_dot) = primals, tangents
     change = numerics.quotient(x - y, y)
-    slope = numerics.quotient(change, x) * x_dot - numerics.quotient(change, y) * y_dot
+    # Times the inverse: of two divisions XLA makes one, by the square of y.
+    of_x, of_y = (numerics.quotient(jnp.ones_like(y), z) for z in (x, y))
+    slope = change * of_x * x_dot - change * of_y * y_dot
     return _deviance_of_ratio(x, y), slope
 
 
@@ -90,7 +92,8 @@ def _tweedie(mean: Array, target: Array, power: Array) -> Array:
 def _tweedie_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (mean, target, power), (mean_dot, target_dot, power_dot) = primals, tangents
     none = target == 0
-    to_mean = 2 * (mean - target) * mean ** (-power)
+    # Not the power -p, which overflows where the slope does not.
+    to_mean = 2 * (numerics.quotient(mean - target, mean) * mean ** (1 - power))
     several = jnp.where(none, mean, target)
     logarithm = log_ratio(several, mean)
     to_target = 2 * power_gap(several, mean, logarithm, 1 - power)

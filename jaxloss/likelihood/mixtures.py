@@ -1,5 +1,6 @@
 """Mixtures: a target that may come from one of several distributions."""
 
+import math
 from typing import Unpack
 
 import jax.numpy as jnp
@@ -86,6 +87,9 @@ def gaussian_mixture(
     References:
         Bishop, *Mixture Density Networks*, 1994.
     """
-    score = numerics.quotient(target[..., None] - means, jnp.sqrt(variances))
+    error, deviation = target[..., None] - means, jnp.sqrt(variances)
+    # A component so far away that the square overflows takes no part.
+    none = jnp.abs(error) > math.sqrt(jnp.finfo(error.dtype).max) * deviation
+    score = numerics.quotient(jnp.where(none, 0, error), jnp.where(none, 1, deviation))
     losses = 0.5 * jnp.square(score) + (0.5 * jnp.log(variances) + HALF_LOG_2PI)
-    return -numerics.logsumexp(numerics.log_softmax(logits) - losses)
+    return -numerics.logsumexp(numerics.log_softmax(logits) - jnp.where(none, jnp.inf, losses))

@@ -19,8 +19,16 @@ from jax import Array, lax
 
 from jaxloss import numerics
 from jaxloss._mesh import require_split, vary, varying
-from jaxloss._softmax import surprise_of_gap
-from jaxloss.contrastive._square import block, exps, top_of
+from jaxloss.contrastive._square import (
+    Others,
+    block,
+    exps,
+    others_of_rows,
+    own_similarity,
+    surprise,
+    top_of,
+    with_slope_of,
+)
 from jaxloss.linear._sums import Layer, of_products
 from jaxloss.reduction import TypeOfReduction, reduce
 
@@ -133,7 +141,7 @@ def info_nce(
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
     pair = _Pair("jaxloss.sharded.info_nce", query, key, where, axis_name, way)
-    rows, _ = _surprises(pair, pair.left / temperature)
+    rows, _ = _surprises(pair, temperature)
     return pair.reduced(rows, weights, reduction)
 
 
@@ -182,7 +190,7 @@ def clip(
         Cheng et al., *Breaking the Memory Barrier of Contrastive Loss* (the ring), 2024.
     """
     pair = _Pair("jaxloss.sharded.clip", left, right, where, axis_name, way)
-    rows, columns = _surprises(pair, pair.left / temperature)
+    rows, columns = _surprises(pair, temperature)
     return pair.reduced(0.5 * (rows + columns), weights, reduction)
 
 
@@ -234,16 +242,20 @@ def siglip(
     pair = _Pair("jaxloss.sharded.siglip", left, right, where, axis_name, way)
     scaled, bias = pair.left / temperature, jnp.asarray(bias, pair.left.dtype)
 
-    def tile(values: Array, travelling: Any, owner: Any, constants: Any) -> Any:
+    def tile(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
         x, mine, bias = constants
         entries, own, others = pair.block(x, mine, travelling, owner)
-        matches = own * numerics.softplus(-(entries + bias)) * mine[:, None]
-        costs = matches + others * numerics.softplus(entries + bias)
-        return values + jnp.sum(costs, axis=1), travelling
+        costs = jnp.sum(others * numerics.softplus(entries + bias), axis=1)
+        on_diagonal, values = state
+        state = on_diagonal + jnp.sum(own * entries, axis=1), values + costs
+        return state, travelling
 
+    nothing = lax.full_like(scaled[:, 0], 0)
     constants = (scaled, pair.inside, vary(bias, varying(scaled)))
-    values, _ = pair.around(tile, lax.full_like(scaled[:, 0], 0), (), constants)
-    return pair.reduced(values, weights, reduction)
+    (on_diagonal, values), _ = pair.around(tile, (nothing, nothing), (), constants)
+    own, lost = pair.own_similarity(temperature)
+    matches = numerics.softplus(-(with_slope_of(on_diagonal, own) + bias) - lost)
+    return pair.reduced(matches + values, weights, reduction)
 
 
 def _floats(who: str, name: str, given: Any) -> Array:
@@ -268,9 +280,13 @@ class _Pair:
         self.where, self.axis_name, self.way = where, axis_name, way
         if where is not None:
             left, right = (jnp.where(where[:, None], x, 0) for x in (left, right))
+        self.given = left, right
         self.left, self.right = numerics.normalize(left), numerics.normalize(right)
         inside = jnp.ones_like(self.left[:, 0])
         self.inside = inside if where is None else jnp.where(where, inside, 0)
+
+    def own_similarity(self, temperature: Any) -> tuple[Array, Array]:
+        return own_similarity(*self.given, temperature)
 
     def block(self, x: Array, mine: Array, travelling: Any, owner: Any) -> tuple[Array, ...]:
         """The square of this device's left and another's right; see `_square.block`."""
@@ -309,22 +325,31 @@ class _Pair:
         return {"parts": parts, "sum": parts.total, "mean": parts.value}[reduction]
 
 
-def _at_own(pair: _Pair, x: Array, y: Array) -> Array:
-    """The surprise of each row of x at its own place among the y of all devices."""
+def _at_own(pair: _Pair, x: Array, y: Array) -> tuple[Array, Others]:
+    """What each row of x has at its own place among the y of all devices, and elsewhere."""
     every, inside = lax.all_gather((y, pair.inside), pair.axis_name, tiled=True)
     entries, own, others = pair.block(x, pair.inside, (every, inside), 0)
-    top = lax.stop_gradient(top_of(entries, own + others, 1))
-    rest = jnp.sum(others * exps(entries, top[:, None]), axis=1)
-    return surprise_of_gap(rest, top - jnp.sum(own * entries, axis=1))[0]
+    return jnp.sum(own * entries, axis=1), others_of_rows(entries, own > 0, others > 0)
 
 
-def _surprises(pair: _Pair, x: Array) -> tuple[Array, Array]:
+def _surprises(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
     """The surprise of each entry of the diagonal in its row and in its column.
 
     First the tops go round, which have no gradient; then the sums relative to them.
     """
-    if pair.way == "gather":
-        return _at_own(pair, x, pair.right), _at_own(pair, pair.right, x)
+    x = pair.left / temperature
+    on_diagonal, rows, columns = (_gathered if pair.way == "gather" else _in_a_ring)(pair, x)
+    own, lost = pair.own_similarity(temperature)
+    own = with_slope_of(on_diagonal, own)
+    return surprise(own, lost, rows), surprise(own, lost, columns)
+
+
+def _gathered(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
+    on_diagonal, rows = _at_own(pair, x, pair.right)
+    return on_diagonal, rows, _at_own(pair, pair.right, x)[1]
+
+
+def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
     nothing = lax.full_like(x[:, 0], 0)
     lowest = lax.full_like(nothing, -jnp.inf)
 
@@ -347,10 +372,7 @@ def _surprises(pair: _Pair, x: Array) -> tuple[Array, Array]:
     fixed = lax.stop_gradient((x, pair.inside))
     row_top, (column_top,) = pair.around(tops, lowest, (lowest,), fixed)
     row_top, column_top = lax.stop_gradient((row_top, column_top))
-    state, (_, column_rest) = pair.around(
+    (on_diagonal, row_rest), (_, column_rest) = pair.around(
         rests, (nothing, nothing), (column_top, nothing), (x, pair.inside, row_top)
     )
-    own, row_rest = state
-    rows, _ = surprise_of_gap(row_rest, row_top - own)
-    columns, _ = surprise_of_gap(column_rest, column_top - own)
-    return rows, columns
+    return on_diagonal, Others(row_top, row_rest), Others(column_top, column_rest)

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arithmetic import to_exact
+from arithmetic import to_exact, ulp_error
+from cases import contrastive as exact_losses
 from cases.contrastive import circle as exact_circle
 from cases.contrastive import length
 from cases.contrastive import triplet as exact_triplet
@@ -66,6 +67,18 @@ def test_close_directions_keep_their_digits():
     for label in (-1, 1):
         function = lambda x, y=label: contrastive.cosine_embedding(x, jnp.ones(2), y)
         chex.assert_tree_all_finite((jax.grad(function)(zero), jax.hessian(function)(zero)))
+
+
+@pytest.mark.parametrize("chunk", [None, 20])
+@pytest.mark.parametrize("name", ["info_nce", "clip", "siglip"])
+def test_good_matches_of_many_dimensions_keep_their_digits(name, chunk):
+    """On the diagonal of a product of matrices hundreds of roundings near 1 add up."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(48, 512)).astype(np.float32)
+    y = (x + 0.3 * generator.normal(size=x.shape)).astype(np.float32)
+    exact = getattr(exact_losses, name)(np.float64(x), np.float64(y), temperature=0.07)
+    got = getattr(contrastive, name)(x, y, temperature=0.07, chunk=chunk)
+    assert np.max(ulp_error(got, exact)) <= 8
 
 
 @pytest.mark.parametrize("size", [1, 2])

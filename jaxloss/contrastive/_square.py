@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss import numerics
-from jaxloss._chunks import Split, stacked, unstacked
+from jaxloss._chunks import Split, each, stacked, unstacked
 from jaxloss._mesh import alike
+from jaxloss._rounding import two_quotient, two_sum
 from jaxloss._rows import checked_split
-from jaxloss._softmax import exp_of_difference, surprise_of_gap
+from jaxloss._softmax import entry_at, exp_of_difference
 
 
 def product(x: Array, y: Array) -> Array:
@@ -35,22 +36,90 @@ def product(x: Array, y: Array) -> Array:
     return jnp.einsum("...id,...jd->...ij", x, y, precision=lax.Precision.HIGHEST)
 
 
-class Sums(NamedTuple):
-    """What the rows and the columns of a square sum to; each of shape (set,).
+def own_similarity(x: Array, y: Array, temperature: Any) -> tuple[Array, Array]:
+    """The cosine of each x and its own y by the temperature, and what rounding took; no slope.
+
+    It decides on the loss alone: of unlike vectors the cosines are small, and so are their errors.
+    On the diagonal of `product` hundreds of roundings near 1 add up, and the temperature makes 200
+    last places of a loss of them. Here they are those of the distance, 0 where the match is exact.
+    """
+    x, y, temperature = lax.stop_gradient((x, y, jnp.asarray(temperature, x.dtype)))
+    cosine, lost = two_sum(jnp.ones((), x.dtype), -numerics.cosine_distance(x, y))
+    direct = numerics.cosine_similarity(x, y)
+    near = jnp.abs(direct) > 0.5
+    similarity, more = two_quotient(jnp.where(near, cosine, direct), temperature)
+    return similarity, more + jnp.where(near, lost, 0) / temperature
+
+
+def with_slope_of(entry: Array, value: Array) -> Array:
+    """The value, with the slope of an entry that is the same but for rounding."""
+    return entry + lax.stop_gradient(value - entry)
+
+
+@jax.custom_jvp
+def own_with_slope(entries: Array, places: Array, value: Array) -> Array:
+    """The value of each row's entry at its own place, with the slope of the entry."""
+    return with_slope_of(entry_at(entries, places), value)
+
+
+@own_with_slope.defjvp
+def _own_with_slope_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    entries, places, _ = primals
+    own = places[..., None] == jnp.arange(entries.shape[-1], dtype=places.dtype)
+    return own_with_slope(*primals), jnp.sum(jnp.where(own, tangents[0], 0), axis=-1)
+
+
+class Others(NamedTuple):
+    """What the entries of rows (or columns) sum to.
 
     Attributes:
-        own: The diagonal.
-        row_top: The largest entry of each row.
-        row_rest: The sum of exp(entry - top) over a row, without the diagonal.
-        column_top: The largest entry of each column.
-        column_rest: The sum of exp(entry - top) over a column, without the diagonal.
+        top: The largest of them.
+        rest: The sum of exp(entry - top) without the diagonal.
     """
 
+    top: Array
+    rest: Array
+
+
+def _others_and_exps(entries: Array, own: Array, seen: Array | None) -> tuple[Others, Array]:
+    # One array serves the sum and its gradient, so nothing else of the square's size is stored.
+    if seen is None:
+        top, counts = jnp.max(entries, axis=-1), ~own
+    else:
+        top, counts = top_of(entries, seen | own, -1), seen & ~own
+    top = lax.stop_gradient(top)
+    terms = jnp.where(counts, exps(entries, top[..., None]), 0)
+    return Others(top, jnp.sum(terms, axis=-1)), terms
+
+
+@jax.custom_jvp
+def others_of_rows(entries: Array, own: Array, seen: Array | None) -> Others:
+    """What each row sums to, of what is seen; its diagonal is, always."""
+    return _others_and_exps(entries, own, seen)[0]
+
+
+@others_of_rows.defjvp
+def _others_of_rows_jvp(primals: Any, tangents: Any) -> tuple[Others, Others]:
+    known, (_, terms) = others_of_rows(*primals), _others_and_exps(*primals)
+    return known, Others(jnp.zeros_like(known.top), jnp.sum(terms * tangents[0], axis=-1))
+
+
+def surprise(own: Array, lost: Array, others: Others) -> Array:
+    """-log of the softmax of what has similarity `own + lost`, among itself and others."""
+    gap = (others.top - own) - lost
+    near = gap < 64
+    odds = others.rest * jnp.exp(jnp.where(near, gap, 0))
+    far = jnp.where(near, 64, gap)
+    total = jnp.where(near, 1, others.rest) + jnp.exp(-far)
+    return jnp.where(near, jnp.log1p(odds), far + jnp.log(total))
+
+
+class Sums(NamedTuple):
+    """The diagonal of a square, and what its rows and columns sum to; each of shape (set,)."""
+
     own: Array
-    row_top: Array
-    row_rest: Array
-    column_top: Array
-    column_rest: Array
+    rows: Others
+    columns: Others
 
 
 def block(x: Array, y: Array, places: Array, inside: Array, mine: Array) -> tuple[Array, ...]:
@@ -94,30 +163,29 @@ def sums(how: Split, x: Array, y: Array, temperature: Array, inside: Array) -> S
     places = jnp.arange(x.shape[0], dtype=jnp.int32)
     chunks = [stacked(a, how) for a in (x, inside, places, jnp.ones_like(inside))]
 
-    def step(carry: Any, chunk: Any) -> Any:
-        column_top, column_rest = carry
+    def step(carry: Others, chunk: Any) -> Any:
         x, mine, places, real = chunk
         places = jnp.where(real > 0, places, -1)
         entries, own, others = block(directed(x, temperature), y, places, inside, mine)
         row_top = top_of(entries, own + others, 1)
         row_rest = jnp.sum(jnp.where(others > 0, exps(entries, row_top[:, None]), 0), axis=1)
-        top = jnp.maximum(column_top, top_of(entries, own + others, 0))
-        scale = jnp.where(column_top == top, 1, jnp.exp(column_top - top))
+        top = jnp.maximum(carry.top, top_of(entries, own + others, 0))
+        scale = jnp.where(carry.top == top, 1, jnp.exp(carry.top - top))
         rest = jnp.sum(jnp.where(others > 0, exps(entries, top[None, :]), 0), axis=0)
-        found = jnp.sum(own * entries, axis=1), row_top, row_rest
-        return (top, column_rest * scale + rest), found
+        found = jnp.sum(own * entries, axis=1), Others(row_top, row_rest)
+        return Others(top, carry.rest * scale + rest), found
 
-    start = lax.full_like(y[:, 0], -jnp.inf), lax.full_like(y[:, 0], 0)
-    (column_top, column_rest), found = lax.scan(step, start, chunks)
-    own, row_top, row_rest = (unstacked(a, how) for a in found)
-    return Sums(own, row_top, row_rest, column_top, column_rest)
+    start = Others(lax.full_like(y[:, 0], -jnp.inf), lax.full_like(y[:, 0], 0))
+    columns, found = lax.scan(step, start, chunks)
+    own, rows = jax.tree.map(lambda a: unstacked(a, how), found)
+    return Sums(own, rows, columns)
 
 
 @sums.defjvp
 def _sums_jvp(how: Split, primals: Any, tangents: Any) -> Any:
     (x, y, temperature, inside), (x_dot, y_dot, temperature_dot, _) = primals, tangents
     known = sums(how, *primals)
-    tops = lax.stop_gradient((known.row_top, known.column_top))
+    tops = lax.stop_gradient((known.rows.top, known.columns.top))
     places = jnp.arange(x.shape[0], dtype=jnp.int32)
     rows = (x, x_dot, inside, places, tops[0], jnp.ones_like(inside))
 
@@ -142,8 +210,8 @@ def _sums_jvp(how: Split, primals: Any, tangents: Any) -> Any:
     chunks = [stacked(a, how) for a in rows]
     column, found = lax.scan(step, lax.full_like(y[:, 0], 0), chunks)
     own, row = (unstacked(a, how) for a in found)
-    nothing = jnp.zeros_like(known.row_top)
-    return known, Sums(own, nothing, row, nothing, column)
+    nothing = jnp.zeros_like(known.own)
+    return known, Sums(own, Others(nothing, row), Others(nothing, column))
 
 
 def by_rows_and_columns(
@@ -152,14 +220,17 @@ def by_rows_and_columns(
     """The mean surprise of each entry of the diagonal in its row and in its column; see `sums`."""
     how = checked_split(who, left.shape[-2], chunk, left, left.ndim - 2)
 
-    def of_set(left: Array, right: Array, inside: Array, temperature: Array) -> Array:
-        found = sums(how, left, right, temperature, inside)
-        of_rows, _ = surprise_of_gap(found.row_rest, found.row_top - found.own)
-        of_columns, _ = surprise_of_gap(found.column_rest, found.column_top - found.own)
-        return 0.5 * (of_rows + of_columns)
+    def of_set(left: Array, right: Array, temperature: Array, inside: Array) -> Array:
+        def of_rows(_: Any, rows: Any) -> Any:
+            return own_similarity(rows[0], rows[1], temperature)
+
+        own, lost = each(of_rows, how, [], [left, right])
+        found = sums(how, left, numerics.normalize(right), temperature, inside)
+        own = with_slope_of(found.own, own)
+        return 0.5 * (surprise(own, lost, found.rows) + surprise(own, lost, found.columns))
 
     inside = jnp.ones(left.shape[:-1], bool) if where is None else where
     for _ in range(left.ndim - 2):
-        of_set = jax.vmap(of_set, (0, 0, 0, None))
+        of_set = jax.vmap(of_set, (0, 0, None, 0))
     temperature = jnp.asarray(temperature, left.dtype)
-    return of_set(*alike(left, right, inside.astype(left.dtype), temperature))
+    return of_set(*alike(left, right, temperature, inside.astype(left.dtype)))

@@ -8,14 +8,21 @@ than with the square; one value an example, and CLIP, take one more.
 from typing import Any, Unpack
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._rows import by_rows
-from jaxloss._softmax import surprise_of_class
 from jaxloss.contract import loss
-from jaxloss.contrastive._square import by_rows_and_columns, directed, product
+from jaxloss.contrastive._square import (
+    by_rows_and_columns,
+    directed,
+    others_of_rows,
+    own_similarity,
+    own_with_slope,
+    product,
+    surprise,
+)
 from jaxloss.declaration import ArrayLike, SetReduction
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
@@ -32,15 +39,21 @@ def _is_own(places: Array, size: int) -> Array:
     return places[:, None] == jnp.arange(size, dtype=places.dtype)
 
 
+def _seen(counts: Array | None, inside: Array | None) -> Array | None:
+    """The pairs of rows that count and what is inside; None is all."""
+    if counts is None or inside is None:
+        return None
+    return counts[..., :, None] & inside[..., None, :]
+
+
 def _choices(shared: Any, rows: Any) -> Array:
     """The surprise of some queries at their own keys."""
-    (keys, temperature, inside), (queries, places) = shared, rows
+    (keys, temperature, inside), (queries, own_keys, counts, places) = shared, rows
     logits = product(directed(queries, temperature), keys)
-    if inside is not None:
-        # A query that is left out sees its own key, so that nothing infinite is made of it.
-        seen = inside[..., None, :] | _is_own(places, logits.shape[-1])
-        logits = jnp.where(seen, logits, -jnp.inf)
-    return surprise_of_class(logits, jnp.broadcast_to(places, logits.shape[:-1]))
+    own, lost = own_similarity(queries, own_keys, temperature)
+    own = own_with_slope(logits, jnp.broadcast_to(places, own.shape), own)
+    is_own = _is_own(places, logits.shape[-1])
+    return surprise(own, lost, others_of_rows(logits, is_own, _seen(counts, inside)))
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -85,7 +98,8 @@ def info_nce(
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
     shared = [numerics.normalize(key), temperature, where]
-    return _by_rows("info_nce", _choices, chunk, shared, [query])
+    rows = [query, lax.stop_gradient(key), where]
+    return _by_rows("info_nce", _choices, chunk, shared, rows)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -130,28 +144,29 @@ def clip(
     References:
         Radford et al., *Learning Transferable Visual Models* (CLIP), 2021.
     """
-    right, who = numerics.normalize(right), "jaxloss.contrastive.clip"
     if chunk is not None:
+        who = "jaxloss.contrastive.clip"
         return by_rows_and_columns(who, chunk, left, right, temperature, where)
-    logits = product(directed(left, temperature), right)
-    size = logits.shape[-1]
-    if where is not None:
-        seen = (where[..., None, :] & where[..., :, None]) | jnp.eye(size, dtype=bool)
-        logits = jnp.where(seen, logits, -jnp.inf)
-    places = jnp.broadcast_to(jnp.arange(size), logits.shape[:-1])
-    of_rows = surprise_of_class(logits, places)
-    return 0.5 * (of_rows + surprise_of_class(jnp.swapaxes(logits, -1, -2), places))
+    own, lost = own_similarity(left, right, temperature)
+    logits = product(directed(left, temperature), numerics.normalize(right))
+    places = jnp.arange(logits.shape[-1])
+    own = own_with_slope(logits, jnp.broadcast_to(places, own.shape), own)
+    is_own, seen = _is_own(places, places.size), _seen(where, where)
+    of_rows = surprise(own, lost, others_of_rows(logits, is_own, seen))
+    of_columns = others_of_rows(jnp.swapaxes(logits, -1, -2), is_own, seen)
+    return 0.5 * (of_rows + surprise(own, lost, of_columns))
 
 
 def _matches(shared: Any, rows: Any) -> Array:
     """What some of the left pay for their own and for all others of the right."""
-    (right, temperature, bias, inside), (left, counts, places) = shared, rows
-    logits = product(directed(left, temperature), right) + bias
-    own = _is_own(places, logits.shape[-1])
-    costs = numerics.softplus(jnp.where(own, -logits, logits))
-    if inside is not None:
-        costs = jnp.where(counts[..., :, None] & inside[..., None, :], costs, 0)
-    return jnp.sum(costs, axis=-1)
+    (right, temperature, bias, inside), (left, own_right, counts, places) = shared, rows
+    logits = product(directed(left, temperature), right)
+    own, lost = own_similarity(left, own_right, temperature)
+    own = own_with_slope(logits, jnp.broadcast_to(places, own.shape), own)
+    others, seen = ~_is_own(places, logits.shape[-1]), _seen(counts, inside)
+    others = others if seen is None else others & seen
+    costs = jnp.sum(jnp.where(others, numerics.softplus(logits + bias), 0), axis=-1)
+    return costs + numerics.softplus(-(own + bias) - lost)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -196,7 +211,8 @@ def siglip(
     References:
         Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, 2023.
     """
-    shared, rows = [numerics.normalize(right), temperature, bias, where], [left, where]
+    shared = [numerics.normalize(right), temperature, bias, where]
+    rows = [left, lax.stop_gradient(right), where]
     return _by_rows("siglip", _matches, chunk, shared, rows)
 
 
@@ -206,9 +222,8 @@ def _positives(shared: Any, rows: Any) -> Array:
     anchors, mine, counts, places = rows
     similar = product(numerics.normalize(anchors), embeddings) / temperature
     same = mine[..., :, None] == labels[..., None, :]
-    others = jnp.ones_like(same)
-    if inside is not None:
-        others = counts[..., :, None] & inside[..., None, :]
+    seen = _seen(counts, inside)
+    others = jnp.ones_like(same) if seen is None else seen
     negatives = numerics.logsumexp(similar, where=others & ~same)
     positives = others & same & ~_is_own(places, labels.shape[-1])
     surprise = numerics.softplus(jnp.where(positives, negatives[..., None] - similar, -jnp.inf))

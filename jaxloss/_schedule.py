@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxloss._mesh import is_local
 
@@ -32,8 +32,8 @@ def one_after(x: Array) -> Array:
     """1, which is not known before x is."""
     if jax.default_backend() != "cpu":
         return jnp.ones_like(x)
-    never = jnp.isnan(x) & jnp.isinf(x)  # which XLA does not see
-    return jnp.where(never, 0, 1).astype(x.dtype)
+    never = lax.ne(x, x) & lax.eq(lax.abs(x), lax.full_like(x, jnp.inf))  # XLA does not see it
+    return lax.select(never, lax.full_like(x, 0), lax.full_like(x, 1))
 
 
 def anew(x: Any, of: Any = None) -> Any:
@@ -43,7 +43,7 @@ def anew(x: Any, of: Any = None) -> Any:
     """
     if is_cached(x if of is None else of) or jax.default_backend() != "cpu":
         return x
-    return jax.lax.optimization_barrier(x)
+    return lax.optimization_barrier(x)
 
 
 @functools.cache

@@ -386,15 +386,17 @@ def _log_gap(log_b: Array, a: Array) -> Array:
     logs = _less(a, _log(a), log_b)
     near = (jnp.abs(logs) < 1) & (a > 0)
     far = (jnp.exp(log_b) - a) + a * logs
-    return jnp.where(near, a * exp_excess(-jnp.where(near, logs, 0)), far)
+    small = jnp.where(near, -logs, 0)
+    return jnp.where(near, a * (small * small * exp_excess_ratio(small)), far)
 
 
 @_log_gap.defjvp
 def _log_gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (log_b, a), (to_log_b, to_a) = primals, tangents
     both_near_1 = (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5)
-    again = anew(log_b)
-    change = jnp.where(both_near_1, jnp.expm1(again) - (a - 1), jnp.exp(again) - a)
+    small = jnp.where(both_near_1, log_b, 0)
+    expm1 = small + small * small * exp_excess_ratio(small)  # quicker than that of all sizes
+    change = jnp.where(both_near_1, expm1 - (a - 1), jnp.exp(anew(log_b)) - a)
     logs = jnp.where(log_b == -jnp.inf, 0, _less(a, _log(a), log_b))
     return _log_gap(log_b, a), change * to_log_b + logs * to_a
 

@@ -409,40 +409,50 @@ def less_mean(change: Array, p: Array, axis: Axis) -> Array:
     return lax.optimization_barrier(once - jnp.sum(p * once, axis, keepdims=True))
 
 
+def in_one_pass(terms, start, combine, finish):
+    """A reduction of several arrays along the last axis that reads what they are made of once.
+
+    XLA on CPU turns every `jnp.sum` into a kernel of its own, before which its input is written
+    out; one reduction of several operands is computed with them. Eight numbers, each an eighth of
+    the axis apart from the next, are combined to one: so neighbours are combined at once, by vector
+    instructions. The results, fewer and plain, are left to `finish`.
+    """
+    size = terms[0].shape[-1]
+    if not is_local():  # the compiler would gather what lies on several devices
+        return finish(terms)
+    if size <= 32:
+        return _combined(terms, start, combine, -1)
+    length = (size - 2 * (size % 8 == 1)) // 8  # a rest of one number would be no reduction
+    parts = tuple(x[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for x in terms)
+    found = finish(_combined(parts, start, combine, -2))
+    if size == 8 * length:
+        return found
+    rest = tuple(x[..., 8 * length :] for x in terms)
+    return combine(found, _combined(rest, start, combine, -1))
+
+
+def _combined(terms, start, combine, axis):
+    # A scan that is differentiated forgets custom rules, and JAX differentiates a reduction only
+    # if all its terms move: this choice, which is gone once it is compiled, makes them.
+    one = functools.reduce(functools.partial(lax.select_n, np.False_), terms)
+    terms = tuple(lax.select_n(np.False_, x, one) for x in terms)
+    start = tuple(np.asarray(value, x.dtype) for value, x in zip(start, terms, strict=True))
+    return tuple(lax.reduce(terms, start, combine, (terms[0].ndim + axis,)))
+
+
 @jax.custom_jvp
 def sums(*terms: Array) -> tuple[Array, ...]:
     r"""The sum of each term along the last axis, all in one pass over memory.
 
-    XLA on CPU turns every `jnp.sum` into a kernel of its own, before which its input is written
-    out; one reduction of several operands reads what they are made of once. Eight numbers, each
-    an eighth of the axis apart from the next, make one: so neighbours are added at once, by vector
-    instructions, and those sums, fewer and plain, are left to `jnp.sum`.
-
     >>> [float(total) for total in sums(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))]
     [3.0, 7.0]
     """
-    size = terms[0].shape[-1]
-    if not is_local():  # the compiler would gather what lies on several devices
-        return tuple(jnp.sum(x, axis=-1) for x in terms)
-    if size <= 32:
-        return _sums_along(terms, -1)
-    length = (size - 2 * (size % 8 == 1)) // 8  # a rest of one number would be no reduction
-    parts = tuple(x[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for x in terms)
-    totals = tuple(jnp.sum(x, axis=-1) for x in _sums_along(parts, -2))
-    if size == 8 * length:
-        return totals
-    rest = _sums_along(tuple(x[..., 8 * length :] for x in terms), -1)
-    return tuple(map(operator.add, totals, rest))
-
-
-def _sums_along(terms, axis):
-    # A scan that is differentiated forgets the rule of `sums`, and JAX differentiates a reduction
-    # only if all its terms move: this choice, which is gone once it is compiled, makes them.
-    one = functools.reduce(functools.partial(lax.select_n, np.False_), terms)
-    terms = tuple(lax.select_n(np.False_, x, one) for x in terms)
-    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
-    axes = (terms[0].ndim + axis,)
-    return tuple(lax.reduce(terms, zeros, lambda a, b: tuple(map(operator.add, a, b)), axes))
+    return in_one_pass(
+        terms,
+        (0,) * len(terms),
+        lambda a, b: tuple(map(operator.add, a, b)),
+        lambda parts: tuple(jnp.sum(x, axis=-1) for x in parts),
+    )
 
 
 @sums.defjvp
@@ -557,14 +567,14 @@ def _distance_of_directions(x, y, axis):
     """
     norms = _scaled_norm(x, axis), _scaled_norm(y, axis)
     counts = (norms[0][0] != 0) & (norms[1][0] != 0)
-    # Either side is right, so that a product out of the range of floats does no harm.
-    obtuse = jnp.sum(x * y, axis, keepdims=True) < 0
-    side = jnp.where(obtuse, -1, 1).astype(x.dtype)
-    squares = jnp.square(_unit(x, *norms[0]) - side * _unit(y, *norms[1]))
-    # The choice comes before the sum, which would else have the rows' factors written out in full.
+    p, q = _unit(x, *norms[0]), _unit(y, *norms[1])
     # Of equal vectors, a fused multiply-add leaves the rounding of a quotient.
-    same = (side > 0) & (norms[0][0] == norms[1][0]) & (norms[0][1] == norms[1][1])
-    half = 0.5 * jnp.sum(jnp.where(counts & ~(same & (x == y)), squares, 0), axis, keepdims=True)
+    same = (norms[0][0] == norms[1][0]) & (norms[0][1] == norms[1][1])
+    terms = jnp.where(same & (x == y), 0, jnp.square(p - q)), jnp.square(p + q)
+    apart, opposed = sums(*(jnp.moveaxis(term, axis, -1) for term in terms))
+    apart, opposed = jnp.expand_dims(apart, axis), jnp.expand_dims(opposed, axis)
+    side = jnp.where(opposed < apart, -1, 1).astype(x.dtype)
+    half = jnp.where(counts, 0.5 * jnp.where(side > 0, apart, opposed), 0)
     out = jnp.where(counts, jnp.where(side > 0, half, 2 - half), 1)
     return jnp.squeeze(out, axis), norms, counts, side, half
 

@@ -11,12 +11,11 @@ from typing import Any, Literal, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss._mesh import is_local
 from jaxloss._rounding import two_sum
 from jaxloss._schedule import anew
 from jaxloss._softmax import entry_at
@@ -89,22 +88,15 @@ def _larger(left: Any, right: Any) -> tuple[Array, Array]:
     return top, jnp.where(a == top, of_a, 0) + jnp.where(b == top, of_b, 0)
 
 
+def _largest_of(parts: Any) -> tuple[Array, Array]:
+    x, seen = parts
+    top = jnp.max(x, axis=-1)
+    return top, jnp.sum(jnp.where(x == top[..., None], seen, 0), axis=-1)
+
+
 def _largest(x: Array) -> tuple[Array, Array]:
     """The largest number along the last axis, and how many are that large, in one pass."""
-    if not is_local():  # the compiler would gather what lies on several devices
-        top = jnp.max(x, axis=-1)
-        return top, jnp.sum(x == top[..., None], axis=-1, dtype=x.dtype)
-    start = np.asarray(-np.inf, x.dtype), np.asarray(0, x.dtype)
-    # JAX differentiates a reduction only if all its terms move, as this choice makes them.
-    pair, rests = (x, lax.select_n(np.False_, jnp.ones_like(x), x)), []
-    while (size := pair[0].shape[-1]) > 32:  # by eights, as in `numerics.sums`
-        length = size // 8
-        if size > 8 * length:
-            rest = tuple(y[..., 8 * length :] for y in pair)
-            rests.append(lax.reduce(rest, start, _larger, (x.ndim - 1,)))
-        parts = tuple(y[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for y in pair)
-        pair = lax.reduce(parts, start, _larger, (x.ndim - 1,))
-    return functools.reduce(_larger, rests, lax.reduce(pair, start, _larger, (x.ndim - 1,)))
+    return numerics.in_one_pass((x, jnp.ones_like(x)), (-np.inf, 0), _larger, _largest_of)
 
 
 @jax.custom_jvp

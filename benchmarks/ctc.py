@@ -64,7 +64,7 @@ def compare(shape, dtype, sure, rounds):
         f"{ratio(mine, other):.2f}",
         f"{ratio(value, other_value):.2f}",
         f"{memory[0]:.0f} / {memory[1]:.0f}",
-        f"{seconds[0] / seconds[1]:.2f}",
+        f"{ratio(*seconds):.2f}",
     ]
 
 

@@ -7,26 +7,39 @@ import time
 import jax
 
 
-def compile_all(functions, *arguments):
-    """Each function compiled for the arguments, and the seconds that tracing and compiling took."""
-    compiled, seconds = [], []
-    for function in functions:
-        start = time.perf_counter()
-        compiled.append(jax.jit(function).lower(*arguments).compile())
-        seconds.append(time.perf_counter() - start)
+def compile_all(functions, *arguments, rounds=1):
+    """Each function compiled for the arguments, and the seconds that it took in each round.
+
+    That is tracing and compiling; of several rounds each starts with nothing traced before.
+    """
+    functions = list(functions)
+    seconds = [[] for _ in functions]
+    for _ in range(rounds):
+        compiled = []
+        for function, mine in zip(functions, seconds, strict=True):
+            if rounds > 1:
+                jax.clear_caches()
+            start = time.perf_counter()
+            compiled.append(jax.jit(function).lower(*arguments).compile())
+            mine.append(time.perf_counter() - start)
     return compiled, seconds
 
 
-def interleaved(functions, *arguments, rounds=15):
-    """Seconds of each function in each round, run in turn after a warm-up."""
+def interleaved(functions, *arguments, rounds=15, calls=1):
+    """Seconds of a call of each function in each round, run in turn after a warm-up.
+
+    Of so many calls that the wait for another thread, at the end, is little beside them.
+    """
     for function in functions:
         jax.block_until_ready(function(*arguments))
     times = [[] for _ in functions]
     for _ in range(rounds):
         for function, mine in zip(functions, times, strict=True):
             start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            mine.append(time.perf_counter() - start)
+            for _ in range(calls):
+                found = function(*arguments)
+            jax.block_until_ready(found)
+            mine.append((time.perf_counter() - start) / calls)
     return times
 
 

@@ -13,7 +13,7 @@ def compile_all(functions, *arguments, rounds=1):
     That is tracing and compiling; of several rounds each starts with nothing traced before.
     """
     functions = list(functions)
-    seconds = [[] for _ in functions]
+    compiled, seconds = [], [[] for _ in functions]
     for _ in range(rounds):
         compiled = []
         for function, mine in zip(functions, seconds, strict=True):
@@ -36,9 +36,7 @@ def interleaved(functions, *arguments, rounds=15, calls=1):
     for _ in range(rounds):
         for function, mine in zip(functions, times, strict=True):
             start = time.perf_counter()
-            for _ in range(calls):
-                found = function(*arguments)
-            jax.block_until_ready(found)
+            jax.block_until_ready([function(*arguments) for _ in range(calls)])
             mine.append((time.perf_counter() - start) / calls)
     return times
 

@@ -33,7 +33,7 @@ QUICK := $(PYTEST) -m 'not slow'
 ENDS := $(QUICK) $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme contract) \
 	-k 'not test_contract or regression or softmax_cross or hinge'
 
-.PHONY: help demo test slow lint types format readme docs notebooks lowest newest wheel clean
+.PHONY: help demo test slow suite lint types format readme docs notebooks lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -47,6 +47,9 @@ test: .venv/.dev ## the suite: every loss against the laws that break first, and
 
 slow: .venv/.dev ## its slow tier: every option, every law, accuracy in ULP, traits
 	$(BIN)/$(PYTEST) -m slow
+
+suite: .venv/.dev ## both tiers at once: sooner than one after the other
+	$(BIN)/$(PYTEST)
 
 lint: .venv/.dev ## ruff, and its formatting
 	$(BIN)/ruff check .

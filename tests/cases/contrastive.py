@@ -196,7 +196,7 @@ CASES = {
             {"where": IN_SET, "chunk": 2},
         ),
         extremes={"left": SET, "right": SET},
-        # 11 at the worst draw; the cosines of what is no match are entries of a product of matrices.
+        # 11 at the worst draw: cosines of what is no match are entries of a product of matrices.
         ulp=(12, 4),
         by_component=False,
         conditioned=sharp,

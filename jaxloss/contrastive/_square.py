@@ -40,8 +40,8 @@ def own_similarity(x: Array, y: Array, temperature: Any) -> tuple[Array, Array]:
     """The cosine of each x and its own y by the temperature, and what rounding took; no slope.
 
     It decides on the loss alone: of unlike vectors the cosines are small, and so are their errors.
-    On the diagonal of `product` hundreds of roundings near 1 add up, and the temperature makes 200
-    last places of a loss of them. Here they are those of the distance, 0 where the match is exact.
+    On the diagonal of `product` hundreds of roundings near 1 add up, of which the temperature makes
+    150 last places of a loss. Here they are those of the distance, 0 where the match is exact.
     """
     x, y, temperature = lax.stop_gradient((x, y, jnp.asarray(temperature, x.dtype)))
     cosine, lost = two_sum(jnp.ones((), x.dtype), -numerics.cosine_distance(x, y))

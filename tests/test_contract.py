@@ -154,6 +154,27 @@ def test_gradient_is_that_of_the_oracle(setting):
 # --- law 1: shape ------------------------------------------------------------------------------
 
 
+@every_setting
+def test_subnormal_numbers_are_no_worse_than_zeros(setting):
+    """Compiled, one of them is 0 in one place and not in another: 0 / 0 and 0 * inf lie near."""
+    above_zero = (jl.domains.positive, jl.domains.nonzero)
+    below_zero = jl.domains.log_probability
+    data, tiny, zero = setting.data(), [], []
+    for name, form, x in zip(setting.card.data, setting.forms, data, strict=True):
+        fixed = name in setting.case.draws or form.domain in above_zero or form.domain.guard
+        if x.dtype != np.float32 or fixed:
+            tiny.append(x), zero.append(x)
+            continue
+        every_other = np.arange(x.size).reshape(x.shape) % 2 == 0
+        number = np.float32(-1e-41 if form.domain == below_zero else 1e-41)
+        tiny.append(np.where(every_other, number, x))
+        zero.append(np.where(every_other, np.float32(0), x))
+    for compiled in (values(setting), gradients(setting)):
+        got, of_zeros = (jax.tree.leaves(compiled(*arrays)) for arrays in (tiny, zero))
+        for ours, theirs in zip(got, of_zeros, strict=True):
+            assert not np.isnan(ours)[~np.isnan(theirs)].any()
+
+
 @pytest.mark.slow
 @each_loss
 def test_batch_is_nested_vmap_is_a_loop(setting):

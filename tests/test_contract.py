@@ -151,9 +151,6 @@ def test_gradient_is_that_of_the_oracle(setting):
             )
 
 
-# --- law 1: shape ------------------------------------------------------------------------------
-
-
 @every_setting
 def test_subnormal_numbers_are_no_worse_than_zeros(setting):
     """Compiled, one of them is 0 in one place and not in another: 0 / 0 and 0 * inf lie near."""
@@ -173,6 +170,9 @@ def test_subnormal_numbers_are_no_worse_than_zeros(setting):
         got, of_zeros = (jax.tree.leaves(compiled(*arrays)) for arrays in (tiny, zero))
         for ours, theirs in zip(got, of_zeros, strict=True):
             assert not np.isnan(ours)[~np.isnan(theirs)].any()
+
+
+# --- law 1: shape ------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from jax import Array, lax
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """The rounded a + b, and what rounding took (Knuth)."""
     total = a + b
-    back = total - a
-    return total, _finite((a - (total - back)) + (b - back))
+    # Of a constant a, XLA would make b of (a + b) - a, unless a choice stands between.
+    seen = jnp.where(b == b, total, b)
+    back = seen - a
+    return total, finite((a - (seen - back)) + (b - back))
 
 
 def two_product(a: Array, b: Array) -> tuple[Array, Array]:
@@ -21,20 +23,22 @@ def two_product(a: Array, b: Array) -> tuple[Array, Array]:
     # Behind a barrier, or a fused multiply-add uses a product that was not rounded.
     product = lax.optimization_barrier(a * b)
     info = jnp.finfo(product.dtype)
+    # Two constants, XLA would sum in another order, unless a choice by the product is made first.
     (a1, a2), (b1, b2) = (
         (head, x - head)
-        for x in (a, b)
+        for x in (jnp.where(product == product, x, product) for x in (a, b))
         for head in [lax.reduce_precision(x, info.nexp, info.nmant // 2)]
     )
-    return product, _finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2)
+    return product, finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2)
 
 
 def two_quotient(a: Array, b: Array) -> tuple[Array, Array]:
     """The rounded a / b, and what rounding took, itself rounded."""
     ratio = lax.optimization_barrier(a / b)
     product, lost = two_product(ratio, b)
-    return ratio, _finite(((a - product) - lost) / b)
+    return ratio, finite(((a - product) - lost) / b)
 
 
-def _finite(lost: Array) -> Array:
+def finite(lost: Array) -> Array:
+    """What rounding took: nothing where it is no number, and never with a slope."""
     return lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))

@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import numerics
 from jaxloss._mesh import shards
+from jaxloss._rounding import finite, two_sum
 
 
 @functools.cache
@@ -95,8 +96,8 @@ def entry_at(x: Array, place: Array) -> Array:
     return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
 
 
-def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, Array]:
-    """-log softmax(logits + lost)[label] and its gradient."""
+def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, Array, Array]:
+    """-log softmax(logits + lost)[label], its gradient, and the log of the sum over the top."""
     # Of the sum over all classes, 1 + tiny would lose the tiny; the sum over the others keeps it.
     # One array serves the sum and the gradient, so nothing else of the logits' size is stored.
     label = labels[..., None]
@@ -110,8 +111,9 @@ def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, 
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
     odds = rest * jnp.exp(jnp.minimum(gap, 64))  # against the label
-    surprise = jnp.where(gap < 64, jnp.log1p(odds), gap + jnp.log(total))
-    return surprise[..., 0], jnp.where(is_label, -rest, others) / total
+    log_total = jnp.log(total)
+    surprise = jnp.where(gap < 64, jnp.log1p(odds), gap + log_total)
+    return surprise[..., 0], jnp.where(is_label, -rest, others) / total, log_total[..., 0]
 
 
 @jax.custom_jvp
@@ -128,6 +130,26 @@ def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # The value is that of the function itself: differentiated again, it must obey this rule.
     gradient = _of_class(*primals)[1]
     return surprise_of_class(*primals), jnp.sum(gradient * tangents[0], axis=-1)
+
+
+@jax.custom_jvp
+def two_surprise_of_class(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """The rounded surprise of a class, and what rounding took, to the last place of 1.
+
+    For exponentials: half a last place of a surprise of 80 is 32 last places of exp(-80).
+    """
+    surprise, _, log_total = _of_class(logits, labels, None)
+    top, at_label = _top(logits)[..., 0], entry_at(logits, labels)
+    taken = log_total + two_sum(top, -at_label)[1]
+    return surprise, finite((_below(top, at_label) - surprise) + taken)
+
+
+@two_surprise_of_class.defjvp
+def _two_surprise_of_class_jvp(primals: Any, tangents: Any) -> Any:
+    logits, labels = primals
+    surprise, taken = two_surprise_of_class(logits, labels)
+    _, change = jax.jvp(lambda x: surprise_of_class(x, labels), (logits,), (tangents[0],))
+    return (surprise, taken), (change, jnp.zeros_like(taken))
 
 
 @jax.custom_jvp
@@ -185,7 +207,7 @@ def _of_distribution_jvp(primals: Any, tangents: Any) -> Any:
         to_parts[1] = exps * tangents[0]
         to_parts[2] = jnp.sum(to_parts[1], axis=-1, keepdims=True)
     if not isinstance(tangents[1], SymbolicZero):
-        surprise = _surprises(logits, labels, top, rest)
+        surprise, _ = _two_surprises(logits, labels, top, rest)
         tangent = tangent + jnp.sum(surprise * tangents[1], axis=-1)
         to_parts[3] = jnp.sum(jnp.where(at_top, 0, tangents[1]), axis=-1, keepdims=True)
         to_parts[4] = jnp.sum(jnp.where(at_top, tangents[1], 0), axis=-1, keepdims=True)
@@ -203,10 +225,11 @@ def _share_less(labels: Array, exps: Array, rest: Array, off_top: Array, on_top:
     return scaled / (1 + rest)
 
 
-def _surprises(logits: Array, labels: Array, top: Array, rest: Array) -> Array:
-    """-log softmax(logits), and 0 for an impossible class of label 0."""
-    surprise = jnp.log1p(rest) + _below(top, logits)
-    return jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
+def _two_surprises(logits: Array, labels: Array, top: Array, rest: Array) -> tuple[Array, Array]:
+    """-log softmax(logits), and what rounding took of it; 0 for an impossible class of label 0."""
+    surprise, taken = two_sum(jnp.log1p(rest), _below(top, logits))
+    surprise = jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
+    return surprise, taken + two_sum(top, -logits)[1]
 
 
 def surprise_of_distribution(logits: Array, labels: Array) -> Array:
@@ -221,7 +244,7 @@ def _parts_of_mean(function: Any, logits: Array, labels: Array, *options: Array)
     at_top = exps == 1
     below, ties = numerics.sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
     rest = (below + jnp.maximum(ties - 1, 0))[..., None]
-    terms = labels * function(_surprises(logits, labels, top, rest), *options)
+    terms = labels * function(*_two_surprises(logits, labels, top, rest), *options)
     # A choice comes last: XLA on CPU takes a last product apart, and writes out both factors.
     return jnp.sum(jnp.where(labels == 0, 0, terms), axis=-1), (top, exps, rest)
 
@@ -234,16 +257,18 @@ def _mean_over_labels_jvp(function: Any, primals: Any, tangents: Any) -> Any:
     logits, labels, *options = primals
     value, parts = _mean_over_labels(function, *primals)
     top, exps, rest = parts
-    surprise = _surprises(logits, labels, top, rest)
+    surprise, taken = _two_surprises(logits, labels, top, rest)
     of_each, slope = jax.jvp(
-        lambda s: function(s, *options), (surprise,), (jnp.ones_like(surprise),)
+        lambda s: function(s, taken, *options), (surprise,), (jnp.ones_like(surprise),)
     )
     pull = labels * slope
     off_top, on_top = numerics.sums(jnp.where(exps == 1, 0, pull), jnp.where(exps == 1, pull, 0))
     gradient = _share_less(pull, exps, rest, off_top[..., None], on_top[..., None])
     tangent = jnp.sum(gradient * tangents[0], axis=-1) + jnp.sum(of_each * tangents[1], axis=-1)
     if options:
-        _, change = jax.jvp(functools.partial(function, surprise), tuple(options), tangents[2:])
+        _, change = jax.jvp(
+            functools.partial(function, surprise, taken), tuple(options), tangents[2:]
+        )
         tangent = tangent + jnp.sum(labels * change, axis=-1)
     to_exps = exps * tangents[0]
     to_parts = jnp.zeros_like(top), to_exps, jnp.sum(to_exps, axis=-1, keepdims=True)
@@ -253,7 +278,10 @@ def _mean_over_labels_jvp(function: Any, primals: Any, tangents: Any) -> Any:
 def mean_over_labels(
     function: Callable[..., Array], logits: Array, labels: Array, *options: Array
 ) -> Array:
-    """sum(labels * function(-log softmax(logits), *options)), for a function of each element."""
+    """sum(labels * function(-log softmax(logits), *options)), for a function of each element.
+
+    It is given the surprises as rounded, what rounding took of them, and the options.
+    """
     return _mean_over_labels(function, logits, labels, *options)[0]
 
 

@@ -417,6 +417,25 @@ def test_the_derivative_in_q_is_exact_at_the_cross_entropy():
     np.testing.assert_allclose(jc.generalized_cross_entropy([-np.inf, 0.0], 0, q=0.5), 2)
 
 
+@pytest.mark.parametrize(
+    ("loss", "options", "power"),
+    [
+        (jc.generalized_cross_entropy, {}, np.float32(0.7)),
+        (jc.generalized_cross_entropy, {"q": 1.0}, 1),
+        (jc.symmetric_cross_entropy, {"alpha": 0.0, "log_of_zero": -1.0}, 1),
+        (jc.bi_tempered, {"t2": 1.0}, 1 - np.float32(0.8)),
+    ],
+)
+def test_a_hopeless_label_pulls_with_all_its_digits(loss, options, power):
+    """By p to a power, where -log p is so large that its last place is many of the power's."""
+    gaps = np.float32(70.0 + np.sqrt(np.arange(40)))
+    rows = np.stack([-gaps, 0 * gaps + np.float32(0.1)], axis=-1)
+    exact = -np.exp(np.float64(power) * (np.float64(rows[:, 0]) - np.float64(rows[:, 1])))
+    for labels in (0, np.float32([1, 0])):
+        gradients = jax.jit(jax.vmap(jax.grad(lambda x, y=labels: loss(x, y, **options))))(rows)
+        np.testing.assert_allclose(gradients[:, 0], exact, rtol=5e-7)
+
+
 def test_asymmetric_forgives_what_is_below_the_clip():
     value, gradient = value_and_gradient(
         jc.asymmetric, np.float32([-3.0, -9.0]), np.float32([0, 0])

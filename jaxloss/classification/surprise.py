@@ -15,7 +15,14 @@ from jax import Array
 from jaxtyping import Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss._softmax import even_over_possible, is_off, mean_over_labels, surprise_of_class
+from jaxloss._rounding import two_product
+from jaxloss._softmax import (
+    even_over_possible,
+    exp_of_sum,
+    is_off,
+    mean_over_labels,
+    two_surprise_of_class,
+)
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import (
@@ -30,23 +37,6 @@ from jaxloss.domains import (
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
 
 
-@jax.custom_jvp
-def _surprise(logits: Array, labels: Array) -> Array:
-    """-log softmax(logits)[label], to be put into a function that is not linear.
-
-    Its derivative needs the surprise again, as a function of the logits: as this very function,
-    and not as the formula that the rule of the engine happens to compute it with.
-    """
-    return surprise_of_class(logits, labels)
-
-
-@_surprise.defjvp
-def _surprise_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    logits, labels = primals
-    _, change = jax.jvp(lambda x: surprise_of_class(x, labels), (logits,), (tangents[0],))
-    return _surprise(logits, labels), change
-
-
 def _of_labels(
     function: Callable[..., Array],
     logits: Array,
@@ -54,9 +44,12 @@ def _of_labels(
     *options: Array,
     class_weights: Array | None = None,
 ) -> Array:
-    """A function of the surprise of the label; or its mean, if labels are distributions."""
+    """A function of the surprise of the label; or its mean, if labels are distributions.
+
+    It is given the rounded surprise, what rounding took of that, and the options.
+    """
     if labels.ndim < logits.ndim:
-        value = function(_surprise(logits, labels), *options)
+        value = function(*two_surprise_of_class(logits, labels), *options)
         return value if class_weights is None else class_weights[labels] * value
     weights = labels if class_weights is None else class_weights * labels
     options = tuple(jnp.asarray(x, logits.dtype) for x in options)
@@ -105,6 +98,11 @@ def _focal_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logarithm = jnp.where(certain, 0, numerics.log1mexp(-jnp.where(certain, 1, surprise)))
     value = _focal(surprise, gamma)
     return value, slope * tangents[0] + numerics.multiply_no_nan(logarithm, value) * tangents[1]
+
+
+def _focal_of_label(surprise: Array, lost: Array, gamma: Array) -> Array:
+    """The same of a rounded surprise, without an exponential that would show what was lost."""
+    return _focal(surprise, gamma)
 
 
 @loss(
@@ -216,7 +214,7 @@ def softmax_focal(
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, 2017.
     """
-    of = functools.partial(_of_labels, _focal, logits, class_weights=class_weights)
+    of = functools.partial(_of_labels, _focal_of_label, logits, class_weights=class_weights)
     if is_off(label_smoothing):
         return of(labels, gamma)
     even = even_over_possible(logits)
@@ -292,8 +290,11 @@ def asymmetric(
 
 
 @jax.custom_jvp
-def _bounded(surprise: Array, bound: Array) -> Array:
-    """(1 - exp(-q s)) / q: the surprise s itself at q = 0, and the less of it the larger q."""
+def _bounded(surprise: Array, lost: Array, bound: Array) -> Array:
+    """(1 - exp(-q s)) / q: the surprise s itself at q = 0, and the less of it the larger q.
+
+    What rounding took of s, `lost`, matters to the slope exp(-q s) alone, and has none.
+    """
     exponent = surprise * jnp.where(bound == 0, 1, bound)
     # Where the exponent is that small, also if q is a denormal number, the surprise is exact.
     same = (bound == 0) | (exponent < 1e-30)
@@ -302,10 +303,10 @@ def _bounded(surprise: Array, bound: Array) -> Array:
 
 @_bounded.defjvp
 def _bounded_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    surprise, bound = primals
-    value = _bounded(surprise, bound)
-    exponent = jnp.where(bound == 0, 0, surprise * jnp.where(bound == 0, 1, bound))
-    slope = jnp.exp(-exponent)
+    surprise, lost, bound = primals
+    value = _bounded(surprise, lost, bound)
+    exponent, taken = two_product(jnp.where(bound == 0, 0, surprise), bound)
+    slope = exp_of_sum(-exponent, -(taken + bound * lost))
     # d value / dq = s^2 f(q s), where f(z) = (z e^-z + e^-z - 1) / z^2, a series near 0.
     small = exponent < 0.5
     near = jnp.where(small, exponent, 0)
@@ -321,7 +322,7 @@ def _bounded_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     many = jnp.where(small, 0, surprise)
     far = (numerics.multiply_no_nan(slope, many) - value) / jnp.where(small, 1, bound)
     to_bound = jnp.where(small, jnp.square(few) * series, far)
-    return value, slope * tangents[0] + to_bound * tangents[1]
+    return value, slope * tangents[0] + to_bound * tangents[2]
 
 
 @loss(
@@ -372,20 +373,21 @@ def generalized_cross_entropy(
 
 
 @jax.custom_jvp
-def _miss(surprise: Array) -> Array:
-    """1 - p, where p = exp(-surprise)."""
+def _miss(surprise: Array, lost: Array) -> Array:
+    """1 - p, where p = exp(-surprise - lost), which matters to its slope, p, alone."""
     return -jnp.expm1(-surprise)
 
 
 @_miss.defjvp
 def _miss_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # JAX has 1 + expm1 for the slope, which is 0 where p is small.
-    return _miss(*primals), jnp.exp(-primals[0]) * tangents[0]
+    surprise, lost = primals
+    return _miss(surprise, lost), exp_of_sum(-surprise, -lost) * tangents[0]
 
 
-def _surprise_and_miss(surprise: Array, alpha: Array, beta: Array) -> Array:
+def _surprise_and_miss(surprise: Array, lost: Array, alpha: Array, beta: Array) -> Array:
     """alpha * s + beta * (1 - p), where p = exp(-s)."""
-    return alpha * surprise + beta * _miss(surprise)
+    return alpha * surprise + beta * _miss(surprise, lost)
 
 
 @loss(

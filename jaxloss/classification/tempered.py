@@ -18,10 +18,11 @@ from jaxloss.domains import below_two, class_ids, distribution, extended, nonneg
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
 
 
-def _probability(depth: Array, lost: Array, u: Array) -> tuple[Array, Array]:
+def _probability(depth: Array, lost: Array, u: Array) -> tuple[Array, Array, Array]:
     """The probability p = (1 + u x)^(-1/u) at the depth x + lost below the normalizer, and -log p.
 
-    exp(-x) at u = 0. For u below 0, p is 0 from x = -1/u on.
+    exp(-x) at u = 0. For u below 0, p is 0 from x = -1/u on. Of -log p, the third result is what
+    the lost part of the depth adds.
     """
     x, some = jnp.where(depth == jnp.inf, 0, depth), jnp.where(u == 0, 1, u)
     product, lost_there = two_product(jnp.broadcast_to(u, x.shape), x)
@@ -37,8 +38,8 @@ def _probability(depth: Array, lost: Array, u: Array) -> tuple[Array, Array]:
     unity, rest = two_product(some, inverse)
     missing = inverse * (lost_here + lost_there) / base + surprise * ((1 - unity) - rest)
     p = jnp.where(slow, jnp.exp(-surprise), base**-inverse * (1 - missing))
-    p = p * (1 - jnp.exp(-u * surprise) * lost)
-    return jnp.where(ended, 0, p), jnp.where(ended, jnp.inf, surprise)
+    added = jnp.where(ended, 0, jnp.exp(-u * surprise) * lost)
+    return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, surprise), added
 
 
 def _normalizer(below: Array, lost: Array, is_top: Array, u: Array) -> Array:
@@ -51,7 +52,7 @@ def _normalizer(below: Array, lost: Array, is_top: Array, u: Array) -> Array:
 
     def newton(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         normalizer, _, count = state
-        p, surprise = _probability(normalizer + below, lost, u)
+        p, surprise, _ = _probability(normalizer + below, lost, u)
         # The sum of all less 1, with all its digits: the largest and the others apart.
         terms = jnp.where(is_top, jnp.expm1(-surprise), p)
         excess = jnp.sum(terms, axis=-1, keepdims=True)
@@ -66,8 +67,8 @@ def _normalizer(below: Array, lost: Array, is_top: Array, u: Array) -> Array:
 
 
 @jax.custom_jvp
-def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array]:
-    """The tempered softmax for u = t2 - 1: the probabilities p, and -log p."""
+def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array, Array]:
+    """The tempered softmax for u = t2 - 1: the probabilities p, -log p, and what that has lost."""
     top = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
     top = jnp.where(jnp.isfinite(top), top, 0)
     gap, lost = two_sum(top, -logits)
@@ -81,26 +82,26 @@ def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array]:
 def _tempered_softmax_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     # Implicitly, from a sum that stays 1: no iteration is differentiated.
     (logits, u), (to_logits, to_u) = primals, tangents
-    p, surprise = _tempered_softmax(logits, u)
+    p, surprise, lost = _tempered_softmax(logits, u)
     possible = surprise < jnp.inf
     safe = jnp.where(possible, surprise, 0)
-    slopes = _to_power(p, safe, u)
-    powers = jnp.where(possible, _to_power(p, safe, 1 + u), 0)
+    slopes = _to_power(p, safe, lost, u)
+    powers = jnp.where(possible, _to_power(p, safe, lost, 1 + u), 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
     # With the normalizer held, a surprise s changes by -(exp(-us) - 1 + us) / u^2.
     held = -jnp.square(safe) * _excess_ratio(-u * safe)
     moved = jnp.sum(p * held, axis=-1, keepdims=True) / total
     change = slopes * -numerics.less_mean(to_logits, powers / total, -1)
     change = jnp.where(possible, change + (held - slopes * moved) * to_u, 0)
-    return (p, surprise), (-p * change, change)
+    return (p, surprise, lost), (-p * change, change, jnp.zeros_like(lost))
 
 
-def _to_power(p: Array, surprise: Array, power: Array) -> Array:
-    """p ** power, where p = exp(-surprise) may have underflowed."""
+def _to_power(p: Array, surprise: Array, lost: Array, power: Array) -> Array:
+    """p ** power, where p = exp(-surprise - lost) may have underflowed."""
     normal = p > jnp.finfo(p.dtype).tiny
-    return jnp.where(
-        normal, jnp.where(normal, p, 1) ** power, jnp.exp(-power * jnp.minimum(surprise, 1e30))
-    )
+    exponent, taken = two_product(power, jnp.where(normal, 0, jnp.minimum(surprise, 1e30)))
+    far = jnp.exp(-exponent) * (1 - (taken + power * lost))
+    return jnp.where(normal, jnp.where(normal, p, 1) ** power, far)
 
 
 def _excess_ratio(x: Array) -> Array:
@@ -110,35 +111,35 @@ def _excess_ratio(x: Array) -> Array:
     return jnp.where(slow, exp_excess_ratio(jnp.where(slow, x, 0)), far)
 
 
-def _held(p: Array, surprise: Array, labels: Array, t1: Array) -> Array:
+def _held(p: Array, surprise: Array, lost: Array, labels: Array, t1: Array) -> Array:
     none = labels == 0
     label = jnp.where(none, 1, labels)
     known = half_deviance(p, label, jnp.log(label) + surprise, t1)
     # Not a power 2 - t1, of which rounding may take the last place: that of 1 - t1 is exact.
-    return jnp.where(none, p * _to_power(p, surprise, 1 - t1) / (2 - t1), known)
+    return jnp.where(none, p * _to_power(p, surprise, lost, 1 - t1) / (2 - t1), known)
 
 
 @jax.custom_jvp
-def _divergence(p: Array, surprise: Array, labels: Array, t1: Array) -> Array:
+def _divergence(p: Array, surprise: Array, lost: Array, labels: Array, t1: Array) -> Array:
     """The integral of (y - t) / t^t1 from the probability p to the label y."""
-    return _held(p, surprise, labels, t1)
+    return _held(p, surprise, lost, labels, t1)
 
 
 @_divergence.defjvp
 def _divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    p, surprise, labels, t1 = primals
-    _, to_surprise, to_labels, to_t1 = tangents
+    p, surprise, lost, labels, t1 = primals
+    _, to_surprise, _, to_labels, to_t1 = tangents
     none, below = labels == 0, t1 < 1
     label = jnp.where(none, 1, labels)
     log_ratio = jnp.log(label) + surprise
     missed = jnp.where(none, -p, -label * jnp.expm1(-log_ratio))  # y - p
-    from_surprise = _to_power(p, surprise, 1 - t1) * missed * to_surprise
+    from_surprise = _to_power(p, surprise, lost, 1 - t1) * missed * to_surprise
     # The slope at a label of 0 is infinite from t1 = 1 on: 0 by convention.
     left = jnp.where(below, 1 - t1, 1)
-    at_none = jnp.where(below, -_to_power(p, surprise, left) / left, 0)
+    at_none = jnp.where(below, -_to_power(p, surprise, lost, left) / left, 0)
     to_label = jnp.where(none, at_none, power_gap(label, p, log_ratio, 1 - t1))
-    _, from_t1 = jax.jvp(functools.partial(_held, p, surprise, labels), (t1,), (to_t1,))
-    value = _divergence(p, surprise, labels, t1)
+    _, from_t1 = jax.jvp(functools.partial(_held, p, surprise, lost, labels), (t1,), (to_t1,))
+    value = _divergence(p, surprise, lost, labels, t1)
     return value, from_surprise + to_label * to_labels + from_t1
 
 
@@ -196,6 +197,6 @@ def bi_tempered(
     if labels.ndim < logits.ndim:
         is_label = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
         labels = is_label.astype(logits.dtype)
-    p, surprise = _tempered_softmax(logits, jnp.asarray(t2 - 1, logits.dtype))
+    p, surprise, lost = _tempered_softmax(logits, jnp.asarray(t2 - 1, logits.dtype))
     t1 = jnp.broadcast_to(t1, labels.shape).astype(logits.dtype)
-    return jnp.sum(_divergence(p, surprise, labels, t1), axis=-1)
+    return jnp.sum(_divergence(p, surprise, lost, labels, t1), axis=-1)

@@ -575,3 +575,9 @@ def test_what_a_mask_leaves_out_is_not_read():
         got = jc.softmax_cross_entropy(logits, labels, mask=mask)
         np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert jc.softmax_cross_entropy(LOGITS[0], 1, mask=mask) == np.inf  # a class that is out
+
+
+def test_generalized_cross_entropy_of_hopeless_logits_has_a_gradient_at_q_0():
+    logits, labels = jnp.array([-1e10, 1.0, -1e30]), jnp.array([0.2, 0.5, 0.3])
+    slope = jax.jit(jax.grad(lambda x: jc.generalized_cross_entropy(x, labels, q=0.0)))(logits)
+    np.testing.assert_allclose(slope, [-0.2, 0.5, -0.3], rtol=1e-6)

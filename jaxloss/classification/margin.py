@@ -112,8 +112,10 @@ def _rivals_and_own_jvp(primals: Any, tangents: Any) -> Any:
     rival, count, own = _rivals_and_own(scores, labels)
     is_label = _is_label(scores, labels)
     is_rival = ~is_label & (scores == rival[..., None])
-    # Rivals that tie share the slope.
-    share = jnp.where(is_rival, 1 / jnp.maximum(count, 1)[..., None], 0)
+    # Rivals that tie share the slope. A choice: of a maximum XLA would write each class's out.
+    several = count > 1
+    share = jnp.where(several, 1 / jnp.where(several, count, 1), 1)[..., None]
+    share = jnp.where(is_rival, share, 0)
     to_rival = jnp.sum(share * tangents[0], axis=-1)
     to_own = jnp.sum(jnp.where(is_label, tangents[0], 0), axis=-1)
     return (rival, count, own), (to_rival, jnp.zeros_like(count), to_own)

@@ -318,7 +318,7 @@ def _bounded_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
         coefficients.append((-1) ** n * n / factorial)
     for coefficient in reversed(coefficients):
         series = coefficient + near * series
-    few = jnp.where(small & (surprise < jnp.inf), surprise, 0)
+    few = jnp.where(small & (surprise < jnp.inf), jnp.minimum(surprise, 1e18), 0)  # finite squared
     many = jnp.where(small, 0, surprise)
     far = (numerics.multiply_no_nan(slope, many) - value) / jnp.where(small, 1, bound)
     to_bound = jnp.where(small, jnp.square(few) * series, far)

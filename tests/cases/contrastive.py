@@ -196,8 +196,9 @@ CASES = {
             {"where": IN_SET, "chunk": 2},
         ),
         extremes={"left": SET, "right": SET},
-        # 11 at the worst draw: cosines of what is no match are entries of a product of matrices.
-        ulp=(12, 4),
+        # 14 at the worst draw, a loss of 0.3: logits of 9.9, of what is no match, are entries of a
+        # product of matrices and 1.6 of their last places off, 50 of the loss's, times their share.
+        ulp=(16, 4),
         by_component=False,
         conditioned=sharp,
     ),

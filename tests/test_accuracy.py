@@ -145,6 +145,8 @@ def worst_errors(setting, count=COUNT, loss=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", cases.settings(), ids=str)
 def test_accurate_to_a_few_units_in_the_last_place(setting):
-    worst = worst_errors(setting)
+    # A draw of a set has several values, and the exact gradients of 96 would take a minute:
+    # `benchmarks/accuracy.py` measures those.
+    worst = worst_errors(setting, COUNT // 4 if setting.set_axes else COUNT)
     for (kind, (error, where)), bound in zip(worst.items(), setting.case.ulp, strict=True):
         assert error <= bound, f"the {kind} is {error:.1f} ULP off (bound {bound}) at {where}"

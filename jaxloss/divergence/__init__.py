@@ -1,0 +1,35 @@
+r"""Divergences: how far a predicted distribution is from a target distribution.
+
+The classes lie along the last axis, or along `axis`, and are summed over: one number an example,
+in nats. $p$ is the prediction and $q$ the target. What may be infinite takes the logarithm of the
+prediction, from `jax.nn.log_softmax`, say; what is bounded takes probabilities. Nothing is
+clipped: $0 \log 0$ is 0, also against a logarithm of -inf, and a class that the target has and
+the prediction rules out costs inf. `mask` takes classes out of an example.
+
+The direction decides what is learnt where the model cannot match the target: $KL(q \| p)$ (`kl`)
+covers all of the target, $KL(p \| q)$ (`reverse_kl`) settles on a part of it; the others stand
+between.
+"""
+
+# The catalogue lists the losses in this order, in which they are taught.
+# isort: off
+from jaxloss.divergence.kullback_leibler import kl, kl_log, reverse_kl
+from jaxloss.divergence.logits import kl_logits
+from jaxloss.divergence.generalized import bernoulli_kl, gaussian_kl, generalized_kl
+from jaxloss.divergence.bounded import hellinger, jensen_shannon, total_variation
+from jaxloss.divergence.orders import alpha, renyi
+
+__all__ = [
+    "alpha",
+    "bernoulli_kl",
+    "gaussian_kl",
+    "generalized_kl",
+    "hellinger",
+    "jensen_shannon",
+    "kl",
+    "kl_log",
+    "kl_logits",
+    "renyi",
+    "reverse_kl",
+    "total_variation",
+]

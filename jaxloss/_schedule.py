@@ -62,7 +62,7 @@ def _loops(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (size // width, width) if width else (size,)
 
 
-def each(function: Callable[..., Array], *arrays: Array) -> Array:
+def in_long_loops(function: Callable[..., Array], *arrays: Array) -> Array:
     """A function of each element, of arrays of one shape, in loops that are quick."""
     shape = arrays[0].shape
     if not shape or not is_local() or jax.default_backend() != "cpu":

@@ -27,7 +27,7 @@ from jax import Array
 
 from jaxloss import catalogue
 from jaxloss._rows import Pending, computed
-from jaxloss._schedule import each, is_cached
+from jaxloss._schedule import in_long_loops, is_cached
 from jaxloss._typing import ArrayLike
 from jaxloss.checks import are_on, check, sizes_of
 from jaxloss.declaration import Declaration, Form
@@ -162,7 +162,9 @@ def _values(declared: Declaration, inputs: dict[str, Any], batch: tuple[int, ...
     if not declared.house or not names or any(inputs[name].shape != batch for name in names):
         return declared.body(**inputs)
     arrays = [inputs[name] for name in names]
-    return each(lambda *xs: declared.body(**inputs | dict(zip(names, xs, strict=True))), *arrays)
+    return in_long_loops(
+        lambda *xs: declared.body(**inputs | dict(zip(names, xs, strict=True))), *arrays
+    )
 
 
 def _arrays(declared: Declaration, given: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Real
 
 from jaxloss._exponentials import exp_excess, exp_excess_ratio
-from jaxloss._schedule import anew, each
+from jaxloss._schedule import anew, in_long_loops
 from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._terms import gap, keep, less, log
@@ -78,7 +78,7 @@ def generalized_kl(
     """
     (target,) = keep(mask, 0, target)
     (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
-    return jnp.sum(each(_log_gap, log_prediction, target), axis=-1)
+    return jnp.sum(in_long_loops(_log_gap, log_prediction, target), axis=-1)
 
 
 @loss(nonnegative, convex, zero_at_match, prediction=unit_interval, target=unit_interval)

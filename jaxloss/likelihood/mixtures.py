@@ -12,7 +12,6 @@ from jaxloss.contract import loss
 from jaxloss.declaration import ArrayLike, AxisReduction
 from jaxloss.domains import extended, positive
 from jaxloss.likelihood._gamma_functions import HALF_LOG_2PI
-from jaxloss.likelihood.line import gaussian  # noqa: F401  # in the example of `mixture`
 from jaxloss.traits import shift_invariant, smooth
 
 
@@ -42,6 +41,7 @@ def mixture(
         ValueError: If the shapes differ.
 
     Example:
+        >>> from jaxloss.likelihood import gaussian
         >>> mixture([0.0, 0.0], gaussian([-1.0, 1.0], 1.0, variance=0.01))
         Array(-0.6904994, dtype=float32)
 

@@ -96,6 +96,19 @@ def entry_at(x: Array, place: Array) -> Array:
     return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
 
 
+def surprise_beside(rest: Array, gap: Array) -> Array:
+    """-log p of what lies `gap` below a top, beside others: rest is their sum of exp(logit - top).
+
+    The formula is right without a rule, which a scan forgets.
+    """
+    near = gap < 64
+    odds = rest * jnp.exp(jnp.where(near, gap, 0))
+    far = jnp.where(near, 64, gap)
+    total = jnp.where(near, 1, rest) + jnp.exp(-far)
+    total = jnp.where(total == 0, 1, total)  # nothing is possible
+    return jnp.where(near, jnp.log1p(odds), far + jnp.log(total))
+
+
 def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, Array, Array]:
     """-log softmax(logits + lost)[label], its gradient, and the log of the sum over the top."""
     # Of the sum over all classes, 1 + tiny would lose the tiny; the sum over the others keeps it.
@@ -110,10 +123,8 @@ def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, 
         gap = gap - lax.stop_gradient(entry_at(lost, labels)[..., None])
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # a row of -inf alone
-    odds = rest * jnp.exp(jnp.minimum(gap, 64))  # against the label
-    log_total = jnp.log(total)
-    surprise = jnp.where(gap < 64, jnp.log1p(odds), gap + log_total)
-    return surprise[..., 0], jnp.where(is_label, -rest, others) / total, log_total[..., 0]
+    gradient = jnp.where(is_label, -rest, others) / total
+    return surprise_beside(rest, gap)[..., 0], gradient, jnp.log(total)[..., 0]
 
 
 @jax.custom_jvp

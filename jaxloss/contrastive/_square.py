@@ -24,7 +24,7 @@ from jaxloss._chunks import Split, each, stacked, unstacked
 from jaxloss._mesh import alike
 from jaxloss._rounding import two_quotient, two_sum
 from jaxloss._rows import checked_split
-from jaxloss._softmax import entry_at, exp_of_difference
+from jaxloss._softmax import entry_at, exp_of_difference, surprise_beside
 
 
 def product(x: Array, y: Array) -> Array:
@@ -106,12 +106,7 @@ def _others_of_rows_jvp(primals: Any, tangents: Any) -> tuple[Others, Others]:
 
 def surprise(own: Array, lost: Array, others: Others) -> Array:
     """-log of the softmax of what has similarity `own + lost`, among itself and others."""
-    gap = (others.top - own) - lost
-    near = gap < 64
-    odds = others.rest * jnp.exp(jnp.where(near, gap, 0))
-    far = jnp.where(near, 64, gap)
-    total = jnp.where(near, 1, others.rest) + jnp.exp(-far)
-    return jnp.where(near, jnp.log1p(odds), far + jnp.log(total))
+    return surprise_beside(others.rest, (others.top - own) - lost)
 
 
 class Sums(NamedTuple):

@@ -35,7 +35,7 @@ def shown(worst):
 def main():
     rows = []
     for setting in cases.settings():
-        peer = PAIRS.get(setting.card.name) if not setting.given else None
+        peer = PAIRS.get(setting.info.name) if not setting.given else None
         theirs = ["", ""]
         if peer is not None:
             theirs = shown(worst_errors(setting, loss=lambda *data, peer=peer: peer(*data)))

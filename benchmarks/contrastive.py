@@ -70,7 +70,7 @@ def compare(name, size, rounds):
     if size < max(SIZES):  # a matter of minutes and of a second naive form's memory
         forms[f"`{loss.__name__}`"] = ours(loss)
     for chunk in CHUNKS:
-        forms[f"`{loss.__name__}`, chunk {chunk}"] = ours(loss, chunk=chunk)
+        forms[f"`{loss.__name__}`, chunk {chunk}"] = ours(loss, chunk_size=chunk)
     programs, _ = compile_all([jax.value_and_grad(f, (0, 1, 2)) for f in forms.values()], *data)
     times = interleaved(programs, *data, rounds=rounds)
     memory = programs[0].memory_analysis().temp_size_in_bytes

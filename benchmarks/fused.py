@@ -57,7 +57,7 @@ LOSSES = {
     "`classification.softmax_cross_entropy` of `h @ w`": plain,
     "`chunked`": chunked,
     "`linear`, fastest": fused(),
-    "`linear`, 512 tokens": fused(chunk=512),
+    "`linear`, 512 tokens": fused(chunk_size=512),
     "`linear`, least memory": fused(policy="least_memory"),
 }
 FLOOR = "three bare products"
@@ -141,7 +141,7 @@ def growth():
     rows = []
     for tokens in (1024, 4096, 16384, 65536):
         line = [tokens]
-        for loss in (optax_loss, fused(chunk=512), fused(policy="least_memory")):
+        for loss in (optax_loss, fused(chunk_size=512), fused(policy="least_memory")):
             struct = jax.ShapeDtypeStruct
             data = struct((tokens, 512), "f4"), struct((512, 32768), "f4"), struct((tokens,), "i4")
             program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*data).compile()
@@ -174,7 +174,7 @@ def accuracy():
             rounded = np.asarray(jnp.asarray(to_weight, dtype).astype(jnp.float32), np.float64)
             error = lambda x, true: np.linalg.norm(x - true) / np.linalg.norm(true)
             line = [dtype, f"{deviation:g}", f"{error(rounded, to_weight):.1e}"]
-            for loss in (optax_loss, fused(chunk=64), fused(policy="least_memory")):
+            for loss in (optax_loss, fused(chunk_size=64), fused(policy="least_memory")):
                 got, (_, slope) = jax.jit(jax.value_and_grad(loss, (0, 1)))(*data)
                 slope = np.asarray(slope.astype(jnp.float32), np.float64)
                 line.append(f"{abs(float(got) / value - 1):.0e}; {error(slope, to_weight):.1e}")

@@ -43,7 +43,9 @@ def compare(name, data, rounds):
     functions = {"naive": NAIVE[name]}
     for chunk in (None, 1024, 128):
         label = f"`{name}`" + (f", chunk {chunk}" if chunk else "")
-        functions[label] = lambda s, y, chunk=chunk: getattr(ranking, name)(s, y, chunk=chunk)
+        functions[label] = lambda s, y, chunk_size=chunk: getattr(ranking, name)(
+            s, y, chunk_size=chunk
+        )
     if name == "pairwise_squared_error":  # linear: chunks change nothing
         functions = dict(list(functions.items())[:2])
     programs, _ = compile_all(map(jax.value_and_grad, functions.values()), *data)

@@ -27,12 +27,12 @@ SIZES = {"small": (64, 10), "middle": (8192, 1000), "large": (4096, 32768)}
 
 def arguments(setting, rows, columns, dtype):
     """Data of a loss at a size: elementwise losses get rows x columns examples."""
-    elementwise = not any(form.event for form in setting.forms)
+    elementwise = not any(form.event for form in setting.array_specs)
     generator = np.random.default_rng(0)
     cases.SIZES["classes"] = columns
     cases.OTHER_SIZE = columns
     batch = (rows, columns) if elementwise else (rows,)
-    data = [cases.draw(form, generator, batch) for form in setting.forms]
+    data = [cases.draw(form, generator, batch) for form in setting.array_specs]
     return [jnp.asarray(x, dtype) if x.dtype == np.float32 else jnp.asarray(x) for x in data]
 
 
@@ -43,7 +43,7 @@ def mean_of(function):
 def compare(setting, size, dtype):
     ours = jax.value_and_grad(lambda *data: setting.loss(*data, reduction="mean"))
     data = arguments(setting, *SIZES[size], dtype)
-    compiled, seconds = compile_all([ours, mean_of(PAIRS[setting.card.name])], *data, rounds=3)
+    compiled, seconds = compile_all([ours, mean_of(PAIRS[setting.info.name])], *data, rounds=3)
     rounds, calls = {"small": (25, 200), "middle": (15, 1), "large": (5, 1)}[size]
     mine, theirs = interleaved(compiled, *data, rounds=rounds, calls=calls)
     memory = [c.memory_analysis().temp_size_in_bytes / 2**20 for c in compiled]
@@ -65,7 +65,7 @@ def main():
     settings = [
         s
         for s in cases.settings()
-        if s.card.name in PAIRS
+        if s.info.name in PAIRS
         and not s.given
         and any(name in str(s) for name in options.names or [""])
     ]

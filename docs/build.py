@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxloss as jl
-from jaxloss import choosing
-from jaxloss._judgement import RETURNS, TASKS, TROUBLES
-from jaxloss.catalogue import Card
+from jaxloss.catalogue import LossInfo, _choose
+from jaxloss.catalogue._advice import RETURNS, TASKS, TROUBLES
 from jaxloss.plot import _sections, _svg
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -101,19 +100,19 @@ def works_of(body: str) -> list[str]:
 def signature(name: str, thing: Any) -> str:
     """How a function is called, an argument a line, as a block of code."""
     try:
-        declared = inspect.signature(thing)
+        spec = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
     lines, keyword_only = [], False
-    for parameter in declared.parameters.values():
+    for parameter in spec.parameters.values():
         if parameter.name == "self":
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             lines.append("*")
         lines.append(str(parameter.replace(annotation=annotation(parameter))))
-    result = declared.return_annotation
-    arrow = "" if result is declared.empty or result is None else f" -> {shown(result)}"
+    result = spec.return_annotation
+    arrow = "" if result is spec.empty or result is None else f" -> {shown(result)}"
     inside = "".join(f"\n    {line}," for line in lines)
     return f"```python\n{name}({inside}{chr(10) if lines else ''}){arrow}\n```\n"
 
@@ -138,54 +137,54 @@ def shown(hint: Any) -> str:
 
 def shelf_pages() -> Iterator[Page]:
     """One page a shelf: its law, then every loss in teaching order."""
-    cards = [card for card in jl.catalogue.cards() if card.shelf]
+    losses = [info for info in jl.catalogue.losses() if info.family]
     rows = []
-    for shelf, group in itertools.groupby(cards, lambda card: card.shelf):
+    for family, group in itertools.groupby(losses, lambda info: info.family):
         listed = list(group)
-        module = importlib.import_module(f"jaxloss.{shelf}")
-        title, _, law = documented(module, shelf).partition("\n")
+        module = importlib.import_module(f"jaxloss.{family}")
+        title, _, law = documented(module, family).partition("\n")
         heading = title.partition(":")[0].rstrip(".")
-        body = "\n\n".join(loss(card, cards) for card in listed)
-        text = f"# {heading}\n\n{title}\n\n{linked(law.strip(), listed, shelf)}\n\n{body}\n"
-        rows.append((shelf, heading, title, listed))
-        yield Page("Losses", heading, f"losses/{shelf}.md", text)
+        body = "\n\n".join(loss(info, losses) for info in listed)
+        text = f"# {heading}\n\n{title}\n\n{linked(law.strip(), listed, family)}\n\n{body}\n"
+        rows.append((family, heading, title, listed))
+        yield Page("Losses", heading, f"losses/{family}.md", text)
     table = "\n\n".join(
-        f"## [{heading}]({shelf}.md)\n\n{title}\n\n"
-        + ", ".join(f"[`{short(c)}`]({shelf}.md#{short(c)})" for c in listed)
-        for shelf, heading, title, listed in rows
+        f"## [{heading}]({family}.md)\n\n{title}\n\n"
+        + ", ".join(f"[`{short(c)}`]({family}.md#{short(c)})" for c in listed)
+        for family, heading, title, listed in rows
     )
-    head = f"# All losses\n\n{len(cards)} losses on {len(rows)} shelves, and one convention.\n\n"
+    head = f"# All losses\n\n{len(losses)} losses on {len(rows)} shelves, and one convention.\n\n"
     yield Page("Losses", "All losses", "losses/index.md", head + table + "\n")
 
 
-def short(card: Card) -> str:
+def short(info: LossInfo) -> str:
     """The name of a loss on its shelf."""
-    return card.name.rpartition(".")[2]
+    return info.name.rpartition(".")[2]
 
 
-def loss(card: Card, cards: list[Card]) -> str:
+def loss(info: LossInfo, losses: list[LossInfo]) -> str:
     """The entry of one loss."""
-    about, heading, rest = documented(card.function, card.name).partition("\n\nArgs:")
+    about, heading, rest = documented(info.function, info.name).partition("\n\nArgs:")
     facts = " · ".join(
         f'<abbr title="{trait.meaning}">{trait.name.replace("_", " ")}</abbr>'
-        for trait in sorted(card.traits)
+        for trait in sorted(info.traits)
     )
     tested = f'<p class="facts">Tested on drawn inputs: {facts}</p>' if facts else ""
     return "\n\n".join(
         [
-            f"## {short(card)} {{ #{short(card)} }}",
-            linked(about, cards, card.shelf),
-            picture(card),
-            signature(f"jaxloss.{card.name}", card.function),
-            linked(markdown((heading + rest).strip()), cards, card.shelf),
+            f"## {short(info)} {{ #{short(info)} }}",
+            linked(about, losses, info.family),
+            picture(info),
+            signature(f"jaxloss.{info.name}", info.function),
+            linked(markdown((heading + rest).strip()), losses, info.family),
             tested,
         ]
     )
 
 
-def picture(card: Card) -> str:
+def picture(info: LossInfo) -> str:
     """Value and gradient of a loss along a telling line."""
-    line = _sections.line(card)
+    line = _sections.line(info)
     if line is None:
         return ""
     drawn = _svg.picture(line, 420, 190)
@@ -193,14 +192,14 @@ def picture(card: Card) -> str:
     return f'<div class="loss-picture">{drawn}<small>{caption}</small></div>'
 
 
-def linked(text: str, cards: list[Card], shelf: str) -> str:
+def linked(text: str, losses: list[LossInfo], family: str) -> str:
     """Names of losses in backticks lead to them; code blocks stay as they are."""
-    places = {card.name: card for card in cards}
-    places |= {short(card): card for card in cards if card.shelf == shelf}
+    places = {info.name: info for info in losses}
+    places |= {short(info): info for info in losses if info.family == family}
 
     def link(match: re.Match[str]) -> str:
-        card = places.get(match[1].removeprefix("jaxloss."))
-        return f"[`{match[1]}`]({card.shelf}.md#{short(card)})" if card else match[0]
+        info = places.get(match[1].removeprefix("jaxloss."))
+        return f"[`{match[1]}`]({info.family}.md#{short(info)})" if info else match[0]
 
     pieces = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(
@@ -235,7 +234,7 @@ def module_pages() -> Iterator[Page]:
     top = []
     for name in jl.__all__:
         thing = getattr(jl, name)
-        if name in jl.SHELVES:
+        if name in jl.FAMILIES:
             continue
         if isinstance(thing, types.ModuleType):
             parts = [entry(f"jaxloss.{name}.{n}", t) for n, t in public(thing)]
@@ -284,21 +283,21 @@ def guide_page() -> Page:
         '??? note "The words of the guide"\n\n'
         + "\n".join(f"    - {words[name]}" for name in (*TROUBLES, *RETURNS)),
     ]
-    for task, group in itertools.groupby(choosing.guide(), lambda choice: choice.task):
+    for task, group in itertools.groupby(_choose.guide(), lambda choice: choice.task):
         parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {TASKS[task]}.")
         parts.append(f'<div class="choices" markdown>\n\n{"".join(map(choice_card, group))}</div>')
     return Page("", "How to choose", "choosing.md", "\n\n".join(parts) + "\n")
 
 
-def choice_card(choice: choosing.Choice) -> str:
+def choice_card(choice: _choose.Choice) -> str:
     """A line of the guide with the picture and the formula of its loss."""
-    card, troubles = choice.card, ", ".join(t.replace("_", " ") for t in choice.troubles)
+    info, troubles = choice.info, ", ".join(t.replace("_", " ") for t in choice.troubles)
     tags = f"{f'against {troubles} · ' if troubles else ''}returns {RETURNS[choice.returns]}"
     tested = choice.facts or "no trait holds for every input"
     return (
         f'<div class="choice" markdown>\n\n'
-        f"#### [`{card.name}`](losses/{card.shelf}.md#{short(card)})\n\n"
-        f"{choice.picture}\n\n$$\n{card.formula}\n$$\n\n{choice.advice}\n\n*But:* {choice.cost}\n\n"
+        f"#### [`{info.name}`](losses/{info.family}.md#{short(info)})\n\n"
+        f"{choice.picture}\n\n$$\n{info.formula}\n$$\n\n{choice.advice}\n\n*But:* {choice.cost}\n\n"
         f'<p class="tags">{tags}<br>tested: {tested}</p>\n\n'
         f"</div>\n\n"
     )
@@ -355,7 +354,7 @@ def copied(path: pathlib.Path, section: str, name: str) -> Page:
     title = re.search(r"^# (.*)", text, re.MULTILINE)[1]
     if SLIDER in text:
         over = {"alpha": np.linspace(-2.0, 2.0, 17)}
-        text = text.replace(SLIDER, jl.plot.slider(jl.robust.general, over, x=(-5.0, 5.0)).html)
+        text = text.replace(SLIDER, jl.plot.slider(jl.robust.barron, over, x=(-5.0, 5.0)).html)
     return Page(section, title, name, relinked(text, path, name))
 
 
@@ -383,8 +382,8 @@ def pages() -> Iterator[Page]:
     for name in BEGINNING:
         yield copied(ROOT / "docs" / name, "", name)
     yield guide_page()
-    *shelves, overview = shelf_pages()
-    yield from (overview, *shelves)
+    *families, overview = shelf_pages()
+    yield from (overview, *families)
     *notebooks, overview = notebook_pages()
     yield from (overview, *notebooks)
     for name in PRACTICE:

@@ -2,21 +2,22 @@
 
 A loss is a pure function that maps predictions and targets to one number an example; everything
 else (masks, means, memory, meshes, optimizers, checks, pictures) is written once, around all
-losses. The losses stand on shelves, `jaxloss.regression.huber`; `jaxloss.catalogue.cards()`
-lists them.
+losses. Losses are grouped by family, as in `jaxloss.regression.huber`;
+`jaxloss.catalogue.losses()` lists them.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxloss import catalogue, domains, numerics, penalties, reduction, traits
-from jaxloss._typing import ArrayLike
-from jaxloss.checks import checked, checks
-from jaxloss.chunked import chunked
-from jaxloss.combine import total
-from jaxloss.contract import loss
-from jaxloss.declaration import AxisReduction, Reduction, SetReduction
-from jaxloss.reduction import Mean, mean, sum
+from jaxloss import catalogue, domains, numerics, penalties, traits
+from jaxloss._combine import total
+from jaxloss._core.checks import checked, checks
+from jaxloss._core.decorator import loss
+from jaxloss._core.reduction import Mean, mean, sum
+from jaxloss._core.registry import FAMILIES
+from jaxloss._core.spec import AxisReduction, Reduction, SetReduction
+from jaxloss._core.typing import ArrayLike
+from jaxloss._memory.chunked import chunked
 
 if TYPE_CHECKING:
     from jaxloss import (
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
         contrastive,
         divergence,
         gradients,
-        likelihood,
         linear,
+        nll,
         plot,
         ranking,
         regression,
@@ -55,15 +56,14 @@ __all__ = [
     "divergence",
     "domains",
     "gradients",
-    "likelihood",
     "linear",
     "loss",
     "mean",
+    "nll",
     "numerics",
     "penalties",
     "plot",
     "ranking",
-    "reduction",
     "regression",
     "robust",
     "segmentation",
@@ -75,23 +75,12 @@ __all__ = [
     "transforms",
 ]
 
-# Imported when they are first asked for, so that `import jaxloss` costs little more than jax.
-SHELVES = (
-    "regression",
-    "robust",
-    "classification",
-    "divergence",
-    "likelihood",
-    "ranking",
-    "contrastive",
-    "segmentation",
-    "sequence",
-)
-AROUND = ("aggregators", "gradients", "linear", "plot", "sharded", "transforms")
+# Imported on first use, so that `import jaxloss` costs little more than `import jax`.
+_LAZY = (*FAMILIES, "aggregators", "gradients", "linear", "plot", "sharded", "transforms")
 
 
 def __getattr__(name: str) -> Any:
-    if name in (*SHELVES, *AROUND):
+    if name in _LAZY:
         return importlib.import_module(f"jaxloss.{name}")
     message = f"module 'jaxloss' has no attribute {name!r}"
     raise AttributeError(message)

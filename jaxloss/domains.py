@@ -22,14 +22,14 @@ class Domain(NamedTuple):
             arguments) to what holds, and to what an error should show.
         fill: A value of the domain, put where `where` is False.
         guard: Whether a value outside gives NaN in value and gradient even with checks off.
-        unaided: Whether the loss sees to that itself: each pass over the data counts.
+        handles_invalid: Whether the loss sees to that itself: each pass over the data counts.
     """
 
     meaning: str
     test: Callable[[Any, Mapping[str, Any]], tuple[Any, Any]]
     fill: float = 0.0
     guard: bool = False
-    unaided: bool = False
+    handles_invalid: bool = False
 
 
 def _elementwise(
@@ -75,7 +75,7 @@ def _is_label(x: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
 sign_label = Domain(
     "-1 or +1 (or, with zero_one_labels=True, 0 or 1)", _is_label, fill=1.0, guard=True
 )
-decision_label = sign_label._replace(unaided=True)
+decision_label = sign_label._replace(handles_invalid=True)
 
 
 sign = _elementwise("-1 or +1", lambda x: (x == 1) | (x == -1), fill=1.0, guard=True)

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
-from jaxloss.checks import are_on, check
+from jaxloss._core.checks import are_on, check
 from jaxloss.domains import Domain, positive, unit_interval
 
 
 def _sum(
-    who: str,
+    fun_name: str,
     cost: Callable[[Array], Array],
     params: Any,
     *,
@@ -40,7 +40,7 @@ def _sum(
         if not jnp.issubdtype(dtype, jnp.floating):
             came = dtype if hasattr(leaf, "dtype") else f"of type {dtype.__name__}"
             message = (
-                f"{who}: `{name}` is {came}, expected floating-point parameters. Leave it out: put "
+                f"{fun_name}: `{name}` is {came}, expected floating-point parameters. Leave it out: put "
                 f"None in its place, or mask it out (`add_penalty(..., mask=...)`)."
             )
             raise TypeError(message)
@@ -49,7 +49,7 @@ def _sum(
         if leaf.ndim < rank or not all(-leaf.ndim <= a < leaf.ndim for a in axes):
             needed = f"at least {rank} axes" if leaf.ndim < rank else f"an axis {axis}"
             message = (
-                f"{who}: `{name}` has shape {leaf.shape}, expected {needed}. Leave it out: put "
+                f"{fun_name}: `{name}` has shape {leaf.shape}, expected {needed}. Leave it out: put "
                 f"None in its place, or mask it out (`add_penalty(..., mask=...)`)."
             )
             raise ValueError(message)
@@ -58,15 +58,15 @@ def _sum(
     return total
 
 
-def _option(who: str, name: str, given: Any, domain: Domain) -> Array:
+def _option(fun_name: str, name: str, given: Any, domain: Domain) -> Array:
     """A numeric option: a scalar, compared with its domain as far as it can be seen."""
     if isinstance(given, int | float) and not domain.test(given, {})[0]:
-        raise ValueError(f"{who}: `{name}` must be {domain.meaning}, got {given!r}.")
+        raise ValueError(f"{fun_name}: `{name}` must be {domain.meaning}, got {given!r}.")
     option = jnp.asarray(given)
     if option.ndim:
-        raise ValueError(f"{who}: `{name}` has shape {option.shape}, expected a scalar.")
+        raise ValueError(f"{fun_name}: `{name}` has shape {option.shape}, expected a scalar.")
     if are_on():
-        check(who, name, domain, option, {})
+        check(fun_name, name, domain, option, {})
     return option
 
 
@@ -152,10 +152,10 @@ def elastic_net(params: Any, *, l1_ratio: Any = 0.5) -> Array:
     References:
         Zou and Hastie, *Regularization and Variable Selection via the Elastic Net*, 2005.
     """
-    who = "jaxloss.penalties.elastic_net"
-    ratio = _option(who, "l1_ratio", l1_ratio, unit_interval)
-    absolute = _sum(who, numerics.absolute, params)
-    square = _sum(who, lambda x: 0.5 * jnp.square(x), params)
+    fun_name = "jaxloss.penalties.elastic_net"
+    ratio = _option(fun_name, "l1_ratio", l1_ratio, unit_interval)
+    absolute = _sum(fun_name, numerics.absolute, params)
+    square = _sum(fun_name, lambda x: 0.5 * jnp.square(x), params)
     ratio = ratio.astype(absolute.dtype)
     return ratio * absolute + (1 - ratio) * square
 
@@ -186,15 +186,15 @@ def huber_penalty(params: Any, *, delta: Any = 1.0) -> Array:
     References:
         Huber, *Robust Estimation of a Location Parameter*, 1964.
     """
-    who = "jaxloss.penalties.huber_penalty"
-    delta = _option(who, "delta", delta, positive)
+    fun_name = "jaxloss.penalties.huber_penalty"
+    delta = _option(fun_name, "delta", delta, positive)
 
     def cost(x: Array) -> Array:
         most = delta.astype(x.dtype)
         bounded = jnp.clip(x, -most, most)
         return bounded * (x - 0.5 * bounded)
 
-    return _sum(who, cost, params)
+    return _sum(fun_name, cost, params)
 
 
 def group_lasso(params: Any, *, axis: int | tuple[int, ...] = 0) -> Array:

@@ -17,8 +17,8 @@ from jax import Array
 from jaxtyping import Float, Real
 
 from jaxloss import numerics
-from jaxloss.contract import loss
-from jaxloss.declaration import ArrayLike, AxisReduction, Reduction
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, nonzero, positive, unit_interval
 from jaxloss.traits import (
     bounded,
@@ -105,12 +105,11 @@ def _huber(error: Array, delta: Any) -> Array:
     return jnp.where(size < delta, 0.5 * jnp.square(error), delta * (size - 0.5 * delta))
 
 
-@_huber.defjvp
-def _huber_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (error, delta), (to_error, to_delta) = primals, tangents
-    # From the error alone: a slope made of what the value is made of would keep that in memory.
-    pull, beyond = jnp.clip(error, -delta, delta), numerics.relu(jnp.abs(error) - delta)
-    return _huber(error, delta), pull * to_error + beyond * to_delta
+# Both rules use the error alone: a rule that uses the value would keep the value in memory.
+_huber.defjvps(
+    lambda error_dot, _, error, delta: jnp.clip(error, -delta, delta) * error_dot,
+    lambda delta_dot, _, error, delta: numerics.relu(jnp.abs(error) - delta) * delta_dot,
+)
 
 
 @loss(
@@ -130,24 +129,23 @@ def huber(
     delta: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when most errors are normal and a few are gross: squared inside delta, then linear.
+    r"""Huber loss: half the squared error up to delta, linear beyond it.
+
+    When to use: regression with mostly Gaussian errors and some outliers.
 
     $$\ell(e) = \begin{cases} \frac12 e^2 & |e| \le \delta \\
       \delta \left(|e| - \frac12 \delta\right) & |e| > \delta \end{cases}$$
 
-    The pull of an example is $e$ cut off at $\pm\delta$. With normal errors of standard deviation
-    1, `delta=1.345` keeps 95 % of the precision of the mean. `smooth_l1` is this divided by delta.
+    The gradient is $e$, clipped to $\pm\delta$. With Gaussian errors of standard deviation 1,
+    `delta=1.345` has 95 % of the efficiency of the mean. `smooth_l1` is this divided by delta.
 
     Args:
         prediction: What the model says.
         target: What was observed, in the same unit.
-        delta: The error, in the unit of the target, at which the parabola becomes a line.
+        delta: The absolute error above which the loss is linear, in the unit of the target.
 
     Returns:
         The loss of each example, in the squared unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ, or delta is a number that is not above 0.
 
     Example:
         >>> huber([0.0, 0.0], [0.5, 3.0])
@@ -321,7 +319,7 @@ def _pinball(error: Array, level: Any) -> Array:
     zero_at_match,
     level=unit_interval,
 )
-def quantile(
+def pinball(
     prediction: Real[ArrayLike, "*batch"],
     target: Real[ArrayLike, "*batch"],
     *,

@@ -21,15 +21,15 @@ from jax import Array
 from jaxtyping import Float, Real
 
 from jaxloss import numerics
-from jaxloss._exponentials import (
-    exp_excess,
-    exp_excess_ratio,
-    expm1_ratio,
-    expm1_ratio_slope,
-)
-from jaxloss.contract import loss
-from jaxloss.declaration import ArrayLike, Reduction
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, positive
+from jaxloss.numerics._special import (
+    expm1_minus_x,
+    expm1_minus_x_over_x2,
+    exprel,
+    exprel_derivative,
+)
 from jaxloss.traits import (
     bounded,
     bounded_gradient,
@@ -342,7 +342,7 @@ def _general(z: Array, alpha: Array) -> Array:
     exponent = share * half
     # b / alpha (exp(exponent) - 1), where alpha may be 0 and the exponential large.
     small = exponent < 1
-    tame = half * expm1_ratio(jnp.where(small, exponent, 0))
+    tame = half * exprel(jnp.where(small, exponent, 0))
     finite = jnp.where(endless | small, 1, alpha)
     power = jnp.power(jnp.where(far, x, 1 + y), finite / 2)
     power = b * power * jnp.where(far, power, 1)
@@ -376,13 +376,13 @@ def _general_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     low = logarithm < 1
     growth = jnp.where(
         low,
-        logarithm * exp_excess_ratio(jnp.where(low, -logarithm, 0)),
-        exp_excess(-logarithm) / jnp.where(low, 1, logarithm),
+        logarithm * expm1_minus_x_over_x2(jnp.where(low, -logarithm, 0)),
+        expm1_minus_x(-logarithm) / jnp.where(low, 1, logarithm),
     )
     small = jnp.abs(exponent) < 1
     bend = jnp.where(
         small,
-        half * expm1_ratio_slope(jnp.where(small, exponent, 0)),
+        half * exprel_derivative(jnp.where(small, exponent, 0)),
         (half + (exponent - 1) * value) / jnp.where(small, 1, exponent),
     )
     slope = sign / b * growth * value + bend * 0.5 * (logarithm - sign * share * ratio)
@@ -399,7 +399,7 @@ def _general_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     alpha=extended,
     scale=positive,
 )
-def general(
+def barron(
     prediction: Real[ArrayLike, "*batch"],
     target: Real[ArrayLike, "*batch"],
     *,

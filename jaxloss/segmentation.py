@@ -24,8 +24,8 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
-from jaxloss.contract import loss
-from jaxloss.declaration import ArrayLike, Reduction
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, unit_interval
 from jaxloss.traits import bounded, nonnegative
 
@@ -60,7 +60,7 @@ def _mean_over_classes(losses: Array, weights: Array) -> Array:
     bounded,
     probabilities=unit_interval,
     labels=[class_ids("classes"), unit_interval],
-    smoothing=nonnegative_number,
+    smooth=nonnegative_number,
     class_weights=nonnegative_number,
 )
 def dice(
@@ -68,7 +68,7 @@ def dice(
     labels: Int[ArrayLike, "*batch height width"] | Real[ArrayLike, "*batch height width classes"],
     *,
     mask: Bool[ArrayLike, "*batch height width"] | None = None,
-    smoothing: Real[ArrayLike, ""] = 1.0,
+    smooth: Real[ArrayLike, ""] = 1.0,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     ignore_background: bool = False,
     squared: bool = False,
@@ -89,7 +89,7 @@ def dice(
         probabilities: The predicted share of each class in each pixel, from 0 to 1.
         labels: The class of each pixel, or the true share of each class in each pixel.
         mask: False leaves a pixel out.
-        smoothing: The pixels added to both sums; 0 is the bare ratio, which is 0 for a class that
+        smooth: The pixels added to both sums; 0 is the bare ratio, which is 0 for a class that
             is neither predicted nor there.
         class_weights: How much each class counts.
         ignore_background: Whether class 0 does not count.
@@ -104,7 +104,7 @@ def dice(
 
     Example:
         >>> probabilities, labels = jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]])
-        >>> dice(probabilities, labels, smoothing=0.0)
+        >>> dice(probabilities, labels, smooth=0.0)
         Array(0.5, dtype=float32)
 
     References:
@@ -119,7 +119,7 @@ def dice(
     weights = _importance(
         probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
     )
-    each = numerics.share(missed, 2 * both + smoothing)
+    each = numerics.share(missed, 2 * both + smooth)
     return _mean_over_classes(each, weights)
 
 
@@ -130,7 +130,7 @@ def dice(
     labels=[class_ids("classes"), unit_interval],
     alpha=nonnegative_number,
     beta=nonnegative_number,
-    smoothing=nonnegative_number,
+    smooth=nonnegative_number,
     class_weights=nonnegative_number,
 )
 def tversky(
@@ -140,7 +140,7 @@ def tversky(
     alpha: Real[ArrayLike, ""] = 0.3,
     beta: Real[ArrayLike, ""] = 0.7,
     mask: Bool[ArrayLike, "*batch height width"] | None = None,
-    smoothing: Real[ArrayLike, ""] = 1.0,
+    smooth: Real[ArrayLike, ""] = 1.0,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     ignore_background: bool = False,
     **reduction: Unpack[Reduction],
@@ -161,7 +161,7 @@ def tversky(
         alpha: The cost of a false pixel.
         beta: The cost of a missed pixel.
         mask: False leaves a pixel out.
-        smoothing: The pixels added to both sums, as in `dice`.
+        smooth: The pixels added to both sums, as in `dice`.
         class_weights: How much each class counts.
         ignore_background: Whether class 0 does not count.
 
@@ -174,7 +174,7 @@ def tversky(
 
     Example:
         >>> probabilities, labels = jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]])
-        >>> tversky(probabilities, labels, alpha=0.0, beta=1.0, smoothing=0.0)
+        >>> tversky(probabilities, labels, alpha=0.0, beta=1.0, smooth=0.0)
         Array(0.5, dtype=float32)
 
     References:
@@ -187,7 +187,7 @@ def tversky(
     weights = _importance(
         probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
     )
-    each = numerics.share(missed, both + smoothing)
+    each = numerics.share(missed, both + smooth)
     return _mean_over_classes(each, weights)
 
 

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss import numerics
-from jaxloss._mesh import require_split, vary, varying
-from jaxloss.contrastive._square import (
+from jaxloss._core.reduction import TypeOfReduction, reduce
+from jaxloss._memory.mesh import pcast_varying, require_split, vma
+from jaxloss.contrastive._similarities import (
     Others,
     block,
     exps,
@@ -29,10 +30,9 @@ from jaxloss.contrastive._square import (
     top_of,
     with_slope_of,
 )
-from jaxloss.linear._sums import Layer, of_products
-from jaxloss.reduction import TypeOfReduction, reduce
+from jaxloss.linear._online_softmax import Layer, of_products
 
-Way = Literal["ring", "gather"]
+Strategy = Literal["ring", "gather"]
 
 
 def softmax_cross_entropy(
@@ -80,14 +80,14 @@ def softmax_cross_entropy(
     References:
         Shoeybi et al., *Megatron-LM: Training Multi-Billion Parameter Language Models*, 2019.
     """
-    who = "jaxloss.sharded.softmax_cross_entropy"
-    logits, labels = _floats(who, "logits", logits), jnp.asarray(labels)
+    fun_name = "jaxloss.sharded.softmax_cross_entropy"
+    logits, labels = _floats(fun_name, "logits", logits), jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{who}: `labels` is {labels.dtype}, expected integers.")
+        raise TypeError(f"{fun_name}: `labels` is {labels.dtype}, expected integers.")
     if labels.shape != logits.shape[:-1]:
-        message = f"{who}: `labels` has shape {labels.shape}, expected {logits.shape[:-1]}."
+        message = f"{fun_name}: `labels` has shape {labels.shape}, expected {logits.shape[:-1]}."
         raise ValueError(message)
-    require_split(who, "logits", logits, axis_name)
+    require_split(fun_name, "logits", logits, axis_name)
     if where is not None:
         logits, labels = jnp.where(where[..., None], logits, 0), jnp.where(where, labels, 0)
     layer = Layer(axis_name=axis_name)
@@ -105,7 +105,7 @@ def info_nce(
     where: Any = None,
     weights: Any = None,
     reduction: TypeOfReduction = "mean",
-    way: Way = "ring",
+    strategy: Strategy = "ring",
 ) -> Any:
     r"""Take it to have the keys of all devices as negatives: `contrastive.info_nce` on a mesh.
 
@@ -120,7 +120,7 @@ def info_nce(
         weights: Weights of this device's set.
         reduction: Over all devices: "mean", "sum" and "parts" are the same on all of them; "none"
             gives the losses of this device.
-        way: "ring" passes the keys on from device to device, and holds one shard; "gather" has
+        strategy: "ring" passes the keys on from device to device, and holds one shard; "gather" has
             all keys on every device, in one collective.
 
     Returns:
@@ -140,7 +140,7 @@ def info_nce(
     References:
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
-    pair = _Pair("jaxloss.sharded.info_nce", query, key, where, axis_name, way)
+    pair = _Pair("jaxloss.sharded.info_nce", query, key, where, axis_name, strategy)
     rows, _ = _surprises(pair, temperature)
     return pair.reduced(rows, weights, reduction)
 
@@ -154,7 +154,7 @@ def clip(
     where: Any = None,
     weights: Any = None,
     reduction: TypeOfReduction = "mean",
-    way: Way = "ring",
+    strategy: Strategy = "ring",
 ) -> Any:
     r"""Take it to align two modalities over the batch of all devices: `contrastive.clip` on a mesh.
 
@@ -169,7 +169,7 @@ def clip(
         where: Booleans of this device's set; False takes a pair out of the whole set.
         weights: Weights of this device's set.
         reduction: As in `info_nce`.
-        way: "ring" or "gather", as in `info_nce`.
+        strategy: "ring" or "gather", as in `info_nce`.
 
     Returns:
         The loss in nats.
@@ -189,7 +189,7 @@ def clip(
         Radford et al., *Learning Transferable Visual Models* (CLIP), 2021.
         Cheng et al., *Breaking the Memory Barrier of Contrastive Loss* (the ring), 2024.
     """
-    pair = _Pair("jaxloss.sharded.clip", left, right, where, axis_name, way)
+    pair = _Pair("jaxloss.sharded.clip", left, right, where, axis_name, strategy)
     rows, columns = _surprises(pair, temperature)
     return pair.reduced(0.5 * (rows + columns), weights, reduction)
 
@@ -204,7 +204,7 @@ def siglip(
     where: Any = None,
     weights: Any = None,
     reduction: TypeOfReduction = "mean",
-    way: Way = "ring",
+    strategy: Strategy = "ring",
 ) -> Any:
     r"""Take it for pairs that decide alone, over all devices: `contrastive.siglip` on a mesh.
 
@@ -220,7 +220,7 @@ def siglip(
         where: Booleans of this device's set; False takes a pair out of the whole set.
         weights: Weights of this device's set.
         reduction: As in `info_nce`.
-        way: "ring" or "gather", as in `info_nce`.
+        strategy: "ring" or "gather", as in `info_nce`.
 
     Returns:
         The loss in nats.
@@ -239,7 +239,7 @@ def siglip(
     References:
         Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, 2023.
     """
-    pair = _Pair("jaxloss.sharded.siglip", left, right, where, axis_name, way)
+    pair = _Pair("jaxloss.sharded.siglip", left, right, where, axis_name, strategy)
     scaled, bias = pair.left / temperature, jnp.asarray(bias, pair.left.dtype)
 
     def tile(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
@@ -251,33 +251,39 @@ def siglip(
         return state, travelling
 
     nothing = lax.full_like(scaled[:, 0], 0)
-    constants = (scaled, pair.inside, vary(bias, varying(scaled)))
+    constants = (scaled, pair.inside, pcast_varying(bias, vma(scaled)))
     (on_diagonal, values), _ = pair.around(tile, (nothing, nothing), (), constants)
     own, lost = pair.own_similarity(temperature)
     matches = numerics.softplus(-(with_slope_of(on_diagonal, own) + bias) - lost)
     return pair.reduced(matches + values, weights, reduction)
 
 
-def _floats(who: str, name: str, given: Any) -> Array:
+def _floats(fun_name: str, name: str, given: Any) -> Array:
     x = jnp.asarray(given)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"{who}: `{name}` is {x.dtype}, expected real numbers.")
+        raise TypeError(f"{fun_name}: `{name}` is {x.dtype}, expected real numbers.")
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class _Pair:
     """Two halves of a set that is split over devices, and how a device meets all of the right."""
 
-    def __init__(self, who: str, left: Any, right: Any, where: Any, axis_name: str, way: Way):
-        left, right = _floats(who, "left", left), _floats(who, "right", right)
+    def __init__(
+        self, fun_name: str, left: Any, right: Any, where: Any, axis_name: str, strategy: Strategy
+    ):
+        left, right = _floats(fun_name, "left", left), _floats(fun_name, "right", right)
         if left.ndim != 2 or left.shape != right.shape:
-            message = f"{who}: the arrays have shapes {left.shape} and {right.shape}, expected one."
+            message = (
+                f"{fun_name}: the arrays have shapes {left.shape} and {right.shape}, expected one."
+            )
             raise ValueError(f"{message} Both are (set of this device, dim).")
-        if way not in ("ring", "gather"):
-            raise ValueError(f"{who}: `way` is {way!r}, expected 'ring' or 'gather'.")
-        require_split(who, "left", left, axis_name)
-        require_split(who, "right", right, axis_name)
-        self.where, self.axis_name, self.way = where, axis_name, way
+        if strategy not in ("ring", "gather"):
+            raise ValueError(
+                f"{fun_name}: `strategy` is {strategy!r}, expected 'ring' or 'gather'."
+            )
+        require_split(fun_name, "left", left, axis_name)
+        require_split(fun_name, "right", right, axis_name)
+        self.where, self.axis_name, self.strategy = where, axis_name, strategy
         if where is not None:
             left, right = (jnp.where(where[:, None], x, 0) for x in (left, right))
         self.given = left, right
@@ -304,7 +310,7 @@ class _Pair:
         travelling = (self.right, self.inside, *luggage)
         # Its transpose would keep the square of this device and all others, a tile a turn.
         tile = jax.checkpoint(tile, prevent_cse=False)
-        if self.way == "gather":
+        if self.strategy == "gather":
             every = lax.all_gather(travelling, self.axis_name, tiled=True)
             return tile(start, every, 0, constants)[0], ()
         onward = [(i, (i + 1) % devices) for i in range(devices)]
@@ -338,7 +344,7 @@ def _surprises(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
     First the tops go round, which have no gradient; then the sums relative to them.
     """
     x = pair.left / temperature
-    on_diagonal, rows, columns = (_gathered if pair.way == "gather" else _in_a_ring)(pair, x)
+    on_diagonal, rows, columns = (_gathered if pair.strategy == "gather" else _in_a_ring)(pair, x)
     own, lost = pair.own_similarity(temperature)
     own = with_slope_of(on_diagonal, own)
     return surprise(own, lost, rows), surprise(own, lost, columns)

@@ -82,7 +82,7 @@ def weights_only(params):
 optimizer = optax.chain(
     transforms.add_penalty(penalties.l2, 1e-4, mask=weights_only), optax.adam(2e-3)
 )
-init, step = transforms.minimize(objective, optimizer, has_aux=True)
+init, step = transforms.make_train_step(objective, optimizer, has_aux=True)
 
 
 @jax.jit
@@ -141,7 +141,9 @@ def absolute_error_of_probabilities(logits, labels):
 
 def train(loss, seen, seed, epochs=40):
     """Held-out accuracy, against clean labels, after each epoch of training on those seen."""
-    init, step = transforms.minimize(lambda p, x, y: loss(logits_of(p, x), y), optax.adam(2e-3))
+    init, step = transforms.make_train_step(
+        lambda p, x, y: loss(logits_of(p, x), y), optax.adam(2e-3)
+    )
     inputs, count = images[training], len(seen)
 
     def epoch(carry, key):
@@ -203,7 +205,7 @@ def linear(params, features):
 
 
 def fit_linear(loss, iterations=300):
-    init, step = transforms.minimize(
+    init, step = transforms.make_train_step(
         lambda p: loss(linear(p, features[split:]), observed[split:], reduction="mean"),
         optax.lbfgs(),
     )

@@ -29,8 +29,8 @@ from statsmodels.datasets import engel
 
 import jaxloss as jl
 from jaxloss import plot
-from jaxloss.regression import absolute_error, expectile, huber, quantile, squared_error
-from jaxloss.robust import cauchy, general, tukey
+from jaxloss.regression import absolute_error, expectile, huber, pinball, squared_error
+from jaxloss.robust import barron, cauchy, tukey
 
 # %% [markdown]
 # ## Value and gradient
@@ -51,7 +51,7 @@ axes = plot.compare([squared_error, absolute_error, huber, cauchy], over=(-4, 4)
 # Cauchy's (0) to Geman and McClure's (-2). The slider works without a kernel; arrow keys move it.
 
 # %%
-plot.slider(general, over={"alpha": np.linspace(-2, 2, 17)}, x=(-5, 5))
+plot.slider(barron, over={"alpha": np.linspace(-2, 2, 17)}, x=(-5, 5))
 
 # %% [markdown]
 # ## What an outlier can do
@@ -92,7 +92,7 @@ def best_constant(loss):
 best = {
     "squared error": best_constant(squared_error),
     "absolute error": best_constant(absolute_error),
-    "quantile, level=0.9": best_constant(functools.partial(quantile, level=0.9)),
+    "quantile, level=0.9": best_constant(functools.partial(pinball, level=0.9)),
     "expectile, level=0.9": best_constant(functools.partial(expectile, level=0.9)),
     "tukey, scale=600": best_constant(functools.partial(tukey, scale=600.0)),
 }

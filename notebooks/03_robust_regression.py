@@ -51,7 +51,7 @@ def fit(loss, inputs, targets, start=None, steps=200):
     """
     centre, spread = inputs.mean(0), inputs.std(0)
     scaled = (inputs - centre) / spread
-    init, step = transforms.minimize(
+    init, step = transforms.make_train_step(
         lambda p: loss(linear(p, scaled), targets, reduction="mean"), optax.lbfgs()
     )
     if start is None:

@@ -49,7 +49,7 @@ def lines(params, income):
 
 
 def fit(objective, params, steps=3000):
-    init, step = transforms.minimize(
+    init, step = transforms.make_train_step(
         objective, optax.adam(optax.cosine_decay_schedule(0.03, steps))
     )
     (params, _), _ = jax.lax.scan(
@@ -75,7 +75,7 @@ def normal_band(income, food, known):
 
     def objective(params):
         mean = params["level"] + params["slope"] * income
-        return jl.likelihood.gaussian(
+        return jl.nll.gaussian(
             mean, food, log_variance=params["log_variance"], where=known, reduction="mean"
         )
 

@@ -56,7 +56,7 @@ def train(loss, key, inputs, labels, unseen, rate=2e-3, epochs=80):
     def objective(params, inputs, labels):
         return loss(logits_of(params, inputs), labels, reduction="mean")
 
-    init, step = transforms.minimize(objective, optax.adam(rate))
+    init, step = transforms.make_train_step(objective, optax.adam(rate))
     outputs = labels.shape[-1] if labels.ndim > 1 else 10
     params = network(key, inputs.shape[1], 256, outputs)
     count = len(labels) // 64 * 64

@@ -59,7 +59,7 @@ def objective(params, images, labels):
     return jl.mean(jax.vmap(one_loss, (None, 0, 0))(params, images, labels))
 
 
-init, step = transforms.minimize(objective, optax.adam(3e-3))
+init, step = transforms.make_train_step(objective, optax.adam(3e-3))
 keys = jax.random.split(jax.random.key(0), 3)
 params = {
     "in": jax.random.normal(keys[0], (64, 64)) * jnp.sqrt(2 / 64),
@@ -138,7 +138,7 @@ def fit_and_score(delta, seed):
             prediction, observed, delta=delta, where=training, reduction="mean"
         )
 
-    init, step = transforms.minimize(cost, optax.lbfgs())
+    init, step = transforms.make_train_step(cost, optax.lbfgs())
     params = {"slope": jnp.zeros(features.shape[1]), "level": jnp.float32(150)}
     (params, _), _ = jax.lax.scan(
         lambda carry, _: (step(*carry)[:2], None), (params, init(params)), length=60

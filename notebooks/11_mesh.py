@@ -72,7 +72,7 @@ def place(x, *spec):
 
 
 def fused(hidden, weight, labels, where):
-    return linear.softmax_cross_entropy(hidden, weight, labels, where=where, chunk=128)
+    return linear.softmax_cross_entropy(hidden, weight, labels, where=where, chunk_size=128)
 
 
 arrays = place(hidden, "data"), place(weight, None, "model"), place(labels, "data")
@@ -110,7 +110,7 @@ SPECS = P("data"), P(None, "model"), P("data"), P("data")
 
 def parts_of(hidden, weight, labels, where):
     return linear.softmax_cross_entropy(
-        hidden, weight, labels, where=where, axis_name="model", reduction="parts", chunk=64
+        hidden, weight, labels, where=where, axis_name="model", reduction="parts", chunk_size=64
     )
 
 
@@ -147,7 +147,7 @@ line = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 def clip_over(way):
     return jax.shard_map(
-        lambda x, y: sharded.clip(x, y, axis_name="data", temperature=0.2, way=way),
+        lambda x, y: sharded.clip(x, y, axis_name="data", temperature=0.2, strategy=way),
         mesh=line,
         in_specs=P("data"),
         out_specs=P(),

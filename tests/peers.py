@@ -333,33 +333,32 @@ ROWS["torch"] = [
     ),
     Row(
         "F.gaussian_nll_loss(prediction, target, variance)",
-        'jl.likelihood.gaussian(prediction, target, variance, full=False, reduction="mean")',
+        'jl.nll.gaussian(prediction, target, variance, full=False, reduction="mean")',
         "torch's `eps` raises variances below it to it; nothing is clipped here.",
     ),
     Row(
         "F.gaussian_nll_loss(prediction, target, variance, full=True)",
-        'jl.likelihood.gaussian(prediction, target, variance, reduction="mean")',
+        'jl.nll.gaussian(prediction, target, variance, reduction="mean")',
     ),
     Row(
         "F.gaussian_nll_loss(prediction, prediction, variance * 1e-8)",
-        "jl.likelihood.gaussian(prediction, prediction, variance * 1e-8, full=False, "
-        'reduction="mean")',
+        'jl.nll.gaussian(prediction, prediction, variance * 1e-8, full=False, reduction="mean")',
         "torch computes with a variance of 1e-6 instead.",
         truth="np.mean(np.log(variance * 1e-8) / 2)",
     ),
     Row(
         "F.poisson_nll_loss(log_rate, count)",
-        'jl.likelihood.poisson(log_rate, count, full=False, reduction="mean")',
+        'jl.nll.poisson(log_rate, count, full=False, reduction="mean")',
     ),
     Row(
         "F.poisson_nll_loss(rate, count, log_input=False)",
-        'jl.likelihood.poisson(rate, count, log_input=False, full=False, reduction="mean")',
+        'jl.nll.poisson(rate, count, log_input=False, full=False, reduction="mean")',
         "torch adds `eps`, 1e-8, to the rate.",
         rtol=1e-6,
     ),
     Row(
         "F.poisson_nll_loss(log_rate, count, full=True)",
-        'jl.likelihood.poisson(log_rate, count, reduction="mean")',
+        'jl.nll.poisson(log_rate, count, reduction="mean")',
         "torch takes Stirling's approximation for the log of the factorial, and 0 for 0! and "
         "1!; here it is exact.",
         truth="np.mean(np.exp(log_rate) - count * log_rate + np.vectorize(math.lgamma)(count + 1))",
@@ -531,13 +530,13 @@ ROWS["keras"] = [
     ),
     Row(
         "keras.losses.poisson(count, rate)",
-        "jl.likelihood.poisson(rate, count, log_input=False, full=False).mean(-1)",
+        "jl.nll.poisson(rate, count, log_input=False, full=False).mean(-1)",
         "keras adds 1e-7 to the rate.",
         rtol=1e-6,
     ),
     Row(
         "keras.losses.Poisson()(count, rate)",
-        'jl.likelihood.poisson(rate, count, log_input=False, full=False, reduction="mean")',
+        'jl.nll.poisson(rate, count, log_input=False, full=False, reduction="mean")',
         rtol=1e-6,
     ),
     Row(
@@ -1182,7 +1181,7 @@ ROWS["scikit-learn"] = [
     ),
     Row(
         "metrics.mean_pinball_loss(target, prediction, alpha=0.3)",
-        'jl.regression.quantile(prediction, target, level=0.3, reduction="mean")',
+        'jl.regression.pinball(prediction, target, level=0.3, reduction="mean")',
     ),
     Row(
         "metrics.d2_absolute_error_score(target[:, 0], prediction[:, 0])",
@@ -1192,14 +1191,14 @@ ROWS["scikit-learn"] = [
     ),
     Row(
         "metrics.d2_pinball_score(target[:, 0], prediction[:, 0], alpha=0.3)",
-        "1 - jl.regression.quantile(prediction[:, 0], target[:, 0], level=0.3).mean() / "
-        "jl.regression.quantile(jnp.percentile(target[:, 0], 30, method='higher'), target[:, 0], "
+        "1 - jl.regression.pinball(prediction[:, 0], target[:, 0], level=0.3).mean() / "
+        "jl.regression.pinball(jnp.percentile(target[:, 0], 30, method='higher'), target[:, 0], "
         "level=0.3).mean()",
     ),
     Row(
         "metrics.d2_tweedie_score(amount[:, 0], forecast[:, 0], power=1.5)",
-        "1 - jl.likelihood.tweedie_deviance(forecast[:, 0], amount[:, 0], power=1.5).mean() / "
-        "jl.likelihood.tweedie_deviance(amount[:, 0].mean(), amount[:, 0], power=1.5).mean()",
+        "1 - jl.nll.tweedie_deviance(forecast[:, 0], amount[:, 0], power=1.5).mean() / "
+        "jl.nll.tweedie_deviance(amount[:, 0].mean(), amount[:, 0], power=1.5).mean()",
     ),
     Row(
         "metrics.d2_log_loss_score(labels, probabilities, labels=[0, 1, 2])",
@@ -1214,15 +1213,15 @@ ROWS["scikit-learn"] = [
     ),
     Row(
         "metrics.mean_poisson_deviance(count.ravel(), rate.ravel())",
-        'jl.likelihood.tweedie_deviance(rate, count, power=1.0, reduction="mean")',
+        'jl.nll.tweedie_deviance(rate, count, power=1.0, reduction="mean")',
     ),
     Row(
         "metrics.mean_gamma_deviance(amount.ravel(), forecast.ravel())",
-        'jl.likelihood.tweedie_deviance(forecast, amount, power=2.0, reduction="mean")',
+        'jl.nll.tweedie_deviance(forecast, amount, power=2.0, reduction="mean")',
     ),
     Row(
         "metrics.mean_tweedie_deviance(amount.ravel(), forecast.ravel(), power=1.5)",
-        'jl.likelihood.tweedie_deviance(forecast, amount, power=1.5, reduction="mean")',
+        'jl.nll.tweedie_deviance(forecast, amount, power=1.5, reduction="mean")',
     ),
     Row(
         "metrics.log_loss(labels, probabilities, labels=[0, 1, 2])",
@@ -1286,49 +1285,45 @@ ROWS["scipy"] = [
     ),
     Row(
         "-stats.norm.logpdf(target, prediction, np.sqrt(variance))",
-        "jl.likelihood.gaussian(prediction, target, variance)",
+        "jl.nll.gaussian(prediction, target, variance)",
     ),
     Row(
         "-stats.norm.logpdf(target, prediction, np.exp(log_rate / 2))",
-        "jl.likelihood.gaussian(prediction, target, log_variance=log_rate)",
+        "jl.nll.gaussian(prediction, target, log_variance=log_rate)",
     ),
     Row(
         "-stats.laplace.logpdf(target, prediction, scale)",
-        "jl.likelihood.laplace(prediction, target, scale)",
+        "jl.nll.laplace(prediction, target, scale)",
     ),
     Row(
         "-stats.t.logpdf(target, 4.0, prediction, scale)",
-        "jl.likelihood.student_t(prediction, target, scale, 4.0)",
+        "jl.nll.student_t(prediction, target, scale, 4.0)",
     ),
     Row(
         "-stats.cauchy.logpdf(target, prediction, scale)",
-        "jl.likelihood.student_t(prediction, target, scale, 1.0)",
+        "jl.nll.student_t(prediction, target, scale, 1.0)",
     ),
-    Row(
-        "-stats.poisson.logpmf(count, rate)", "jl.likelihood.poisson(rate, count, log_input=False)"
-    ),
-    Row("-stats.poisson.logpmf(count, np.exp(log_rate))", "jl.likelihood.poisson(log_rate, count)"),
+    Row("-stats.poisson.logpmf(count, rate)", "jl.nll.poisson(rate, count, log_input=False)"),
+    Row("-stats.poisson.logpmf(count, np.exp(log_rate))", "jl.nll.poisson(log_rate, count)"),
     Row(
         "-stats.nbinom.logpmf(count, amount, amount / (amount + rate))",
-        "jl.likelihood.negative_binomial(rate, count, amount, log_input=False)",
+        "jl.nll.negative_binomial(rate, count, amount, log_input=False)",
         "By its mean here: n is the total count, p = n / (n + mean).",
     ),
     Row(
         "-stats.gamma.logpdf(amount, scale, scale=forecast / scale)",
-        "jl.likelihood.gamma(forecast, amount, scale)",
+        "jl.nll.gamma(forecast, amount, scale)",
         "By its mean here: concentration times scale.",
     ),
-    Row(
-        "-stats.beta.logpdf(share, forecast, amount)", "jl.likelihood.beta(forecast, share, amount)"
-    ),
+    Row("-stats.beta.logpdf(share, forecast, amount)", "jl.nll.beta(forecast, share, amount)"),
     Row(
         "-stats.vonmises.logpdf(angle, amount, prediction)",
-        "jl.likelihood.von_mises(prediction, angle, amount)",
+        "jl.nll.von_mises(prediction, angle, amount)",
     ),
     Row(
         "-special.logsumexp(stats.norm.logpdf(target[:, :1], prediction, np.sqrt(variance)), "
         "b=special.softmax(logits, -1), axis=-1)",
-        "jl.likelihood.gaussian_mixture(prediction, target[:, 0], variance, logits)",
+        "jl.nll.gaussian_mixture(prediction, target[:, 0], variance, logits)",
     ),
     Row(
         "special.kl_div(yes_no, share) + special.kl_div(1 - yes_no, 1 - share)",
@@ -1344,7 +1339,7 @@ GAPS = {
     "torch": {
         "nn.AdaptiveLogSoftmaxWithLoss": "an approximation in clusters of classes, with weights of "
         "its own; `jl.linear.softmax_cross_entropy` is exact, in the memory of a chunk.",
-        "LinearCrossEntropyOptions": "`chunk` and `policy` of `jl.linear.softmax_cross_entropy`.",
+        "LinearCrossEntropyOptions": "`chunk_size` and `policy` of `jl.linear.softmax_cross_entropy`.",
         'kl_div(reduction="none")': "one number a class; here classes are summed.",
         "size_average, reduce": "deprecated in favour of `reduction`.",
     },
@@ -1352,7 +1347,7 @@ GAPS = {
         "Loss": "the base class: `@jl.loss` makes a loss of a function.",
         "circle(ref_labels=..., remove_diagonal=True)": "references are all met here, also at an "
         "example's own place: leave it out of them.",
-        "get": "finds a loss by its name: `jl.catalogue.cards()`.",
+        "get": "finds a loss by its name: `jl.catalogue.losses()`.",
         "serialize": "losses are plain functions.",
         "deserialize": "losses are plain functions.",
     },

@@ -91,7 +91,7 @@ def worst_errors(setting, count=COUNT, loss=None):
         _narrow(np.asarray(setting.case.extremes[name](generator, count)))
         if name in setting.case.extremes
         else cases.draw_extreme(form, generator, count)
-        for name, form in zip(setting.card.data, setting.forms, strict=True)
+        for name, form in zip(setting.info.data, setting.array_specs, strict=True)
     ]
     options = setting.options(batch=(count,))
     at = setting.floating()
@@ -106,14 +106,14 @@ def worst_errors(setting, count=COUNT, loss=None):
     values = np.asarray(jax.jit(of_floating)(*floating))
     total = lambda *x: jnp.sum(of_floating(*x))
     gradients = jax.jit(jax.grad(total, argnums=tuple(range(len(at)))))(*floating)
-    named = dict(zip(setting.card.data, data, strict=True)) | options
+    named = dict(zip(setting.info.data, data, strict=True)) | options
     worst = {"value": (0.0, None), "gradient": (0.0, None)}
     for row in range(count):
         one = {n: to_exact(v) for n, v in setting.examples(named, (row,)).items()}
         shown = {n: v for n, v in setting.examples(named, (row,)).items()}
         right = np.ravel(setting.case.oracle(**one))
         of_values = ulp_error(np.ravel(values[row]), right)
-        names = [setting.card.data[i] for i in at]
+        names = [setting.info.data[i] for i in at]
         exact = exact_gradients(setting.case.oracle, one, names)
         got = [x for gradient in gradients for x in np.ravel(np.asarray(gradient)[row])]
         largest = max(map(abs, exact), default=0)

@@ -27,7 +27,7 @@ OURS = {
     "cagrad 0.5": functools.partial(agg.cagrad, c=0.5),
     "aligned_mtl": agg.aligned_mtl,
     "imtl_g": agg.imtl_g,
-    "config": agg.config,
+    "config": agg.con_fig,
     "fair_grad 1": agg.fair_grad,
     "fair_grad 2": functools.partial(agg.fair_grad, alpha=2.0),
     "nash": agg.nash,
@@ -554,7 +554,7 @@ def test_smooth_tchebycheff_is_between_the_maximum_and_a_sum():
         (lambda: agg.upgrad(jnp.ones((2, 3))), ValueError, r"upgrad: `gramian` has shape \(2, 3\)"),
         (lambda: agg.mgda(jnp.ones(2)), ValueError, r"mgda: `gramian` .*aggregators.gramian\(st"),
         (
-            lambda: agg.config(jnp.eye(2), preference=jnp.ones(3)),
+            lambda: agg.con_fig(jnp.eye(2), preference=jnp.ones(3)),
             ValueError,
             r"config: `preference` has shape \(3,\), expected \(2,\)",
         ),

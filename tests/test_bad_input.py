@@ -14,7 +14,7 @@ import pytest
 
 import jaxloss as jl
 
-EACH = list({(s.card.name, s.forms): s for s in reversed(cases.settings())}.values())[::-1]
+EACH = list({(s.info.name, s.array_specs): s for s in reversed(cases.settings())}.values())[::-1]
 each_loss = pytest.mark.parametrize("setting", EACH, ids=str)
 
 # Of each domain, values outside it that tempt: what peers clip, wrap or let pass.
@@ -30,29 +30,27 @@ OUTSIDE = {
 BY_DOMAIN = [
     pytest.param(setting, name, value, id=f"{setting}-{name}-{value}")
     for setting in EACH
-    for name, form in zip(setting.card.data, setting.forms, strict=True)
+    for name, form in zip(setting.info.data, setting.array_specs, strict=True)
     for value in OUTSIDE.get(form.domain, ())
     if form.kind == "Real"
 ]
 NUMBERS = [
     pytest.param(setting, name, value, id=f"{setting}-{name}-{value}")
     for setting in EACH
-    for name in setting.card.options
-    if name in setting.card.declaration.forms
+    for name in setting.info.options
+    if name in setting.info.spec.array_specs
     for value in (-7.0, 7.0, 0.0, np.nan)
-    if not setting.card.declaration.forms[name][0].domain.test(value, cases.SIZES | setting.given)[
-        0
-    ]
+    if not setting.info.spec.array_specs[name][0].domain.test(value, cases.SIZES | setting.given)[0]
 ]
 
 
 def named(setting, argument):
-    return f"{re.escape(setting.card.name)}: `{argument}` must be "
+    return f"{re.escape(setting.info.name)}: `{argument}` must be "
 
 
 @pytest.mark.parametrize(("setting", "name", "value"), BY_DOMAIN)
 def test_a_value_outside_its_domain_is_named(setting, name, value):
-    data = dict(zip(setting.card.data, setting.data(), strict=True))
+    data = dict(zip(setting.info.data, setting.data(), strict=True))
     data[name] = data[name].copy()
     data[name].flat[0] = value
     with pytest.raises(ValueError, match=named(setting, name)), jl.checks():
@@ -61,11 +59,11 @@ def test_a_value_outside_its_domain_is_named(setting, name, value):
 
 @each_loss
 def test_rows_that_do_not_sum_to_one_are_named(setting):
-    for i, form in enumerate(setting.forms):
+    for i, form in enumerate(setting.array_specs):
         if form.domain == jl.domains.distribution:
             data = list(setting.data())
             data[i] = 0.75 * data[i]
-            expected = named(setting, setting.card.data[i]) + ".*sum to 1.*got 0.7"
+            expected = named(setting, setting.info.data[i]) + ".*sum to 1.*got 0.7"
             with pytest.raises(ValueError, match=expected), jl.checks():
                 setting.loss(*data, **setting.options())
 
@@ -79,9 +77,9 @@ def test_a_number_out_of_range_raises_at_the_call(setting, name, value):
 
 @each_loss
 def test_a_word_that_is_no_choice_raises_at_the_call(setting):
-    for name, choices in setting.card.declaration.choices.items():
+    for name, choices in setting.info.spec.choices.items():
         options = setting.options() | {name: f"{choices[0]}s"}
-        expected = f"{re.escape(setting.card.name)}: `{name}` is .*expected"
+        expected = f"{re.escape(setting.info.name)}: `{name}` is .*expected"
         with pytest.raises(ValueError, match=expected):
             setting.loss(*setting.data(), **options)
 
@@ -89,7 +87,7 @@ def test_a_word_that_is_no_choice_raises_at_the_call(setting):
 @each_loss
 def test_an_axis_without_classes_raises_at_the_call(setting):
     for axis in ("classes", "components", "levels"):
-        if not any(axis in form.event for form in setting.forms):
+        if not any(axis in form.event for form in setting.array_specs):
             continue
 
         def shrink(x, form, axis=axis):
@@ -97,10 +95,10 @@ def test_an_axis_without_classes_raises_at_the_call(setting):
 
         data = [
             shrink(x, form) if axis in form.event else x
-            for x, form in zip(setting.data(), setting.forms, strict=True)
+            for x, form in zip(setting.data(), setting.array_specs, strict=True)
         ]
         with pytest.raises(
-            ValueError, match=f"{re.escape(setting.card.name)}: .* no {axis} at all"
+            ValueError, match=f"{re.escape(setting.info.name)}: .* no {axis} at all"
         ):
             setting.loss(*data, **setting.options())
 

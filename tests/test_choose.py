@@ -10,22 +10,21 @@ import numpy as np
 import pytest
 
 import jaxloss as jl
-from jaxloss import _judgement, choosing, comparing
-from jaxloss.catalogue import choose, compare
+from jaxloss.catalogue import _advice, _choose, _compare, choose, compare
 
-GUIDE = choosing.guide()
-each = pytest.mark.parametrize("choice", GUIDE, ids=lambda c: f"{c.task}-{c.card.name}")
+GUIDE = _choose.guide()
+each = pytest.mark.parametrize("choice", GUIDE, ids=lambda c: f"{c.task}-{c.info.name}")
 
 
 def names(choices):
-    return [choice.card.name for choice in choices]
+    return [choice.info.name for choice in choices]
 
 
 @each
 def test_lines_use_the_words_of_the_guide(choice):
-    assert choice.task in _judgement.TASKS
-    assert set(choice.troubles) <= _judgement.TROUBLES.keys()
-    assert choice.returns in _judgement.RETURNS
+    assert choice.task in _advice.TASKS
+    assert set(choice.troubles) <= _advice.TROUBLES.keys()
+    assert choice.returns in _advice.RETURNS
     for sentence in (choice.advice, choice.cost):
         assert sentence[0].isupper()
         assert sentence.endswith(".")
@@ -33,16 +32,16 @@ def test_lines_use_the_words_of_the_guide(choice):
 
 # Where a trait that must hold for every option is too much to ask, and which option it takes.
 ONLY_WITH = {
-    ("outliers", "robust.general"): "alpha at most 1",
+    ("outliers", "robust.barron"): "alpha at most 1",
     ("wrong_labels", "classification.sigmoid_cross_entropy"): "label_smoothing, as the advice says",
 }
 
 
 @each
 def test_advice_agrees_with_the_traits(choice):
-    traits = {trait.name for trait in choice.card.traits}
+    traits = {trait.name for trait in choice.info.traits}
     for trouble in {"outliers", "wrong_labels"} & set(choice.troubles):
-        if (trouble, choice.card.name) not in ONLY_WITH:
+        if (trouble, choice.info.name) not in ONLY_WITH:
             assert traits & {"bounded", "bounded_gradient"}, "nothing bounds what an error can do"
     if "calibration" in choice.troubles and choice.returns == "probabilities":
         assert "proper" in traits
@@ -57,12 +56,12 @@ def test_advice_agrees_with_the_traits(choice):
 
 
 def test_every_task_begins_somewhere_and_every_trouble_has_an_answer():
-    for task in _judgement.TASKS:
+    for task in _advice.TASKS:
         assert choose(task=task)[0].troubles in ((), ("calibration",))
     answered = {trouble for choice in GUIDE for trouble in choice.troubles}
-    assert answered | {"missing_targets"} == _judgement.TROUBLES.keys()
-    assert {choice.returns for choice in GUIDE} == _judgement.RETURNS.keys()
-    assert choosing.Troubles.__annotations__.keys() == _judgement.TROUBLES.keys()
+    assert answered | {"missing_targets"} == _advice.TROUBLES.keys()
+    assert {choice.returns for choice in GUIDE} == _advice.RETURNS.keys()
+    assert _choose.Troubles.__annotations__.keys() == _advice.TROUBLES.keys()
     assert 40 <= len(GUIDE) <= 80
 
 
@@ -81,13 +80,13 @@ def test_minimisers_are_what_the_guide_says():
         "regression.squared_error": sample.mean(),
         "regression.absolute_error": np.median(sample),
         "regression.squared_log_error": np.expm1(np.log1p(sample).mean()),
-        "likelihood.poisson": np.log(sample.mean()),
-        "likelihood.tweedie_deviance": sample.mean(),
+        "nll.poisson": np.log(sample.mean()),
+        "nll.tweedie_deviance": sample.mean(),
     }
-    cards = {choice.card.name: choice.card for choice in choose(task="regression")}
+    losses = {choice.info.name: choice.info for choice in choose(task="regression")}
     for name, expected in truth.items():
-        assert minimiser(cards[name].function) == pytest.approx(float(expected), abs=4e-3), name
-    at_three_quarters = minimiser(lambda p, t: jl.regression.quantile(p, t, level=0.75))
+        assert minimiser(losses[name].function) == pytest.approx(float(expected), abs=4e-3), name
+    at_three_quarters = minimiser(lambda p, t: jl.regression.pinball(p, t, level=0.75))
     assert at_three_quarters == pytest.approx(float(np.quantile(sample, 0.75)), abs=4e-3)
 
 
@@ -110,7 +109,7 @@ def test_choose_narrows_by_task_trouble_and_return():
     assert names(choose(task="multiclass", imbalance=True, returns="probabilities")) == [
         "classification.logit_adjusted"
     ]
-    assert names(choose(asymmetric_cost=True, returns="quantile")) == ["regression.quantile"]
+    assert names(choose(asymmetric_cost=True, returns="quantile")) == ["regression.pinball"]
     assert len(choose()) == len(GUIDE)
     assert choose(task="binary", outliers=False) == choose(task="binary")
 
@@ -125,10 +124,10 @@ def test_what_helps_against_more_comes_first():
 
 
 def test_missing_targets_are_a_matter_of_where():
-    for task in _judgement.TASKS:
+    for task in _advice.TASKS:
         (only,) = choose(task=task, missing_targets=True)
         assert "`where`" in only.advice
-        assert only.card == choose(task=task)[0].card
+        assert only.info == choose(task=task)[0].info
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_cards_render_with_formula_picture_advice_and_cost():
     assert tags.seen.count("svg") == len(found)
     assert "tau" in text
     assert "zero at match" in text
-    assert repr(found).splitlines()[0] == "regression.quantile"
+    assert repr(found).splitlines()[0] == "regression.pinball"
     assert repr(found).count("But: ") == 2
 
 
@@ -227,7 +226,7 @@ def test_compare_uses_the_same_folds_and_scores(skewed):
 
 def test_interval_is_that_of_nadeau_and_bengio():
     values, baseline = np.array([1.0, 2.0, 4.0]), np.array([0.5, 1.0, 1.5])
-    score = comparing._summary(values, baseline)
+    score = _compare._summary(values, baseline)
     differences = np.array([0.5, 1.0, 2.5])
     assert score.behind == pytest.approx(differences.mean())
     # 4.302653 is the 97.5 % quantile of Student's t with 2 degrees of freedom.

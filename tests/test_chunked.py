@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 
 import jaxloss as jl
 from jaxloss import classification, regression
-from jaxloss._chunks import split
+from jaxloss._memory.layout import plan_split
 from jaxloss.classification import softmax_cross_entropy
 
 DIM, CLASSES = 6, 11
@@ -432,7 +432,7 @@ def test_second_derivatives_stay_in_chunks():
     ],
 )
 def test_the_split_is_as_documented(rows, most, shards, expected):
-    how = split(rows, most, shards)
+    how = plan_split(rows, most, shards)
     assert (how.size, how.chunks) == expected
     assert 0 <= how.padding < max(how.chunks, 2)
 

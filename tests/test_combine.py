@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxloss as jl
-from jaxloss.combine import total
-from jaxloss.reduction import Mean
+from jaxloss._combine import total
+from jaxloss._core.reduction import Mean
 
 VALUES = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 

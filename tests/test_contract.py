@@ -19,10 +19,10 @@ from cases import BATCH, SIZES, Setting
 import jaxloss as jl
 
 ALL = cases.settings()
-EACH = list({(s.card.name, s.forms): s for s in reversed(ALL)}.values())[::-1]
+EACH = list({(s.info.name, s.array_specs): s for s in reversed(ALL)}.values())[::-1]
 every_setting = pytest.mark.parametrize("setting", cases.each(ALL))
 each_loss = pytest.mark.parametrize("setting", cases.each(EACH))
-every_card = pytest.mark.parametrize("card", cases.losses(), ids=lambda card: card.name)
+every_card = pytest.mark.parametrize("info", cases.losses(), ids=lambda info: info.name)
 
 
 def call(setting: Setting, **words):
@@ -101,7 +101,7 @@ def test_value_is_that_of_the_oracle(setting):
     data, options = setting.data(), setting.options()
     got = np.asarray(values(setting)(*data))
     assert got.shape == setting.result_shape()
-    named = dict(zip(setting.card.data, data, strict=True)) | options
+    named = dict(zip(setting.info.data, data, strict=True)) | options
     for index in np.ndindex(BATCH):
         one = setting.examples(named, index)
         exact = {
@@ -119,15 +119,15 @@ def test_gradient_is_that_of_the_oracle(setting):
     fixed = {n: v for n, v in options.items() if n not in numeric}
     at = setting.floating()
     index = (0, 1)
-    named = dict(zip(setting.card.data, data, strict=True)) | options
+    named = dict(zip(setting.info.data, data, strict=True)) | options
     one = setting.examples(named, index)
-    wrt = {setting.card.data[i] for i in at} | {
+    wrt = {setting.info.data[i] for i in at} | {
         n for n in numeric if np.asarray(numeric[n]).dtype != bool
     }
 
     def ours(values):
         every = one | values
-        positional = [every.pop(n) for n in setting.card.data]
+        positional = [every.pop(n) for n in setting.info.data]
         return jnp.sum(setting.loss(*positional, **fixed, **{n: every[n] for n in numeric}))
 
     def exact(values):
@@ -157,7 +157,7 @@ def test_subnormal_numbers_are_no_worse_than_zeros(setting):
     above_zero = (jl.domains.positive, jl.domains.nonzero)
     below_zero = jl.domains.log_probability
     data, tiny, zero = setting.data(), [], []
-    for name, form, x in zip(setting.card.data, setting.forms, data, strict=True):
+    for name, form, x in zip(setting.info.data, setting.array_specs, data, strict=True):
         fixed = name in setting.case.draws or form.domain in above_zero or form.domain.guard
         if x.dtype != np.float32 or fixed:
             tiny.append(x), zero.append(x)
@@ -199,15 +199,15 @@ def test_an_empty_batch_is_fine(setting):
 @each_loss
 def test_wrong_shapes_are_refused_with_names_and_remedy(setting):
     data = [jnp.asarray(x) for x in setting.data()]
-    for i, name in enumerate(setting.card.data[1:], start=1):
+    for i, name in enumerate(setting.info.data[1:], start=1):
         wrong = [*data[:i], data[i][..., None], *data[i + 1 :]]
         with pytest.raises(
-            (ValueError, TypeError), match=f"{setting.card.name}: `{name}`.*expected"
+            (ValueError, TypeError), match=f"{setting.info.name}: `{name}`.*expected"
         ):
             call(setting)(*wrong)
         shorter = [*data[:i], data[i][:1], *data[i + 1 :]]
         with pytest.raises(
-            (ValueError, TypeError), match=f"{setting.card.name}: `{name}`.*expected"
+            (ValueError, TypeError), match=f"{setting.info.name}: `{name}`.*expected"
         ):
             call(setting)(*shorter)
 
@@ -215,13 +215,13 @@ def test_wrong_shapes_are_refused_with_names_and_remedy(setting):
 @pytest.mark.slow
 @each_loss
 def test_axis_moves(setting):
-    if "axis" not in setting.card.signature.parameters:
-        assert "axis" not in setting.card.declaration.words
+    if "axis" not in setting.info.signature.parameters:
+        assert "axis" not in setting.info.spec.common_kwargs
         return
     data = setting.data()
     moved = [
         np.moveaxis(x, -1, 1) if form.event else x
-        for x, form in zip(data, setting.forms, strict=True)
+        for x, form in zip(data, setting.array_specs, strict=True)
     ]
     got = briefly(call(setting, axis=1))(*moved)
     chex.assert_trees_all_close(got, values(setting)(*data), rtol=1e-6, atol=1e-7)
@@ -234,7 +234,7 @@ def test_axis_moves(setting):
 
 @each_loss
 def test_where_hides_whatever_the_inputs_hold(setting):
-    shape, dims = setting.result_shape(), setting.card.declaration.result.dims
+    shape, dims = setting.result_shape(), setting.info.spec.result.dims
     where = np.arange(np.prod(shape)).reshape(shape) % 2 == 0
     clean = setting.data()
     expected, _ = masked(setting)(where, *clean)
@@ -243,7 +243,7 @@ def test_where_hides_whatever_the_inputs_hold(setting):
         np.testing.assert_allclose(np.asarray(expected)[where], kept, rtol=2e-6, atol=1e-7)
     for bad in (np.nan, np.inf, -np.inf):
         dirty = [x.copy() for x in clean]
-        for x, form in zip(dirty, setting.forms, strict=True):
+        for x, form in zip(dirty, setting.array_specs, strict=True):
             if form.dims[: len(dims)] == dims:
                 x[~where] = bad if x.dtype == np.float32 else -100
         got, (_, slopes) = masked(setting)(where, *dirty)
@@ -264,7 +264,7 @@ def test_where_takes_an_example_out_of_its_set(setting):
     where = np.isin(np.arange(setting.result_shape()[rank]), kept)
     subset = [
         np.take(x, kept, axis=rank) if form.dims[1:2] == setting.set_axes[:1] else x
-        for x, form in zip(setting.data(), setting.forms, strict=True)
+        for x, form in zip(setting.data(), setting.array_specs, strict=True)
     ]
     got = call(setting, where=np.broadcast_to(where, setting.result_shape()))(*setting.data())
     expected = call(setting)(*subset)
@@ -327,7 +327,7 @@ def test_words_are_checked(setting):
         call(setting, weights=np.ones((*shape, 1), np.float32))(*data)
     with pytest.raises(TypeError, match="Did you mean `weights`"):
         call(setting, weigths=None)(*data)
-    with pytest.raises(TypeError, match=f"{setting.card.name}: missing"):
+    with pytest.raises(TypeError, match=f"{setting.info.name}: missing"):
         call(setting)(*data[:-1])
 
 
@@ -346,11 +346,11 @@ def test_any_array_like_will_do(setting):
     wide = {np.dtype(np.float32): np.float64, np.dtype(np.int32): np.int64}
     got = call(setting)(*(x.astype(wide.get(x.dtype, x.dtype)) for x in data))
     chex.assert_trees_all_close(got, expected, rtol=2e-6, atol=1e-6)
-    for x, name in zip(data, setting.card.data, strict=True):
-        others = {n: y for n, y in zip(setting.card.data, data, strict=True) if n != name}
-        with pytest.raises(TypeError, match=f"{setting.card.name}: `{name}`"):
+    for x, name in zip(data, setting.info.data, strict=True):
+        others = {n: y for n, y in zip(setting.info.data, data, strict=True) if n != name}
+        with pytest.raises(TypeError, match=f"{setting.info.name}: `{name}`"):
             setting.loss(**others, **{name: x.astype(complex)}, **setting.options())
-        with pytest.raises(TypeError, match=f"{setting.card.name}: `{name}` holds text"):
+        with pytest.raises(TypeError, match=f"{setting.info.name}: `{name}` holds text"):
             setting.loss(**others, **{name: "one"}, **setting.options())
 
 
@@ -398,11 +398,11 @@ def test_float64_stays_and_float32_does_not_widen(setting):
         got = values(setting)(*wide)
         assert got.dtype == jnp.float64
         assert jax.eval_shape(call(setting), *data).dtype == jnp.float32
-        named = dict(zip(setting.card.data, wide, strict=True)) | options
+        named = dict(zip(setting.info.data, wide, strict=True)) | options
         index = (1, 2)
         # A default such as 0.1 is another number in float32, which is what oracles take it for.
-        declared = setting.card.declaration.defaults
-        numbers = {n: v for n, v in declared.items() if isinstance(v, float)}
+        spec = setting.info.spec.defaults
+        numbers = {n: v for n, v in spec.items() if isinstance(v, float)}
         expected = setting.case.oracle(**numbers | setting.examples(named, index))
         np.testing.assert_allclose(got[index], expected, rtol=1e-10, atol=1e-12)
 
@@ -479,7 +479,7 @@ def test_in_a_scan_second_derivatives_are_those_outside(setting):
         gradients = [jax.grad(f, tuple(range(len(floating)))) for f in (function, scanned)]
         return [jax.jvp(gradient, floating, tangents) for gradient in gradients]
 
-    fills = [setting.forms[i].domain.fill for i in setting.floating()]
+    fills = [setting.array_specs[i].domain.fill for i in setting.floating()]
     perfect = [jnp.full_like(x, fill) for x, fill in zip(floating, fills, strict=True)]
     # What cancels in a second derivative has the size of the squared first one.
     steepest = max(np.max(np.abs(g)) for g in gradients(setting)(*setting.data()))
@@ -497,7 +497,7 @@ def test_derivatives_are_finite_where_predictions_are_perfect(setting):
     """Ties, zeros and equal arguments: where norms, roots and logarithms go wrong."""
     data = list(setting.data())
     for i in setting.floating():
-        data[i] = np.asarray(setting.forms[i].domain.fill + np.zeros_like(data[i]))
+        data[i] = np.asarray(setting.array_specs[i].domain.fill + np.zeros_like(data[i]))
     floating = [jnp.asarray(data[i]) for i in setting.floating()]
 
     @jax.jit
@@ -533,13 +533,13 @@ def outside(form):
 @each_loss
 def test_checks_name_the_loss_the_argument_and_the_value(setting):
     data = setting.data()
-    for i, (name, form) in enumerate(zip(setting.card.data, setting.forms, strict=True)):
+    for i, (name, form) in enumerate(zip(setting.info.data, setting.array_specs, strict=True)):
         value = outside(form)
         if value is None or form.kind == "Bool":
             continue
         wrong = [x.copy() for x in data]
         wrong[i].flat[1] = value
-        named = f"{re.escape(setting.card.name)}: `{name}` must be .*, got "
+        named = f"{re.escape(setting.info.name)}: `{name}` must be .*, got "
         with pytest.raises(ValueError, match=named):
             jl.checked(values(setting))(*wrong)
     got = jl.checked(values(setting))(*data)
@@ -563,8 +563,8 @@ def test_checks_off_leave_no_trace(setting):
 def test_the_decorator_adds_nothing_to_compiled_code(setting):
     """The jaxpr is that of the bare mathematics, the guard of class ids and long loops apart."""
     if (
-        any(form.domain.guard for form in setting.forms)
-        or setting.card.declaration.words["reduction"] != "none"
+        any(form.domain.guard for form in setting.array_specs)
+        or setting.info.spec.common_kwargs["reduction"] != "none"
     ):
         return
     data = cases.tree_to_jax(setting.data())
@@ -580,8 +580,8 @@ def test_a_label_outside_gives_nan_and_never_a_class(setting):
     clean = np.asarray(values(setting)(*setting.data()))
     others = np.ones(BATCH, bool)
     others[1, 1] = False
-    for i in (i for i, form in enumerate(setting.forms) if form.domain.guard):
-        meaning = setting.forms[i].domain.meaning
+    for i in (i for i, form in enumerate(setting.array_specs) if form.domain.guard):
+        meaning = setting.array_specs[i].domain.meaning
         outside = [0.25, 7] if meaning.startswith("-1 or +1") else [-1, -100, 10**6]
         outside += [SIZES[meaning.split()[-3]]] if meaning.startswith("class ids") else []
         for label in outside:
@@ -601,19 +601,19 @@ def test_a_label_outside_gives_nan_and_never_a_class(setting):
 
 
 @every_card
-def test_every_loss_has_a_row(card):
-    assert card.name in cases.rows(), (
-        f"{card.name} has no row: add one to tests/cases/{card.shelf.split('.')[0]}.py"
+def test_every_loss_has_a_row(info):
+    assert info.name in cases.rows(), (
+        f"{info.name} has no row: add one to tests/cases/{info.family.split('.')[0]}.py"
     )
 
 
 def test_every_row_has_a_loss():
-    assert set(cases.rows()) <= {card.name for card in cases.losses()}
+    assert set(cases.rows()) <= {info.name for info in cases.losses()}
 
 
 @every_card
-def test_docstring_is_complete(card):
-    text = inspect.getdoc(card.function)
+def test_docstring_is_complete(info):
+    text = inspect.getdoc(info.function)
     first, _, rest = text.partition("\n\n")
     assert "\n" not in first, "the first line is one line"
     assert first.endswith("."), "the first line is a sentence"
@@ -622,26 +622,26 @@ def test_docstring_is_complete(card):
     assert sections == ["Args", "Returns", "Raises", "Example", "References"]
     arguments = text.split("\nArgs:")[1].split("\nReturns:")[0]
     described = re.findall(r"^    (\w+): ", arguments, re.MULTILINE)
-    assert described == list(card.signature.parameters), "Args names each parameter, in order"
+    assert described == list(info.signature.parameters), "Args names each parameter, in order"
     example = text.split("\nExample:")[1].split("\nReferences:")[0]
     assert 1 <= example.count(">>>") + example.count("...") <= 4
 
 
 @every_card
-def test_signature_shows_every_word(card):
-    parameters = inspect.signature(card.function).parameters
+def test_signature_shows_every_word(info):
+    parameters = inspect.signature(info.function).parameters
     assert {"where", "weights", "reduction"} <= set(parameters)
-    for name in card.data:
+    for name in info.data:
         assert parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    for name in (*card.options, "where", "weights", "reduction"):
+    for name in (*info.options, "where", "weights", "reduction"):
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-    assert "ArrayLike" in str(inspect.signature(card.function))
+    assert "ArrayLike" in str(inspect.signature(info.function))
 
 
 def test_everything_public_on_a_shelf_is_catalogued():
-    filed = {card.function for card in cases.losses()}
-    for shelf in sorted({card.shelf for card in cases.losses()}):
-        module = importlib.import_module(f"jaxloss.{shelf}")
+    filed = {info.function for info in cases.losses()}
+    for family in sorted({info.family for info in cases.losses()}):
+        module = importlib.import_module(f"jaxloss.{family}")
         public = {
             name: value
             for name, value in vars(module).items()
@@ -651,6 +651,6 @@ def test_everything_public_on_a_shelf_is_catalogued():
         }
         loose = [name for name, value in public.items() if value not in filed]
         assert sorted(loose) == sorted(getattr(module, "HELPERS", [])), (
-            f"{shelf}: {loose} are public but no losses: put @loss before them, "
+            f"{family}: {loose} are public but no losses: put @loss before them, "
             f"or name them in HELPERS of the module"
         )

@@ -77,7 +77,7 @@ def test_good_matches_of_many_dimensions_keep_their_digits(name, chunk):
     x = generator.normal(size=(48, 512)).astype(np.float32)
     y = (x + 0.3 * generator.normal(size=x.shape)).astype(np.float32)
     exact = getattr(exact_losses, name)(np.float64(x), np.float64(y), temperature=0.07)
-    got = getattr(contrastive, name)(x, y, temperature=0.07, chunk=chunk)
+    got = getattr(contrastive, name)(x, y, temperature=0.07, chunk_size=chunk)
     assert np.max(ulp_error(got, exact)) <= 8
 
 

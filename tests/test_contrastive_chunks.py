@@ -47,7 +47,7 @@ def test_chunks_change_nothing(name, chunk):
         )
 
     got, expected = jax.jit(
-        lambda: [derivatives(chunk=chunk, where=where), derivatives(where=where)]
+        lambda: [derivatives(chunk_size=chunk, where=where), derivatives(where=where)]
     )()
     chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-4)
 
@@ -74,7 +74,7 @@ def test_a_reduced_loss_changes_nothing(name, reduction):
         grad = jax.value_and_grad(f, (0, 1, 2, 3))
         return grad(*primals), jax.jvp(grad, primals, tangents)[1], jax.grad(along, 1)(*primals)
 
-    got, expected = jax.jit(lambda: [derivatives(chunk=16), derivatives()])()
+    got, expected = jax.jit(lambda: [derivatives(chunk_size=16), derivatives()])()
     chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-4)
 
 
@@ -85,7 +85,7 @@ def test_a_reduced_loss_changes_nothing(name, reduction):
 def test_products_of_matrices(name, reduction, products):
     """A loop for the value and all gradients, where no cotangent is to come and no column top."""
     x, y = draw(64)
-    of = lambda x, y: jnp.sum(LOSSES[name](x, y, 0.2, chunk=16, reduction=reduction))
+    of = lambda x, y: jnp.sum(LOSSES[name](x, y, 0.2, chunk_size=16, reduction=reduction))
     text = jax.jit(jax.value_and_grad(of, (0, 1))).lower(x, y).compile().as_text()
     assert text.count(" dot(") == products
 
@@ -98,14 +98,14 @@ def test_sets_in_a_batch(name):
     else:
         of = lambda x, y, **o: LOSSES[name](x, y, 0.2, **o)
     values = of(x, y)
-    got = jax.jit(lambda: [of(x, y, chunk=20), of(x, y, chunk=20, reduction="mean")])()
+    got = jax.jit(lambda: [of(x, y, chunk_size=20), of(x, y, chunk_size=20, reduction="mean")])()
     chex.assert_trees_all_close(got, [values, jnp.mean(values)], rtol=1e-5, atol=1e-5)
 
 
 def test_confident_matches_keep_their_digits():
     x = jnp.eye(4)
     for loss in (contrastive.clip, contrastive.info_nce):
-        got = loss(x, x, temperature=0.0125, chunk=2)
+        got = loss(x, x, temperature=0.0125, chunk_size=2)
         np.testing.assert_allclose(got, 3 * np.exp(-80.0), rtol=1e-5)
 
 
@@ -117,8 +117,8 @@ def test_no_square_exists(name):
 
     def loss(x, y, t):
         if name == "nt_xent":
-            return jnp.mean(contrastive.nt_xent(x, labels, temperature=t, chunk=32))
-        return jnp.mean(LOSSES[name](x, y, t, chunk=32))
+            return jnp.mean(contrastive.nt_xent(x, labels, temperature=t, chunk_size=32))
+        return jnp.mean(LOSSES[name](x, y, t, chunk_size=32))
 
     function = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
     program = function.lower(struct, struct, jax.ShapeDtypeStruct((), "float32")).compile()
@@ -131,7 +131,7 @@ def test_no_square_exists(name):
 def test_memory_is_that_of_few_arrays_as_large_as_a_set(name, most):
     """Vectors of length 1 of the right and a chunk's part of their gradient; none of the left."""
     struct = jax.ShapeDtypeStruct((1024, 512), "float32")
-    of = lambda x, y: LOSSES[name](x, y, 0.2, chunk=16, reduction="mean")
+    of = lambda x, y: LOSSES[name](x, y, 0.2, chunk_size=16, reduction="mean")
     program = jax.jit(jax.value_and_grad(of, (0, 1))).lower(struct, struct).compile()
     assert program.memory_analysis().temp_size_in_bytes < most * 4 * 1024 * 512
 
@@ -140,5 +140,7 @@ def test_memory_is_that_of_few_arrays_as_large_as_a_set(name, most):
 def test_what_is_no_chunk_is_refused(chunk):
     x, y = draw()
     for loss in (contrastive.clip, contrastive.siglip, contrastive.info_nce):
-        with pytest.raises((ValueError, TypeError), match=f"{loss.__name__}: `chunk` is {chunk!r}"):
-            loss(x, y, chunk=chunk)
+        with pytest.raises(
+            (ValueError, TypeError), match=f"{loss.__name__}: `chunk_size` is {chunk!r}"
+        ):
+            loss(x, y, chunk_size=chunk)

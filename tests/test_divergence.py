@@ -108,8 +108,8 @@ def test_all_forms_of_kl_agree():
         divergence.reverse_kl(log_q, jnp.exp(log_p)),
         divergence.generalized_kl(log_p, jnp.exp(log_q)),
         divergence.renyi(log_p, jnp.exp(log_q), order=1.0),
-        divergence.alpha(log_p, jnp.exp(log_q), order=1.0),
-        divergence.alpha(log_q, jnp.exp(log_p), order=0.0),
+        divergence.alpha_divergence(log_p, jnp.exp(log_q), order=1.0),
+        divergence.alpha_divergence(log_q, jnp.exp(log_p), order=0.0),
     ):
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
@@ -117,11 +117,13 @@ def test_all_forms_of_kl_agree():
 def test_orders_with_a_name():
     log_p = jnp.log(P)
     squared = divergence.hellinger(P, Q) ** 2
-    np.testing.assert_allclose(divergence.alpha(log_p, Q), 4 * squared, rtol=1e-5)
+    np.testing.assert_allclose(divergence.alpha_divergence(log_p, Q), 4 * squared, rtol=1e-5)
     renyi = -2 * jnp.log1p(-squared)
     np.testing.assert_allclose(divergence.renyi(log_p, Q), renyi, rtol=1e-5)
     chi_squared = jnp.sum((Q - P) ** 2 / P)
-    np.testing.assert_allclose(divergence.alpha(log_p, Q, order=2.0), chi_squared / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        divergence.alpha_divergence(log_p, Q, order=2.0), chi_squared / 2, rtol=1e-5
+    )
     half = jnp.array([0.5, 0.5, 0.0, 0.0])
     np.testing.assert_allclose(divergence.renyi(log_p, half, order=0.0), -np.log(0.3), rtol=1e-6)
 

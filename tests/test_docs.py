@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import jaxloss as jl
+from jaxloss._core import registry
 
 matplotlib.use("Agg")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -68,8 +69,8 @@ def alike(value, told):
 
 @pytest.mark.parametrize("name", ["index.md", "tutorial.md"])
 def test_snippets_run_and_their_comments_are_results(name, monkeypatch, capsys):
-    jl.catalogue.cards()  # loads the shelves, which register once
-    monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
+    jl.catalogue.losses()  # loads the shelves, which register once
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
     names, compared = {"__name__": name}, 0
     for snippet in snippets(name):
         exec(compile(snippet, name, "exec"), names)
@@ -106,13 +107,13 @@ def test_signatures_are_shown_whole(build):
 
 
 def test_names_of_losses_become_links_outside_code(build):
-    cards = jl.catalogue.cards()
+    losses = jl.catalogue.losses()
     text = "`huber` and `robust.cauchy`, `delta`\n```python\n`huber`\n```"
     expected = (
         "[`huber`](regression.md#huber) and [`robust.cauchy`](robust.md#cauchy), `delta`\n"
         "```python\n`huber`\n```"
     )
-    assert build.linked(text, list(cards), "regression") == expected
+    assert build.linked(text, list(losses), "regression") == expected
 
 
 def test_links_between_files_become_links_of_the_site(build):
@@ -209,10 +210,10 @@ def test_no_link_is_broken(parsed):
 
 @pytest.mark.slow
 def test_every_loss_has_its_entry_and_the_guide_its_cards(site, parsed):
-    for card in jl.catalogue.cards():
-        if card.shelf:
-            page = parsed[(site / "losses" / f"{card.shelf}.html").resolve()]
-            assert card.function.__name__ in page.anchors
+    for info in jl.catalogue.losses():
+        if info.family:
+            page = parsed[(site / "losses" / f"{info.family}.html").resolve()]
+            assert info.function.__name__ in page.anchors
     guide = (site / "choosing.html").read_text()
     assert guide.count('class="choice"') == len(jl.catalogue.choose())
 

@@ -13,7 +13,7 @@ import pytest
 
 import jaxloss as jl
 from jaxloss import aggregators, gradients
-from jaxloss.reduction import Mean
+from jaxloss._core.reduction import Mean
 
 RNG = np.random.default_rng(0)
 ROWS = 48
@@ -460,7 +460,7 @@ def example_loss(params, x, label, number, *, scale=1.0):
 )
 def test_examples_one_by_one_are_a_loop(chunk):
     batch, single = (INPUTS, TARGETS, NUMBERS), jax.jit(jax.value_and_grad(example_loss))
-    oracle = gradients.per_example_value_and_grad(example_loss, chunk=chunk)
+    oracle = gradients.per_example_value_and_grad(example_loss, chunk_size=chunk)
     got = jax.jit(oracle)(parameters(), *batch)
     loop = [single(parameters(), *(x[i] for x in batch)) for i in range(ROWS)]
     close(got, jax.tree.map(lambda *rows: jnp.stack(rows), *loop), rtol=3e-6)
@@ -478,7 +478,7 @@ def test_clipped_means_are_a_loop(chunk):
         clipped += bool(norm > 4)
         total = jax.tree.map(lambda t, g, n=norm: t + g * min(1, 4 / n) / ROWS, total, grad)
     assert 10 < clipped < ROWS
-    oracle = gradients.per_example_value_and_grad(example_loss, clip=4.0, chunk=chunk)
+    oracle = gradients.per_example_value_and_grad(example_loss, clip=4.0, chunk_size=chunk)
     values, got = jax.jit(oracle)(parameters(), *batch)
     close(got, total, rtol=3e-6)
     assert values.shape == (ROWS,)
@@ -495,7 +495,7 @@ def test_clipping_is_bounded_in_memory_and_traced():
         compiled = oracle.lower(params, jnp.zeros((64, 256))).compile()
         return compiled.memory_analysis().temp_size_in_bytes / (256 * 64 * 4)
 
-    assert memory(clip=1.0, chunk=4) < 8
+    assert memory(clip=1.0, chunk_size=4) < 8
     assert memory(clip=1.0) > 32
 
     @jax.jit
@@ -516,7 +516,7 @@ def test_an_example_without_a_gradient_is_not_divided_by_zero():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"chunk": 0}, "`chunk` is 0, expected"),
+        ({"chunk": 0}, "`chunk_size` is 0, expected"),
         ({"clip": jnp.ones(2)}, r"`clip` has shape \(2,\)"),
     ],
 )

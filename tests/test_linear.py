@@ -76,7 +76,7 @@ def test_value_and_every_gradient_are_those_of_the_plain_loss(name, policy, tran
         weight = weight.T if transposed else weight
         words = {"where": where, "weights": weights, "transposed": transposed}
         return 3.7 * linear.softmax_cross_entropy(
-            hidden, weight, labels, chunk=(5, 8), policy=policy, **words, **options
+            hidden, weight, labels, chunk_size=(5, 8), policy=policy, **words, **options
         )
 
     def theirs(hidden, weight, weights, options):
@@ -93,7 +93,9 @@ def test_reductions_are_those_of_every_loss(reduction):
     hidden, weight, labels = draw()
     weights, where = jnp.linspace(0.5, 2, 13), jnp.arange(13) % 3 != 1
     words = {"where": where, "weights": weights, "reduction": reduction}
-    got = jax.jit(lambda: linear.softmax_cross_entropy(hidden, weight, labels, chunk=5, **words))()
+    got = jax.jit(
+        lambda: linear.softmax_cross_entropy(hidden, weight, labels, chunk_size=5, **words)
+    )()
     expected = softmax_cross_entropy(hidden @ weight, labels, **words)
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -111,7 +113,7 @@ def test_a_vocabulary_need_not_divide(classes, policy):
     got = jax.jit(
         lambda: run(
             lambda h, w: linear.softmax_cross_entropy(
-                h, w, labels, bias=bias, chunk=(4, 8), policy=policy
+                h, w, labels, bias=bias, chunk_size=(4, 8), policy=policy
             )
         )
     )()
@@ -146,7 +148,7 @@ def test_a_confident_right_answer_keeps_its_digits(policy):
 
     def loss(weight, bias):
         return linear.softmax_cross_entropy(
-            hidden, weight, [3], bias=bias, chunk=(1, 4), policy=policy
+            hidden, weight, [3], bias=bias, chunk_size=(1, 4), policy=policy
         )
 
     value, (to_weight, to_bias) = jax.jit(jax.value_and_grad(loss, (0, 1)))(weight, jnp.zeros(9))
@@ -173,7 +175,7 @@ def test_impossible_classes_and_labels(policy):
     assert ours(weight, labels.at[0].set(4)) == np.inf
     everything = jnp.full(9, -jnp.inf)
     value = linear.softmax_cross_entropy(
-        hidden, weight, labels, bias=everything, policy=policy, chunk=(2, 4), reduction="none"
+        hidden, weight, labels, bias=everything, policy=policy, chunk_size=(2, 4), reduction="none"
     )
     expected = softmax_cross_entropy(jnp.full((4, 9), -jnp.inf), labels)
     np.testing.assert_array_equal(value, expected)
@@ -198,7 +200,7 @@ def test_the_slope_of_the_cap_does_not_vanish_early(policy):
     """1 - tanh(12)^2 is 0 in float32; the slope is 1.5e-10."""
     hidden, weight = jnp.array([[60.0]]), jnp.array([[1.0, 0.0]])
     cap = lambda w: linear.softmax_cross_entropy(
-        hidden, w, [1], softcap=5.0, policy=policy, chunk=(1, 1)
+        hidden, w, [1], softcap=5.0, policy=policy, chunk_size=(1, 1)
     )
     slope = jax.grad(cap)(weight)[0, 0]
     exact = 60 * 4 * np.exp(-24.0) / (1 + np.exp(-24.0)) ** 2 / (1 + np.exp(-5.0))
@@ -211,12 +213,12 @@ def test_a_label_outside_is_nan_and_never_a_class(policy):
     for label in (-1, -100, 37, 10**6):
         wrong = labels.at[5].set(label)
         values = linear.softmax_cross_entropy(
-            hidden, weight, wrong, chunk=(4, 8), policy=policy, reduction="none"
+            hidden, weight, wrong, chunk_size=(4, 8), policy=policy, reduction="none"
         )
         assert np.isnan(values[5])
         assert np.isfinite(np.delete(values, 5)).all()
         run = jax.value_and_grad(linear.softmax_cross_entropy)
-        value, slope = run(hidden, weight, wrong, chunk=(4, 8), policy=policy)
+        value, slope = run(hidden, weight, wrong, chunk_size=(4, 8), policy=policy)
         assert np.isnan(value)
         assert np.isnan(slope[5]).all()
         assert np.isfinite(np.delete(slope, 5, 0)).all()
@@ -238,7 +240,7 @@ def test_where_hides_whatever_a_row_holds(policy, bad):
     def run(hidden, labels):
         return jax.value_and_grad(
             lambda h, w: linear.softmax_cross_entropy(
-                h, w, labels, where=where, chunk=(4, 8), policy=policy
+                h, w, labels, where=where, chunk_size=(4, 8), policy=policy
             ),
             (0, 1),
         )(hidden, weight)
@@ -261,7 +263,7 @@ def test_errors_are_those_of_rounding_the_result(policy, scale, dtype):
         true, slopes = jax.value_and_grad(plain, (0, 1))(*wide, labels)
         true, slopes = float(true), [np.asarray(s) for s in slopes]
     for chunk in ((256, 64), (8, 16)):
-        run = functools.partial(linear.softmax_cross_entropy, chunk=chunk, policy=policy)
+        run = functools.partial(linear.softmax_cross_entropy, chunk_size=chunk, policy=policy)
         value, got = jax.jit(jax.value_and_grad(run, (0, 1)))(hidden, weight, labels)
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, true, rtol=3e-6)
@@ -290,7 +292,7 @@ def test_every_derivative_is_that_of_the_plain_loss(policy):
     hidden, weight, labels = draw(7, 11)
     tangents = [jnp.asarray(np.random.default_rng(3).normal(size=x.shape), x.dtype)
                 for x in (hidden, weight)]  # fmt: skip
-    fused = functools.partial(linear.softmax_cross_entropy, chunk=(4, 4), policy=policy)
+    fused = functools.partial(linear.softmax_cross_entropy, chunk_size=(4, 4), policy=policy)
 
     def derivatives(loss, primals, tangents):
         f = lambda *x: loss(*x, labels)
@@ -322,7 +324,7 @@ def test_every_derivative_is_that_of_the_plain_loss(policy):
 def test_it_maps_over_anything(policy):
     hidden, weight, labels = draw(7, 11)
     two = lambda x: jnp.stack([x, -x])
-    fused = functools.partial(linear.softmax_cross_entropy, chunk=(4, 4), policy=policy)
+    fused = functools.partial(linear.softmax_cross_entropy, chunk_size=(4, 4), policy=policy)
 
     def run(loss):
         grad = jax.value_and_grad(lambda h, w: loss(h, w, labels), (0, 1))
@@ -342,14 +344,14 @@ def test_derivatives_are_those_of_finite_differences(policy):
     with cases.x64():
         hidden, weight, labels = draw(7, 11, jnp.float64)
         function = lambda h, w: linear.softmax_cross_entropy(
-            h, w, labels, chunk=(4, 4), policy=policy, softcap=2.0, label_smoothing=0.1
+            h, w, labels, chunk_size=(4, 4), policy=policy, softcap=2.0, label_smoothing=0.1
         )
         check_grads(jax.jit(function), (hidden, weight), order=2, modes=("fwd", "rev"))
 
 
 def test_a_donated_step_of_sgd():
     hidden, weight, labels = draw(16, 64)
-    loss = lambda w, h: linear.softmax_cross_entropy(h, w, labels, chunk=4)
+    loss = lambda w, h: linear.softmax_cross_entropy(h, w, labels, chunk_size=4)
     step = lambda w, h: w - 0.1 * jax.grad(loss)(w, h)
     donated = jax.jit(step, donate_argnums=0).lower(weight, hidden).compile()
     assert donated.memory_analysis().alias_size_in_bytes == weight.nbytes
@@ -372,7 +374,13 @@ def test_metrics_are_those_of_the_logits(policy, reduction):
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(hidden):
         loss, metrics = linear.softmax_cross_entropy(
-            hidden, weight, labels, chunk=(5, 8), policy=policy, reduction=reduction, metrics=True
+            hidden,
+            weight,
+            labels,
+            chunk_size=(5, 8),
+            policy=policy,
+            reduction=reduction,
+            metrics=True,
         )
         return jnp.sum(loss), metrics
 
@@ -402,7 +410,7 @@ def test_log_probabilities_take_any_cotangent():
     def ours(hidden, weight):
         return dpo(
             linear.log_probabilities(
-                hidden.reshape(4, 3, DIM), weight, labels.reshape(4, 3), where=where, chunk=5
+                hidden.reshape(4, 3, DIM), weight, labels.reshape(4, 3), where=where, chunk_size=5
             )
         )
 
@@ -431,7 +439,7 @@ def test_distillation_between_two_heads(reduction, transposed):
     def ours(h, w, g, v, b, t):
         out = linear.kl(
             h, turn(w), g, turn(v), bias=b, temperature=t, where=where, reduction=reduction,
-            chunk=5, transposed=transposed,
+            chunk_size=5, transposed=transposed,
         )  # fmt: skip
         return jnp.sum(out)
 
@@ -466,7 +474,7 @@ def compiled(rows, argnums=(0, 1), classes=4096, dim=32, **options):
 
 @pytest.mark.parametrize(("argnums", "expected"), [((), 1), (0, 2), (1, 2), ((0, 1), 3)], ids=str)
 def test_matrix_products_are_as_few_as_promised(argnums, expected):
-    text = compiled(512, argnums, chunk=128).as_text()
+    text = compiled(512, argnums, chunk_size=128).as_text()
     assert len(re.findall(r" dot\(", text)) == expected
 
 
@@ -488,7 +496,7 @@ def test_memory_is_that_of_one_chunk(options, mebibytes):
 
 def test_second_derivatives_stay_in_chunks():
     struct = jax.ShapeDtypeStruct
-    grad = jax.grad(lambda w, h, y: linear.softmax_cross_entropy(h, w, y, chunk=64))
+    grad = jax.grad(lambda w, h, y: linear.softmax_cross_entropy(h, w, y, chunk_size=64))
     product = lambda w, h, y: jax.jvp(lambda w: grad(w, h, y), (w,), (w,))[1]
     arguments = struct((32, 4096), "f4"), struct((2048, 32), "f4"), struct((2048,), "i4")
     memory = jax.jit(product).lower(*arguments).compile().memory_analysis()
@@ -537,8 +545,8 @@ def test_the_plan_says_what_is_held(shape, dtype, options, line):
         ({"z_loss": jnp.ones(2)}, ValueError, r"`z_loss` has shape \(2,\), expected a scalar"),
         ({"reduction": "avg"}, ValueError, r"`reduction` is 'avg', expected one of 'none'"),
         ({"policy": "slow"}, ValueError, r"`policy` is 'slow', expected one of 'fastest'"),
-        ({"chunk": 0}, ValueError, r"`chunk` is 0, expected at least 1"),
-        ({"chunk": 2.5}, TypeError, r"`chunk` is 2.5, expected tokens or \(tokens, classes\)"),
+        ({"chunk": 0}, ValueError, r"`chunk_size` is 0, expected at least 1"),
+        ({"chunk": 2.5}, TypeError, r"`chunk_size` is 2.5, expected tokens or \(tokens, classes\)"),
         ({"axis_name": "model"}, ValueError, r"there is no mesh axis 'model' here"),
         ({"hidden": jnp.ones((13, 6), complex)}, TypeError, r"`hidden` is complex64"),
     ],
@@ -610,7 +618,7 @@ def test_training_with_optax_is_that_of_the_plain_loss():
 
         return jax.lax.scan(step, (weight, adam.init(weight)), length=10)[1]
 
-    fused = functools.partial(linear.softmax_cross_entropy, chunk=8)
+    fused = functools.partial(linear.softmax_cross_entropy, chunk_size=8)
     got, expected = jax.jit(lambda: [train(fused), train(plain)])()
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     assert got[-1] < got[0]

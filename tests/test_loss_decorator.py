@@ -12,14 +12,16 @@ from jax import Array
 from jaxtyping import Float, Int, Real
 
 import jaxloss as jl
+from jaxloss._core import registry
+from jaxloss._core import decorator
 from jaxloss.traits import convex
 
 
 @pytest.fixture
 def tidy_catalogue(monkeypatch):
     """A loss defined in a test leaves the catalogue with it."""
-    jl.catalogue.cards()  # loads the shelves, which register once
-    monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
+    jl.catalogue.losses()  # loads the shelves, which register once
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
 
 
 @pytest.fixture
@@ -55,10 +57,10 @@ def test_bare_and_called_decorators_are_the_same(tidy_catalogue):
 
 
 def test_it_is_filed_with_its_traits(charge):
-    card = jl.catalogue.find("convex", text="charge")[0]
-    assert card.function is charge
-    assert card.shelf == ""
-    assert card.options == ("factor",)
+    info = jl.catalogue.find("convex", text="charge")[0]
+    assert info.function is charge
+    assert info.family == ""
+    assert info.options == ("factor",)
 
 
 def test_a_result_of_the_wrong_shape_is_named(tidy_catalogue):
@@ -118,12 +120,11 @@ def test_classes_along_another_axis_are_recognized():
 
 
 def test_an_eager_loop_plans_once(charge):
-    from jaxloss import contract
 
     charge(jnp.zeros(3), jnp.zeros(3))
-    before = contract._plan.cache_info()
+    before = decorator._plan.cache_info()
     charge(jnp.ones(3), jnp.ones(3))
-    after = contract._plan.cache_info()
+    after = decorator._plan.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
 
 
@@ -142,11 +143,11 @@ def test_find_and_tables(charge):
     with pytest.raises(ValueError, match="no trait 'bounded_gradiant'; there are .*convex"):
         jl.catalogue.find("bounded_gradiant")
     with pytest.raises(ValueError, match="no shelf 'regresion'; there are .*regression"):
-        jl.catalogue.find(shelf="regresion")
-    table = jl.catalogue.find(shelf="regression")
+        jl.catalogue.find(family="regresion")
+    table = jl.catalogue.find(family="regression")
     assert "<table>" in table._repr_html_()
     assert "regression.huber" in repr(table)
-    assert {c.shelf for c in table} == {"regression"}
+    assert {c.family for c in table} == {"regression"}
     assert all(
         c.traits >= {jl.traits.convex, jl.traits.smooth}
         for c in jl.catalogue.find("convex", "smooth")

@@ -17,7 +17,7 @@ import scipy.stats
 
 import jaxloss as jl
 from jaxloss import plot
-from jaxloss.plot import _lines, _sections, _style, _svg, curves, training
+from jaxloss.plot import _curves, _lines, _sections, _style, _svg, _training
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -66,7 +66,7 @@ def test_curve_draws_the_function_and_its_gradient():
     [
         (jl.classification.hinge, {"labels": -1.0}, "scores", (-4, 4)),
         (jl.classification.binary_cross_entropy, {}, "probabilities", (0.01, 0.99)),
-        (jl.likelihood.gamma, {"target": 2.0, "concentration": 3.0}, "mean", (0.05, 4)),
+        (jl.nll.gamma, {"target": 2.0, "concentration": 3.0}, "mean", (0.05, 4)),
         (lambda p, t: abs(p - t) ** 3, {"t": 1.0}, "p", (-4, 4)),
     ],
     ids=["labels", "domain", "three arguments", "own"],
@@ -169,12 +169,12 @@ def test_compare_puts_values_and_gradients_side_by_side():
 
 def test_influence_is_the_sensitivity_curve():
     sample, x = np.array([-2.0, -1.0, 0.0, 1.0, 4.0]), np.linspace(-9, 9, 19)
-    of_mean = curves.sensitivity(squared, sample, x)
+    of_mean = _curves.sensitivity(squared, sample, x)
     np.testing.assert_allclose(of_mean, x - sample.mean(), atol=2e-3)
-    of_median = curves.sensitivity(jl.regression.absolute_error, sample, x)
+    of_median = _curves.sensitivity(jl.regression.absolute_error, sample, x)
     medians = np.array([np.median([*sample, one]) for one in x])
     np.testing.assert_allclose(of_median, 6 * (medians - np.median(sample)), atol=2e-2)
-    redescending = curves.sensitivity(functools.partial(jl.robust.tukey, scale=5.0), sample, x)
+    redescending = _curves.sensitivity(functools.partial(jl.robust.tukey, scale=5.0), sample, x)
     assert abs(redescending[[0, -1]]).max() < 0.01 < 0.5 < abs(redescending).max()
 
 
@@ -194,24 +194,24 @@ def test_section_of_a_catalogued_loss_is_a_line_that_says_something():
 @pytest.mark.slow
 def test_every_line_is_followed_by_a_loss_and_none_is_flat():
     found = {}
-    for card in jl.catalogue.cards():
-        subject = _sections.of(card)
+    for info in jl.catalogue.losses():
+        subject = _sections.of(info)
         if subject and subject.variable not in found:
             line = found[subject.variable] = subject.sample(points=9)
-            assert np.isfinite(line.value).all(), card.name
-            assert np.ptp(line.value) > 0, card.name
+            assert np.isfinite(line.value).all(), info.name
+            assert np.ptp(line.value) > 0, info.name
     unused = {path.variable for path in _sections._PATHS.values()} - found.keys()
     assert not unused, f"lines that no loss follows: {unused}"
 
 
 def test_directions_are_filter_normalised():
     params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 4, 5)), "b": jnp.ones(5)}
-    direction = training.normalised(jax.random.key(1), params)
+    direction = _training.normalised(jax.random.key(1), params)
     lengths = [np.linalg.norm(tree["w"].reshape(-1, 5), axis=0) for tree in (params, direction)]
     np.testing.assert_allclose(*lengths, rtol=1e-5)
     assert not direction["b"].any()
     # The claim of the paper: scaling a filter scales the direction, so that the picture stays.
-    scaled = training.normalised(jax.random.key(1), {**params, "w": 7 * params["w"]})
+    scaled = _training.normalised(jax.random.key(1), {**params, "w": 7 * params["w"]})
     np.testing.assert_allclose(scaled["w"], 7 * direction["w"], rtol=1e-5)
 
 
@@ -236,7 +236,7 @@ def test_terms_are_drawn_each_and_the_broken_step_is_hatched():
 
 
 def test_calibration_counts_and_its_intervals_are_wilsons():
-    low, high = training.wilson(np.array([0.9, 0.0]), np.array([10, 4]))
+    low, high = _training.wilson(np.array([0.9, 0.0]), np.array([10, 4]))
     for k, n, *ours in ((9, 10, low[0], high[0]), (0, 4, low[1], high[1])):
         theirs = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
         np.testing.assert_allclose(ours, theirs, atol=1e-6)

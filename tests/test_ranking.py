@@ -401,8 +401,8 @@ def test_pairs_in_chunks_cost_what_they_cost_at_once(name):
     def everything(chunk):
         def function(s, y, w):
             more = {"pair_weights": w} if name.startswith("pairwise") else {}
-            weighted = loss(s, y, mask=mask, segments=segments, chunk=chunk, **more)
-            return jnp.sum(weighted), (weighted, loss(s, y, mask=mask, chunk=chunk))
+            weighted = loss(s, y, mask=mask, segments=segments, chunk_size=chunk, **more)
+            return jnp.sum(weighted), (weighted, loss(s, y, mask=mask, chunk_size=chunk))
 
         return jax.value_and_grad(function, (0, 1, 2), has_aux=True)
 
@@ -417,7 +417,7 @@ def test_in_chunks_no_array_of_all_pairs_exists(name):
     loss, items = getattr(ranking, name), 1009  # of no chunk a multiple
 
     def function(scores, relevance, segments):
-        return loss(scores, relevance, segments=segments, chunk=16)
+        return loss(scores, relevance, segments=segments, chunk_size=16)
 
     struct = jax.ShapeDtypeStruct
     data = struct((items,), "f4"), struct((items,), "f4"), struct((items,), "i4")
@@ -433,7 +433,11 @@ def test_a_squared_error_of_all_pairs_is_exact_around_a_far_centre():
 
 
 def test_a_chunk_that_is_no_number_of_items_is_refused():
-    with pytest.raises(TypeError, match=r"pairwise_hinge: `chunk` is 2.5, expected a number of"):
-        ranking.pairwise_hinge(SCORES, RELEVANCE, chunk=2.5)
-    with pytest.raises(ValueError, match=r"pairwise_logistic: `chunk` is 0, expected at least 1"):
-        ranking.pairwise_logistic(SCORES, RELEVANCE, chunk=0)
+    with pytest.raises(
+        TypeError, match=r"pairwise_hinge: `chunk_size` is 2.5, expected a number of"
+    ):
+        ranking.pairwise_hinge(SCORES, RELEVANCE, chunk_size=2.5)
+    with pytest.raises(
+        ValueError, match=r"pairwise_logistic: `chunk_size` is 0, expected at least 1"
+    ):
+        ranking.pairwise_logistic(SCORES, RELEVANCE, chunk_size=0)

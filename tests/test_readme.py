@@ -22,10 +22,10 @@ TABLE = re.compile(r"(<!-- losses: .*? -->\n).*?(<!-- /losses -->)", re.DOTALL)
 def table():
     """A row a shelf: what it is for, in the first line of its module, and its losses."""
     lines = ["| shelf | losses |", "| --- | --- |"]
-    for shelf, cards in itertools.groupby(cases.losses(), lambda card: card.shelf):
-        purpose = importlib.import_module(f"jaxloss.{shelf}").__doc__.partition("\n")[0]
-        names = ", ".join(f"`{card.function.__name__}`" for card in cards)
-        lines.append(f"| **{purpose.partition(':')[0]}**, `jl.{shelf}` | {names} |")
+    for family, losses in itertools.groupby(cases.losses(), lambda info: info.family):
+        purpose = importlib.import_module(f"jaxloss.{family}").__doc__.partition("\n")[0]
+        names = ", ".join(f"`{info.function.__name__}`" for info in losses)
+        lines.append(f"| **{purpose.partition(':')[0]}**, `jl.{family}` | {names} |")
     return "\n".join(lines)
 
 
@@ -39,7 +39,7 @@ def counted():
         for name, function in vars(optax.losses).items()
         if inspect.isfunction(function) and not name.startswith("_")
     ]
-    functions = [[card.function for card in ours], theirs]
+    functions = [[info.function for info in ours], theirs]
 
     def taking(word):
         return [sum(word in inspect.signature(f).parameters for f in group) for group in functions]
@@ -59,7 +59,7 @@ def counted():
         "take `weights`": taking("weights"),
         "give their mean undivided, to be added exactly": parts,
         "have formula, runnable example and reference": whole,
-        "traits that are tested on drawn inputs": [sum(len(card.traits) for card in ours), 0],
+        "traits that are tested on drawn inputs": [sum(len(info.traits) for info in ours), 0],
     }
 
 
@@ -93,8 +93,8 @@ def test_picture_is_one_file_that_needs_nothing_else():
 def test_snippets_run_in_order(capsys, monkeypatch):
     import jaxloss as jl
 
-    jl.catalogue.cards()  # loads the shelves, which register once
-    monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
+    jl.catalogue.losses()  # loads the shelves, which register once
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
     names = {"__name__": "readme"}
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         exec(compile(snippet, "README.md", "exec"), names)
@@ -106,8 +106,8 @@ def test_snippets_run_in_order(capsys, monkeypatch):
 def test_results_in_comments_are_results(monkeypatch):
     import jaxloss as jl
 
-    jl.catalogue.cards()  # loads the shelves, which register once
-    monkeypatch.setattr(jl.catalogue, "_registry", dict(jl.catalogue._registry))
+    jl.catalogue.losses()  # loads the shelves, which register once
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
     names, compared = {"__name__": "readme"}, 0
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         exec(compile(snippet, "README.md", "exec"), names)

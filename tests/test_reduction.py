@@ -11,6 +11,7 @@ import pytest
 
 import jaxloss as jl
 from jaxloss import Mean
+from jaxloss._core import reduction
 
 
 def test_the_mean_of_ten_million_equal_bfloat16_is_that_value():
@@ -23,7 +24,7 @@ def test_the_mean_of_ten_million_equal_bfloat16_is_that_value():
 
 def test_more_than_float32_can_count():
     where = jnp.ones(2**24 + 4, bool)
-    parts = jl.reduction.reduce(jnp.ones(where.shape), where, None, "parts")
+    parts = reduction.reduce(jnp.ones(where.shape), where, None, "parts")
     assert parts.weight == 2**24 + 4
 
 
@@ -38,7 +39,7 @@ def test_micro_batches_merge_exactly_where_averages_of_averages_do_not():
     whole = jl.mean(values, where=where)
     merged = functools.reduce(
         operator.add,
-        (jl.reduction.reduce(v, w, None, "parts") for v, w in zip(values, where, strict=True)),
+        (reduction.reduce(v, w, None, "parts") for v, w in zip(values, where, strict=True)),
     )
     np.testing.assert_allclose(merged.value, whole, rtol=1e-6)
     averaged = jnp.mean(jax.vmap(lambda v, w: jl.mean(v, where=w))(values, where))
@@ -72,7 +73,7 @@ def test_psum_weighs_devices_by_what_they_counted():
     values = jnp.array([[1.0, 2.0, 3.0], [7.0, jnp.nan, jnp.nan]])
     where = ~jnp.isnan(values)
     over_devices = jax.vmap(
-        lambda v, w: jl.reduction.reduce(v, w, None, "parts").psum("d").value, axis_name="d"
+        lambda v, w: reduction.reduce(v, w, None, "parts").psum("d").value, axis_name="d"
     )
     np.testing.assert_allclose(over_devices(values, where), [13 / 4, 13 / 4])
 

@@ -54,14 +54,14 @@ def test_the_pull_at_a_match_is_0(name):
 def test_quantile_of_a_sample_is_its_minimum():
     sample = jnp.arange(11.0)
     guesses = jnp.linspace(-1, 11, 121)
-    cost = jax.vmap(lambda g: regression.quantile(g, sample, level=0.85, reduction="mean"))(guesses)
+    cost = jax.vmap(lambda g: regression.pinball(g, sample, level=0.85, reduction="mean"))(guesses)
     assert abs(guesses[jnp.argmin(cost)] - 9) < 1e-4
 
 
 def test_quantiles_average_each_quantile():
     predictions, levels = jnp.array([[1.0, 2.0, 5.0]]), jnp.array([0.1, 0.5, 0.9])
     each = [
-        regression.quantile(p, 3.0, level=q) for p, q in zip(predictions[0], levels, strict=True)
+        regression.pinball(p, 3.0, level=q) for p, q in zip(predictions[0], levels, strict=True)
     ]
     got = regression.quantiles(predictions, [3.0], level=levels)
     np.testing.assert_allclose(got[0], np.mean(each), rtol=1e-6)
@@ -73,7 +73,7 @@ def test_quantiles_average_each_quantile():
 @pytest.mark.parametrize("level", [-0.1, 1.5])
 def test_a_level_that_is_no_share_is_refused(level):
     with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
-        regression.quantile(0.0, 0.0, level=level)
+        regression.pinball(0.0, 0.0, level=level)
 
 
 def test_expectile_minds_too_low_predictions_by_its_level():

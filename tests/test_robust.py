@@ -12,7 +12,7 @@ SPECIAL = {2.0: None, 1.0: "charbonnier", 0.0: "cauchy", -2.0: "geman_mcclure", 
 
 
 def total(z, alpha, scale=1.0):
-    return jnp.sum(robust.general(z, jnp.zeros_like(z), alpha=alpha, scale=scale))
+    return jnp.sum(robust.barron(z, jnp.zeros_like(z), alpha=alpha, scale=scale))
 
 
 def half_square(z, target):
@@ -38,7 +38,7 @@ def test_general_is_the_special_loss():
 def test_the_slope_in_alpha_is_that_of_differences():
     with jax.enable_x64(True):
         z = jnp.array([0.0, 1e-3, 0.5, 2.0, 30.0, 1e5])
-        loss = jax.jit(jax.vmap(lambda alpha: robust.general(z, 0.0, alpha=alpha)))
+        loss = jax.jit(jax.vmap(lambda alpha: robust.barron(z, 0.0, alpha=alpha)))
         alphas = jnp.array([1.0, 0.0, -2.0, 1.7, -40.0, 2.6])
         _, slopes = jax.jvp(loss, (alphas,), (jnp.ones_like(alphas),))
         differences = (loss(alphas + 1e-5) - loss(alphas - 1e-5)) / 2e-5

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxloss._rounding import two_product, two_quotient, two_sum
+from jaxloss.numerics._double_double import two_product, two_quotient, two_sum
 
 GENERATOR = np.random.default_rng(0)
 X = (GENERATOR.normal(size=200) * 10.0 ** GENERATOR.uniform(-3, 3, 200)).astype(np.float32)

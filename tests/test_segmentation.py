@@ -72,7 +72,7 @@ def test_nothing_left_costs_nothing(loss):
 def test_perfect_and_opposite(loss):
     _, labels = image()
     right = jax.nn.one_hot(labels, CLASSES)
-    options = {} if loss is segmentation.generalized_dice else {"smoothing": 0.0}
+    options = {} if loss is segmentation.generalized_dice else {"smooth": 0.0}
     assert loss(right, labels, **options) == 0
     assert loss(right, (labels + 1) % CLASSES, **options) == 1
     assert loss(1e-6 + (1 - 4e-6) * right, labels, **options) < 1e-4
@@ -85,30 +85,30 @@ def test_a_tiny_loss_keeps_its_digits():
     wrong = 2.0**-30
     right = jax.nn.one_hot(labels, 2)
     probabilities = right.at[0, 0, 1].set(wrong)
-    got = segmentation.dice(probabilities, labels, smoothing=0.0)
+    got = segmentation.dice(probabilities, labels, smooth=0.0)
     np.testing.assert_allclose(got, wrong / 4 / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 1.0])
-def test_tversky_of_one_half_is_dice(smoothing):
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_tversky_of_one_half_is_dice(smooth):
     probabilities, labels = image()
-    got = segmentation.tversky(probabilities, labels, alpha=0.5, beta=0.5, smoothing=smoothing)
-    expected = segmentation.dice(probabilities, labels, smoothing=2 * smoothing)
+    got = segmentation.tversky(probabilities, labels, alpha=0.5, beta=0.5, smooth=smooth)
+    expected = segmentation.dice(probabilities, labels, smooth=2 * smooth)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_alpha_is_the_cost_of_false_pixels():
     everywhere, labels = jnp.ones((2, 2, 1)), jnp.array([[[1.0], [0.0]], [[0.0], [0.0]]])
-    options = {"smoothing": 0.0, "beta": 0.0}
+    options = {"smooth": 0.0, "beta": 0.0}
     assert segmentation.tversky(everywhere, labels, alpha=1.0, **options) == 0.75
     assert segmentation.tversky(everywhere, labels, alpha=0.0, **options) == 0
-    assert segmentation.tversky(labels, everywhere, alpha=0.0, beta=1.0, smoothing=0.0) == 0.75
+    assert segmentation.tversky(labels, everywhere, alpha=0.0, beta=1.0, smooth=0.0) == 0.75
 
 
 def test_smoothing_makes_an_absent_class_cost_little_by_little():
     labels = jnp.zeros((4, 4, 1))
     faint, loud = jnp.full((4, 4, 1), 0.01), jnp.full((4, 4, 1), 0.5)
-    bare = lambda p: segmentation.dice(p, labels, smoothing=0.0)
+    bare = lambda p: segmentation.dice(p, labels, smooth=0.0)
     assert bare(faint) == bare(loud) == 1
     assert bare(labels) == 0
     assert jnp.all(jax.grad(bare)(faint) == 0)

@@ -16,7 +16,7 @@ COUNT = 64
 CLAIMED = [
     pytest.param(setting, trait, id=f"{trait}-{setting}")
     for setting in cases.settings()
-    for trait in sorted(setting.card.traits, key=lambda trait: trait.name)
+    for trait in sorted(setting.info.traits, key=lambda trait: trait.name)
 ]
 
 
@@ -125,7 +125,7 @@ def smooth(drawn, generator):
     a = drawn.data[0]
     b = jnp.asarray(drawn.setting.data((COUNT,), drawn.seed + 7)[0])
     share = jnp.linspace(0, 1, 1025).reshape(-1, *(1,) * a.ndim)
-    amounts = drawn.setting.forms[0].domain == jl.domains.positive
+    amounts = drawn.setting.array_specs[0].domain == jl.domains.positive
     path = a * (b / a) ** share if amounts else a + share * (b - a)
     fine = drawn.gradients(path)
     steps = {n: np.max(np.abs(np.diff(fine[:: 1024 // n], axis=0))) for n in (64, 1024)}
@@ -138,21 +138,21 @@ def proper(drawn, generator):
     classes = cases.SIZES["classes"]
     if setting.given:
         return  # smoothing and weights move the optimum, as their documentation says
-    if setting.forms[0].event:
+    if setting.array_specs[0].event:
         q = jnp.asarray(generator.dirichlet(np.ones(classes)), jnp.float32)
         outcomes = [jnp.full(COUNT, k) for k in range(classes)]
-        if setting.forms[1].event:
+        if setting.array_specs[1].event:
             outcomes = [
                 jnp.broadcast_to(jnp.eye(classes)[k], (COUNT, classes)) for k in range(classes)
             ]
-        best = jnp.log(q) if setting.forms[0].domain == jl.domains.extended else q
+        best = jnp.log(q) if setting.array_specs[0].domain == jl.domains.extended else q
         best = jnp.broadcast_to(best, (COUNT, classes))
     else:
         q = jnp.asarray([generator.uniform(0.05, 0.95)], jnp.float32)
         q = jnp.concatenate([1 - q, q])
         outcomes = [jnp.zeros(COUNT), jnp.ones(COUNT)]
         logit = jnp.log(q[1] / q[0])
-        best = logit if setting.forms[0].domain == jl.domains.extended else q[1]
+        best = logit if setting.array_specs[0].domain == jl.domains.extended else q[1]
         best = jnp.broadcast_to(best, (COUNT,))
 
     def expected(prediction):
@@ -192,6 +192,6 @@ def test_every_trait_has_a_test():
     ],
 )
 def test_a_claim_that_is_false_is_found_out(loss, trait):
-    setting = next(s for s in cases.settings() if s.card.name == loss)
+    setting = next(s for s in cases.settings() if s.info.name == loss)
     with pytest.raises(AssertionError):
         TESTS[trait](Drawn(setting, 0), np.random.default_rng(0))

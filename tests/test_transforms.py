@@ -13,9 +13,9 @@ import optax
 import pytest
 
 from jaxloss import aggregators, gradients
-from jaxloss.combine import total
+from jaxloss._combine import total
+from jaxloss._core.reduction import Mean
 from jaxloss.penalties import elastic_net, l1, l2
-from jaxloss.reduction import Mean
 from jaxloss.transforms import (
     AddPenaltyState,
     accumulate,
@@ -26,10 +26,10 @@ from jaxloss.transforms import (
     aggregate_coordinates,
     dynamic_loss_scale,
     loss_scale,
-    minimize,
+    make_train_step,
     regularize,
-    select,
     skip_nonfinite,
+    tree_where,
 )
 
 MATRIX, TARGET = np.array([[3.0, 1.0], [1.0, 2.0]], np.float32), np.array([1.0, -1.0], np.float32)
@@ -509,12 +509,12 @@ def test_minimize_says_what_micro_batches_weigh():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 6, 2)).astype(np.float32)
     mask = rng.random((4, 6)) < np.array([1.0, 0.2, 0.6, 0.0])[:, None]
-    init, step = minimize(mean_of_rows, accumulate(optax.adam(0.1), 4))
+    init, step = make_train_step(mean_of_rows, accumulate(optax.adam(0.1), 4))
     params = {"b": jnp.array([1.0, -2.0])}
     state = init(params)
     for i in range(4):
         params, state, _ = step(params, state, x[i], mask[i])
-    init, step = minimize(mean_of_rows, optax.adam(0.1))
+    init, step = make_train_step(mean_of_rows, optax.adam(0.1))
     whole = {"b": jnp.array([1.0, -2.0])}
     whole, _, _ = step(whole, init(whole), x.reshape(24, 2), mask.reshape(24))
     chex.assert_trees_all_close(params, whole, rtol=1e-6)
@@ -565,12 +565,12 @@ def half_loss(params, x):
 
 
 def test_scaled_training_in_float16_is_training_in_float32():
-    init, step = minimize(half_loss, dynamic_loss_scale(optax.sgd(1e9), initial=2.0**20))
+    init, step = make_train_step(half_loss, dynamic_loss_scale(optax.sgd(1e9), initial=2.0**20))
     params = {"w": jnp.ones(2)}
     params, _, value = jax.jit(step)(params, init(params), jnp.ones(2, jnp.float16))
     np.testing.assert_allclose(params["w"], 0.0, atol=1e-3)
     np.testing.assert_allclose(value, 2e-9, rtol=1e-3)  # the value is never scaled
-    init, step = minimize(half_loss, optax.sgd(1e9))
+    init, step = make_train_step(half_loss, optax.sgd(1e9))
     plain, _, _ = step({"w": jnp.ones(2)}, init({"w": jnp.ones(2)}), jnp.ones(2, jnp.float16))
     np.testing.assert_array_equal(plain["w"], 1)  # the gradient has vanished
 
@@ -717,7 +717,7 @@ def test_a_step_out_of_ten_is_bad_and_training_arrives():
     def loss(params, target, poison):
         return jnp.sum((params["b"] - target) ** 2) * jnp.where(poison, jnp.nan, 1)
 
-    init, step = minimize(loss, skip_nonfinite(optax.adam(0.1)))
+    init, step = make_train_step(loss, skip_nonfinite(optax.adam(0.1)))
     params = {"b": jnp.zeros(2)}
 
     def body(carry, poison):
@@ -732,12 +732,12 @@ def test_a_step_out_of_ten_is_bad_and_training_arrives():
 def test_statistics_are_selected_bit_for_bit():
     new = {"mean": jnp.array([jnp.nan]), "none": None, "n": jnp.int32(4)}
     old = {"mean": jnp.array([-0.0]), "none": None, "n": jnp.int32(3)}
-    got = jax.jit(select)(False, new, old)
+    got = jax.jit(tree_where)(False, new, old)
     assert np.signbit(got["mean"][0])
     assert (got["n"], got["n"].dtype) == (3, jnp.int32)
-    assert jax.jit(select)(True, new, old)["n"] == 4
+    assert jax.jit(tree_where)(True, new, old)["n"] == 4
     with pytest.raises(ValueError, match="`new` is PyTreeDef.*expected one structure"):
-        select(True, new, {})
+        tree_where(True, new, {})
 
 
 # --- several gradients --------------------------------------------------------------------------
@@ -899,7 +899,7 @@ def ridge(params, target):
     ],
 )
 def test_optimizers_get_what_they_want_and_arrive(tx, steps, tolerance):
-    init, step = minimize(ridge, tx, has_aux=True)
+    init, step = make_train_step(ridge, tx, has_aux=True)
     params = {"w": jnp.array([2.0, 3.0])}
 
     def body(carry, _):
@@ -914,7 +914,9 @@ def test_optimizers_get_what_they_want_and_arrive(tx, steps, tolerance):
 
 
 def test_schedule_free_is_evaluated_by_its_own_function():
-    init, step = minimize(lambda p: ridge(p, TARGET)[0], optax.contrib.schedule_free_sgd(0.2))
+    init, step = make_train_step(
+        lambda p: ridge(p, TARGET)[0], optax.contrib.schedule_free_sgd(0.2)
+    )
     params = {"w": jnp.array([2.0, 3.0])}
     (params, state), _ = jax.lax.scan(
         lambda carry, _: (step(*carry)[:2], None), (params, init(params)), length=300
@@ -928,7 +930,7 @@ def test_a_step_is_the_loop_written_by_hand():
         return scale * jnp.sum((params["b"] - x) ** 2)
 
     tx = optax.adam(0.1)
-    init, step = minimize(loss, tx)
+    init, step = make_train_step(loss, tx)
     params = {"b": jnp.array([1.0, 2.0])}
     got, state = params, init(params)
     expected, expected_state = params, tx.init(params)
@@ -948,7 +950,9 @@ def test_a_mean_is_divided_and_half_precision_reported_in_float32(has_aux):
         parts = Mean(jnp.sum(params * x), jnp.sum(x > 0))
         return (parts, "aux") if has_aux else parts
 
-    init, step = minimize(loss, optax.scale(-1.0), has_aux=has_aux)  # takes no extra arguments
+    init, step = make_train_step(
+        loss, optax.scale(-1.0), has_aux=has_aux
+    )  # takes no extra arguments
     params = jnp.full(3, 2, jnp.bfloat16)
     params, _, value = step(params, init(params), jnp.array([1, 3, 0], jnp.bfloat16))
     value, aux = value if has_aux else (value, "aux")
@@ -963,7 +967,7 @@ def test_it_is_compiled_once_and_its_buffers_are_donated():
         traced.append(1)
         return jnp.sum(params["w"] ** 2) * x
 
-    init, step = minimize(loss, optax.chain(add_penalty(l2, 0.1), optax.adam(0.1)))
+    init, step = make_train_step(loss, optax.chain(add_penalty(l2, 0.1), optax.adam(0.1)))
     step = jax.jit(step, donate_argnums=(0, 1))
     params = parameters()
     state = jax.jit(init)(params)
@@ -976,7 +980,7 @@ def test_it_is_compiled_once_and_its_buffers_are_donated():
 
 def test_multi_steps_forwards_the_value():
     """It is no `GradientTransformation`, and turned into one it would lose extra arguments."""
-    init, step = minimize(l2, optax.MultiSteps(optax.polyak_sgd(), 2))
+    init, step = make_train_step(l2, optax.MultiSteps(optax.polyak_sgd(), 2))
     params, state = jnp.ones(2), init(jnp.ones(2))
     for _ in range(2):
         params, state, _ = step(params, state)
@@ -1001,15 +1005,15 @@ def test_multi_steps_forwards_the_value():
     ],
 )
 def test_what_a_loss_may_not_give(result, has_aux, error, message):
-    init, step = minimize(lambda p: result, optax.sgd(0.1), has_aux=has_aux)
+    init, step = make_train_step(lambda p: result, optax.sgd(0.1), has_aux=has_aux)
     with pytest.raises(error, match=f"minimize: the loss gave {message}"):
         step(jnp.ones(2), init(jnp.ones(2)))
 
 
 def test_what_minimize_needs():
     with pytest.raises(TypeError, match=r"minimize: `tx` is adam, .*optax.adam\(1e-3\)"):
-        minimize(l2, optax.adam)
-    init, step = minimize(lambda p: 1.0, optax.sgd(0.1))
+        make_train_step(l2, optax.adam)
+    init, step = make_train_step(lambda p: 1.0, optax.sgd(0.1))
     for leaf, came in [(np.arange(2), "int64"), (jnp.tanh, "of type")]:
         for call in (init, lambda p: step(p, ())):
             with pytest.raises(TypeError, match=rf"`params\['n'\]\[0\]` is {came}.*no gradient"):

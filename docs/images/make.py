@@ -16,7 +16,7 @@ TARGET = pathlib.Path(__file__).with_name("losses.svg")
 
 def main() -> None:
     """Each loss in a cell: its value, its gradient, its name."""
-    subjects = [(card, _sections.of(card)) for card in jl.catalogue.cards() if card.shelf]
+    subjects = [(info, _sections.of(info)) for info in jl.catalogue.losses() if info.family]
     lines = [subject.sample(points=61) for _, subject in subjects if subject]
     rows = math.ceil(len(lines) / COLUMNS)
     cells = []

@@ -4,7 +4,7 @@ Where losses pull against each other, the gradient of their sum belongs to the l
 here looks at the gradients, or at the course of the losses, and says how to add them up:
 
 - **of the Gramian** (`upgrad`, `dual_projection`, `mgda`, `cagrad`, `pcgrad`, `aligned_mtl`,
-  `imtl_g`, `nash`, `fair_grad`, `config`, `krum`): functions from the inner products of the
+  `imtl_g`, `nash`, `fair_grad`, `con_fig`, `krum`): functions from the inner products of the
   gradients, shape (m, m), to their weights, shape (m,);
 - **with a memory** (`dwa`, `famo`, `gradnorm`, `relobralo`, `soft_adapt`, `random`, `grad_vac`):
   a `Balancer`, whose `update` maps a state and the losses, or the Gramian, to weights;
@@ -22,28 +22,16 @@ Everything is compiled, with no solver outside JAX, and every threshold is relat
 scaled by 1e-6 give the same direction.
 """
 
-from jaxloss.aggregators.balancers import (
-    Balancer,
-    dwa,
-    famo,
-    random,
-    relobralo,
-    soft_adapt,
-)
-from jaxloss.aggregators.coordinates import grad_drop, trimmed_mean
-from jaxloss.aggregators.gradient_balancers import grad_vac, gradnorm
-from jaxloss.aggregators.scalarizers import (
-    geometric_mean,
-    imtl_l,
-    smooth_tchebycheff,
-    uncertainty,
-)
-from jaxloss.aggregators.stacked import combine, cosines, gramian
-from jaxloss.aggregators.surgery import krum, pcgrad
-from jaxloss.aggregators.weightings import (
+from jaxloss.aggregators._balancers import Balancer, dwa, famo, random, relobralo, soft_adapt
+from jaxloss.aggregators._coordinates import grad_drop, trimmed_mean
+from jaxloss.aggregators._gradient_balancers import grad_vac, gradnorm
+from jaxloss.aggregators._scalarizers import geometric_mean, imtl_l, smooth_tchebycheff, uncertainty
+from jaxloss.aggregators._stacked import combine, cosines, gramian
+from jaxloss.aggregators._surgery import krum, pcgrad
+from jaxloss.aggregators._weightings import (
     aligned_mtl,
     cagrad,
-    config,
+    con_fig,
     dual_projection,
     fair_grad,
     imtl_g,
@@ -57,7 +45,7 @@ __all__ = [
     "aligned_mtl",
     "cagrad",
     "combine",
-    "config",
+    "con_fig",
     "cosines",
     "dual_projection",
     "dwa",

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def check_gramian(who: str, gramian: Array) -> Array:
+def check_gramian(fun_name: str, gramian: Array) -> Array:
     """A square matrix, in float32 or better, without a gradient: weights are not differentiated."""
     gramian = jnp.asarray(gramian)
     if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.size:
         message = (
-            f"{who}: `gramian` has shape {gramian.shape}, expected (m, m), the inner products of m "
+            f"{fun_name}: `gramian` has shape {gramian.shape}, expected (m, m), the inner products of m "
             f"gradients: write `jaxloss.aggregators.gramian(stacked)`."
         )
         raise ValueError(message)
@@ -18,7 +18,7 @@ def check_gramian(who: str, gramian: Array) -> Array:
     return jax.lax.stop_gradient(gramian.astype(dtype))
 
 
-def check_preference(who: str, preference: Array | None, gramian: Array) -> Array:
+def check_preference(fun_name: str, preference: Array | None, gramian: Array) -> Array:
     """How much each loss counts: 1/m unless said otherwise."""
     count = gramian.shape[0]
     if preference is None:
@@ -26,7 +26,7 @@ def check_preference(who: str, preference: Array | None, gramian: Array) -> Arra
     preference = jnp.asarray(preference)
     if preference.shape != (count,):
         message = (
-            f"{who}: `preference` has shape {preference.shape}, expected ({count},), a number for "
+            f"{fun_name}: `preference` has shape {preference.shape}, expected ({count},), a number for "
             f"each loss."
         )
         raise ValueError(message)

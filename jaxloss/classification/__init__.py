@@ -11,7 +11,7 @@ Binary losses are elementwise, one score a decision, so that several labels may 
 
 # The catalogue lists the losses in this order, in which they are taught.
 # isort: off
-from jaxloss.classification.cross_entropy import (
+from jaxloss.classification._cross_entropy import (
     binary_cross_entropy,
     categorical_cross_entropy,
     multilabel_soft_margin,
@@ -21,7 +21,7 @@ from jaxloss.classification.cross_entropy import (
     softmax_cross_entropy,
     z_loss,
 )
-from jaxloss.classification.margin import (
+from jaxloss.classification._margin import (
     hinge,
     hinge_embedding,
     logistic,
@@ -32,7 +32,7 @@ from jaxloss.classification.margin import (
     perceptron,
     squared_hinge,
 )
-from jaxloss.classification.surprise import (
+from jaxloss.classification._surprise import (
     asymmetric,
     generalized_cross_entropy,
     poly1,
@@ -40,9 +40,9 @@ from jaxloss.classification.surprise import (
     softmax_focal,
     symmetric_cross_entropy,
 )
-from jaxloss.classification.imbalance import class_balanced_weights, ldam, logit_adjusted
-from jaxloss.classification.tempered import bi_tempered
-from jaxloss.classification.sparse import fenchel_young, sigmoid_sparsemax, sparsemax
+from jaxloss.classification._imbalance import class_balanced_weights, ldam, logit_adjusted
+from jaxloss.classification._tempered import bi_tempered
+from jaxloss.classification._sparse import fenchel_young, sigmoid_sparsemax, sparsemax
 
 HELPERS = ["smooth_labels", "class_balanced_weights"]  # public, and no losses
 

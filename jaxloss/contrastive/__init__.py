@@ -9,8 +9,8 @@ the unit sphere loses no digit, and the zero vector is at a right angle to all o
 
 # The catalogue lists the losses in this order, in which they are taught.
 # isort: off
-from jaxloss.contrastive.pairs import cosine_embedding, pair, triplet
-from jaxloss.contrastive.circle import circle
-from jaxloss.contrastive.sets import clip, info_nce, nt_xent, siglip
+from jaxloss.contrastive._pairs import cosine_embedding, pair, triplet
+from jaxloss.contrastive._circle import circle
+from jaxloss.contrastive._sets import clip, info_nce, nt_xent, siglip
 
 __all__ = ["circle", "clip", "cosine_embedding", "info_nce", "nt_xent", "pair", "siglip", "triplet"]

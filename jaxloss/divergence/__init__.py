@@ -13,14 +13,14 @@ between.
 
 # The catalogue lists the losses in this order, in which they are taught.
 # isort: off
-from jaxloss.divergence.kullback_leibler import kl, kl_log, reverse_kl
-from jaxloss.divergence.logits import kl_logits
-from jaxloss.divergence.generalized import bernoulli_kl, gaussian_kl, generalized_kl
-from jaxloss.divergence.bounded import hellinger, jensen_shannon, total_variation
-from jaxloss.divergence.orders import alpha, renyi
+from jaxloss.divergence._kullback_leibler import kl, kl_log, reverse_kl
+from jaxloss.divergence._logits import kl_logits
+from jaxloss.divergence._generalized import bernoulli_kl, gaussian_kl, generalized_kl
+from jaxloss.divergence._bounded import hellinger, jensen_shannon, total_variation
+from jaxloss.divergence._renyi_alpha import alpha_divergence, renyi
 
 __all__ = [
-    "alpha",
+    "alpha_divergence",
     "bernoulli_kl",
     "gaussian_kl",
     "generalized_kl",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
-from jaxloss._exponentials import log1p_excess
+from jaxloss.numerics._special import x_minus_log1p
 
 
 def keep(mask: Array | None, fill: float, *arrays: Array) -> tuple[Array, ...]:
@@ -43,17 +43,17 @@ def _share(change: Array, a: Array) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def gap(a: Array, b: Array, change: Array) -> Array:
+def kl_term(a: Array, b: Array, change: Array) -> Array:
     """`a log(a / b) - a + b`, at least 0; `change` is b - a, known better than from b and a."""
     close, share = _share(change, a)
     far = change + a * log_quotient(a, b)
-    return jnp.where(close, a * log1p_excess(share), far)
+    return jnp.where(close, a * x_minus_log1p(share), far)
 
 
-@gap.defjvp
+@kl_term.defjvp
 def _gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (a, b, change), (to_a, to_b, _) = primals, tangents
     close, share = _share(change, a)
     logs = jnp.where(close, -jnp.log1p(share), jnp.where(b == 0, 0, log_quotient(a, b)))
     slope = jnp.where(b == 0, 0, numerics.quotient(change, jnp.where(b == 0, 1, b)))
-    return gap(a, b, change), logs * to_a + slope * to_b
+    return kl_term(a, b, change), logs * to_a + slope * to_b

@@ -13,12 +13,12 @@ of floating-point arrays. Gradients have their dtypes, values are float32 or bet
 may be jitted, mapped and scanned.
 """
 
-from jaxloss.gradients.accumulation import accumulate_value_and_grad
-from jaxloss.gradients.conflict import Conflicts, conflicts
-from jaxloss.gradients.curvature import gauss_newton_vp
-from jaxloss.gradients.examples import per_example_value_and_grad
-from jaxloss.gradients.scaled import scaled_value_and_grad
-from jaxloss.gradients.several import multi_value_and_grad, value_and_gramian
+from jaxloss.gradients._accumulation import accumulate_value_and_grad
+from jaxloss.gradients._conflict import Conflicts, conflicts
+from jaxloss.gradients._curvature import gauss_newton_vp
+from jaxloss.gradients._multi_loss import multi_value_and_grad, value_and_gramian
+from jaxloss.gradients._per_example import per_example_value_and_grad
+from jaxloss.gradients._scaled import scaled_value_and_grad
 
 __all__ = [
     "Conflicts",

@@ -6,44 +6,46 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss import combine
-from jaxloss.reduction import Mean
+from jaxloss import _combine
+from jaxloss._core.reduction import Mean
 
 
-def scalar(who: str, what: str, value: Any) -> Array:
+def scalar(fun_name: str, what: str, value: Any) -> Array:
     """A loss as one number to differentiate: float32 or better."""
-    number = combine.scalar(who, what, value)
+    number = _combine.scalar(fun_name, what, value)
     given = jnp.result_type(value.total if isinstance(value, Mean) else value)
     if not jnp.issubdtype(given, jnp.floating):
-        raise TypeError(f"{who}: {what} is {given}, expected floating-point numbers.")
+        raise TypeError(f"{fun_name}: {what} is {given}, expected floating-point numbers.")
     return number
 
 
-def split(who: str, result: Any, has_aux: bool) -> tuple[Any, Any]:
+def split(fun_name: str, result: Any, has_aux: bool) -> tuple[Any, Any]:
     """What a loss gave, and beside it what `has_aux` says that it gives."""
     if has_aux and not (isinstance(result, tuple) and len(result) == 2):
         came = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
-        message = f"{who}: the loss gave {came}, expected a pair, as `has_aux` says."
+        message = f"{fun_name}: the loss gave {came}, expected a pair, as `has_aux` says."
         raise TypeError(message)
     if not has_aux and isinstance(result, tuple):
-        message = f"{who}: the loss gave a tuple of {len(result)}: write `has_aux=True` for a pair."
+        message = (
+            f"{fun_name}: the loss gave a tuple of {len(result)}: write `has_aux=True` for a pair."
+        )
         raise TypeError(message)
     return result if has_aux else (result, None)
 
 
-def rows(who: str, batch: Any) -> int:
+def rows(fun_name: str, batch: Any) -> int:
     """The number of rows of a batch: the size that all its leaves have first."""
     sizes: dict[int, str] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         name = f"batch{jax.tree_util.keystr(path)}"
         if jnp.ndim(leaf) == 0:
             message = (
-                f"{who}: `{name}` is a scalar, expected rows along the first axis. What all rows "
+                f"{fun_name}: `{name}` is a scalar, expected rows along the first axis. What all rows "
                 f"share goes in by keyword."
             )
             raise ValueError(message)
         sizes.setdefault(jnp.shape(leaf)[0], name)
     if len(sizes) != 1:
         came = ", ".join(f"{size} in `{name}`" for size, name in sizes.items()) or "no array"
-        raise ValueError(f"{who}: expected one number of rows in the whole batch, got {came}.")
+        raise ValueError(f"{fun_name}: expected one number of rows in the whole batch, got {came}.")
     return next(iter(sizes))

@@ -4,8 +4,8 @@ r"""The last layer and its loss as one: logits of all tokens and classes never e
 for some tokens, or some classes, at a time, together with what the gradients need of it.
 """
 
-from jaxloss.linear._door import Plan, plan
-from jaxloss.linear.cross_entropy import Metrics, log_probabilities, softmax_cross_entropy
-from jaxloss.linear.distillation import kl
+from jaxloss.linear._arguments import Plan, plan
+from jaxloss.linear._cross_entropy import Metrics, log_probabilities, softmax_cross_entropy
+from jaxloss.linear._distillation import kl
 
 __all__ = ["Metrics", "Plan", "kl", "log_probabilities", "plan", "softmax_cross_entropy"]

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxloss.linear._door import Call
+from jaxloss.linear._arguments import Arguments
 
 
 def why_not(
-    call: Call, options: dict[str, Array | None], words: tuple[Any, ...], axis_name: Any
+    call: Arguments, options: dict[str, Array | None], words: tuple[Any, ...], axis_name: Any
 ) -> str:
     """What keeps tokamax from computing this loss; empty if nothing does."""
     where, weights, reduction, metrics = words
@@ -32,7 +32,7 @@ def why_not(
     return ""
 
 
-def loss(call: Call, ids: Any, reduction: str) -> Array:
+def loss(call: Arguments, ids: Any, reduction: str) -> Array:
     """The loss by tokamax, which wants the weight as (dim, vocabulary)."""
     import tokamax  # type: ignore[import-not-found]  # not a dependency
 

@@ -7,9 +7,9 @@ matplotlib (`pip install 'jaxloss[plot]'`) is imported when something is drawn; 
 without.
 """
 
-from jaxloss.plot.curves import compare, curve, influence, section
-from jaxloss.plot.interactive import Slider, slider
-from jaxloss.plot.training import calibration, landscape, terms
+from jaxloss.plot._curves import compare, curve, influence, section
+from jaxloss.plot._interactive import Slider, slider
+from jaxloss.plot._training import calibration, landscape, terms
 
 __all__ = [
     "Slider",

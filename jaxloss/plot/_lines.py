@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxloss import catalogue, domains
-from jaxloss.catalogue import Card
+from jaxloss import domains
+from jaxloss._core.registry import LossInfo, info_of
 from jaxloss.traits import translation_invariant
 
 POINTS = 401
@@ -93,19 +93,19 @@ _RANGES = {
 _WIDE = (-4.0, 4.0)
 
 
-def unwrap(loss: Any) -> tuple[Any, Card | None, dict[str, Any]]:
+def unwrap(loss: Any) -> tuple[Any, LossInfo | None, dict[str, Any]]:
     """The function inside any `functools.partial`, its card, and the options set on the way."""
     options: dict[str, Any] = {}
     while isinstance(loss, functools.partial) and not loss.args:
         options = {**loss.keywords, **options}
         loss = loss.func
-    return loss, catalogue.of(loss), options
+    return loss, info_of(loss), options
 
 
 def title(loss: Any, given: Mapping[str, Any] | None = None) -> str:
     """A loss and its options, as a legend names them: `huber, delta=0.5`."""
-    function, card, options = unwrap(loss)
-    name = card.function.__name__ if card else getattr(function, "__name__", str(function))
+    function, info, options = unwrap(loss)
+    name = info.function.__name__ if info else getattr(function, "__name__", str(function))
     shown = [f"{key}={_number(value)}" for key, value in {**options, **(given or {})}.items()]
     return ", ".join(["loss" if name == "<lambda>" else name, *shown])
 
@@ -117,11 +117,11 @@ def _number(value: Any) -> str:
     return f"{float(value):.3g}" if known else "..."
 
 
-def elementwise(who: str, loss: Any, given: Mapping[str, Any]) -> Subject:
+def elementwise(fun_name: str, loss: Any, given: Mapping[str, Any]) -> Subject:
     """A loss as a function of its first argument alone.
 
     Args:
-        who: The function that asks, for errors.
+        fun_name: The function that asks, for errors.
         loss: A loss, or any function of two numbers.
         given: Values for its other arguments, by name.
 
@@ -133,12 +133,14 @@ def elementwise(who: str, loss: Any, given: Mapping[str, Any]) -> Subject:
         ValueError: If it does not map numbers to a number.
     """
     if not callable(loss):
-        message = f"{who}: expected a loss, got {loss!r}. Write jaxloss.regression.huber, say."
+        message = f"{fun_name}: expected a loss, got {loss!r}. Write jaxloss.regression.huber, say."
         raise TypeError(message)
-    function, card, options = unwrap(loss)
+    function, info, options = unwrap(loss)
     options |= given
-    first, fixed = _of_card(who, card, options) if card else _of_signature(who, function, options)
-    over = _range(card, first)
+    first, fixed = (
+        _of_card(fun_name, info, options) if info else _of_signature(fun_name, function, options)
+    )
+    over = _range(info, first)
 
     def of_first(x: Any) -> Any:
         return function(x, *fixed.values(), **options)
@@ -146,34 +148,36 @@ def elementwise(who: str, loss: Any, given: Mapping[str, Any]) -> Subject:
     try:
         shape = jax.eval_shape(of_first, jnp.zeros(())).shape
     except IndexError as error:
-        raise _not_elementwise(who, title(loss), "it indexes its arguments") from error
+        raise _not_elementwise(fun_name, title(loss), "it indexes its arguments") from error
     if shape != ():
-        raise _not_elementwise(who, title(loss), f"a number gives an array of shape {shape}")
-    centred = bool(card and translation_invariant in card.traits and fixed.get("target") == 0)
+        raise _not_elementwise(fun_name, title(loss), f"a number gives an array of shape {shape}")
+    centred = bool(info and translation_invariant in info.traits and fixed.get("target") == 0)
     variable = f"{first} - target" if centred else first
     return Subject(of_first, title(loss, given), variable, over)
 
 
-def _of_card(who: str, card: Card, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _of_card(fun_name: str, info: LossInfo, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The moving argument, and what the others hold; what was given for them leaves `options`."""
-    declared = card.declaration
-    events = {n: [form.event for form in declared.forms[n]] for n in card.data}
+    spec = info.spec
+    events = {n: [form.event for form in spec.array_specs[n]] for n in info.data}
     vectors = [f"`{n}` has the axes {e[0]}" for n, e in events.items() if () not in e]
-    if declared.result.event:
-        vectors = [f"it is a loss over a whole {declared.result.event[0]}"]
+    if spec.result.event:
+        vectors = [f"it is a loss over a whole {spec.result.event[0]}"]
     if vectors:
-        raise _not_elementwise(who, card.name, vectors[0])
-    unknown = options.keys() - set(declared.arguments)
+        raise _not_elementwise(fun_name, info.name, vectors[0])
+    unknown = options.keys() - set(spec.arguments)
     if unknown:
-        takes = ", ".join(declared.arguments[1:]) or "nothing else"
-        message = f"{who}: {card.name} does not take {sorted(unknown)}; it takes {takes}."
+        takes = ", ".join(spec.arguments[1:]) or "nothing else"
+        message = f"{fun_name}: {info.name} does not take {sorted(unknown)}; it takes {takes}."
         raise TypeError(message)
-    first, *others = card.data
-    typical = {n: _TYPICAL.get(d, d.fill) for n in others for d in [declared.forms[n][0].domain]}
+    first, *others = info.data
+    typical = {n: _TYPICAL.get(d, d.fill) for n in others for d in [spec.array_specs[n][0].domain]}
     return first, {n: options.pop(n, typical[n]) for n in others}
 
 
-def _of_signature(who: str, function: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _of_signature(
+    fun_name: str, function: Any, options: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
     """The same for a function that is not in the catalogue: a second argument is a target of 0."""
     parameters = inspect.signature(function).parameters.values()
     first, *others = [
@@ -184,18 +188,18 @@ def _of_signature(who: str, function: Any, options: dict[str, Any]) -> tuple[str
     missing = [name for name in others[1:] if name not in options]
     if missing:
         write = ", ".join(f"{name}=..." for name in missing)
-        message = f"{who}: {title(function)} also needs {missing}. Give them by name: {write}."
+        message = f"{fun_name}: {title(function)} also needs {missing}. Give them by name: {write}."
         raise TypeError(message)
     return first, {name: options.pop(name, 0.0) for name in others}
 
 
-def _range(card: Card | None, first: str) -> tuple[float, float]:
-    return _RANGES.get(card.declaration.forms[first][0].domain, _WIDE) if card else _WIDE
+def _range(info: LossInfo | None, first: str) -> tuple[float, float]:
+    return _RANGES.get(info.spec.array_specs[first][0].domain, _WIDE) if info else _WIDE
 
 
-def _not_elementwise(who: str, name: str, why: str) -> ValueError:
+def _not_elementwise(fun_name: str, name: str, why: str) -> ValueError:
     message = (
-        f"{who}: {name} is not elementwise: {why}, so that it has no single curve. "
+        f"{fun_name}: {name} is not elementwise: {why}, so that it has no single curve. "
         f"Write plot.section({name.rpartition('.')[2]}) to see it along a line through its inputs, "
         f"or plot.section(function, start, end) along a line of your own."
     )

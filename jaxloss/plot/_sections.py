@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss.catalogue import Card
+from jaxloss._core.registry import LossInfo
 from jaxloss.plot._lines import Line, Subject, elementwise
 
 
@@ -180,37 +180,37 @@ _PATHS = {
 }
 # Options and targets without which a loss cannot be called, or shows nothing of its own.
 _OPTIONS = {
-    "regression.quantile": {"level": 0.75},
+    "regression.pinball": {"level": 0.75},
     "regression.expectile": {"level": 0.75},
     "regression.symmetric_absolute_percentage_error": {"target": 1.0},
     "divergence.bernoulli_kl": {"target": 0.3},
     "classification.logit_adjusted": {"class_counts": np.array([10, 100, 100])},
     "classification.ldam": {"class_counts": np.array([10, 100, 100])},
     "classification.fenchel_young": {"max_fn": jax.nn.logsumexp},
-    "likelihood.beta_gaussian": {"variance": 1.0},
+    "nll.beta_gaussian": {"variance": 1.0},
 }
 
 
-def of(card: Card) -> Subject | None:
+def of(info: LossInfo) -> Subject | None:
     """The loss along its line: elementwise ones in their first argument; None if it has none."""
-    declared, options = card.declaration, _OPTIONS.get(card.name, {})
-    forms = {name: declared.forms[name][0] for name in card.data}
+    spec, options = info.spec, _OPTIONS.get(info.name, {})
+    forms = {name: spec.array_specs[name][0] for name in info.data}
     path = _PATHS.get(", ".join(_signature(name, form.event) for name, form in forms.items()))
     if path is None:
-        whole = any(form.event for form in forms.values()) or declared.result.event
-        return None if whole else elementwise("plot.section", card.function, options)
-    row = (0,) * len(declared.result.event)  # of a loss over a set, that of the first example
+        whole = any(form.event for form in forms.values()) or spec.result.event
+        return None if whole else elementwise("plot.section", info.function, options)
+    row = (0,) * len(spec.result.event)  # of a loss over a set, that of the first example
 
     def along(x: Any) -> Any:
-        return card.function(**path.data(x), **options)[row]
+        return info.function(**path.data(x), **options)[row]
 
-    return Subject(along, card.function.__name__, path.variable, path.over)
+    return Subject(along, info.function.__name__, path.variable, path.over)
 
 
 @functools.cache
-def line(card: Card) -> Line | None:
+def line(info: LossInfo) -> Line | None:
     """The loss sampled along its line, for small pictures: what is drawn twice is compiled once."""
-    subject = of(card)
+    subject = of(info)
     return subject.sample(points=121) if subject else None
 
 

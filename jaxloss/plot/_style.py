@@ -53,11 +53,11 @@ def line_style(place: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def axes(who: str, ax: Any, count: int = 1) -> Iterator[Any]:
+def axes(fun_name: str, ax: Any, count: int = 1) -> Iterator[Any]:
     """The axes to draw on: those given, or new ones in the style of the house.
 
     Args:
-        who: The function that asks, for errors.
+        fun_name: The function that asks, for errors.
         ax: What the user gave: None, or as many axes as are needed.
         count: How many are needed, side by side.
 
@@ -67,10 +67,10 @@ def axes(who: str, ax: Any, count: int = 1) -> Iterator[Any]:
     try:
         import matplotlib.pyplot as plt
     except ModuleNotFoundError as error:
-        message = f"{who} draws with matplotlib: `pip install 'jaxloss[plot]'`."
+        message = f"{fun_name} draws with matplotlib: `pip install 'jaxloss[plot]'`."
         raise ModuleNotFoundError(message, name="matplotlib") from error
     if ax is not None and np.size(ax) != count:
-        message = f"{who}: `ax` holds {np.size(ax)} axes, expected {count}."
+        message = f"{fun_name}: `ax` holds {np.size(ax)} axes, expected {count}."
         raise ValueError(message)
     # Not `rc_context`: in a notebook the first figure sets `interactive`, which that would undo.
     before = {name: plt.rcParams[name] for name in _RC}

@@ -16,9 +16,9 @@ The pointwise losses of rax are `regression.squared_error` and
 `classification.sigmoid_cross_entropy`.
 """
 
-from jaxloss.ranking.listwise import approx_ndcg, list_mle, poly1_softmax, softmax, unique_softmax
-from jaxloss.ranking.pair_weights import dcg2_weights, dcg_weights, pair_count, relevance_weights
-from jaxloss.ranking.pairwise import (
+from jaxloss.ranking._listwise import approx_ndcg, list_mle, poly1_softmax, softmax, unique_softmax
+from jaxloss.ranking._pair_weights import dcg2_weights, dcg_weights, pair_count, relevance_weights
+from jaxloss.ranking._pairwise import (
     margin,
     pairwise_hinge,
     pairwise_logistic,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
-from jaxloss._rounding import two_sum
-from jaxloss._rows import by_rows, computed
-from jaxloss._softmax import surprise_of_class
+from jaxloss._memory.deferred import map_rows, materialize
+from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._softmax_nll import softmax_nll
 
 
 class Items(NamedTuple):
@@ -64,8 +64,8 @@ class Lists(NamedTuple):
         function: Callable[..., Array],
         *rows: Array | None,
         met: tuple[Array, ...] = (),
-        who: str = "",
-        chunk: int | None = None,
+        fun_name: str = "",
+        chunk_size: int | None = None,
     ) -> Array:
         """What `function(lists, *rows, *met)` gives each item, or some items at a time.
 
@@ -80,7 +80,7 @@ class Lists(NamedTuple):
 
         known, batch = list(self.items[:4]), self.scores.ndim - 1
         met_by, own = [*known, *met], [*known, *rows]
-        return computed(by_rows(who, of_chunk, chunk, met_by, own, batch=batch))
+        return materialize(map_rows(fun_name, of_chunk, chunk_size, met_by, own, batch=batch))
 
     def sum_of_list(self, values: Array, **how: Any) -> Array:
         """For each item, the sum of the values of its list."""
@@ -143,7 +143,7 @@ def surprise_among(lists: Lists, rivals: Array) -> Array:
     rows, items = lists.rows.places, lists.items
     present = rivals | (rows[:, None] == items.places)
     logits = jnp.where(present, items.scores[..., None, :], -jnp.inf)
-    return surprise_of_class(logits, jnp.broadcast_to(rows, lists.rows.scores.shape))
+    return softmax_nll(logits, jnp.broadcast_to(rows, lists.rows.scores.shape))
 
 
 def surprise_in_list(lists: Lists, **how: Any) -> Array:

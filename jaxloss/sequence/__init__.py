@@ -1,5 +1,5 @@
 """Sequences: losses of outputs that have a length of their own, aligned by the loss itself."""
 
-from jaxloss.sequence.ctc import ctc
+from jaxloss.sequence._ctc import ctc
 
 __all__ = ["ctc"]

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._softmax import exp_of_difference
-from jaxloss.sequence._masses import CERTAIN, NOTHING, Mass, add, exponentials, shares
+from jaxloss.numerics._softmax_nll import exp_shifted
+from jaxloss.sequence._scaled_floats import CERTAIN, NOTHING, Mass, add, exponentials, shares
 
 _LOG_2 = 0.6931471805599453
 _LIKELY = 0.5  # from where on the wrong alignments are summed
@@ -68,7 +68,7 @@ def _lattice(
     is_last = jnp.arange(ids.shape[1]) == last[:, None]
     counts = _frames_first(counts)
     lattice = _Lattice(ids, own >= 0, own != following, is_last, chance, counts)
-    return lattice, lambda: exp_of_difference(logits, top) / total
+    return lattice, lambda: exp_shifted(logits, top) / total
 
 
 def _frames_first(tree: Any) -> Any:
@@ -269,7 +269,7 @@ def _of_classes(x: Array, ids: Array, classes: int) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 @functools.partial(jax.jit, static_argnums=4)
-def surprise(logits: Array, labels: Array, last: Array, counts: Array | None, blank: int) -> Array:
+def ctc_nll(logits: Array, labels: Array, last: Array, counts: Array | None, blank: int) -> Array:
     """The loss of each example.
 
     Logits are (examples, frames, classes), labels (examples, slots), -1 after the last of them;
@@ -285,8 +285,8 @@ def surprise(logits: Array, labels: Array, last: Array, counts: Array | None, bl
     return _value(right, wrong)
 
 
-@surprise.defjvp
-def _surprise_jvp(blank: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+@ctc_nll.defjvp
+def _ctc_nll_jvp(blank: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
     value, gradient = _value_and_gradient(*primals, blank)
     # The value by its name, and not by how it was found: differentiated again, it has this slope.
     return _sloping(lax.stop_gradient(value), primals[0], gradient), jnp.sum(

@@ -8,28 +8,28 @@ Optax is imported with this module, not with `jaxloss`. What is here is a real
 - Heads of a chain on the stacked gradients of several losses: `aggregate`,
   `aggregate_coordinates`.
 - Wrappers of an optimizer: `regularize`, `accumulate`, `dynamic_loss_scale`, `skip_nonfinite`;
-  with `loss_scale` and `select` beside the last two.
-- `minimize`: a loss and an optimizer as a step.
+  with `loss_scale` and `tree_where` beside the last two.
+- `make_train_step`: a loss and an optimizer as a step.
 """
 
-from jaxloss.transforms._common import select
-from jaxloss.transforms.anchor import (
-    AddAnchoredPenaltyState,
-    AddEmaPenaltyState,
-    add_anchored_penalty,
-    add_ema_penalty,
-)
-from jaxloss.transforms.guard import SkipNonfiniteState, skip_nonfinite
-from jaxloss.transforms.heads import (
+from jaxloss.transforms._aggregate import (
     AggregateCoordinatesState,
     AggregateState,
     aggregate,
     aggregate_coordinates,
 )
-from jaxloss.transforms.loss_scale import DynamicLossScaleState, dynamic_loss_scale, loss_scale
-from jaxloss.transforms.micro_batches import AccumulateState, accumulate
-from jaxloss.transforms.penalty import AddPenaltyState, RegularizeState, add_penalty, regularize
-from jaxloss.transforms.step import minimize
+from jaxloss.transforms._anchor import (
+    AddAnchoredPenaltyState,
+    AddEmaPenaltyState,
+    add_anchored_penalty,
+    add_ema_penalty,
+)
+from jaxloss.transforms._common import tree_where
+from jaxloss.transforms._guard import SkipNonfiniteState, skip_nonfinite
+from jaxloss.transforms._loss_scale import DynamicLossScaleState, dynamic_loss_scale, loss_scale
+from jaxloss.transforms._micro_batches import AccumulateState, accumulate
+from jaxloss.transforms._penalty import AddPenaltyState, RegularizeState, add_penalty, regularize
+from jaxloss.transforms._train_step import make_train_step
 
 __all__ = [
     "AccumulateState",
@@ -49,8 +49,8 @@ __all__ = [
     "aggregate_coordinates",
     "dynamic_loss_scale",
     "loss_scale",
-    "minimize",
+    "make_train_step",
     "regularize",
-    "select",
     "skip_nonfinite",
+    "tree_where",
 ]

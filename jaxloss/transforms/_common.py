@@ -21,18 +21,18 @@ def dtype_of(leaf: Any) -> Any:
     return getattr(leaf, "dtype", type(leaf))
 
 
-def check_scalar(who: str, name: str, given: Any) -> None:
+def check_scalar(fun_name: str, name: str, given: Any) -> None:
     """Raises unless a number, a scalar array or a traced scalar was given."""
     expected = "expected a real number, a scalar array or a schedule."
     try:
         array = jnp.asarray(given)
     except (TypeError, ValueError):
-        message = f"{who}: `{name}` is a {type(given).__name__}, {expected}"
+        message = f"{fun_name}: `{name}` is a {type(given).__name__}, {expected}"
         raise TypeError(message) from None
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"{who}: `{name}` is {array.dtype}, {expected}")
+        raise TypeError(f"{fun_name}: `{name}` is {array.dtype}, {expected}")
     if array.ndim:
-        raise ValueError(f"{who}: `{name}` has shape {array.shape}, {expected}")
+        raise ValueError(f"{fun_name}: `{name}` has shape {array.shape}, {expected}")
 
 
 def all_finite(*trees: Any) -> Array:
@@ -49,7 +49,7 @@ def nothing(updates: Any) -> Any:
     return jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates)
 
 
-def select(ok: Any, new: Any, old: Any) -> Any:
+def tree_where(ok: Any, new: Any, old: Any) -> Any:
     r"""Keeps what a bad step would have spoilt: batch statistics, a moving average, anything.
 
     $$x \leftarrow \begin{cases} x_\text{new} & \text{ok} \\ x_\text{old} & \text{else}
@@ -75,7 +75,7 @@ def select(ok: Any, new: Any, old: Any) -> Any:
     """
     if jax.tree.structure(new) != jax.tree.structure(old):
         message = (
-            f"jaxloss.transforms.select: `new` is {jax.tree.structure(new)}, but `old` is "
+            f"jaxloss.transforms.tree_where: `new` is {jax.tree.structure(new)}, but `old` is "
             f"{jax.tree.structure(old)}: expected one structure."
         )
         raise ValueError(message)
@@ -97,11 +97,13 @@ def holds(state: Any, kind: type) -> list[Any]:
     return [x for x in nodes if isinstance(x, kind)]
 
 
-def wrapped(who: str, name: str, inner: Any) -> optax.GradientTransformationExtraArgs:
+def wrapped(fun_name: str, name: str, inner: Any) -> optax.GradientTransformationExtraArgs:
     """The transformation inside a wrapper, which then takes extra arguments, needed or not."""
     if not (hasattr(inner, "init") and hasattr(inner, "update")):
         came = getattr(inner, "__name__", type(inner).__name__)
-        message = f"{who}: `{name}` is {came}, expected what Optax makes: write `optax.adam(1e-3)`."
+        message = (
+            f"{fun_name}: `{name}` is {came}, expected what Optax makes: write `optax.adam(1e-3)`."
+        )
         raise TypeError(message)
     # `optax.MultiSteps` is no GradientTransformation; it takes and forwards extra arguments itself.
     if isinstance(inner, optax.GradientTransformation):
@@ -148,7 +150,7 @@ def update_if(
     if evaluations:
         new, state = jax.lax.cond(ok, step, skip)
         ok = ok & all_finite(new)
-        return select(ok, new, nothing(new)), select(ok, state, inner_state), ok
+        return tree_where(ok, new, nothing(new)), tree_where(ok, state, inner_state), ok
     ok = jax.lax.cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))
     return *jax.lax.cond(ok, step, skip), ok
 

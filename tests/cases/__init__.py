@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import jaxloss as jl
-from jaxloss.catalogue import Card
-from jaxloss.declaration import Form
+from jaxloss._core.spec import ArraySpec
+from jaxloss.catalogue import LossInfo
 
 BATCH = (2, 3)
 SIZES = {"classes": 4, "frames": 6, "tokens": 3, "height": 2, "width": 3}
@@ -66,18 +66,18 @@ class Batched:
 class Setting:
     """A loss, a choice of forms for its data, and a set of options."""
 
-    card: Card
+    info: LossInfo
     case: Case
-    forms: tuple[Form, ...]
+    array_specs: tuple[ArraySpec, ...]
     given: Mapping[str, Any]
 
     def __str__(self) -> str:
         chosen = [
             f.kind.lower()
-            for f, n in zip(self.forms, self.card.data, strict=True)
-            if len(self.card.declaration.forms[n]) > 1
+            for f, n in zip(self.array_specs, self.info.data, strict=True)
+            if len(self.info.spec.array_specs[n]) > 1
         ]
-        return "-".join([self.card.name, *chosen, *(str(name) for name in self.given)])
+        return "-".join([self.info.name, *chosen, *(str(name) for name in self.given)])
 
     @property
     def by_component(self) -> bool:
@@ -86,12 +86,12 @@ class Setting:
 
     @property
     def loss(self) -> Callable[..., Any]:
-        return self.card.function
+        return self.info.function
 
     @property
     def set_axes(self) -> tuple[str, ...]:
         """The axes of the result behind the batch: not empty for a loss over a whole batch."""
-        return self.card.declaration.result.event
+        return self.info.spec.result.event
 
     def result_shape(self, batch: tuple[int, ...] = BATCH) -> tuple[int, ...]:
         return (*batch, *(SIZES.get(n, OTHER_SIZE) for n in self.set_axes))
@@ -103,7 +103,7 @@ class Setting:
             np.asarray(self.case.draws[name](generator, batch))
             if name in self.case.draws
             else draw(form, generator, batch)
-            for name, form in zip(self.card.data, self.forms, strict=True)
+            for name, form in zip(self.info.data, self.array_specs, strict=True)
         )
 
     def options(self, batch: tuple[int, ...] = BATCH, seed: int = 1) -> dict[str, Any]:
@@ -117,18 +117,18 @@ class Setting:
         """Which data arguments have a gradient: labels that name a class have none."""
         return tuple(
             i
-            for i, form in enumerate(self.forms)
+            for i, form in enumerate(self.array_specs)
             if form.kind in ("Real", "Float") and not form.domain.guard
         )
 
     def examples(self, arrays: Mapping[str, Any], index: tuple[int, ...]) -> dict[str, Any]:
         """One example of each array that has one entry an example."""
-        batched = {n for n, f in zip(self.card.data, self.forms, strict=True) if f.batched}
+        batched = {n for n, f in zip(self.info.data, self.array_specs, strict=True) if f.batched}
         batched |= {n for n, v in self.given.items() if isinstance(v, Batched)}
         return {n: a[index] if n in batched else a for n, a in arrays.items()}
 
 
-def draw(form: Form, generator: np.random.Generator, batch: tuple[int, ...]) -> np.ndarray:
+def draw(form: ArraySpec, generator: np.random.Generator, batch: tuple[int, ...]) -> np.ndarray:
     """Values of a form's domain, away from its edges."""
     shape = form.shape(batch, SIZES)
     shape = tuple(n if isinstance(n, int) else OTHER_SIZE for n in shape)
@@ -153,7 +153,7 @@ def draw(form: Form, generator: np.random.Generator, batch: tuple[int, ...]) -> 
     return values.astype(np.float32)
 
 
-def draw_extreme(form: Form, generator: np.random.Generator, count: int) -> np.ndarray:
+def draw_extreme(form: ArraySpec, generator: np.random.Generator, count: int) -> np.ndarray:
     """Values all over a form's domain: tiny and huge, of both signs, close to its edges."""
     usual = draw(form, generator, (count,))
     if usual.dtype != np.float32 or form.domain.guard:
@@ -177,9 +177,9 @@ def draw_extreme(form: Form, generator: np.random.Generator, count: int) -> np.n
     return by_domain.get(form.domain, sign * magnitude).astype(np.float32)
 
 
-def losses() -> list[Card]:
+def losses() -> list[LossInfo]:
     """The losses that jaxloss offers."""
-    return [card for card in jl.catalogue.cards() if card.shelf]
+    return [info for info in jl.catalogue.losses() if info.family]
 
 
 def rows() -> dict[str, Case]:
@@ -196,11 +196,11 @@ def settings() -> list[Setting]:
     """Every loss in every form and with every set of options that its row names."""
     by_name = rows()
     return [
-        Setting(card, by_name[card.name], forms, options)
-        for card in losses()
-        if card.name in by_name
-        for forms in itertools.product(*(card.declaration.forms[n] for n in card.data))
-        for options in by_name[card.name].options
+        Setting(info, by_name[info.name], forms, options)
+        for info in losses()
+        if info.name in by_name
+        for forms in itertools.product(*(info.spec.array_specs[n] for n in info.data))
+        for options in by_name[info.name].options
     ]
 
 
@@ -209,8 +209,8 @@ def each(settings: list[Setting]) -> list[Any]:
     seen: set[str] = set()
     parameters = []
     for setting in settings:
-        marks = [pytest.mark.slow] if setting.card.name in seen else []
-        seen.add(setting.card.name)
+        marks = [pytest.mark.slow] if setting.info.name in seen else []
+        seen.add(setting.info.name)
         parameters.append(pytest.param(setting, id=str(setting), marks=marks))
     return parameters
 

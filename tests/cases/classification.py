@@ -219,7 +219,7 @@ def draw_cosines(generator, count):
 
 def with_class_ids(setting):
     """With distributions p - q vanishes at the optimum; with class ids it never does."""
-    return setting.forms[1].kind == "Int"
+    return setting.array_specs[1].kind == "Int"
 
 
 WEIGHTS = np.array([0.5, 1.0, 2.0, 1.5], np.float32)
@@ -235,7 +235,7 @@ CASES = {
             {"label_smoothing": 0.2, "class_weights": WEIGHTS},
         ),
         # p - q vanishes at the optimum; with one class and no smoothing it never does.
-        by_component=lambda s: s.forms[1].kind == "Int" and "label_smoothing" not in s.given,
+        by_component=lambda s: s.array_specs[1].kind == "Int" and "label_smoothing" not in s.given,
     ),
     "sigmoid_cross_entropy": Case(
         sigmoid_cross_entropy,

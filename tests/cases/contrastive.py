@@ -35,7 +35,7 @@ def pair(left, right, labels, margin=1):
     return labels * distance**2 / 2 + (1 - labels) * max(0, margin - distance) ** 2 / 2
 
 
-def info_nce(query, key, temperature=0.1, chunk=None, where=None):
+def info_nce(query, key, temperature=0.1, chunk_size=None, where=None):
     inside = [i for i in range(len(query)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in query])
     for i in inside:
@@ -44,7 +44,7 @@ def info_nce(query, key, temperature=0.1, chunk=None, where=None):
     return losses
 
 
-def clip(left, right, temperature=0.07, chunk=None, where=None):
+def clip(left, right, temperature=0.07, chunk_size=None, where=None):
     inside = [i for i in range(len(left)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in left])
     for i in inside:
@@ -55,7 +55,7 @@ def clip(left, right, temperature=0.07, chunk=None, where=None):
     return losses
 
 
-def siglip(left, right, temperature=0.1, bias=-10, chunk=None, where=None):
+def siglip(left, right, temperature=0.1, bias=-10, chunk_size=None, where=None):
     inside = [i for i in range(len(left)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in left])
     for i in inside:
@@ -65,7 +65,7 @@ def siglip(left, right, temperature=0.1, bias=-10, chunk=None, where=None):
     return losses
 
 
-def nt_xent(embeddings, labels, temperature=0.07, chunk=None, where=None):
+def nt_xent(embeddings, labels, temperature=0.07, chunk_size=None, where=None):
     inside = [i for i in range(len(labels)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in embeddings])
     for i in inside:

@@ -31,19 +31,19 @@ def mean_over_classes(losses, class_weights, ignore_background):
 
 
 def dice(
-    probabilities, labels, mask=None, smoothing=1, class_weights=None,
+    probabilities, labels, mask=None, smooth=1, class_weights=None,
     ignore_background=False, squared=False,
 ):  # fmt: skip
     losses = []
     for pairs in regions(probabilities, labels, mask):
         overlap = sum(p * t for p, t in pairs)
         whole = sum(p**2 + t**2 if squared else p + t for p, t in pairs)
-        losses.append(1 - (2 * overlap + smoothing) / (whole + smoothing))
+        losses.append(1 - (2 * overlap + smooth) / (whole + smooth))
     return mean_over_classes(losses, class_weights, ignore_background)
 
 
 def tversky(
-    probabilities, labels, alpha=0.3, beta=0.7, mask=None, smoothing=1, class_weights=None,
+    probabilities, labels, alpha=0.3, beta=0.7, mask=None, smooth=1, class_weights=None,
     ignore_background=False,
 ):  # fmt: skip
     losses = []
@@ -51,7 +51,7 @@ def tversky(
         both = sum(p * t for p, t in pairs)
         false = sum(p * (1 - t) for p, t in pairs)
         missed = sum((1 - p) * t for p, t in pairs)
-        index = (both + smoothing) / (both + alpha * false + beta * missed + smoothing)
+        index = (both + smooth) / (both + alpha * false + beta * missed + smooth)
         losses.append(1 - index)
     return mean_over_classes(losses, class_weights, ignore_background)
 
@@ -87,13 +87,13 @@ EXTREMES = {"probabilities": confident}
 CASES = {
     "dice": Case(
         dice,
-        options=({}, {"smoothing": 0.25}, {"squared": True}, *COMMON),
+        options=({}, {"smooth": 0.25}, {"squared": True}, *COMMON),
         extremes=EXTREMES,
         by_component=False,
     ),
     "tversky": Case(
         tversky,
-        options=({}, {"alpha": 1.0, "beta": 0.25}, {"smoothing": 0.25}, *COMMON),
+        options=({}, {"alpha": 1.0, "beta": 0.25}, {"smooth": 0.25}, *COMMON),
         extremes=EXTREMES,
         by_component=False,
     ),

@@ -83,7 +83,7 @@ def run_layout(loss, kind, layout):
 FUSED = {
     "plain": plain,
     "chunked": lambda h, w, y: jl.chunked(head, 16)(w, h, y),
-    "linear": lambda h, w, y: linear.softmax_cross_entropy(h, w, y, chunk=16),
+    "linear": lambda h, w, y: linear.softmax_cross_entropy(h, w, y, chunk_size=16),
 }
 
 
@@ -138,7 +138,7 @@ def vocabulary_parallel(policy, transposed=False):
     def local(hidden, weight, labels, where, bias):
         parts, metrics = linear.softmax_cross_entropy(
             hidden, weight, labels, where=where, bias=bias, axis_name="model", label_smoothing=0.1,
-            reduction="parts", chunk=(8, 16), policy=policy, metrics=True, transposed=transposed,
+            reduction="parts", chunk_size=(8, 16), policy=policy, metrics=True, transposed=transposed,
         )  # fmt: skip
         return parts.psum("data").value, metrics
 
@@ -205,7 +205,7 @@ check(vocabulary_check("fastest", True))
 @check
 def log_probabilities_of_a_split_vocabulary():
     hidden, weight, labels = draw()
-    local = lambda h, w, y: linear.log_probabilities(h, w, y, axis_name="model", chunk=8)
+    local = lambda h, w, y: linear.log_probabilities(h, w, y, axis_name="model", chunk_size=8)
     loss = jax.shard_map(
         local,
         mesh=mesh_of(AxisType.Auto),
@@ -312,7 +312,7 @@ def contrastive_check(name, way):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
         loss = jax.shard_map(
             lambda x, y, m, t: local(
-                x, y, where=m, temperature=t, axis_name="data", way=way, **options
+                x, y, where=m, temperature=t, axis_name="data", strategy=way, **options
             ),
             mesh=mesh,
             in_specs=(P("data"), P("data"), P("data"), P()),

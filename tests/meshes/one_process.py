@@ -39,7 +39,7 @@ def train(die_at):
 
     @jax.jit
     def step(weight, state, hidden, labels, where):
-        loss = lambda w: linear.softmax_cross_entropy(hidden, w, labels, where=where, chunk=16)
+        loss = lambda w: linear.softmax_cross_entropy(hidden, w, labels, where=where, chunk_size=16)
         value, slope = jax.value_and_grad(loss)(weight)
         updates, state = adam.update(slope, state)
         return optax.apply_updates(weight, updates), state, value

@@ -1,0 +1,1 @@
+"""The contract: what `@loss` adds to a function, the same for every loss."""

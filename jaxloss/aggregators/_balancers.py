@@ -1,0 +1,348 @@
+"""Balancers: weights that follow the course of the losses, with a state that goes in and out.
+
+`weights, state = balancer.update(state, losses=losses)` at every step; the weights, which are not
+differentiated, multiply the losses or their gradients: `jaxloss.total({"a": (a, weights[0]), ...})`
+costs one backward pass, `transforms.aggregate(balancer, m)` one a loss. Both give the same steps.
+Those that look at gradients stand in the module beside.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxloss._combine import vector
+
+
+class Balancer(NamedTuple):
+    """A pair of pure functions: a weighting with a memory.
+
+    Attributes:
+        init: `init(m)` gives the state for m losses, a pytree of arrays.
+        update: `update(state, losses=..., gramian=...)` gives the weights for these losses, of
+            shape (m,), and the next state. Losses are an array of shape (m,), or a dict, taken in
+            the order of its sorted names.
+    """
+
+    init: Callable[[int], Any]
+    update: Callable[..., tuple[Array, Any]]
+
+
+def seen(fun_name: str, losses: Any, count: int) -> Array:
+    """The losses as an array of shape (m,) without a gradient; raises if they were not given."""
+    if losses is None:
+        message = (
+            f"{fun_name}: `losses` was not given, but the weights depend on them: write "
+            f"`balancer.update(state, losses=losses)`, or in a chain `tx.update(grads, state, "
+            f"params, losses=losses)`."
+        )
+        raise ValueError(message)
+    losses = jax.lax.stop_gradient(vector(fun_name, losses)).astype(jnp.float32)
+    if losses.size != count:
+        raise ValueError(
+            f"{fun_name}: {losses.size} losses came, expected {count}, as `init` was told."
+        )
+    return losses
+
+
+def step_key(seed: int, step: Array) -> Array:
+    """The key of a step, made of a counter: any checkpoint takes a state of plain numbers."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+class DwaState(NamedTuple):
+    """The losses of the running epoch, added up, and the means of the two before it."""
+
+    step: Array
+    total: Array
+    newer: Array
+    older: Array
+
+
+def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
+    r"""Take it to weigh more what improves less: by the ratio of the last two epochs.
+
+    $$w_k = m \, \mathrm{softmax}_k \frac{r_k}{T}, \qquad
+      r_k = \frac{\bar L_k(e - 1)}{\bar L_k(e - 2)}$$
+
+    In the first two epochs all weights are 1; their sum is always m.
+
+    Args:
+        steps_per_epoch: Over how many updates the losses are averaged.
+        temperature: How even the weights are; 2 in the paper.
+
+    Returns:
+        A `Balancer` that needs `losses`.
+
+    Raises:
+        ValueError: If `steps_per_epoch` is below 1, or `temperature` not above 0.
+
+    Example:
+        >>> balancer = dwa(steps_per_epoch=1)
+        >>> balancer.update(balancer.init(2), losses=jnp.array([1.0, 2.0]))[0]
+        Array([1., 1.], dtype=float32)
+
+    References:
+        Liu, Johns and Davison, *End-to-End Multi-Task Learning with Attention*, 2019.
+    """
+    fun_name = "jaxloss.aggregators.dwa"
+    if steps_per_epoch < 1 or not temperature > 0:
+        message = f"{fun_name}: expected `steps_per_epoch` >= 1 and `temperature` > 0, got "
+        raise ValueError(f"{message}{steps_per_epoch} and {temperature}.")
+
+    def init(count: int) -> DwaState:
+        zeros = jnp.zeros(count, jnp.float32)
+        return DwaState(jnp.zeros((), jnp.int32), zeros, zeros + 0, zeros + 0)
+
+    def update(state: DwaState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
+        del gramian
+        losses = seen(fun_name, losses, state.total.size)
+        epoch, place = state.step // steps_per_epoch, state.step % steps_per_epoch
+        ratios = state.newer / jnp.where(epoch < 2, 1, state.older)
+        weights = losses.size * jax.nn.softmax(ratios / temperature)
+        weights = jnp.where(epoch < 2, jnp.ones_like(weights), weights)
+        total = state.total + losses
+        ends = place == steps_per_epoch - 1
+        return weights, DwaState(
+            state.step + 1,
+            jnp.where(ends, 0, total),
+            jnp.where(ends, total / steps_per_epoch, state.newer),
+            jnp.where(ends, state.newer, state.older),
+        )
+
+    return Balancer(init, update)
+
+
+class FamoState(NamedTuple):
+    """The logits of the weights, the state of their optimizer, and the losses seen last."""
+
+    step: Array
+    logits: Array
+    optimizer: Any
+    previous: Array
+
+
+def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any = 0.0) -> Balancer:
+    r"""Take it for many losses: all improve at the same relative rate, for one backward pass.
+
+    $$w_k = \frac{z_k / (L_k - b_k)}{\sum_l z_l / (L_l - b_l)}, \qquad
+      z = \mathrm{softmax}(\xi), \qquad \xi \leftarrow \xi - \eta \, \mathrm{Adam} \left(
+      \nabla_\xi z^\top \log \frac{L - b}{L' - b} + \gamma \xi \right)$$
+
+    $L'$ are the losses after the step: here those of the next update. On one batch after another
+    that is a noisier version of the paper, which evaluates the old batch once more; to do as the
+    paper does, call `update` a second time with those losses, and use its state but not its
+    weights.
+
+    Args:
+        learning_rate: Of the logits.
+        weight_decay: Of the logits.
+        ideal: The value that each loss could have at best, a scalar or of shape (m,).
+
+    Returns:
+        A `Balancer` that needs `losses`, above `ideal`.
+
+    Raises:
+        ValueError: From `update`, if the losses do not fit.
+
+    Example:
+        >>> balancer = famo()
+        >>> balancer.update(balancer.init(2), losses=jnp.array([1.0, 3.0]))[0]
+        Array([0.75, 0.25], dtype=float32)
+
+    References:
+        Liu et al., *FAMO: Fast Adaptive Multitask Optimization*, 2023.
+    """
+    fun_name = "jaxloss.aggregators.famo"
+    tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
+
+    def init(count: int) -> FamoState:
+        zeros = jnp.zeros(count, jnp.float32)
+        return FamoState(jnp.zeros((), jnp.int32), zeros, tx.init(zeros), zeros + 1)
+
+    def update(state: FamoState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
+        del gramian
+        losses = seen(fun_name, losses, state.logits.size)
+        above = jnp.maximum(losses - ideal, 0) + 1e-8
+        _, pull = jax.vjp(jax.nn.softmax, state.logits)
+        (gradient,) = pull(jnp.log(state.previous) - jnp.log(above))
+        change, optimizer = tx.update(gradient, state.optimizer, state.logits)
+        first = state.step == 0
+        logits, optimizer = jax.tree.map(
+            lambda new, old: jnp.where(first, old, new),
+            (optax.apply_updates(state.logits, change), optimizer),
+            (state.logits, state.optimizer),
+        )
+        raw = jax.nn.softmax(logits) / above
+        return raw / jnp.sum(raw), FamoState(state.step + 1, logits, optimizer, above)
+
+    return Balancer(init, update)
+
+
+class RelobraloState(NamedTuple):
+    """The weights, and the losses seen first and last."""
+
+    step: Array
+    weights: Array
+    initial: Array
+    previous: Array
+
+
+def relobralo(
+    *, alpha: float = 0.999, temperature: float = 0.1, lookback: float = 0.999, seed: int = 0
+) -> Balancer:
+    r"""Take it for physics-informed losses: by relative progress, with random looks far back.
+
+    $$w(t) = \alpha \left( \rho \, w(t - 1) + (1 - \rho) \hat w(t, 0) \right) + (1 - \alpha)
+      \hat w(t, t - 1), \qquad
+      \hat w_k(t, t') = m \, \mathrm{softmax}_k \frac{L_k(t)}{T L_k(t')}$$
+
+    $\rho$ is 1 with the probability `lookback`, else 0.
+
+    Args:
+        alpha: How much of the past is kept.
+        temperature: How even the weights are.
+        lookback: How rarely the weights are drawn back to the progress since the start.
+        seed: For $\rho$.
+
+    Returns:
+        A `Balancer` that needs `losses`. Its first weights are 1, and their sum is always m.
+
+    Raises:
+        ValueError: From `update`, if the losses do not fit.
+
+    Example:
+        >>> balancer = relobralo()
+        >>> balancer.update(balancer.init(2), losses=jnp.array([1.0, 2.0]))[0]
+        Array([1., 1.], dtype=float32)
+
+    References:
+        Bischof and Kraus, *Multi-Objective Loss Balancing for Physics-Informed Deep Learning*,
+        2021.
+    """
+    fun_name = "jaxloss.aggregators.relobralo"
+
+    def init(count: int) -> RelobraloState:
+        ones = jnp.ones(count, jnp.float32)
+        return RelobraloState(jnp.zeros((), jnp.int32), ones, ones + 0, ones + 0)
+
+    def update(
+        state: RelobraloState, *, losses: Any = None, gramian: Any = None
+    ) -> tuple[Array, Any]:
+        del gramian
+        losses = seen(fun_name, losses, state.weights.size)
+        first = state.step == 0
+
+        def since(past: Array) -> Array:
+            safe = jnp.where(past == 0, 1, past)
+            return losses.size * jax.nn.softmax(losses / (temperature * safe))
+
+        kept = jax.random.bernoulli(step_key(seed, state.step), lookback)
+        history = jnp.where(kept, state.weights, since(state.initial))
+        weights = alpha * history + (1 - alpha) * since(state.previous)
+        weights = jnp.where(first, state.weights, weights)
+        initial = jnp.where(first, losses, state.initial)
+        return weights, RelobraloState(state.step + 1, weights, initial, losses)
+
+    return Balancer(init, update)
+
+
+class SoftAdaptState(NamedTuple):
+    """The losses seen last."""
+
+    step: Array
+    previous: Array
+
+
+def soft_adapt(
+    *, beta: float = 0.1, normalized: bool = False, loss_weighted: bool = False
+) -> Balancer:
+    r"""Take it to weigh more what improves less: by the change of each loss since the last step.
+
+    $$w_k = \mathrm{softmax}_k(\beta s_k), \qquad s_k = L_k(t) - L_k(t - 1)$$
+
+    Args:
+        beta: How strongly; negative favours what improves most.
+        normalized: Whether the changes are divided by the sum of their sizes.
+        loss_weighted: Whether the weights are multiplied by the losses, and again made to sum to 1.
+
+    Returns:
+        A `Balancer` that needs `losses`. Its weights sum to 1; the first are 1/m, before they are
+        multiplied.
+
+    Raises:
+        ValueError: From `update`, if the losses do not fit.
+
+    Example:
+        >>> balancer = soft_adapt()
+        >>> balancer.update(balancer.init(2), losses=jnp.array([1.0, 2.0]))[0]
+        Array([0.5, 0.5], dtype=float32)
+
+    References:
+        Heydari, Thompson and Mehmood, *SoftAdapt: Techniques for Adaptive Loss Weighting*, 2019.
+    """
+    fun_name = "jaxloss.aggregators.soft_adapt"
+
+    def init(count: int) -> SoftAdaptState:
+        return SoftAdaptState(jnp.zeros((), jnp.int32), jnp.zeros(count, jnp.float32))
+
+    def update(
+        state: SoftAdaptState, *, losses: Any = None, gramian: Any = None
+    ) -> tuple[Array, Any]:
+        del gramian
+        losses = seen(fun_name, losses, state.previous.size)
+        change = jnp.where(state.step == 0, 0, losses - state.previous)
+        if normalized:
+            size = jnp.sum(jnp.abs(change))
+            change = change / jnp.where(size == 0, 1, size)
+        weights = jax.nn.softmax(beta * change)
+        if loss_weighted:
+            weights = weights * losses
+            weights = weights / jnp.sum(weights)
+        return weights, SoftAdaptState(state.step + 1, losses)
+
+    return Balancer(init, update)
+
+
+class RandomState(NamedTuple):
+    """How many weights were drawn, and for how many losses."""
+
+    step: Array
+    weights: Array
+
+
+def random(seed: int = 0) -> Balancer:
+    r"""Take it as the baseline that balancers must beat: new random weights at every step.
+
+    $$w = \mathrm{softmax}(z), \qquad z \sim N(0, I)$$
+
+    Args:
+        seed: For the weights.
+
+    Returns:
+        A `Balancer` that needs nothing; its weights sum to 1.
+
+    Example:
+        >>> balancer = random(0)
+        >>> float(balancer.update(balancer.init(3))[0].sum())
+        1.0
+
+    References:
+        Lin et al., *Reasonable Effectiveness of Random Weighting*, 2022.
+    """
+
+    def init(count: int) -> RandomState:
+        return RandomState(jnp.zeros((), jnp.int32), jnp.zeros(count, jnp.float32))
+
+    def update(
+        state: RandomState, *, losses: Any = None, gramian: Any = None
+    ) -> tuple[Array, RandomState]:
+        del losses, gramian
+        noise = jax.random.normal(step_key(seed, state.step), state.weights.shape)
+        weights = jax.nn.softmax(noise)
+        return weights, RandomState(state.step + 1, weights)
+
+    return Balancer(init, update)

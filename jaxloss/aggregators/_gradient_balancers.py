@@ -1,0 +1,178 @@
+"""Balancers that look at gradients: at how long they are, or at the angles they used to have.
+
+They are given the Gramian: in a chain by `transforms.aggregate`, elsewhere as
+`balancer.update(state, losses=losses, gramian=gramian)`, from `gradients.value_and_gramian`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxloss.aggregators._balancers import Balancer, seen, step_key
+from jaxloss.aggregators._quadratic import check_gramian
+
+
+def _given(fun_name: str, gramian: Any) -> Array:
+    if gramian is None:
+        message = (
+            f"{fun_name}: `gramian` was not given, but the weights depend on the gradients: write "
+            f"`transforms.aggregate(balancer, m)` in a chain, or pass that of "
+            f"`gradients.value_and_gramian`."
+        )
+        raise ValueError(message)
+    return check_gramian(fun_name, gramian)
+
+
+class GradNormState(NamedTuple):
+    """The weights, the state of their optimizer, and the losses seen first."""
+
+    step: Array
+    weights: Array
+    optimizer: Any
+    initial: Array
+
+
+def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
+    r"""Take it to have all losses train at the same pace: by the lengths of their gradients.
+
+    $$\min_w \sum_k \left| w_k \lVert g_k \rVert - \bar G \, r_k^\alpha \right|, \qquad
+      r_k = \frac{L_k / L_k(0)}{\frac1m \sum_l L_l / L_l(0)}$$
+
+    $\bar G$ is the mean of the weighted lengths, taken for constant. The weights take a step of
+    Adam against the slope of this after every update, are kept at 0 or above, and rescaled so
+    that their sum is m. The paper takes gradients of the last shared layer alone: pass the Gramian
+    of those.
+
+    Args:
+        alpha: How much a loss that lags behind is favoured; 0 makes the lengths equal.
+        learning_rate: Of the weights.
+
+    Returns:
+        A `Balancer` that needs `losses` and `gramian`, of which it looks at the diagonal.
+
+    Raises:
+        ValueError: From `update`, if either is missing or does not fit.
+
+    Example:
+        >>> balancer = gradnorm(learning_rate=0.5)
+        >>> losses, gramian = jnp.array([1.0, 1.0]), jnp.diag(jnp.array([4.0, 1.0]))
+        >>> _, state = balancer.update(balancer.init(2), losses=losses, gramian=gramian)
+        >>> state.weights.round(4)
+        Array([0.5, 1.5], dtype=float32)
+
+    References:
+        Chen et al., *GradNorm: Gradient Normalization for Adaptive Loss Balancing*, 2018.
+    """
+    fun_name = "jaxloss.aggregators.gradnorm"
+    tx = optax.adam(learning_rate)
+
+    def init(count: int) -> GradNormState:
+        ones = jnp.ones(count, jnp.float32)
+        return GradNormState(jnp.zeros((), jnp.int32), ones, tx.init(ones), ones + 0)
+
+    def update(
+        state: GradNormState, *, losses: Any = None, gramian: Any = None
+    ) -> tuple[Array, Any]:
+        losses = seen(fun_name, losses, state.weights.size)
+        norms = jnp.sqrt(jnp.diagonal(_given(fun_name, gramian))).astype(jnp.float32)
+        initial = jnp.where(state.step == 0, losses, state.initial)
+        ratios = losses / jnp.where(initial == 0, 1, initial)
+        mean = jnp.mean(ratios)
+        pace = ratios / jnp.where(mean == 0, 1, mean)
+        lengths = state.weights * norms
+        slope = norms * jnp.sign(lengths - jnp.mean(lengths) * pace**alpha)
+        change, optimizer = tx.update(slope, state.optimizer, state.weights)
+        weights = jnp.maximum(jnp.asarray(optax.apply_updates(state.weights, change)), 0)
+        weights = weights * weights.size / jnp.sum(weights)
+        return state.weights, GradNormState(state.step + 1, weights, optimizer, initial)
+
+    return Balancer(init, update)
+
+
+class GradVacState(NamedTuple):
+    """The cosines that each gradient has had with each other, averaged over steps."""
+
+    step: Array
+    targets: Array
+
+
+def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
+    r"""Take it where gradients usually agree: it restores the cosine that two of them used to have.
+
+    $$g_k' \leftarrow g_k' + \frac{\lVert g_k' \rVert \left( \hat\phi \sqrt{1 - \phi^2} - \phi
+      \sqrt{1 - \hat\phi^2} \right)}{\lVert g_l \rVert \sqrt{1 - \hat\phi^2}} g_l
+      \quad \text{if } \phi < \hat\phi_{kl}, \qquad
+      \hat\phi \leftarrow (1 - \beta) \hat\phi + \beta \phi$$
+
+    $\phi$ is the cosine of $g_k'$ and $g_l$; the others come in a random order. While the
+    targets $\hat\phi$ are 0, as they start, it is `pcgrad`, and like it gives a sum.
+
+    Args:
+        decay: How fast the targets follow, beta.
+        seed: For the orders.
+
+    Returns:
+        A `Balancer` that needs `gramian`.
+
+    Raises:
+        ValueError: From `update`, if it is missing or does not fit.
+
+    Example:
+        >>> balancer = grad_vac()
+        >>> balancer.update(balancer.init(2), gramian=jnp.array([[1.0, -0.5], [-0.5, 1.0]]))[0]
+        Array([1.5, 1.5], dtype=float32)
+
+    References:
+        Wang et al., *Gradient Vaccine*, 2021.
+    """
+    fun_name = "jaxloss.aggregators.grad_vac"
+
+    def init(count: int) -> GradVacState:
+        return GradVacState(jnp.zeros((), jnp.int32), jnp.zeros((count, count), jnp.float32))
+
+    def update(
+        state: GradVacState, *, losses: Any = None, gramian: Any = None
+    ) -> tuple[Array, GradVacState]:
+        del losses
+        matrix = _given(fun_name, gramian)
+        count = state.targets.shape[0]
+        if len(matrix) != count:
+            message = (
+                f"{fun_name}: {len(matrix)} gradients came, expected {count}, as `init` was told."
+            )
+            raise ValueError(message)
+
+        def vaccinate(own: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+            order = jax.random.permutation(key, count)
+
+            def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+                weights, targets = carry
+                other = order[i]
+                apart = other != own
+                norm = jnp.sqrt(jnp.maximum(weights @ (matrix @ weights), 0))
+                other_norm = jnp.sqrt(matrix[other, other])
+                size = norm * other_norm
+                safe = jnp.where(size == 0, 1, size)
+                phi = jnp.where(size == 0, 0, matrix[other] @ weights / safe)
+                target = targets[other].astype(phi.dtype)
+                sine = jnp.sqrt(jnp.maximum(1 - phi**2, 0))
+                sine_target = jnp.sqrt(jnp.maximum(1 - target**2, 0))
+                divisor = other_norm * sine_target
+                share = norm * (target * sine - phi * sine_target)
+                needed = apart & (phi < target) & (divisor > 0)
+                change = jnp.where(needed, share / jnp.where(divisor > 0, divisor, 1), 0)
+                kept = targets[other] + decay * (phi.astype(targets.dtype) - targets[other])
+                targets = targets.at[other].set(jnp.where(apart, kept, targets[other]))
+                return weights.at[other].add(change), targets
+
+            unit = (jnp.arange(count) == own).astype(matrix.dtype)
+            return jax.lax.fori_loop(0, count, step, (unit, targets))
+
+        keys = jax.random.split(step_key(seed, state.step), count)
+        weights, targets = jax.vmap(vaccinate)(jnp.arange(count), state.targets, keys)
+        return jnp.sum(weights, axis=0), GradVacState(state.step + 1, targets)
+
+    return Balancer(init, update)

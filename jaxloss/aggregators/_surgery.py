@@ -1,0 +1,98 @@
+"""Weights from the Gramian by discrete choices: projections in a random order, a vote."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss.aggregators._quadratic import check_gramian
+
+
+def pcgrad(gramian: Array, key: Array) -> Array:
+    r"""Take it as the classic: each gradient gives up what conflicts with another, one by one.
+
+    $$g_k' \leftarrow g_k' - \frac{\min(0, \langle g_k', g_l \rangle)}{\lVert g_l \rVert^2} g_l
+      \quad \text{for all } l \ne k, \qquad d = \sum_k g_k'$$
+
+    The others come in a random order, which matters from three losses on: a later projection can
+    bring back an earlier conflict. For two losses it harms neither. The sum, not the mean, as in
+    the paper.
+
+    Args:
+        gramian: Inner products of the gradients, of shape (m, m).
+        key: A `jax.random.key`, for the orders.
+
+    Returns:
+        Weights of shape (m,).
+
+    Raises:
+        ValueError: If the Gramian is not square.
+
+    Example:
+        >>> pcgrad(jnp.array([[1.0, -0.5], [-0.5, 1.0]]), jax.random.key(0))
+        Array([1.5, 1.5], dtype=float32)
+
+    References:
+        Yu et al., *Gradient Surgery for Multi-Task Learning*, 2020.
+    """
+    gramian = check_gramian("jaxloss.aggregators.pcgrad", gramian)
+    count = len(gramian)
+
+    def give_up(own: Array, key: Array) -> Array:
+        order = jax.random.permutation(key, count)
+
+        def step(i: Array, weights: Array) -> Array:
+            other = order[i]
+            inner, square = gramian[other] @ weights, gramian[other, other]
+            conflict = (inner < 0) & (other != own) & (square > 0)
+            share = jnp.where(conflict, inner / jnp.where(square > 0, square, 1), 0)
+            return weights.at[other].add(-share)
+
+        return jax.lax.fori_loop(0, count, step, (jnp.arange(count) == own).astype(gramian.dtype))
+
+    keys = jax.random.split(key, count)
+    return jnp.sum(jax.vmap(give_up)(jnp.arange(count), keys), axis=0)
+
+
+def krum(gramian: Array, *, byzantine: int, selected: int = 1) -> Array:
+    r"""Take it when some of the gradients may be wrong or hostile: keep those amid the others.
+
+    $$s_k = \sum_{l \in N_k} \lVert g_k - g_l \rVert, \qquad w_k = \frac1n \text{ for the } n
+      \text{ smallest}$$
+
+    The neighbours $N_k$ are the m - f - 2 nearest others, where f gradients may be byzantine. (The
+    paper sums squared distances; this sums distances, as TorchJD does.)
+
+    Args:
+        gramian: Inner products of the gradients, of shape (m, m).
+        byzantine: How many gradients may be wrong, f; at most m - 3.
+        selected: How many gradients are averaged, n.
+
+    Returns:
+        Weights of shape (m,), whose sum is 1.
+
+    Raises:
+        ValueError: If the Gramian is not square, or too small for so many.
+
+    Example:
+        >>> near = jnp.array([[1.0, 0.0], [1.1, 0.0], [0.9, 0.0], [-9.0, 0.0]])
+        >>> krum(near @ near.T, byzantine=1)
+        Array([1., 0., 0., 0.], dtype=float32)
+
+    References:
+        Blanchard et al., *Machine Learning with Adversaries*, 2017.
+    """
+    fun_name = "jaxloss.aggregators.krum"
+    gramian = check_gramian(fun_name, gramian)
+    count = len(gramian)
+    if not 0 <= byzantine <= count - 3 or not 1 <= selected <= count:
+        message = (
+            f"{fun_name}: of {count} gradients, expected 0 <= `byzantine` <= {count - 3} and 1 <= "
+            f"`selected` <= {count}, got byzantine={byzantine}, selected={selected}."
+        )
+        raise ValueError(message)
+    squares = jnp.diagonal(gramian)
+    distances = jnp.sqrt(jnp.maximum(squares + squares[:, None] - 2 * gramian, 0))
+    distances = jnp.where(jnp.eye(count, dtype=bool), jnp.inf, distances)
+    scores = jnp.sum(jnp.sort(distances, axis=1)[:, : count - byzantine - 2], axis=1)
+    rank = jnp.argsort(jnp.argsort(scores))
+    return (rank < selected).astype(gramian.dtype) / selected

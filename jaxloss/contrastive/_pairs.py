@@ -1,0 +1,192 @@
+r"""Contrastive losses of single triplets and pairs."""
+
+from collections.abc import Callable
+from typing import Any, Literal, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Real
+
+from jaxloss import numerics
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss.contrastive._distance_gap import gap_of_distances
+from jaxloss.domains import positive as above_zero
+from jaxloss.domains import sign_label, unit_interval
+from jaxloss.traits import nonnegative, scale_invariant
+
+
+def _norm(x: Array, power: Any) -> Array:
+    """The p-norm, of entries of any size; the zero vector has gradient 0."""
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
+    scaled = numerics.absolute(x / jnp.where(size == 0, 1, size))
+    powers = jnp.where(scaled == 0, 0, jnp.where(scaled == 0, 1, scaled) ** power)
+    total = jnp.sum(powers, axis=-1)
+    return jnp.where(total == 0, 0, size[..., 0] * jnp.where(total == 0, 1, total) ** (1 / power))
+
+
+def _distance(x: Array, y: Array, distance: Any, power: Any) -> Any:
+    if distance == "norm":
+        return _norm(x - y, power)
+    if distance == "cosine":
+        return numerics.cosine_distance(x, y)
+    if not callable(distance):
+        message = (
+            f'jaxloss.contrastive.triplet: `distance` is {distance!r}, expected "norm", "squared", '
+            f'"cosine", or a function of two arrays of embeddings.'
+        )
+        raise ValueError(message)
+    return distance(x, y)
+
+
+def _gap(
+    anchor: Array, positive: Array, negative: Array, distance: Any, power: Any, swap: bool
+) -> Array:
+    """By how much the positive is further from the anchor than the negative."""
+    is_norm = distance == "norm" and isinstance(power, int | float) and power == 2
+    if not is_norm and distance != "squared":
+        far = _distance(anchor, negative, distance, power)
+        if swap:
+            far = jnp.minimum(far, _distance(positive, negative, distance, power))
+        return _distance(anchor, positive, distance, power) - far
+
+    def of(x: Array, y: Array, z: Array) -> Array:
+        gap, close, far = gap_of_distances(x, y, z)
+        return gap if is_norm else gap * (close + far)
+
+    gap = of(anchor, positive, negative)
+    return jnp.maximum(gap, of(positive, anchor, negative)) if swap else gap
+
+
+@loss(nonnegative, power=above_zero)
+def triplet(
+    anchor: Real[ArrayLike, "*batch dim"],
+    positive: Real[ArrayLike, "*batch dim"],
+    negative: Real[ArrayLike, "*batch dim"],
+    *,
+    margin: Real[ArrayLike, ""] = 1.0,
+    power: Real[ArrayLike, ""] = 2.0,
+    swap: bool = False,
+    distance: Literal["norm", "squared", "cosine"] | Callable[[Any, Any], Any] = "norm",
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it when all you know is that an anchor is closer to one example than to another.
+
+    $$\ell(a, p, n) = \max\left(0,\; d(a, p) - d(a, n) + m\right), \qquad
+      d(x, y) = \Bigl(\sum_i |x_i - y_i|^q\Bigr)^{1/q}$$
+
+    Triplets that keep the margin pull no more, so choose hard ones as training goes on. Equal
+    points have gradient 0. The Euclidean difference is formed from that of the two points, so it
+    keeps its digits however far the anchor is. Nothing is added inside the root: `torch` adds
+    1e-6 to every difference, `optax` to the sum of powers, which it takes without absolute values,
+    so that its $q = 1$ is a signed sum and its $q = 3$ often NaN.
+
+    Args:
+        anchor: Embeddings.
+        positive: Embeddings that should be close to the anchors.
+        negative: Embeddings that should not.
+        margin: By how much closer.
+        power: The degree of the norm: 2 for Euclidean, 1 for Manhattan distance.
+        swap: Whether the negative may be judged by its distance to the positive, if that is less.
+        distance: "norm", "squared" (Euclidean), "cosine" (one less the cosine, from 0 to 2); or
+            your own, from two arrays `(*batch, dim)` to `(*batch)`.
+
+    Returns:
+        The loss of each triplet, in the unit of the distance.
+
+    Raises:
+        ValueError: If the shapes differ, or there is no such distance.
+
+    Example:
+        >>> triplet([0.0, 0.0], [3.0, 4.0], [0.0, 5.5])
+        Array(0.5, dtype=float32)
+
+    References:
+        Schroff et al., *FaceNet: A Unified Embedding for Face Recognition*, 2015.
+        Balntas et al., *Learning Local Feature Descriptors with Triplets* (swap), 2016.
+    """
+    return numerics.relu(_gap(anchor, positive, negative, distance, power, swap) + margin)
+
+
+@loss(nonnegative, scale_invariant, labels=sign_label)
+def cosine_embedding(
+    left: Real[ArrayLike, "*batch dim"],
+    right: Real[ArrayLike, "*batch dim"],
+    labels: Real[ArrayLike, "*batch"],
+    *,
+    margin: Real[ArrayLike, ""] = 0.0,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for pairs known to match or not, when only the direction of an embedding counts.
+
+    $$\ell(x, z, y) = \begin{cases} 1 - \cos(x, z) & y = 1 \\
+      \max(0, \cos(x, z) - m) & y = -1 \end{cases}$$
+
+    As in `torch`, but for its 1e-12 in the squared lengths.
+
+    Args:
+        left: Embeddings.
+        right: Embeddings.
+        labels: +1 for a match, -1 for none; anything else gives NaN.
+        margin: The cosine below which a pair that does not match costs nothing, from -1 to 1.
+
+    Returns:
+        The loss of each pair, from 0 to 2.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> cosine_embedding([[1.0, 0.0], [3.0, 4.0]], [[0.0, 2.0], [3.0, 4.0]], [1, -1])
+        Array([1., 1.], dtype=float32)
+
+    References:
+        Wang et al., *Learning Fine-grained Image Similarity with Deep Ranking*, 2014.
+    """
+    cosine = numerics.cosine_similarity(left, right)
+    apart = numerics.relu(cosine - margin)
+    # Products, not a choice: a label that is neither spreads as NaN.
+    return 0.5 * ((1 + labels) * numerics.cosine_distance(left, right) + (1 - labels) * apart)
+
+
+@loss(nonnegative, labels=unit_interval)
+def pair(
+    left: Real[ArrayLike, "*batch dim"],
+    right: Real[ArrayLike, "*batch dim"],
+    labels: Real[ArrayLike, "*batch"],
+    *,
+    margin: Real[ArrayLike, ""] = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for pairs known to match or not: matches come together, others go `margin` apart.
+
+    $$\ell(x, z, y) = \tfrac12 y\, d^2 + \tfrac12 (1 - y) \max(0, m - d)^2, \qquad
+      d = \lVert x - z \rVert$$
+
+    The paper writes $Y = 0$ for a match; here, as in most libraries, a match is 1. Without the
+    factors 1/2 in tensorflow-addons, without the squares in pytorch-metric-learning. Two equal
+    points that do not match stay where they are: there the gradient is 0.
+
+    Args:
+        left: Embeddings.
+        right: Embeddings.
+        labels: 1 for a match, 0 for none, or the probability of a match.
+        margin: The distance beyond which a pair that does not match costs nothing.
+
+    Returns:
+        The loss of each pair, in the squared unit of the distance.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> pair([[0.0, 0.0], [0.0, 0.0]], [[0.3, 0.4], [0.3, 0.4]], [1, 0])
+        Array([0.125, 0.125], dtype=float32)
+
+    References:
+        Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
+    """
+    apart = numerics.relu(margin - numerics.distance(left, right))
+    together = numerics.squared_distance(left, right)
+    return 0.5 * (labels * together + (1 - labels) * jnp.square(apart))

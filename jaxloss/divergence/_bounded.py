@@ -1,0 +1,164 @@
+"""Divergences that cannot be infinite, of probabilities."""
+
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Real
+
+from jaxloss import numerics
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss.divergence._terms import keep, kl_term
+from jaxloss.domains import distribution, unit_interval
+from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
+
+
+@loss(
+    nonnegative,
+    convex,
+    zero_at_match,
+    prediction=distribution,
+    target=distribution,
+    weight=unit_interval,
+)
+def jensen_shannon(
+    prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    weight: Real[ArrayLike, ""] = 0.5,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it when either distribution may rule out what the other has: it is never infinite.
+
+    $$JS(p, q) = (1 - w) \, KL(p \| m) + w \, KL(q \| m), \qquad m = (1 - w) p + w q$$
+
+    At most $\log 2$, and symmetric at `weight=0.5`; its root is a metric. Wrong predictions
+    that are sure pull less than with `kl`, which helps where the targets are wrong.
+
+    Args:
+        prediction: Predicted probabilities of the classes.
+        target: Target probabilities of the classes.
+        weight: The share of the target in the mixture.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example in nats.
+
+    Raises:
+        ValueError: If the shapes differ, or the weight is a number outside 0 to 1.
+
+    Example:
+        >>> jensen_shannon([1.0, 0.0], [0.0, 1.0])
+        Array(0.6931472, dtype=float32)
+
+    References:
+        Lin, *Divergence Measures Based on the Shannon Entropy*, 1991.
+        Englesson and Azizpour, *Generalized Jensen-Shannon Divergence Loss*, 2021.
+    """
+    prediction, target = keep(mask, 0, prediction, target)
+    change = target - prediction
+    mixture = (1 - weight) * prediction + weight * target
+    from_prediction = kl_term(prediction, mixture, weight * change)
+    from_target = kl_term(target, mixture, -(1 - weight) * change)
+    return jnp.sum((1 - weight) * from_prediction + weight * from_target, axis=-1)
+
+
+@loss(
+    convex,
+    nonnegative,
+    bounded_gradient,
+    symmetric,
+    zero_at_match,
+    prediction=distribution,
+    target=distribution,
+)
+def total_variation(
+    prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to report how much probability is in the wrong place: at most 1.
+
+    $$TV(p, q) = \frac12 \sum_k |p_k - q_k|$$
+
+    The largest difference of the two in the probability of any event. (Some leave out the 1/2.)
+
+    Args:
+        prediction: Predicted probabilities of the classes.
+        target: Target probabilities of the classes.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The distance of each example, from 0 to 1.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> total_variation([0.5, 0.5, 0.0], [0.25, 0.5, 0.25])
+        Array(0.25, dtype=float32)
+
+    References:
+        Levin, Peres and Wilmer, *Markov Chains and Mixing Times*, 2009.
+    """
+    prediction, target = keep(mask, 0, prediction, target)
+    return 0.5 * jnp.sum(numerics.absolute(prediction - target), axis=-1)
+
+
+@jax.custom_jvp
+def _root_difference(a: Array, b: Array) -> Array:
+    """The difference of the roots; of close ones, their own difference would cancel."""
+    total = jnp.sqrt(a) + jnp.sqrt(b)
+    return (a - b) / jnp.where(total == 0, 1, total)
+
+
+@_root_difference.defjvp
+def _root_difference_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (a, b), (to_a, to_b) = primals, tangents
+    slope_a, slope_b = (
+        jnp.where(x == 0, 0, 0.5 / jnp.sqrt(jnp.where(x == 0, 1, x))) for x in (a, b)
+    )
+    return _root_difference(a, b), slope_a * to_a - slope_b * to_b
+
+
+@loss(nonnegative, symmetric, zero_at_match, prediction=distribution, target=distribution)
+def hellinger(
+    prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for a bounded metric between distributions that also minds the rare classes.
+
+    $$H(p, q) = \sqrt{\frac12 \sum_k \left( \sqrt{p_k} - \sqrt{q_k} \right)^2}$$
+
+    The distance; its square is what others call by the same name, and smooth at a match. A class
+    of probability exactly 0 has an infinite slope, for which 0 is given.
+
+    Args:
+        prediction: Predicted probabilities of the classes.
+        target: Target probabilities of the classes.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The distance of each example, from 0 to 1.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> hellinger([1.0, 0.0], [0.25, 0.75])
+        Array(0.7071068, dtype=float32)
+
+    References:
+        Hellinger, *Neue Begründung der Theorie quadratischer Formen von unendlichvielen
+        Veränderlichen*, 1909.
+    """
+    prediction, target = keep(mask, 0, prediction, target)
+    return numerics.norm(_root_difference(prediction, target)) * 0.5**0.5

@@ -1,0 +1,161 @@
+"""Kullback-Leibler for what is no distribution over classes: amounts, decisions, numbers."""
+
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Real
+
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._xla import recompute, with_vectorizable_shape
+from jaxloss.divergence._terms import keep, kl_term, less, log
+from jaxloss.domains import extended, nonnegative_number, unit_interval
+from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2
+from jaxloss.traits import convex, nonnegative, smooth, zero_at_match
+
+
+@jax.custom_jvp
+def _log_gap(log_b: Array, a: Array) -> Array:
+    """`gap` of a and exp(log_b): a logarithm does not underflow."""
+    logs = less(a, log(a), log_b)
+    near = (jnp.abs(logs) < 1) & (a > 0)
+    far = (jnp.exp(log_b) - a) + a * logs
+    small = jnp.where(near, -logs, 0)
+    return jnp.where(near, a * (small * small * expm1_minus_x_over_x2(small)), far)
+
+
+@_log_gap.defjvp
+def _log_gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_b, a), (to_log_b, to_a) = primals, tangents
+    both_near_1 = (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5)
+    small = jnp.where(both_near_1, log_b, 0)
+    expm1 = small + small * small * expm1_minus_x_over_x2(small)  # quicker than that of all sizes
+    change = jnp.where(both_near_1, expm1 - (a - 1), jnp.exp(recompute(log_b)) - a)
+    logs = jnp.where(log_b == -jnp.inf, 0, less(a, log(a), log_b))
+    return _log_gap(log_b, a), change * to_log_b + logs * to_a
+
+
+@loss(
+    convex,
+    nonnegative,
+    smooth,
+    log_prediction=extended,
+    target=nonnegative_number,
+)
+def generalized_kl(
+    log_prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for amounts that need not sum to 1: spectra, counts, histograms.
+
+    $$D(q, p) = \sum_k \left( q_k \log \frac{q_k}{p_k} - q_k + p_k \right)$$
+
+    Where both sum to 1 it is `kl`; elsewhere it minds the difference of the sums too, so that it is
+    0 at a match and nowhere else. No term is negative. Half the deviance of Poisson regression.
+
+    Args:
+        log_prediction: Logarithms of the predicted amounts.
+        target: Target amounts, at least 0.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example; inf where the target has what p rules out.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> generalized_kl([0.0, 0.0], [1.0, 0.0])
+        Array(1., dtype=float32)
+
+    References:
+        Csiszár, *Why Least Squares and Maximum Entropy?*, 1991.
+    """
+    (target,) = keep(mask, 0, target)
+    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
+    return jnp.sum(with_vectorizable_shape(_log_gap, log_prediction, target), axis=-1)
+
+
+@loss(nonnegative, convex, zero_at_match, prediction=unit_interval, target=unit_interval)
+def bernoulli_kl(
+    prediction: Real[ArrayLike, "*batch"],
+    target: Real[ArrayLike, "*batch"],
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it for one probability fitted to another: activations kept sparse, a calibrated rate.
+
+    $$KL(q \| p) = q \log \frac qp + (1 - q) \log \frac{1 - q}{1 - p}$$
+
+    Elementwise, one decision an entry. With logits, `classification.sigmoid_cross_entropy` has the
+    same gradient in the prediction.
+
+    Args:
+        prediction: Predicted probabilities of yes.
+        target: Target probabilities of yes.
+
+    Returns:
+        The divergence of each decision in nats; inf if p is sure and wrong.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> bernoulli_kl([0.5, 0.5, 1.0], [0.0, 0.5, 0.5])
+        Array([0.6931472, 0.       ,       inf], dtype=float32)
+
+    References:
+        Ng, *Sparse Autoencoder*, 2011.
+    """
+    change = prediction - target
+    return kl_term(target, prediction, change) + kl_term(1 - target, 1 - prediction, -change)
+
+
+@loss(nonnegative, convex, smooth)
+def gaussian_kl(
+    mean: Real[ArrayLike, "*batch dimensions"],
+    log_variance: Real[ArrayLike, "*batch dimensions"],
+    *,
+    target_mean: Real[ArrayLike, ""]
+    | Real[ArrayLike, "dimensions"]
+    | Real[ArrayLike, "*batch dimensions"] = 0.0,
+    target_log_variance: Real[ArrayLike, ""]
+    | Real[ArrayLike, "dimensions"]
+    | Real[ArrayLike, "*batch dimensions"] = 0.0,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to keep a normal posterior close to its prior: variational autoencoders.
+
+    $$KL(p \| q) = \frac12 \sum_k \left( \frac{\sigma_k^2}{s_k^2} - 1
+      - \log \frac{\sigma_k^2}{s_k^2} + \frac{(\mu_k - m_k)^2}{s_k^2} \right)$$
+
+    Between normal distributions with independent dimensions, summed over these (a mean over them
+    would weaken it with their number). Without options the prior is standard normal. From the
+    predicted to the target distribution, unlike `kl`: it is an expectation under the prediction.
+
+    Args:
+        mean: Predicted means $\mu$.
+        log_variance: Logarithms of the predicted variances $\sigma^2$.
+        target_mean: Means $m$ of the target.
+        target_log_variance: Logarithms of its variances $s^2$.
+
+    Returns:
+        The divergence of each example in nats.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> gaussian_kl([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [1e-4, 0.0]])
+        Array([5.000000e-01, 2.500083e-09], dtype=float32)
+
+    References:
+        Kingma and Welling, *Auto-Encoding Variational Bayes*, 2014.
+    """
+    distance = (mean - target_mean) * jnp.exp(-0.5 * target_log_variance)
+    terms = expm1_minus_x(log_variance - target_log_variance) + jnp.square(distance)
+    return 0.5 * jnp.sum(terms, axis=-1)

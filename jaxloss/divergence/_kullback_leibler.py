@@ -1,0 +1,174 @@
+"""The Kullback-Leibler divergence, in both directions."""
+
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Real
+
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._xla import recompute
+from jaxloss.divergence._terms import keep, less, log
+from jaxloss.domains import distribution, log_probability
+from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
+
+
+@jax.custom_jvp
+def _surprise(log_p: Array, q: Array) -> Array:
+    """`q (log q - log p)`, which is 0 where q is."""
+    return jnp.where(q == 0, 0, q * less(q, log(q), log_p))
+
+
+@_surprise.defjvp
+def _surprise_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_p, q), (to_log_p, to_q) = primals, tangents
+    slope = jnp.where(q == 0, 0, less(q, log(q), log_p) + 1)
+    return _surprise(log_p, q), slope * to_q - q * to_log_p
+
+
+@jax.custom_jvp
+def _surprise_of_log(log_p: Array, log_q: Array) -> Array:
+    """`_surprise` of exp(log_q)."""
+    q = jnp.exp(log_q)
+    return jnp.where(q == 0, 0, q * less(q, log_q, log_p))
+
+
+@_surprise_of_log.defjvp
+def _surprise_of_log_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_p, log_q), (to_log_p, to_log_q) = primals, tangents
+    q = jnp.exp(recompute(log_q))  # not held for the slope: an exponential is quicker than memory
+    slope = jnp.where(q == 0, 0, q * (less(q, log_q, log_p) + 1))
+    return _surprise_of_log(log_p, log_q), slope * to_log_q - q * to_log_p
+
+
+@loss(
+    convex,
+    smooth,
+    bounded_gradient,
+    log_prediction=log_probability,
+    target=distribution,
+)
+def kl(
+    log_prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to fit log-probabilities to a target distribution; of logits, `kl_logits`.
+
+    $$KL(q \| p) = \sum_k q_k \left( \log q_k - \log p_k \right)$$
+
+    The cross-entropy less the entropy of the target: the same gradient in the prediction, and 0
+    at the optimum. It is at least 0 as far as both sum to 1, which the rounding of p and q limits
+    to about 1e-7; closer than that only logits tell them apart. (torch's `kl_div` averages over
+    the classes as well unless told "batchmean".)
+
+    Args:
+        log_prediction: Log-probabilities of the classes; -inf rules a class out.
+        target: Target probabilities of the classes.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example in nats; inf where the target has what p rules out.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> kl(jnp.log(jnp.array([0.25, 0.75, 0.0])), [1.0, 0.0, 0.0])
+        Array(1.3862944, dtype=float32)
+
+    References:
+        Kullback and Leibler, *On Information and Sufficiency*, 1951.
+    """
+    log_prediction, target = keep(mask, 0, log_prediction, target)
+    return jnp.sum(_surprise(log_prediction, target), axis=-1)
+
+
+@loss(
+    convex,
+    smooth,
+    bounded_gradient,
+    zero_at_match,
+    log_prediction=log_probability,
+    log_target=log_probability,
+)
+def kl_log(
+    log_prediction: Real[ArrayLike, "*batch classes"],
+    log_target: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it like `kl` when the target comes as log-probabilities too, from a teacher, say.
+
+    $$KL(q \| p) = \sum_k e^{\log q_k} \left( \log q_k - \log p_k \right)$$
+
+    Log-probabilities keep what probabilities below 1e-38 and near 1 have lost.
+
+    Args:
+        log_prediction: Log-probabilities of the classes; -inf rules a class out.
+        log_target: Target log-probabilities of the classes.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example in nats; inf where the target has what p rules out.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> kl_log([-jnp.log(4.0), -jnp.inf], [0.0, -jnp.inf])
+        Array(1.3862944, dtype=float32)
+
+    References:
+        Kullback and Leibler, *On Information and Sufficiency*, 1951.
+    """
+    log_prediction, log_target = keep(mask, -jnp.inf, log_prediction, log_target)
+    return jnp.sum(_surprise_of_log(log_prediction, log_target), axis=-1)
+
+
+@loss(
+    smooth,
+    bounded_gradient,
+    log_prediction=log_probability,
+    target=distribution,
+)
+def reverse_kl(
+    log_prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it when the model cannot cover the target and should settle on one part of it.
+
+    $$KL(p \| q) = \sum_k p_k \left( \log p_k - \log q_k \right)$$
+
+    It is infinite as soon as the prediction gives anything to a class that the target rules out,
+    and costs nothing where the prediction is 0: it seeks a mode, where `kl` covers them all.
+
+    Args:
+        log_prediction: Log-probabilities of the classes.
+        target: Target probabilities of the classes.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example in nats.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> reverse_kl([0.0, -jnp.inf], [0.25, 0.75])
+        Array(1.3862944, dtype=float32)
+
+    References:
+        Kullback and Leibler, *On Information and Sufficiency*, 1951.
+        Minka, *Divergence Measures and Message Passing*, 2005.
+    """
+    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
+    return jnp.sum(_surprise_of_log(log(target), log_prediction), axis=-1)

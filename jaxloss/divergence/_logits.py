@@ -1,0 +1,147 @@
+"""The Kullback-Leibler divergence of logits: distillation."""
+
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Real
+
+from jaxloss import numerics
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss.divergence._terms import keep
+from jaxloss.domains import extended, positive
+from jaxloss.numerics._double_double import two_quotient, two_sum
+from jaxloss.numerics._softmax_nll import take_label
+from jaxloss.numerics._special import expm1_minus_x
+from jaxloss.traits import (
+    bounded_gradient,
+    convex,
+    nonnegative,
+    shift_invariant,
+    smooth,
+    zero_at_match,
+)
+
+
+def _cooled(logits: Array, temperature: Array) -> tuple[Array, Array]:
+    """Logits less the largest, over the temperature, and what rounding took of that."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+    below, lost = two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
+    exponents, rest = two_quotient(below, temperature)
+    return exponents, rest + lost / temperature
+
+
+def _softmax(logits: Array, temperature: Array) -> Array:
+    """softmax(logits / temperature), of exponents that have not been rounded."""
+    exponents, lost = _cooled(logits, temperature)
+    out = numerics.softmax(exponents)
+    return out * (1 + jax.lax.stop_gradient(jnp.where(out > 0, lost, 0)))
+
+
+def _log_ratio(
+    logits: Array, target_logits: Array, temperature: Array
+) -> tuple[Array, Array, Array]:
+    """q, log(q / p) (0 where q is 0) and KL(q || p), with all digits where p is close to q."""
+    q = _softmax(target_logits, temperature)
+    dead = target_logits == -jnp.inf
+    away = jnp.where(dead, 0, numerics.log_softmax(_cooled(target_logits, temperature)[0]))
+    away = away - jnp.where(dead, 0, numerics.log_softmax(_cooled(logits, temperature)[0]))
+    # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
+    # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
+    raw, lost = two_sum(jnp.where(dead, 0, target_logits), -jnp.where(dead, 0, logits))
+    first = jnp.argmin(dead, axis=-1)
+    shift = (raw - take_label(raw, first)[..., None]) / temperature
+    alike = jnp.where(dead, logits == -jnp.inf, jnp.abs(shift) < 0.5)
+    close = jnp.all(alike, axis=-1, keepdims=True)
+    live = close & ~dead
+    lost = (lost - take_label(lost, first)[..., None]) / temperature
+    distance = numerics.subtract_weighted_mean(jnp.where(live, shift + lost, 0), q, -1)
+    distance = jnp.where(live, distance, 0)
+    near = jnp.log1p(jnp.sum(q * expm1_minus_x(-distance), axis=-1, keepdims=True))
+    # Far from each other each class is counted with p - q more, which sums to 0: no term is
+    # negative then, so none cancels another.
+    ratio = jnp.where(close, distance + near, away)
+    gentle = (jnp.abs(away) < 1) & ~dead
+    terms = jnp.where(
+        gentle,
+        q * expm1_minus_x(-jnp.where(gentle, away, 0)),
+        jnp.where(q == 0, 0, q * away) + (_softmax(logits, temperature) - q),
+    )
+    far = jnp.sum(terms, axis=-1, keepdims=True)
+    return q, ratio, jnp.where(close, near, far)
+
+
+@jax.custom_jvp
+def _kl_of_logits(logits: Array, target_logits: Array, temperature: Array) -> Array:
+    return _log_ratio(logits, target_logits, temperature)[2][..., 0]
+
+
+@_kl_of_logits.defjvp
+def _kl_of_logits_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (logits, target_logits, temperature), (to_logits, to_target, to_temperature) = primals, tangents
+    q, ratio, value = _log_ratio(logits, target_logits, temperature)
+    near = jnp.abs(ratio) < 1
+    closer = q * jnp.expm1(jnp.where(near, -ratio, 0))
+    missed = jnp.where(near & (q > 0), closer, _softmax(logits, temperature) - q)
+    wrong = jnp.where(q == 0, 0, q * (ratio - value))
+    # A higher temperature moves each logit towards 0; one of -inf stays where it is.
+    cooler = to_temperature / temperature
+    to_logits, to_target = (
+        change - jnp.where(jnp.isinf(x), 0, x) * cooler
+        for change, x in ((to_logits, logits), (to_target, target_logits))
+    )
+    tangent = jnp.sum(missed * to_logits + wrong * to_target, axis=-1)
+    return value[..., 0], tangent / temperature
+
+
+@loss(
+    nonnegative,
+    convex,
+    smooth,
+    bounded_gradient,
+    shift_invariant,
+    zero_at_match,
+    logits=extended,
+    target_logits=extended,
+    temperature=positive,
+)
+def kl_logits(
+    logits: Real[ArrayLike, "*batch classes"],
+    target_logits: Real[ArrayLike, "*batch classes"],
+    *,
+    temperature: Real[ArrayLike, ""] = 1.0,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to make one set of logits agree with another, down to the last digit.
+
+    $$KL(q \| p), \qquad p = \mathrm{softmax}(x / T), \quad q = \mathrm{softmax}(z / T)$$
+
+    It takes no probabilities on the way, so that nearly equal logits give 1e-12 and not rounding
+    noise. A higher temperature looks at the small probabilities too. The factor $T^2$ with which
+    distillation makes up for the smaller gradient is not in it. (rlax takes the target first.)
+
+    Args:
+        logits: Scores of the classes; -inf rules a class out.
+        target_logits: Scores whose softmax is the target.
+        temperature: What both are divided by.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example in nats; inf where the target has what p rules out.
+
+    Raises:
+        ValueError: If the shapes differ, or the temperature is a number that is not above 0.
+
+    Example:
+        >>> kl_logits([0.0, 0.0], [2e-6, 0.0])
+        Array(5.e-13, dtype=float32)
+
+    References:
+        Kullback and Leibler, *On Information and Sufficiency*, 1951.
+        Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+    """
+    logits, target_logits = keep(mask, -jnp.inf, logits, target_logits)
+    return _kl_of_logits(logits, target_logits, jnp.asarray(temperature, logits.dtype))

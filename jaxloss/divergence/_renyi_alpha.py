@@ -1,0 +1,205 @@
+"""Families of divergences: an order says how much each class counts."""
+
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Real
+
+from jaxloss import numerics
+from jaxloss._core.decorator import loss
+from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss.divergence._terms import keep, less, log
+from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
+from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, log1p_over_x
+from jaxloss.traits import nonnegative
+
+
+def _normalized(amounts: Array) -> tuple[Array, Array]:
+    """The shares of amounts, and their logarithms, also that of a share close to 1."""
+    top = jnp.argmax(amounts, axis=-1, keepdims=True) == jnp.arange(amounts.shape[-1])
+    rest = jnp.sum(jnp.where(top, 0, amounts), axis=-1, keepdims=True)
+    total = jnp.max(amounts, axis=-1, keepdims=True) + rest
+    shares = amounts / jnp.where(total == 0, 1, total)
+    largest = top & (amounts > 0)
+    odds = numerics.quotient(rest, jnp.where(largest, amounts, 1))
+    return shares, jnp.where(largest, -jnp.log1p(odds), log(shares))
+
+
+@loss(log_prediction=log_probability, target=distribution, order=nonnegative_number)
+def renyi(
+    log_prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    order: Real[ArrayLike, ""] = 0.5,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to choose how much the largest ratio counts: privacy bounds, tempered inference.
+
+    $$D_\alpha(q \| p) = \frac{1}{\alpha - 1} \log \sum_k q_k^\alpha p_k^{1 - \alpha}$$
+
+    Grows with the order. At order 1 it is `kl`, exactly, and the gradient passes through, also
+    that in the order; below 1 it is finite unless nothing overlaps. The target is divided by its
+    sum, whose rounding would else be divided by $\alpha - 1$.
+
+    Args:
+        log_prediction: Log-probabilities of the classes; -inf rules a class out.
+        target: Target probabilities of the classes.
+        order: The order, at least 0.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example in nats.
+
+    Raises:
+        ValueError: If the shapes differ, or the order is a number below 0.
+
+    Example:
+        >>> renyi(jnp.log(jnp.array([0.25, 0.75])), [1.0, 0.0], order=2.0)
+        Array(1.3862944, dtype=float32)
+
+    References:
+        Rényi, *On Measures of Entropy and Information*, 1961.
+        van Erven and Harremoës, *Rényi Divergence and Kullback-Leibler Divergence*, 2014.
+    """
+    log_prediction, target = keep(mask, 0, log_prediction, target)
+    target, log_target = _normalized(target)
+    power = order - 1
+    ruled_out = (log_prediction == -jnp.inf) & (target > 0)
+    ratio = less(jnp.where(ruled_out, 0, target), log_target, log_prediction)
+    mean = jnp.sum(target * ratio, axis=-1, keepdims=True)
+    tilt = power * (ratio - mean)
+    close = jnp.all((jnp.abs(tilt) < 1) & ~ruled_out | (target == 0), axis=-1)
+    # A cumulant generating function over its argument: about 0, by its distance from the mean.
+    tilt = jnp.where(close[..., None] & (target > 0), tilt, 0)
+    spread = jnp.sum(
+        target * jnp.square(jnp.where(target > 0, ratio - mean, 0)) * expm1_minus_x_over_x2(tilt),
+        axis=-1,
+    )
+    near = mean[..., 0] + power * spread * log1p_over_x(jnp.square(power) * spread)
+    logs = log_target + power * ratio
+    out = jnp.where(power < 0, -jnp.inf, jnp.inf)
+    logs = jnp.where(ruled_out, out, logs)
+    divisor = jnp.where(power == 0, 1, power)
+    far = jnp.where(power == 0, jnp.inf, numerics.logsumexp(logs) / divisor)
+    return jnp.where(close, near, far)
+
+
+def _power(p: Array, q: Array, logarithm: Array, order: Any) -> Array:
+    """`q^a p^(1 - a)`, whose logarithm is only used where a power would leave the range."""
+    ordinary = (p > 1e-30) & (q > 1e-30)
+    base = jnp.where(ordinary, q, 1) / jnp.where(ordinary, p, 1)
+    powers = jnp.where(ordinary, p, 1) * jnp.power(base, order)
+    return jnp.where(ordinary, powers, jnp.exp(logarithm))
+
+
+def _alpha_terms(log_p: Array, q: Array, order: Any) -> Array:
+    """`(q^a p^(1 - a) - a q - (1 - a) p) / (a (a - 1))` where neither is 0; at least 0."""
+    p, ratio = jnp.exp(log_p), jnp.log(q) - log_p
+    tilt, rest = order * ratio, (order - 1) * ratio
+    # A divided difference of the exponential, at 0, tilt and ratio, summed where all are close.
+    close = (jnp.abs(tilt) < 1) & (jnp.abs(ratio) < 1)
+    x, y = jnp.where(close, tilt, 0), jnp.where(close, ratio, 0)
+    homogeneous, power, factor, series = jnp.ones_like(x), jnp.ones_like(y), 0.5, 0.5
+    for n in range(1, 14):
+        power = power * y
+        homogeneous = x * homogeneous + power
+        factor = factor / (n + 2)
+        series = series + factor * homogeneous
+    near = p * jnp.square(y) * series
+    # Else with the divisor that is not close to 0 taken out, and the other one inside a ratio.
+    high, divisor = order >= 0.5, jnp.where(order >= 0.5, order, order - 1)
+    small = jnp.where(high, rest, tilt)
+    weight, log_weight = jnp.where(high, q, p), jnp.where(high, jnp.log(q), log_p)
+    gentle = jnp.abs(small) < 1
+    tame = weight * ratio * exprel(jnp.where(gentle, small, 0))
+    by = jnp.where(gentle, 1, jnp.where(high, order - 1, order))
+    wild = (_power(p, q, log_weight + jnp.where(gentle, 0, small), order) - weight) / by
+    return jnp.where(close, near, (jnp.where(gentle, tame, wild) + (p - q)) / divisor)
+
+
+@jax.custom_jvp
+def _alpha_divergence(log_p: Array, q: Array, order: Any) -> Array:
+    no_p, no_q = log_p == -jnp.inf, q == 0
+    both = ~no_p & ~no_q
+    terms = _alpha_terms(jnp.where(both, log_p, 0), jnp.where(both, q, 1), order)
+    only_p = jnp.where(order > 0, jnp.exp(log_p) / jnp.where(order > 0, order, 1), jnp.inf)
+    only_q = jnp.where(order < 1, q / jnp.where(order < 1, 1 - order, 1), jnp.inf)
+    return jnp.where(both, terms, jnp.where(no_p, jnp.where(no_q, 0, only_q), only_p))
+
+
+@_alpha_divergence.defjvp
+def _alpha_divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_p, q, order), (to_log_p, to_q, to_order) = primals, tangents
+    p = jnp.exp(log_p)
+    both = (log_p != -jnp.inf) & (q != 0)
+    safe_log_p, safe_q = jnp.where(both, log_p, 0), jnp.where(both, q, 1)
+    log_q = jnp.log(safe_q)
+    ratio = log_q - safe_log_p
+    tilt, rest = order * ratio, (order - 1) * ratio
+    gentle = jnp.abs(tilt) < 1
+    tame = p * ratio * exprel(jnp.where(gentle, tilt, 0))
+    mixed = _power(p, safe_q, safe_log_p + jnp.where(gentle, 0, tilt), order)
+    wild = (mixed - p) / jnp.where(gentle, 1, order)
+    by_p = jnp.where(both, -jnp.where(gentle, tame, wild), p / jnp.where(order > 0, order, 1))
+    gentle = jnp.abs(rest) < 1
+    tame = ratio * exprel(jnp.where(gentle, rest, 0))
+    mixed = _power(p, safe_q, log_q + jnp.where(gentle, 0, rest), order) / safe_q
+    wild = (mixed - 1) / jnp.where(gentle, 1, order - 1)
+    by_q = jnp.where(both, jnp.where(gentle, tame, wild), 0)
+    _, by_order = jax.jvp(
+        lambda order: _alpha_terms(safe_log_p, safe_q, order), (order,), (to_order,)
+    )
+    return _alpha_divergence(log_p, q, order), (
+        by_p * to_log_p + by_q * to_q + jnp.where(both, by_order, 0)
+    )
+
+
+@loss(
+    nonnegative,
+    log_prediction=extended,
+    target=nonnegative_number,
+)
+def alpha_divergence(
+    log_prediction: Real[ArrayLike, "*batch classes"],
+    target: Real[ArrayLike, "*batch classes"],
+    *,
+    order: Real[ArrayLike, ""] = 0.5,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
+    **reduction: Unpack[AxisReduction],
+) -> Float[Array, "*batch"]:
+    r"""Take it to choose between covering the target (order 1) and one mode of it (order 0).
+
+    $$D_\alpha(q, p) = \sum_k \frac{q_k^\alpha p_k^{1 - \alpha} - \alpha q_k - (1 - \alpha) p_k}
+      {\alpha (\alpha - 1)}$$
+
+    Order 1 is `kl`, order 0 `reverse_kl`, exactly and with a gradient in the order; 1/2 is four
+    times the squared `hellinger`; 2 is half of Pearson's chi-squared. The terms that vanish when
+    both sum to 1 make each class count at least 0. (Amari's own parameter is $2 \alpha - 1$.)
+
+    Args:
+        log_prediction: Log-probabilities of the classes, or logarithms of amounts.
+        target: Target probabilities, or amounts, of the classes.
+        order: The order; any number.
+        mask: False takes a class out of an example (or out of all).
+
+    Returns:
+        The divergence of each example.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> alpha(jnp.log(jnp.array([0.25, 0.75])), [0.5, 0.5], order=2.0)
+        Array(0.16666667, dtype=float32)
+
+    References:
+        Amari, *Differential-Geometrical Methods in Statistics*, 1985.
+        Cressie and Read, *Multinomial Goodness-of-Fit Tests*, 1984.
+    """
+    (target,) = keep(mask, 0, target)
+    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
+    order = jnp.full_like(target, order)
+    return jnp.sum(_alpha_divergence(log_prediction, target, order), axis=-1)

@@ -1,0 +1,35 @@
+r"""Likelihood: the negative log-likelihood of what was observed, under a distribution predicted.
+
+A network predicts the parameters of a distribution; the loss is minus the logarithm of the
+density, or of the probability of a count, that it gave to the target. The target comes second,
+as everywhere; what locates the distribution comes first, its other parameters after the target,
+best given by name. All have the shape of the target, or are scalars. Losses are in nats and hold
+every constant of the density, so that those of different families can be compared; densities
+may exceed 1, so these losses may be negative.
+
+Nothing is clamped and no epsilon is added: a variance of 1e-10 counts as 1e-10. A parameter that
+has to be positive is made so by the user: `jax.nn.softplus`, or the logarithm where it is taken.
+"""
+
+# The catalogue lists the losses in this order, in which they are taught.
+# isort: off
+from jaxloss.nll._real import beta_gaussian, gaussian, laplace, student_t
+from jaxloss.nll._counts import negative_binomial, poisson
+from jaxloss.nll._positive import gamma, tweedie_deviance
+from jaxloss.nll._bounded import beta, von_mises
+from jaxloss.nll._mixtures import gaussian_mixture, mixture
+
+__all__ = [
+    "beta",
+    "beta_gaussian",
+    "gamma",
+    "gaussian",
+    "gaussian_mixture",
+    "laplace",
+    "mixture",
+    "negative_binomial",
+    "poisson",
+    "student_t",
+    "tweedie_deviance",
+    "von_mises",
+]

@@ -1,0 +1,81 @@
+"""Hints to XLA on CPU: they change the program, and no number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss as jl
+from jaxloss._core import registry
+from jaxloss import _xla
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (0, 3), (7,), (6, 10), (2, 3, 5), (3, 100), (9000,), (10007,), (4099, 3)]
+)
+def test_a_function_of_each_element_is_that_in_any_loops(shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    np.testing.assert_array_equal(
+        _xla.with_vectorizable_shape(lambda x, y: 3 * x - y, x, x), 3 * x - x
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "loops"),
+    [
+        ((6400, 10), (250, 256)),
+        ((6400, 3), (75, 256)),
+        ((63999,), (117, 547)),  # not one loop, which two cores would share unevenly
+        ((640,), (640,)),  # which one core does
+        ((64, 10), (2, 320)),
+        ((20, 10), (20, 10)),  # nothing to gain
+        ((100, 1000), (100, 1000)),
+        ((4099, 3), (12297,)),  # no divisor is of use
+    ],
+)
+def test_loops_over_the_last_axis_are_long(shape, loops):
+    assert _xla._loops(shape) == loops
+
+
+def test_a_loss_of_the_house_is_computed_in_such_loops_and_comes_back_in_shape():
+    x = jnp.ones((6400, 3))
+    program = str(jax.make_jaxpr(jl.regression.log_cosh)(x, x))
+    assert "f32[75,256] = tanh" in str(jax.make_jaxpr(jax.grad(_mean_log_cosh))(x, x))
+    assert "f32[75,256] = log1p" in program
+    assert jl.regression.log_cosh(x, x).shape == x.shape
+
+
+def _mean_log_cosh(prediction, target):
+    return jl.regression.log_cosh(prediction, target, reduction="mean")
+
+
+def test_options_that_lie_along_the_last_axis_keep_their_place():
+    logits, labels = jnp.ones((5, 3)), jnp.zeros((5, 3)).at[:, 0].set(1.0)
+    weight = jnp.asarray([2.0, 3.0, 4.0])
+    got = jl.classification.sigmoid_cross_entropy(logits, labels, positive_weight=weight)
+    each = [
+        jl.classification.sigmoid_cross_entropy(logits[:, i], labels[:, i], positive_weight=w)
+        for i, w in enumerate(weight)
+    ]
+    np.testing.assert_allclose(got, jnp.stack(each, -1), rtol=1e-6)
+
+
+def test_a_loss_of_a_user_may_hold_an_array_of_the_last_axis(monkeypatch):
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+
+    @jl.loss
+    def weighted(prediction, target):
+        return jnp.asarray([1.0, 10.0]) * (prediction - target)
+
+    np.testing.assert_array_equal(
+        jax.jit(weighted)(jnp.ones((3, 2)), jnp.zeros((3, 2)))[0], [1, 10]
+    )
+
+
+def test_small_arrays_take_no_hints():
+    for size, hinted in ((100, False), (100_000, True)):
+        x = jnp.ones((size, 1))
+        assert ("optimization_barrier" in str(jax.make_jaxpr(_xla.recompute)(x))) is hinted
+        # The one that waits for the sum asks whether it is NaN.
+        program = str(jax.make_jaxpr(jax.grad(_mean_log_cosh))(x, x))
+        assert (" ne " in program) is hinted

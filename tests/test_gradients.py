@@ -516,7 +516,7 @@ def test_an_example_without_a_gradient_is_not_divided_by_zero():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"chunk": 0}, "`chunk_size` is 0, expected"),
+        ({"chunk_size": 0}, "`chunk_size` is 0, expected"),
         ({"clip": jnp.ones(2)}, r"`clip` has shape \(2,\)"),
     ],
 )

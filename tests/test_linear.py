@@ -165,7 +165,7 @@ def test_impossible_classes_and_labels(policy):
     hidden, weight, labels = draw(4, 9)
     labels = jnp.array([0, 1, 2, 8])
     bias = jnp.zeros(9).at[jnp.array([4, 5, 6, 7])].set(-jnp.inf)
-    options = {"bias": bias, "chunk": (2, 4), "policy": policy, "label_smoothing": 0.1}
+    options = {"bias": bias, "chunk_size": (2, 4), "policy": policy, "label_smoothing": 0.1}
     ours = lambda w, y: linear.softmax_cross_entropy(hidden, w, y, **options)
     theirs = lambda w, y: plain(hidden, w, y, bias=bias, label_smoothing=0.1)
     for run in (jax.value_and_grad,):
@@ -185,7 +185,7 @@ def test_impossible_classes_and_labels(policy):
 @pytest.mark.parametrize("offset", [-1e4, 1e4])
 def test_extreme_offsets_cancel(offset, policy):
     hidden, weight, labels = draw(classes=16)
-    options = {"chunk": (4, 4), "policy": policy}
+    options = {"chunk_size": (4, 4), "policy": policy}
     bias = jnp.full(16, offset)
     got = linear.softmax_cross_entropy(hidden, weight, labels, bias=bias, **options)
     expected = plain(hidden, weight, labels)
@@ -481,9 +481,9 @@ def test_matrix_products_are_as_few_as_promised(argnums, expected):
 @pytest.mark.parametrize(
     ("options", "mebibytes"),
     [
-        ({"chunk": 128}, 2.6),  # 128 x 4096 logits, once
-        ({"chunk": (1024, 256), "policy": "least_memory"}, 2.6),
-        ({"chunk": 128, "label_smoothing": 0.1}, 10.2),
+        ({"chunk_size": 128}, 2.6),  # 128 x 4096 logits, once
+        ({"chunk_size": (1024, 256), "policy": "least_memory"}, 2.6),
+        ({"chunk_size": 128, "label_smoothing": 0.1}, 10.2),
     ],
     ids=str,
 )
@@ -515,7 +515,7 @@ def test_second_derivatives_stay_in_chunks():
             {"policy": "least_memory"},
             "2048 x 1024 at a time: 8 MiB instead of 1.02e+03",
         ),
-        ((100, 8, 50), "f4", {"chunk": 30}, "20 x 50 at a time: 0.00381 MiB instead of 0.0191"),
+        ((100, 8, 50), "f4", {"chunk_size": 30}, "20 x 50 at a time: 0.00381 MiB instead of 0.0191"),
     ],
     ids=str,
 )
@@ -545,8 +545,8 @@ def test_the_plan_says_what_is_held(shape, dtype, options, line):
         ({"z_loss": jnp.ones(2)}, ValueError, r"`z_loss` has shape \(2,\), expected a scalar"),
         ({"reduction": "avg"}, ValueError, r"`reduction` is 'avg', expected one of 'none'"),
         ({"policy": "slow"}, ValueError, r"`policy` is 'slow', expected one of 'fastest'"),
-        ({"chunk": 0}, ValueError, r"`chunk_size` is 0, expected at least 1"),
-        ({"chunk": 2.5}, TypeError, r"`chunk_size` is 2.5, expected tokens or \(tokens, classes\)"),
+        ({"chunk_size": 0}, ValueError, r"`chunk_size` is 0, expected at least 1"),
+        ({"chunk_size": 2.5}, TypeError, r"`chunk_size` is 2.5, expected tokens or \(tokens, classes\)"),
         ({"axis_name": "model"}, ValueError, r"there is no mesh axis 'model' here"),
         ({"hidden": jnp.ones((13, 6), complex)}, TypeError, r"`hidden` is complex64"),
     ],

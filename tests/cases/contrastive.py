@@ -181,7 +181,7 @@ CASES = {
     ),
     "info_nce": Case(
         info_nce,
-        options=({}, {"temperature": 0.5, "chunk": 2}, {"where": IN_SET}),
+        options=({}, {"temperature": 0.5, "chunk_size": 2}, {"where": IN_SET}),
         extremes={"query": SET, "key": SET},
         ulp=(5, 4),
         by_component=False,
@@ -191,9 +191,9 @@ CASES = {
         clip,
         options=(
             {},
-            {"temperature": 0.5, "chunk": 2},
+            {"temperature": 0.5, "chunk_size": 2},
             {"where": IN_SET},
-            {"where": IN_SET, "chunk": 2},
+            {"where": IN_SET, "chunk_size": 2},
         ),
         extremes={"left": SET, "right": SET},
         # 14 at the worst draw, a loss of 0.3: logits of 9.9, of what is no match, are entries of a
@@ -206,9 +206,9 @@ CASES = {
         siglip,
         options=(
             {},
-            {"temperature": 0.5, "bias": -1.0, "chunk": 2},
+            {"temperature": 0.5, "bias": -1.0, "chunk_size": 2},
             {"where": IN_SET},
-            {"where": IN_SET, "chunk": 2},
+            {"where": IN_SET, "chunk_size": 2},
         ),
         extremes={"left": SET, "right": SET},
         ulp=(4, 5),
@@ -216,7 +216,7 @@ CASES = {
     ),
     "nt_xent": Case(
         nt_xent,
-        options=({}, {"temperature": 0.5, "chunk": 2}, {"where": IN_SET}),
+        options=({}, {"temperature": 0.5, "chunk_size": 2}, {"where": IN_SET}),
         extremes={"embeddings": SET},
         ulp=(4, 5),
         by_component=False,

@@ -223,7 +223,7 @@ CASES = {
         by_component=False,
         conditioned=True,
     ),
-    "alpha": Case(
+    "alpha_divergence": Case(
         alpha,
         ({}, {"order": 1}, {"order": 0}, {"order": 2.0}, {"order": -1.0}, {"mask": MASK}),
         LOGS | {"target": positive},

@@ -35,7 +35,7 @@ def log_cosh(prediction, target):
     return log(cosh(error)) if error < 300 else error - log(0 * error + 2)
 
 
-def quantile(prediction, target, level=0.5):
+def pinball(prediction, target, level=0.5):
     error = prediction - target
     return max((1 - level) * error, -level * error)
 
@@ -43,7 +43,7 @@ def quantile(prediction, target, level=0.5):
 def quantiles(prediction, target, level=None):
     count = len(prediction)
     level = [(k + 0.5) / count for k in range(count)] if level is None else level
-    each = [quantile(p, target, q) for p, q in zip(prediction, level, strict=True)]
+    each = [pinball(p, target, q) for p, q in zip(prediction, level, strict=True)]
     return sum(each) / count
 
 
@@ -93,7 +93,7 @@ CASES = {
     "smooth_l1": Case(smooth_l1, options=({}, {"beta": 0.4}, {"beta": 0})),
     "pseudo_huber": Case(pseudo_huber, options=({}, {"delta": 0.4})),
     "log_cosh": Case(log_cosh),
-    "quantile": Case(quantile, options=({}, {"level": 0.9}, {"level": Batched(levels)})),
+    "pinball": Case(pinball, options=({}, {"level": 0.9}, {"level": Batched(levels)})),
     "expectile": Case(expectile, options=({}, {"level": 0.9}, {"level": Batched(levels)})),
     "epsilon_insensitive": Case(epsilon_insensitive, options=({}, {"epsilon": 0.5})),
     "squared_epsilon_insensitive": Case(

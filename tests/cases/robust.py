@@ -89,7 +89,7 @@ CASES = {
     "geman_mcclure": Case(geman_mcclure, SCALES),
     "welsch": Case(welsch, SCALES[:2], extremes=ERRORS, conditioned=with_a_target),
     "tukey": Case(tukey, SCALES[:2], extremes=ERRORS, conditioned=with_a_target),
-    "general": Case(
+    "barron": Case(
         general,
         (
             {},

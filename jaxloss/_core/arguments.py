@@ -166,7 +166,7 @@ def check_options(
         if name not in arrays:
             domain = spec.array_specs[name][0].domain
             if not domain.test(value, {**given, **sizes})[0]:
-                raise _out_of_range(spec.name, name, domain, repr(value), {**given, **sizes})
+                raise _out_of_range(spec.name, name, domain, str(value), {**given, **sizes})
         elif not (forms[name].batched or forms[name].kind == "Bool") and _is_known(arrays[name]):
             _check_values(spec.name, name, forms[name].domain, arrays[name], {**given, **sizes})
 

@@ -44,13 +44,13 @@ def _misuse(spec: LossSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     if unknown:
         word = unknown[0]
         advice = keyword_advice(spec, word, kwargs[word])
-        near = [] if advice else difflib.get_close_matches(word, names, n=1)
-        advice = f"Did you mean `{near[0]}`?" if near else advice
-        return " ".join(filter(None, (f"{spec.name}: there is no `{word}`.", advice, takes)))
-    if len(args) > len(spec.data):
-        option, value = next(iter(names[len(spec.data) :])), args[len(spec.data)]
+        if not advice and (near := difflib.get_close_matches(word, names, n=1)):
+            advice = f"Did you mean `{near[0]}`?"
+        return f"{spec.name}: it has no argument `{word}`. {advice}{' ' * bool(advice)}{takes}"
+    count = len(spec.data)
+    if len(args) > count:
+        option, value = names[count], args[count]
         written = repr(value) if isinstance(value, bool | int | float | str) else "..."
-        count = f"{len(spec.data)} positional argument{'s' * (len(spec.data) != 1)}"
         return (
             f"{spec.name}: {len(args)} positional arguments were given, but it takes {count}. "
             f"Options are given by name: write `{option}={written}`. {takes}"
@@ -58,8 +58,8 @@ def _misuse(spec: LossSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     twice = [name for name in spec.data[: len(args)] if name in kwargs]
     if twice:
         return f"{spec.name}: `{twice[0]}` is given by position and by name. {takes}"
-    missing = [n for n in names if n not in spec.defaults and n not in kwargs]
-    return f"{spec.name}: missing `{missing[len(args)]}`. {takes}"
+    missing = [n for n in names[len(args) :] if n not in spec.defaults and n not in kwargs]
+    return f"{spec.name}: missing {' and '.join(f'`{name}`' for name in missing)}. {takes}"
 
 
 def to_arrays(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,11 +104,12 @@ def as_array(fun_name: str, name: str, value: Any) -> Any:
         # A list that holds traced arrays is an object to NumPy, and an array to JAX.
         array = jnp.asarray(value) if array.dtype == object else array
     except (TypeError, ValueError, OverflowError) as error:
-        message = (
-            f"{fun_name}: `{name}` is a {type(value).__name__} that cannot be made an array "
-            f"({error}). Give an array, a number, or a list of numbers."
-        )
-        raise TypeError(message) from None
+        came = "None" if value is None else f"a {type(value).__name__}"
+        reason = f" ({str(error).rstrip('.')})" if isinstance(value, list | tuple | int) else ""
+        raise TypeError(
+            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. Give an array, "
+            f"a number, or a list of numbers."
+        ) from None
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
             f"{fun_name}: `{name}` is a masked array, whose mask would be lost. Write "

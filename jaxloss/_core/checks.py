@@ -162,7 +162,7 @@ def are_on() -> bool:
 
 def sizes_of(domain: Domain, context: Mapping[str, Any]) -> str:
     """The sizes of the axes that the meaning of a domain mentions, in brackets."""
-    words = domain.meaning.split()
+    words = set(domain.meaning.split()) - {"axis"}  # which is an argument, not the name of an axis
     sizes = [f"{n} = {size}" for n, size in context.items() if n in words and type(size) is int]
     return f" ({', '.join(sizes)})" if sizes else ""
 
@@ -208,7 +208,7 @@ def check(
     def text(index: Any, value: Any = None) -> str:
         # NumPy arrays are looked up there: as constants of a program they would be narrowed.
         value = shown.reshape(-1)[int(index)] if isinstance(shown, np.ndarray) else value
-        return f"{message}{np.asarray(value)}{place.format(index=index)}"
+        return f"{message}{np.asarray(value)!s}{place.format(index=index)}"
 
     if not isinstance(fine, Tracer):
         if not fine:

@@ -31,7 +31,7 @@ from jaxloss._core.checks import are_on, check, check_arguments
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._core.registry import register
 from jaxloss._core.spec import LossSpec
-from jaxloss._core.typing import ArrayLike, ArrayType
+from jaxloss._core.typing import ArrayLike
 from jaxloss._memory.deferred import DeferredRows, materialize
 from jaxloss._xla import fits_in_cache
 from jaxloss.domains import Domain, finite
@@ -103,11 +103,10 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     """One call, from what the caller gave to the loss."""
     # Names, shapes and dtypes.
     came, layout = to_arrays(spec, given), None
-    if given.get("axis", -1) != -1:
-        came, layout = shapes.move_axis(spec, came, given["axis"])
-    types = tuple(
-        ArrayType(n, x.shape, x.dtype, isinstance(given[n], ARRAYS)) for n, x in came.items()
-    )
+    axis = given.get("axis", -1)
+    if not isinstance(axis, int) or axis != -1:
+        came, layout = shapes.move_axis(spec, came, axis)
+    types = tuple((n, x.shape, x.dtype, isinstance(given[n], ARRAYS)) for n, x in came.items())
     batch, sizes, forms, dtype = shapes.plan(spec, types, jnp.result_type(float), layout)
     check_options(spec, given, came, sizes, forms)
     arrays = {n: convert(spec, n, x, forms[n], batch, dtype) for n, x in came.items()}

@@ -147,7 +147,7 @@ def keyword_advice(spec: LossSpec, word: str, value: Any) -> str:
             return f"Write `{name}=`."
     for place, words in enumerate((_FIRST, _SECOND)):
         if word in words and place < len(spec.data):
-            return f"Its place is `{spec.data[place]}`, the {('first', 'second')[place]} argument."
+            return f"Write `{spec.data[place]}`, which comes {('first', 'second')[place]}."
     if word in ("ignore_index", "ignore_class") and len(spec.data) > 1:
         return f"Write `where={spec.data[1]} != {value!r}`."
     if word == "from_logits":
@@ -157,12 +157,13 @@ def keyword_advice(spec: LossSpec, word: str, value: Any) -> str:
 
 def _from_logits(spec: LossSpec, value: Any) -> str:
     """The loss of the same labels that takes logits, or the one that takes probabilities."""
-    takes_logits = "logits" in spec.data
-    if takes_logits == bool(value):
-        return f"`{spec.data[0]}` are always {'logits' if takes_logits else 'as named'}."
-    one_class_axis = "axis" in spec.common_kwargs
-    if value:
-        other = "softmax_cross_entropy" if one_class_axis else "sigmoid_cross_entropy"
-        return f"`jaxloss.classification.{other}` takes logits."
-    other = "categorical_cross_entropy" if one_class_axis else "binary_cross_entropy"
-    return f"`jaxloss.classification.{other}` takes probabilities."
+    first = spec.data[0]
+    if first not in ("logits", "probabilities", "log_probabilities"):
+        return ""
+    if (first == "logits") == bool(value):
+        return f"Its first argument is `{first}`: leave it out."
+    kind = "softmax_" if "axis" in spec.common_kwargs else "sigmoid_"
+    if not value:
+        kind = "categorical_" if "axis" in spec.common_kwargs else "binary_"
+    takes = "logits" if value else "probabilities"
+    return f"`jaxloss.classification.{kind}cross_entropy` takes {takes}."

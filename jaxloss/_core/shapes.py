@@ -34,9 +34,23 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def plan(
-    spec: LossSpec, types: tuple[ArrayType, ...], default: Any, layout: Layout | None = None
+    spec: LossSpec,
+    arguments: tuple[tuple[str, Shape, Any, bool], ...],
+    default: Any,
+    layout: Layout | None = None,
 ) -> Plan:
-    """Finds the batch, the sizes of the named axes, the form of each array, and the dtype."""
+    """Finds the batch, the sizes of the named axes, the form of each array, and the dtype.
+
+    Args:
+        spec: The loss.
+        arguments: The fields of an `ArrayType` for each array.
+        default: The dtype of numbers and lists.
+        layout: Where the caller has the event axis, if not last.
+
+    Returns:
+        The plan.
+    """
+    types = tuple(ArrayType(*argument) for argument in arguments)
     batch, leader = _batch(spec, types)
     sizes: dict[str, Any] = {}
     forms: dict[str, ArraySpec] = {}

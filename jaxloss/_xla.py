@@ -90,10 +90,21 @@ def _vectorizable_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (size // length, length) if length else (size,)
 
 
-def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> Array:
-    """Evaluates an elementwise function of arrays of one shape, on CPU in loops that vectorize.
+@functools.lru_cache(maxsize=1024)
+def _in_shape(
+    function: Callable[..., Array], shape: tuple[int, ...], better: tuple[int, ...]
+) -> Callable[..., Array]:
+    """The function of arrays in another shape: one object, so that eager calls compile once."""
+    return lambda *arrays: function(*(x.reshape(better) if x.ndim else x for x in arrays)).reshape(
+        shape
+    )
 
-    Arrays that may be divided over devices keep their shape.
+
+def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> Array:
+    """Evaluates an elementwise function, on CPU in loops that vectorize.
+
+    The arrays have the shape of the first, or are scalars. Arrays that may be divided over devices
+    keep their shape. An eager call compiles once for each function, so give the same object again.
     """
     shape = arrays[0].shape
     if not _is_static(shape) or not _is_local(arrays):
@@ -101,8 +112,5 @@ def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> A
     better = _vectorizable_shape(shape)
     if better == shape:
         return function(*arrays)
-
-    def reshaped(*arrays: Array) -> Array:
-        return function(*(x.reshape(better) for x in arrays)).reshape(shape)
-
+    reshaped = _in_shape(function, shape, better)
     return lax.platform_dependent(*arrays, cpu=reshaped, default=function)

@@ -107,8 +107,8 @@ def as_array(fun_name: str, name: str, value: Any) -> Any:
         came = "None" if value is None else f"a {type(value).__name__}"
         reason = f" ({str(error).rstrip('.')})" if isinstance(value, list | tuple | int) else ""
         raise TypeError(
-            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. Give an array, "
-            f"a number, or a list of numbers."
+            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. "
+            f"Give an array, a number, or a list of numbers."
         ) from None
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(

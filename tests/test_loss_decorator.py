@@ -325,6 +325,11 @@ def test_a_third_eager_call_compiles_nothing(forms, call):
         jax.monitoring.clear_event_listeners()
 
 
+def test_lists_of_traced_numbers_are_arrays(forms):
+    got = jax.jit(forms["plain"])([1.0, 2.0], [2.0, jnp.float32(4)])
+    np.testing.assert_array_equal(got, [1.0, 8.0])
+
+
 def test_memory_order_and_width_of_numpy_arrays_do_not_matter(forms):
     prediction, target = draw(2, 3), draw(2, 3)
     expected = forms["elementwise"](prediction, target)

@@ -100,15 +100,13 @@ def check_choice(fun_name: str, name: str, given: Any, choices: tuple[Any, ...])
 def as_array(fun_name: str, name: str, value: Any) -> Any:
     """A NumPy or JAX array of numbers that JAX can hold."""
     try:
-        array = np.asarray(value) if not isinstance(value, jax.Array) else value
-        # A list that holds traced arrays is an object to NumPy, and an array to JAX.
-        array = jnp.asarray(value) if array.dtype == object else array
+        array = _array_of(value)
     except (TypeError, ValueError, OverflowError) as error:
         came = "None" if value is None else f"a {type(value).__name__}"
         reason = f" ({str(error).rstrip('.')})" if isinstance(value, list | tuple | int) else ""
         raise TypeError(
-            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. Give an array, "
-            f"a number, or a list of numbers."
+            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. "
+            f"Give an array, a number, or a list of numbers."
         ) from None
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
@@ -122,6 +120,17 @@ def as_array(fun_name: str, name: str, value: Any) -> Any:
         message = f"{fun_name}: `{name}` holds text or dates ({array.dtype}), expected numbers."
         raise TypeError(message)
     return array if array.dtype == held and array.dtype.isnative else array.astype(held)
+
+
+def _array_of(value: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:  # of a list that holds traced numbers
+        return jnp.asarray(value)
+    # A list that holds traced arrays is an object to NumPy, and an array to JAX.
+    return jnp.asarray(value) if array.dtype == object else array
 
 
 @functools.lru_cache(maxsize=256)

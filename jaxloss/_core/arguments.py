@@ -22,7 +22,16 @@ from jaxloss._core.spec import ArraySpec, LossSpec
 from jaxloss._core.typing import Shape
 from jaxloss.domains import Domain
 
-__all__ = ["ARRAYS", "as_array", "bind", "check_choice", "check_options", "convert", "to_arrays"]
+__all__ = [
+    "ARRAYS",
+    "as_array",
+    "bind",
+    "check_choice",
+    "check_options",
+    "convert",
+    "option",
+    "to_arrays",
+]
 
 ARRAYS = (jax.Array, np.ndarray)
 
@@ -155,6 +164,11 @@ def convert(spec: LossSpec, name: str, x: Any, form: ArraySpec, batch: Shape, dt
         x = jnp.asarray(x).astype(dtype)
     stretches = x.ndim == 0 and form.batched and not form.event and batch
     return jnp.broadcast_to(x, batch) if stretches else x
+
+
+def option(spec: LossSpec, name: str, value: Any) -> Any:
+    """The option that the body sees: a number is a float, as JVP rules need a tangent of it."""
+    return float(value) if name in spec.numeric_options and type(value) is int else value
 
 
 def check_options(

@@ -24,9 +24,10 @@ def map_chunks(function: Callable[[Any, Any], Any], how: Split, shared: Any, row
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_chunk(shared: Any, rows: Any) -> Any:
-        return function(jax.tree.map(lambda x, dtype: x.astype(dtype), shared, dtypes), rows)
+        shared = jax.tree.map(lambda x, d: x.astype(d) if is_floating(x) else x, shared, dtypes)
+        return function(shared, rows)
 
-    chunks = jax.tree.map(lambda x: to_scan(x, how), rows)
+    chunks = jax.tree.map(lambda x: to_scan(x, how, "first"), rows)
     _, found = lax.scan(lambda _, rows: (None, of_chunk(shared, rows)), None, chunks)
     return jax.tree.map(lambda x: from_scan(x, how), found)
 

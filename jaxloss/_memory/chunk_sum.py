@@ -132,7 +132,7 @@ def _loop(
     how: Split, of_chunk: Callable[..., Any], sums: Any, shared: Shared, rows: Rows
 ) -> tuple[Array, Any, Any]:
     """Adds up `of_chunk(sums, shared, rows, real) -> (total, sums, results a row)` over chunks."""
-    parts = jax.tree.map(lambda x: split_strided(x, how), (rows, real_rows(how)))
+    parts = jax.tree.map(lambda x: split_strided(x, how, "first"), rows), real_rows(how)
 
     def at(sums: Any, j: Any) -> Any:
         return of_chunk(sums, shared, *take_chunk(parts, j))
@@ -147,7 +147,9 @@ def _loop(
     def start(sums: Any) -> Any:
         total, _, found = at(sums, 0)
         every = (how.size, how.chunks)
-        return total, jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], every + x.shape[1:]), found)
+        return total, jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:, None], every + x.shape[1:]), found
+        )
 
     def step(carry: Any, j: Array) -> Any:
         total, sums, collected = carry
@@ -215,7 +217,9 @@ def _sum_and_grads(
         value, aux, found, of_rows = value_and_grad(*chunk, wanted)
         stored = [
             _store(g, x.dtype) if m else None
-            for g, x, m in zip(rows_tree.flatten_up_to(of_rows), row_leaves, moves[count:], strict=True)
+            for g, x, m in zip(
+                rows_tree.flatten_up_to(of_rows), row_leaves, moves[count:], strict=True
+            )
         ]
         return value, shared_tree.flatten_up_to(found), (aux, stored)
 

@@ -4,7 +4,7 @@ Chunk j of k consists of the rows j, j + k, j + 2k ... If the rows lie in blocks
 each device then has its part of every chunk. A chunk of adjacent rows would lie on one device.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxloss._memory.mesh import is_unsharded, pcast_varying, shards, vma
+
+
+Fill = Literal["zeros", "first"]
 
 
 class Split(NamedTuple):
@@ -81,26 +84,30 @@ def check_chunk_size(fun_name: str, chunk_size: Any, name: str = "chunk_size") -
         message = f"{fun_name}: `{name}` is {chunk_size!r}, expected a number of rows or None."
         raise TypeError(message)
     if chunk_size < 1:
-        raise ValueError(f"{fun_name}: `{name}` is {chunk_size}, expected at least 1 row at a time.")
+        raise ValueError(
+            f"{fun_name}: `{name}` is {chunk_size}, expected at least 1 row at a time."
+        )
     return int(chunk_size)
 
 
-def split_strided(x: Array, how: Split) -> Array:
-    """Brings the rows into the form (size, chunks, ...), of which [:, j] is chunk j."""
+def split_strided(x: Array, how: Split, fill: Fill = "zeros") -> Array:
+    """Brings the rows into the form (size, chunks, ...), of which [:, j] is chunk j.
+
+    The padding holds zeros, or copies of the first row of each shard. A function of rows is defined
+    for the latter, if it is for the first row.
+    """
     of_row = x.shape[1:]
     if how.is_padded:
         rows, size = how.rows // how.shards, how.size // how.shards  # of a shard
-        x = _pad(x.reshape(how.shards, rows, *of_row), size * how.chunks - rows)
+        x = _pad(x.reshape(how.shards, rows, *of_row), size * how.chunks - rows, fill)
         x = x.reshape(how.shards, size, how.chunks, *of_row)
     return x.reshape(how.size, how.chunks, *of_row)
 
 
-def _pad(x: Array, count: int) -> Array:
-    """Appends copies of the first row of each shard: a function that takes rows takes them too."""
-    if x.shape[1] == 0:
-        return jnp.zeros((x.shape[0], count, *x.shape[2:]), x.dtype)
-    copies = jnp.broadcast_to(x[:, :1], (x.shape[0], count, *x.shape[2:]))
-    return jnp.concatenate([x, copies], axis=1)
+def _pad(x: Array, count: int, fill: Fill) -> Array:
+    shape = (x.shape[0], count, *x.shape[2:])
+    more = jnp.broadcast_to(x[:, :1], shape) if fill == "first" else jnp.zeros(shape, x.dtype)
+    return jnp.concatenate([x, more], axis=1)
 
 
 def real_rows(how: Split) -> Array | None:
@@ -122,10 +129,10 @@ def merge_strided(x: Array, how: Split) -> Array:
     return x.reshape(how.rows, *of_row)
 
 
-def to_scan(x: Array, how: Split) -> Array:
+def to_scan(x: Array, how: Split, fill: Fill = "zeros") -> Array:
     """Brings the rows into the form (chunks, size, ...) for a scan; in place if none is sharded."""
     if how.is_padded or not is_unsharded(x):
-        return jnp.moveaxis(split_strided(x, how), 1, 0)
+        return jnp.moveaxis(split_strided(x, how, fill), 1, 0)
     return x.reshape(how.chunks, how.size, *x.shape[1:])
 
 

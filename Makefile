@@ -62,9 +62,10 @@ format: .venv/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-readme: .venv/.dev ## write the table and the picture of losses of README.md from the catalogue
-	$(BIN)/python docs/images/make.py
-	PYTHONPATH=tests $(BIN)/python tests/test_readme.py
+readme: .venv/.dev ## write what is generated: tables and picture of README.md, docs/coming_from*
+	$(BIN)/python -m tools.poster
+	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.coming_from
 
 docs: .venv/.dev ## build/site: the documentation, strictly; what is undocumented fails
 	$(BIN)/python docs/build.py

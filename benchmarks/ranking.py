@@ -44,7 +44,7 @@ def compare(name, data, rounds):
     for chunk in (None, 1024, 128):
         label = f"`{name}`" + (f", chunk {chunk}" if chunk else "")
         functions[label] = lambda s, y, chunk_size=chunk: getattr(ranking, name)(
-            s, y, chunk_size=chunk
+            s, y, chunk_size=chunk_size
         )
     if name == "pairwise_squared_error":  # linear: chunks change nothing
         functions = dict(list(functions.items())[:2])

@@ -51,9 +51,11 @@ slow: .venv/.dev ## its slow tier: every option, every law, accuracy in ULP, tra
 suite: .venv/.dev ## both tiers at once: sooner than one after the other
 	$(BIN)/$(PYTEST)
 
-lint: .venv/.dev ## ruff, and its formatting
+lint: .venv/.dev ## ruff, its formatting, spelling, and the words that may not be used
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python tools/words.py
 
 types: .venv/.dev ## pyright
 	$(BIN)/pyright

@@ -31,7 +31,7 @@ from jaxloss.plot import _sections, _svg
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPOSITORY = "https://github.com/jaxloss/jaxloss/blob/main"
-EXTENSION = "runtime.py"
+EXTENSION, PICTURES = "runtime.py", "pictures"
 
 
 class Page(NamedTuple):
@@ -89,6 +89,19 @@ def loss_cell(info: LossInfo) -> str:
     line = _sections.line(info)
     drawn = _svg.picture(line) if line else ""
     return f"#### [`{short(info)}`]({short(info)}.md)\n\n{drawn}\n\n{info.summary}"
+
+
+def pictures() -> dict[str, str]:
+    """For the page of each loss value and gradient along a line through its inputs."""
+    found = {}
+    for info in jl.catalogue.losses():
+        line = _sections.line(info) if info.family else None
+        if line is not None:
+            drawn = _svg.picture(line, 420, 190)
+            caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
+            text = f'<div class="loss-picture">{drawn}<small>{caption}</small></div>\n'
+            found[f"{info.name}.html"] = text
+    return found
 
 
 def grid(cells: Iterable[str]) -> str:
@@ -186,7 +199,7 @@ def notebook_pages() -> Iterator[Page]:
     found, cells = [], []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text, pictures = converted(path)
-        name, first = re.match(r"# (.*)\n\n(.*?)\n\n", text, re.DOTALL).groups()
+        name, first = re.match(r"# ([^\n]*)\n\n(.*?)\n\n", text, re.DOTALL).groups()
         shown = f"![A picture of the notebook]({next(iter(pictures))})" if pictures else ""
         cells.append(f"#### [{name}]({path.stem}.md)\n\n{shown}\n\n{first}")
         page = f"notebooks/{path.stem}.md"
@@ -216,7 +229,7 @@ def with_formulas(table: re.Match[str]) -> str:
 
 
 # The pages written by hand or by tools, in the order of the navigation.
-SLIDER = "<!-- slider -->"
+SLIDER, VERSION = "<!-- slider -->", "<!-- version -->"
 BEGINNING = ("index.md", "tutorial.md")
 COMING_FROM = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
 PRACTICE = ("optax.md", "meshes.md", "accuracy.md")
@@ -226,6 +239,7 @@ def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Pa
     """A page that is in the repository as it is shown."""
     text = path.read_text()
     title = title or re.search(r"^# (.*)", text, re.MULTILINE)[1]
+    text = text.replace(VERSION, jl.__version__)
     if SLIDER in text:
         over = {"alpha": np.linspace(-2.0, 2.0, 17)}
         text = text.replace(SLIDER, jl.plot.slider(jl.robust.barron, over, x=(-5.0, 5.0)).html)
@@ -298,6 +312,9 @@ def main(target: pathlib.Path = ROOT / "build") -> None:
     for folder in ("katex", "assets", "images"):
         shutil.copytree(ROOT / "docs" / folder, target / "docs" / folder)
     shutil.copy(ROOT / "docs" / EXTENSION, target)
+    (target / PICTURES).mkdir()
+    for name, text in pictures().items():
+        (target / PICTURES / name).write_text(text)
     listed = list(pages())
     for page in listed:
         file = target / "docs" / page.path

@@ -6,6 +6,7 @@ knows: links to other losses, the picture of value and gradient, and the tested 
 """
 
 import inspect
+import pathlib
 import re
 import textwrap
 from typing import Any
@@ -14,8 +15,8 @@ import griffe
 
 import jaxloss as jl
 from jaxloss.catalogue import LossInfo
-from jaxloss.plot import _sections, _svg
 
+PICTURES = pathlib.Path("pictures")  # beside the configuration of the site
 NAME = re.compile(r"(?<!\[)`([\w.]+)`")  # of something, in backticks, and not in a link
 MODULES = r"\b(?:typing|collections\.abc|jaxloss(?:\.\w+)*|jax(?:lib)?(?:\.\w+)*|numpy)\."
 
@@ -108,13 +109,9 @@ def facts(info: LossInfo) -> str:
 
 
 def picture(info: LossInfo) -> str:
-    """Value and gradient of a loss along a line through its inputs."""
-    line = _sections.line(info)
-    if line is None:
-        return ""
-    caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
-    drawn = _svg.picture(line, 420, 190)
-    return f'<div class="loss-picture">{drawn}<small>{caption}</small></div>\n'
+    """The picture of a loss, which `build.py` has drawn; empty if there is none."""
+    drawn = PICTURES / f"{info.name}.html"
+    return drawn.read_text() if drawn.exists() else ""
 
 
 def linked(text: str, info: LossInfo | None = None) -> str:

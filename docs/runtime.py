@@ -24,7 +24,7 @@ MODULES = r"\b(?:typing|collections\.abc|jaxloss(?:\.\w+)*|jax(?:lib)?(?:\.\w+)*
 class Runtime(griffe.Extension):
     """Replaces what griffe has found by what `inspect` finds at run time."""
 
-    def on_function_instance(self, *, node: Any, func: griffe.Function, **kwargs: Any) -> None:
+    def on_function_instance(self, *, node: Any, func: griffe.Function, **_: Any) -> None:
         """Signature and docstring of a function."""
         function = getattr(node.parent.obj, node.name)
         spec = inspect.signature(function)
@@ -35,12 +35,12 @@ class Runtime(griffe.Extension):
             text = inspect.getdoc(function)
             func.docstring.value = sections(loss_text(info, text) if info else linked(text))
 
-    def on_class_instance(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
         """Docstring of a class."""
         if cls.docstring:
             cls.docstring.value = sections(linked(cls.docstring.value))
 
-    def on_module_instance(self, *, mod: griffe.Module, **kwargs: Any) -> None:
+    def on_module_instance(self, *, mod: griffe.Module, **_: Any) -> None:
         """Docstring of a module."""
         if mod.docstring:
             mod.docstring.value = sections(linked(mod.docstring.value))

@@ -78,7 +78,7 @@ def exp_minus_line(x):
     return jnp.where(small, near**2 / 2 * series, jnp.expm1(jnp.where(small, 1, x)) - x)
 
 
-exp_minus_line.defjvps(lambda x_dot, value, x: jnp.expm1(x) * x_dot)
+exp_minus_line.defjvps(lambda x_dot, _, x: jnp.expm1(x) * x_dot)
 
 
 def relative_error(values):

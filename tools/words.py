@@ -76,7 +76,8 @@ def files() -> Iterator[pathlib.Path]:
     yield from (ROOT / name for name in FILES)
     for place in PLACES:
         for path in sorted((ROOT / place).rglob("*")):
-            hidden = any(part.startswith((".", "__")) for part in path.relative_to(ROOT).parts[1:-1])
+            folders = path.relative_to(ROOT / place).parent.parts
+            hidden = any(folder.startswith((".", "__")) for folder in folders)
             if path.is_file() and path.suffix in KINDS and path.name not in SKIPPED and not hidden:
                 yield path
 

@@ -7,6 +7,7 @@ public name without a docstring, or a link without a target, stops the build.
 """
 
 import importlib
+import importlib.util
 import inspect
 import itertools
 import json
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ import nbformat
 import numpy as np
 
 import jaxloss as jl
+from jaxloss._core import peer_names
 from jaxloss.catalogue import LossInfo, _choose
 from jaxloss.catalogue._advice import RETURNS, TASKS, TROUBLES
 from jaxloss.plot import _sections, _svg
@@ -66,7 +69,14 @@ def loss_pages() -> Iterator[Page]:
         yield Page(place, heading(family), f"losses/{family}/index.md", "\n\n".join(text))
         for info in group:
             page = f"losses/{family}/{short(info)}.md"
-            yield Page(place, short(info), page, f"::: jaxloss.{info.name}\n")
+            yield Page(place, short(info), page, loss_page(info))
+
+
+def loss_page(info: LossInfo) -> str:
+    """The page of a loss, by mkdocstrings; long names break behind a dot."""
+    title = f"jaxloss.<wbr>{info.name.replace('.', '.<wbr>')}"
+    options = f"heading: {json.dumps(title)}\n      toc_label: {short(info)}"
+    return f"::: jaxloss.{info.name}\n    options:\n      {options}\n"
 
 
 def title(family: str) -> str:
@@ -99,7 +109,8 @@ def pictures() -> dict[str, str]:
         if line is not None:
             drawn = _svg.picture(line, 420, 190)
             caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
-            text = f'<div class="loss-picture">{drawn}<small>{caption}</small></div>\n'
+            inside = f"{drawn}<small>{caption}</small>"
+            text = f'<div class="loss-picture" data-search-exclude>{inside}</div>\n'
             found[f"{info.name}.html"] = text
     return found
 
@@ -194,6 +205,37 @@ def choice_cell(choice: _choose.Choice) -> str:
     )
 
 
+def names_page() -> Page:
+    """What losses of other libraries are called here."""
+    by_loss: dict[str, list[str]] = {}
+    for name, path in peer_names.LOSSES.items():
+        by_loss.setdefault(path, []).append(f"`{name}`")
+    rows = [(", ".join(names), path) for path, names in by_loss.items()]
+    parts = [names_table(rows)]
+    for title, entries in tomllib.loads((ROOT / "docs" / "names.toml").read_text()).items():
+        present = [(name, path) for name, path in entries.items() if in_package(path)]
+        if present:
+            parts += [f"## {title}", names_table(present)]
+    page = copied(ROOT / "docs" / "names.md", "names.md")
+    return page._replace(text=page.text.replace("<!-- losses -->", "\n\n".join(parts)))
+
+
+def in_package(path: str) -> bool:
+    """Whether the family of a name is in the package; if it is, the name must be in it."""
+    family, _, name = path.partition(".")
+    if importlib.util.find_spec(f"jaxloss.{family}") is None:
+        return False
+    if not hasattr(importlib.import_module(f"jaxloss.{family}"), name):
+        raise SystemExit(f"docs: docs/names.toml names jaxloss.{path}, which does not exist.")
+    return True
+
+
+def names_table(rows: list[tuple[str, str]]) -> str:
+    """Names elsewhere, and links to what they are here."""
+    lines = [f"| {names} | [`jl.{path}`][jaxloss.{path}] |" for names, path in rows]
+    return "\n".join(["| elsewhere | in jaxloss |", "| --- | --- |", *lines])
+
+
 def notebook_pages() -> Iterator[Page]:
     """An index of the executed notebooks, and a page for each; their pictures become files."""
     found, cells = [], []
@@ -277,6 +319,7 @@ def pages() -> Iterator[Page]:
     for peer in COMING_FROM:
         name = f"coming_from/{peer}.md"
         yield copied(docs / name, name, "Coming from", title=peer)
+    yield names_page()._replace(sections=("Coming from",))
     for name in PRACTICE:
         yield copied(docs / name, name, "Practice")
     for path in sorted((ROOT / "benchmarks").glob("*.md")):
@@ -306,6 +349,27 @@ def without_formulas(file: pathlib.Path) -> None:
     file.write_text(json.dumps(index))
 
 
+def for_models(listed: list[Page]) -> dict[str, str]:
+    """The files llms.txt, a list of the pages, and llms-full.txt, their text."""
+    parts = [f"# jaxloss\n\n> {documented('jaxloss').partition(chr(10))[0]}"]
+    for section, group in itertools.groupby(listed, lambda page: (*page.sections, "Start")[0]):
+        lines = [f"- [{p.title}]({p.path.removesuffix('.md')}.html)" for p in group]
+        parts.append(f"## {section}\n\n" + "\n".join(lines))
+    full = "\n\n".join(re.sub(r"<svg.*?</svg>", "", page.text, flags=re.DOTALL) for page in listed)
+    full = re.sub(r"^::: (\S+)\n(?: {4}.*\n?)*", in_full, full, flags=re.MULTILINE)
+    return {"llms.txt": "\n\n".join(parts) + "\n", "llms-full.txt": full}
+
+
+def in_full(directive: re.Match[str]) -> str:
+    """Signature and docstring in place of what mkdocstrings would show."""
+    module, _, name = directive[1].rpartition(".")
+    thing = getattr(importlib.import_module(module), name) if module else jl
+    text = documented(directive[1], thing)
+    if not inspect.isroutine(thing):
+        return f"`{directive[1]}`\n\n{text}\n"
+    return f"```python\n{directive[1]}{inspect.signature(thing)}\n```\n\n{text}\n"
+
+
 def main(target: pathlib.Path = ROOT / "build") -> None:
     """Writes the sources of the site to `target/docs` and builds it to `target/site`."""
     shutil.rmtree(target, ignore_errors=True)
@@ -328,6 +392,8 @@ def main(target: pathlib.Path = ROOT / "build") -> None:
     if subprocess.run(command, cwd=target).returncode:
         raise SystemExit("docs: the strict build failed; the first lines above say where.")
     without_formulas(target / "site" / "search.json")
+    for name, text in for_models(listed).items():
+        (target / "site" / name).write_text(text)
     print(f"docs: {len(listed)} pages in {target / 'site'}")
 
 

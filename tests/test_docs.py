@@ -166,9 +166,29 @@ def test_navigation_nests_the_sections(build):
     )
 
 
+def test_names_elsewhere_lead_to_what_is_in_the_package(build):
+    text = build.names_page().text
+    assert "| `huber_loss`, `HuberLoss`, `Huber` | [`jl.regression.huber`]" in text
+    assert build.in_package("regression.huber")
+    assert not build.in_package("not_yet.anything")
+    with pytest.raises(SystemExit, match=r"jaxloss\.regression\.hubber, which does not exist"):
+        build.in_package("regression.hubber")
+
+
+def test_models_get_every_page_with_docstrings_in_place_of_directives(build):
+    pages = [
+        build.Page((), "jaxloss", "index.md", "# jaxloss\n"),
+        build.Page(("Losses",), "huber", "losses/huber.md", "::: jaxloss.regression.huber\n"),
+    ]
+    files = build.for_models(pages)
+    assert "- [huber](losses/huber.html)" in files["llms.txt"]
+    assert "jaxloss.regression.huber(prediction:" in files["llms-full.txt"]
+    assert ":::" not in files["llms-full.txt"]
+
+
 def test_search_shows_no_formulas(build, tmp_path):
     file = tmp_path / "search.json"
-    file.write_text(json.dumps({"items": [{"text": r"A \(x\) and \[y\\\]\nz\] B"}]}))
+    file.write_text(json.dumps({"items": [{"text": r"A \(x\) and \[y \\ z\] B"}]}))
     build.without_formulas(file)
     assert json.loads(file.read_text())["items"][0]["text"].split() == ["A", "and", "B"]
 

@@ -10,7 +10,7 @@ from jaxloss.plot._lines import Subject
 from jaxloss.plot._style import GREY
 from tools import ROOT
 
-COLUMNS, WIDTH, HEIGHT, CAPTION = 10, 108, 56, 20
+COLUMNS, WIDTH, HEIGHT, CAPTION = 7, 108, 56, 20
 LETTERS = 26  # in a line of a caption
 TARGET = ROOT / "docs" / "images" / "losses.svg"
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core import reduction
-from jaxloss._core.parameters import real_array
 from jaxloss._core.checks import are_on, check
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.parameters import real_array
 from jaxloss._core.reduction import Mean
 from jaxloss.domains import finite
 

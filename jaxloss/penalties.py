@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
-from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
 from jaxloss.domains import positive, unit_interval
 
 _REMEDY = "Leave it out: put None in its place, or mask it out (`add_penalty(..., mask=...)`)."

@@ -30,7 +30,7 @@ from jaxloss._memory.layout import (
     zeros_like,
 )
 from jaxloss._memory.mesh import vma
-from jaxloss.numerics import power_of_two_near
+from jaxloss.numerics._vectors import power_of_two_near
 
 # A pytree of arrays that all rows share, or of arrays with the rows of one chunk.
 Shared = Any

@@ -14,7 +14,6 @@ from jax.typing import DTypeLike
 
 from jaxloss._memory.mesh import is_unsharded, pcast_varying, shards, vma
 
-
 Fill = Literal["zeros", "first"]
 
 

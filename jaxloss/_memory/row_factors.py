@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core.reduction import Mean, TypeOfReduction, total_weight
-from jaxloss.numerics import power_of_two_near
+from jaxloss.numerics._vectors import power_of_two_near
 
 
 def holds_float16(tree: Any) -> bool:

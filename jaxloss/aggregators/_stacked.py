@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._core.parameters import named_leaves
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.parameters import named_leaves
 from jaxloss._xla import gram_matrix
 
 

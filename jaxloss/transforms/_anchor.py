@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
 from jaxloss._core.dtypes import accumulator_dtype, add_in_dtype, to_accumulator
+from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
 from jaxloss.domains import unit_interval
 from jaxloss.transforms._common import map_like_params
 from jaxloss.transforms._penalty import WEIGHT, initial_log, next_log

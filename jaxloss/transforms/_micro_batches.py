@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss._core.parameters import check_count
 from jaxloss._core.dtypes import accumulator_dtype
+from jaxloss._core.parameters import check_count
 from jaxloss.transforms._common import no_update, with_extra_args
 
 _NAME = "jaxloss.transforms.accumulate"

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxloss._core.parameters import named_leaves, real_scalar
 from jaxloss._core.dtypes import add_in_dtype, to_accumulator
+from jaxloss._core.parameters import named_leaves, real_scalar
 from jaxloss.transforms._common import with_extra_args
 
 WEIGHT = "a real number, a scalar array or a schedule"

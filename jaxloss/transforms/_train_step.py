@@ -10,8 +10,8 @@ import optax
 from jax import Array
 
 from jaxloss._combine import scalar
-from jaxloss._core.parameters import check_leaves, describe, real_array
 from jaxloss._core.dtypes import to_accumulator
+from jaxloss._core.parameters import check_leaves, describe, real_array
 from jaxloss._core.reduction import Mean
 from jaxloss.gradients import scaled_value_and_grad
 from jaxloss.transforms._common import find_states, with_extra_args

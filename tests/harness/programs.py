@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np

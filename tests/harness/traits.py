@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import cases
-import jax.numpy as jnp
 import numpy as np
 
 import jaxloss as jl

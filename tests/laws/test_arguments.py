@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from harness.calls import arrays, call
 from harness.programs import is_static
+
 from laws import law
 
 

@@ -10,9 +10,9 @@ import pytest
 from cases import SIZES
 from harness.calls import call, x64
 from harness.programs import program
-from laws import law
 
 import jaxloss as jl
+from laws import law
 
 
 def guarded(setting):

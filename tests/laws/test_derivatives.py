@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from harness.calls import directions, total
 from harness.programs import program
-from laws import law
 
 import jaxloss as jl
+from laws import law
 
 
 @law()

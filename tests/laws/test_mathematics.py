@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from harness import accuracy, traits
 from harness.programs import BATCH, COUNT, program
+
 from laws import law
 
 FEW_EXAMPLES = [(0, 0), (0, 5), (1, 2), (2, 4), (3, 1), (3, 5)]

@@ -1,11 +1,11 @@
 """Precision: half is computed in single, double stays double."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness.calls import arrays, call, cast, gradient, x64
+from harness.calls import call, cast, gradient, x64
+
 from laws import law
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from cases import BATCH
 from harness.calls import arrays, call, cast, gradient, strict
 from jax import export
+
 from laws import law
 
 

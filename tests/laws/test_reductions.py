@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from harness.calls import call
 from harness.programs import BATCH, program
+
 from laws import law
 
 

@@ -2,11 +2,11 @@
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import BATCH
 from harness.calls import arrays, call
+
 from laws import law
 
 

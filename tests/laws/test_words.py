@@ -2,12 +2,13 @@
 
 import importlib
 import inspect
+import pathlib
 import re
 
 import cases
+
 import jaxloss as jl
 import laws
-import pathlib
 from laws import LAWS, law
 
 

@@ -18,6 +18,14 @@ os.environ.setdefault("XLA_FLAGS", " ".join(LIGHT))
 MEGABYTES = 1000
 
 
+def pytest_configure(config):
+    """Of one CPU eight devices are made, for the tests of meshes; `make test` leaves those out."""
+    if config.option.markexpr != "not slow":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", 8)
+
+
 def pytest_collection_finish():
     """Of what is here now, nothing becomes garbage: looking for it again and again takes time."""
     gc.freeze()

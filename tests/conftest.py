@@ -1,6 +1,7 @@
 """The suite over the catalogue: which setting each law is asked of, in which tier, and in what order."""
 
 import contextlib
+import os
 
 import cases
 import hypothesis
@@ -80,6 +81,12 @@ def pytest_runtest_makereport(item, call):
         name = item.function.__name__.removeprefix("test_")
         report.sections.insert(0, ("law", f"{of}\n{name}: {law.text}\nWhat to do: {law.remedy}."))
     return report
+
+
+@pytest.fixture
+def is_light():
+    """Whether LLVM optimizes nothing, as in `make test`."""
+    return "xla_backend_optimization_level=0" in os.environ["XLA_FLAGS"]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ QUICK := $(PYTEST) -m 'not slow'
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test suite lint types format readme docs notebooks lowest newest wheel clean
+.PHONY: help demo test suite costs lint types format readme docs notebooks lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -48,6 +48,9 @@ test: .venv/.dev ## every loss once, every law, every module: three minutes on t
 
 suite: .venv/.dev ## all of it: every option, accuracy in all draws, notebooks, meshes, processes
 	XLA_FLAGS= $(BIN)/$(PYTEST)
+
+costs: .venv/.dev ## measure which tests `make test` can afford: write tests/costly.txt
+	$(BIN)/$(QUICK) --costs
 
 lint: .venv/.dev ## ruff, its formatting, spelling, and the words that may not be used
 	$(BIN)/ruff check .

@@ -135,7 +135,7 @@ LAWS = {
     # --- precision
     "half_precision_is_computed_in_float32": Law(
         "bfloat16 and float16 are widened first; gradients come back in the dtype of the input.",
-        "losses", "forms", CONTRACT,
+        "few", "forms", CONTRACT,
     ),
     "float64_stays_and_float32_does_not_widen": Law(
         "The result has the dtype of the data, with x64 on as well.",

@@ -1,7 +1,9 @@
 """Every loss against its oracle, and against what it claims of itself."""
 
+import cases
 import jax
 import numpy as np
+import pytest
 from harness import accuracy, traits
 from harness.programs import BATCH, COUNT, program
 
@@ -98,3 +100,21 @@ def test_a_number_is_worth_the_same_written_or_traced(setting):
     data = [p.inputs[n] for n in p.names]
     written = jax.jit(lambda *data: setting.loss(*data, **p.options, reduction="none"))(*data)
     np.testing.assert_allclose(written, p.first().values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "trait"),
+    [
+        ("regression.squared_error", "bounded_gradient"),
+        ("regression.absolute_error", "smooth"),
+        ("regression.squared_error", "bounded"),
+        ("regression.huber", "scale_invariant"),
+        ("classification.hinge", "smooth"),
+        ("classification.hinge", "symmetric"),
+        ("classification.sigmoid_cross_entropy", "shift_invariant"),
+    ],
+)
+def test_a_claim_that_is_false_is_found_out(loss, trait):
+    setting = next(s for s in cases.settings() if s.info.name == loss)
+    with pytest.raises(AssertionError, match=f"{loss}.* is not {trait}"):
+        traits.check(trait, traits.Drawn(program(setting), 0))

@@ -26,14 +26,15 @@ venv = uv venv --quiet --clear --python $(PYTHON) .venv
 install = uv pip install --quiet --python $(BIN)/python
 endif
 
-# JAX compiles on every core already, so that more workers than this only take memory.
-PYTEST := pytest -n logical --maxprocesses 8 --dist worksteal
+# JAX compiles on every core already, so that more workers than this only take memory. What shares
+# compiled programs stays in one worker; the doctests, many and small, come last and even it out.
+PYTEST := pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 QUICK := $(PYTEST) -m 'not slow'
-# What is compared between versions: the contract on the classic losses, and all around it.
-ENDS := $(QUICK) $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme contract) \
-	-k 'not test_contract or regression or softmax_cross or hinge'
+# What is compared between versions: the laws on the classic losses, and the contract around them.
+ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
+	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test slow suite lint types format readme docs notebooks lowest newest wheel clean
+.PHONY: help demo test suite costs lint types format readme docs notebooks lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -42,14 +43,14 @@ help: ## this list
 demo: .venv/.demo ## the quickstart, as a script
 	MPLBACKEND=Agg $(BIN)/python notebooks/01_quickstart.py
 
-test: .venv/.dev ## the suite: every loss against the laws that break first, and all the rest
+test: .venv/.dev ## every loss once, every law, every module: three minutes on two cores
 	$(BIN)/$(QUICK)
 
-slow: .venv/.dev ## its slow tier: every option, every law, accuracy in ULP, traits
-	$(BIN)/$(PYTEST) -m slow
+suite: .venv/.dev ## all of it: every option, accuracy in all draws, notebooks, meshes, processes
+	XLA_FLAGS= $(BIN)/$(PYTEST)
 
-suite: .venv/.dev ## both tiers at once: sooner than one after the other
-	$(BIN)/$(PYTEST)
+costs: .venv/.dev ## measure which tests `make test` can afford: write tests/costly.txt
+	$(BIN)/$(QUICK) --costs
 
 lint: .venv/.dev ## ruff, its formatting, spelling, and the words that may not be used
 	$(BIN)/ruff check .

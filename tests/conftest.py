@@ -1,53 +1,89 @@
-"""The suite over the catalogue: which setting each law is asked of, in which tier, and in what order."""
+"""The laws over the catalogue: which setting each is asked of, in which tier, and in what order."""
 
 import contextlib
+import functools
+import os
 
-import cases
 import hypothesis
 import jax
 import pytest
-from laws import FEW
+from laws import FEW, PENDING
 
 # Compilation dominates: few examples, each of many rows, and the same ones on every run.
 hypothesis.settings.register_profile("fixed", max_examples=4, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fixed")
 
-EVERY = cases.settings()
-FORMS = list({(s.info.name, s.array_specs): s for s in reversed(EVERY)}.values())[::-1]
+
+@functools.cache
+def every_setting():
+    """All settings, once; imported here, so that jaxtyping may watch how jaxloss is imported."""
+    import cases
+
+    return cases.settings()
 
 
-def first_of_each_loss(settings):
-    return list({s.info.name: s for s in reversed(settings)}.values())[::-1]
+def first_of_each(settings, key):
+    return list({key(s): s for s in reversed(settings)}.values())[::-1]
+
+
+def by_loss(setting):
+    return setting.info.name
+
+
+def by_form(setting):
+    return setting.info.name, setting.array_specs
+
+
+def covering(settings):
+    """Of each loss the first setting of each form, and one for each of the options."""
+    seen = set()
+    for setting in settings:
+        parts = {by_form(setting), *((by_loss(setting), option) for option in setting.given)}
+        if not parts <= seen:
+            yield setting
+        seen |= parts
 
 
 def asked(over, only):
-    """The settings that a law is asked of."""
-    every = FORMS if over == "forms" else EVERY
-    every = [s for s in every if only is None or only(s)]
+    """The settings that a law is asked of; see `laws`."""
+    every = [s for s in every_setting() if only is None or only(s)]
+    if over == "options":
+        return list(covering(every))
+    if over == "forms":
+        return first_of_each(every, by_form)
+    if over == "losses":
+        return first_of_each(every, by_loss)
     if over == "few":
-        few = [s for s in every if str(s) in FEW]
+        few = [s for s in first_of_each(every, by_form) if str(s) in FEW]
         return few or [s for s in every if s.info.name in {name.split("-")[0] for name in FEW}]
-    return first_of_each_loss(every) if over == "losses" else every
+    return every
+
+
+def parameter(value, name, pending, *marks):
+    """What a law is asked of; where it is known to be broken, it must be."""
+    if name in pending:
+        marks = (*marks, pytest.mark.xfail(reason=pending[name], strict=True))
+    return pytest.param(value, id=name, marks=marks)
 
 
 def pytest_generate_tests(metafunc):
     """Parametrizes a law over the catalogue; what is of the full tier alone is marked slow."""
     law = getattr(metafunc.function, "law", None)
-    if law is None or law.full == "catalogue":
-        if law is not None:
-            metafunc.parametrize("info", cases.losses(), ids=lambda info: info.name)
+    if law is None:
         return
-    only = metafunc.function.only
-    quick = [id(s) for s in asked(law.quick, only)]
-    every = asked(law.full, only)
-    every += [s for s in asked(law.quick, only) if s not in every]
+    pending = PENDING.get(metafunc.function.__name__.removeprefix("test_"), {})
+    if law.full == "catalogue":
+        import cases
+
+        losses = [parameter(info, info.name, pending) for info in cases.losses()]
+        metafunc.parametrize("info", losses)
+        return
+    quick, every = (asked(over, metafunc.function.only) for over in (law.quick, law.full))
     if metafunc.config.option.markexpr == "not slow":  # sooner than to make and deselect them
-        every = [s for s in every if id(s) in quick]
-    parameters = [
-        pytest.param(s, id=str(s), marks=[] if id(s) in quick else [pytest.mark.slow])
-        for s in every
-    ]
-    metafunc.parametrize("setting", parameters)
+        every = []
+    left = [s for s in every if s not in quick]
+    slow = [parameter(s, str(s), pending, pytest.mark.slow) for s in left]
+    metafunc.parametrize("setting", [*(parameter(s, str(s), pending) for s in quick), *slow])
 
 
 def subject(item):
@@ -59,10 +95,10 @@ def subject(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Brings the laws of one setting together, so that its program is compiled once and let go."""
-    order = {id(s): place for place, s in enumerate(EVERY)}
     places = [i for i, item in enumerate(items) if subject(item) is not None]
-    sorted_items = sorted((items[i] for i in places), key=lambda item: order[id(subject(item))])
-    for place, item in zip(places, sorted_items, strict=True):
+    order = {id(s): place for place, s in enumerate(every_setting())} if places else {}
+    by_setting = sorted((items[i] for i in places), key=lambda item: order[id(subject(item))])
+    for place, item in zip(places, by_setting, strict=True):
         items[place] = item
     for item in items:
         of = subject(item)
@@ -71,7 +107,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
+def pytest_runtest_makereport(item):
     """Says of a law that is broken: of what loss, what it asks, and what to do."""
     report = yield
     law = getattr(getattr(item, "function", None), "law", None)
@@ -83,17 +119,15 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
+def is_light():
+    """Whether LLVM optimizes nothing, as in `make test`."""
+    return "xla_backend_optimization_level=0" in os.environ["XLA_FLAGS"]
+
+
+@pytest.fixture
 def is_quick(request):
     """Whether this is `make test`, which draws less."""
     return request.config.option.markexpr == "not slow"
-
-
-COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration, **about: COMPILED.append(about)
-    if event == "/jax/core/compile/backend_compile_duration"
-    else None
-)
 
 
 @pytest.fixture
@@ -102,8 +136,14 @@ def count_compilations():
 
     @contextlib.contextmanager
     def count():
-        before, compiled = len(COMPILED), []
+        compiled, active = [], True
+
+        def listen(event, duration, **about):
+            if active and event == "/jax/core/compile/backend_compile_duration":
+                compiled.append(about)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
         yield compiled
-        compiled.extend(COMPILED[before:])
+        active = False
 
     return count

@@ -14,6 +14,8 @@ import pytest
 SCRIPT = pathlib.Path(__file__).parent / "meshes" / "one_process.py"
 SECONDS = 120
 
+pytestmark = pytest.mark.slow
+
 
 def free_port():
     with socket.socket() as server:
@@ -53,7 +55,7 @@ def alone():
     return json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, 4])
 def test_several_processes_train_as_one(processes):
     for code, out, err in run(processes):
         assert code == 0, err[-2000:]

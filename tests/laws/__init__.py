@@ -5,6 +5,7 @@ of them by its row in `tests/cases`. `quick` says of which settings `make test` 
 which `make suite` does:
 
 - `settings`: every loss, with every form of its arguments and every set of options of its row;
+- `options`: of those so many that each form and each option is there once;
 - `forms`: every loss, with every form of its arguments, and the first options of its row;
 - `losses`: every loss once, in the first setting to which the law applies;
 - `few`: a handful of losses that have every form of declaration between them (`FEW`).
@@ -59,11 +60,11 @@ LAWS = {
     # --- mathematics
     "value_is_that_of_the_oracle": Law(
         "A loss is its oracle, the formula in plain Python, with every set of options.",
-        "settings", "settings", ORACLE,
+        "options", "settings", ORACLE,
     ),
     "gradient_is_that_of_the_oracle": Law(
         "Its gradient is that of the oracle, in data and numeric options alike.",
-        "settings", "settings", ORACLE,
+        "options", "settings", ORACLE,
     ),
     "second_derivative_is_that_of_the_oracle": Law(
         "So is its curvature along a random direction.",
@@ -135,7 +136,7 @@ LAWS = {
     # --- precision
     "half_precision_is_computed_in_float32": Law(
         "bfloat16 and float16 are widened first; gradients come back in the dtype of the input.",
-        "losses", "forms", CONTRACT,
+        "few", "forms", CONTRACT,
     ),
     "float64_stays_and_float32_does_not_widen": Law(
         "The result has the dtype of the data, with x64 on as well.",
@@ -166,7 +167,7 @@ LAWS = {
         "losses", "settings", FINITE,
     ),
     "a_nan_that_counts_is_seen": Law(
-        "A NaN in an input gives a NaN value and a NaN gradient for that input.",
+        "A NaN in any input gives a NaN value and a NaN gradient of the prediction.",
         "losses", "settings",
         "a comparison with NaN is False: let the branch that it falls into multiply by the input",
     ),
@@ -223,6 +224,9 @@ LAWS = {
         "catalogue", "catalogue", CONTRACT,
     ),
 }  # fmt: skip
+
+PENDING: dict[str, dict[str, str]] = {}
+"""Where a law is known to be broken, and why: the test must fail there, until it is mended."""
 
 
 def law(*, only: Callable[[Any], bool] | None = None) -> Callable[[Any], Any]:

@@ -10,7 +10,7 @@ from laws import law
 
 
 @law()
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_computed_in_float32(setting, dtype):
     """The program is that of the widened inputs, so that its numbers need not be looked at."""
     half = cast(setting, dtype)

@@ -1,12 +1,6 @@
-"""What must hold on a mesh, on eight devices made of one CPU; run by `test_sharded.py`.
+"""What must hold on a mesh, on eight devices made of one CPU: the tests of `test_sharded.py`."""
 
-Prints one line of JSON a check: its name, and what went wrong, if anything.
-"""
-
-import json
 import re
-import sys
-import traceback
 
 import chex
 import jax
@@ -455,20 +449,3 @@ def a_closure_over_what_all_devices_share_says_so():
 
     function = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P(), P("data")), out_specs=P())
     refused(lambda: jax.jit(function)(hidden, weight, labels), "pass it as `shared`")
-
-
-def main():
-    assert jax.device_count() == 8, jax.devices()
-    for name, function in CHECKS.items():
-        if len(sys.argv) > 1 and not any(part in name for part in sys.argv[1:]):
-            continue
-        problem = None
-        try:
-            function()
-        except Exception:
-            problem = traceback.format_exc()[-6000:]
-        print(json.dumps({"check": name, "problem": problem}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxloss as jl
-from jaxloss.catalogue import LossInfo, _choose
-from jaxloss.catalogue._advice import RETURNS, TASKS, TROUBLES
+from jaxloss.catalogue import LossInfo, _advice, _choose
 from jaxloss.plot import _sections, _svg
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -271,7 +270,8 @@ def entry(name: str, thing: Any) -> str:
 
 def guide_page() -> Page:
     """How to choose a loss: the same lines, facts and pictures as `catalogue.choose`."""
-    words = {name: f"`{name}`: {about}" for name, about in (TROUBLES | RETURNS).items()}
+    advice = _advice.load()
+    words = [f"`{n}`: {about}" for n, about in (advice.conditions | advice.returns).items()]
     parts = [
         "# How to choose a loss",
         "Start at the task. The first card of each is the one to begin with; the others are for "
@@ -280,19 +280,20 @@ def guide_page() -> Page:
         "Whatever the task, targets that are missing are a matter of `where`, not of the loss. "
         "And when two losses seem right, let data decide by a score that is neither: "
         "[`catalogue.compare`](reference/catalogue.md#jaxloss.catalogue.compare).",
-        '??? note "The words of the guide"\n\n'
-        + "\n".join(f"    - {words[name]}" for name in (*TROUBLES, *RETURNS)),
+        '??? note "The words of the guide"\n\n' + "\n".join(f"    - {word}" for word in words),
     ]
     for task, group in itertools.groupby(_choose.guide(), lambda choice: choice.task):
-        parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {TASKS[task]}.")
+        parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {advice.tasks[task]}.")
         parts.append(f'<div class="choices" markdown>\n\n{"".join(map(choice_card, group))}</div>')
     return Page("", "How to choose", "choosing.md", "\n\n".join(parts) + "\n")
 
 
 def choice_card(choice: _choose.Choice) -> str:
     """A line of the guide with the picture and the formula of its loss."""
-    info, troubles = choice.info, ", ".join(t.replace("_", " ") for t in choice.troubles)
-    tags = f"{f'against {troubles} · ' if troubles else ''}returns {RETURNS[choice.returns]}"
+    info = choice.info
+    conditions = ", ".join(name.replace("_", " ") for name in choice.conditions)
+    returns = f"returns {_advice.load().returns[choice.returns]}"
+    tags = f"for {conditions} · {returns}" if conditions else returns
     tested = choice.facts or "no trait holds for every input"
     return (
         f'<div class="choice" markdown>\n\n'

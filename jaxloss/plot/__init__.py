@@ -7,6 +7,7 @@ matplotlib (`pip install 'jaxloss[plot]'`) is imported when something is drawn; 
 without.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.plot._curves import compare, curve, influence, section
 from jaxloss.plot._interactive import Slider, slider
 from jaxloss.plot._training import calibration, landscape, terms
@@ -22,3 +23,5 @@ __all__ = [
     "slider",
     "terms",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -1,10 +1,10 @@
-"""Pictures, each drawn from the function and its `jax.grad`: nothing is drawn from a formula.
+"""Plots of losses and of training, computed from the function and its `jax.grad`.
 
-`curve` and `compare` show what a loss does to an error, `section` any function along a line,
-`influence` what an outlier does to a fit, `slider` an option under one's thumb; `landscape`,
+`curve` and `compare` plot losses as functions of an error, `section` any function along a line,
+`influence` the effect of one observation on a fit, `slider` the effect of an option; `landscape`,
 `terms` and `calibration` show training. They return axes, accept `ax=`, and never call `plt.show`.
-matplotlib (`pip install 'jaxloss[plot]'`) is imported when something is drawn; `slider` does
-without.
+matplotlib (`pip install 'jaxloss[plot]'`) is imported when something is drawn; `slider` does not
+need it.
 """
 
 from jaxloss._core.namespace import public_names

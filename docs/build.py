@@ -28,8 +28,7 @@ import numpy as np
 
 import jaxloss as jl
 from jaxloss._core import peer_names
-from jaxloss.catalogue import LossInfo, _choose
-from jaxloss.catalogue._advice import RETURNS, TASKS, TROUBLES
+from jaxloss.catalogue import LossInfo, _advice, _choose
 from jaxloss.plot import _sections, _svg
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -176,6 +175,7 @@ def entry(name: str, thing: Any) -> str:
 
 def guide_page() -> Page:
     """How to choose a loss: the same lines, facts and pictures as `catalogue.choose`."""
+    advice = _advice.load()
     parts = [
         "# How to choose a loss",
         "Start at the task. The first loss of each task is the default; the others are for the "
@@ -185,10 +185,10 @@ def guide_page() -> Page:
         "decide on held-out data by a score that is neither of them: "
         "[`catalogue.compare`][jaxloss.catalogue.compare].",
         '??? note "Terms of the guide"\n\n'
-        + "\n".join(f"    - `{n}`: {about}" for n, about in (TROUBLES | RETURNS).items()),
+        + "\n".join(f"    - `{n}`: {about}" for n, about in (advice.conditions | advice.returns).items()),
     ]
     for task, group in itertools.groupby(_choose.guide(), lambda choice: choice.task):
-        parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {TASKS[task]}.")
+        parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {advice.tasks[task]}.")
         parts.append(grid(map(choice_cell, group)))
     return Page((), "How to choose", "choosing.md", "\n\n".join(parts) + "\n")
 

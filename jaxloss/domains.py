@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.namespace import public_names
+
 __all__ = [
     "Domain",
     "at_least_minus_one",
@@ -126,3 +128,6 @@ def _is_mean_or_log(x: Numbers, context: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 mean_or_its_log = Domain("finite (or, with log_input=False, at least 0)", _is_mean_or_log, fill=1.0)
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -6,6 +6,8 @@ catalogue; the suite tests it; `jaxloss.catalogue.choose` shows it.
 
 from typing import NamedTuple
 
+from jaxloss._core.namespace import public_names
+
 __all__ = [
     "Trait",
     "all_traits",
@@ -55,3 +57,6 @@ proper = Trait("proper", "smallest on average when the prediction is the true pr
 def all_traits() -> dict[str, Trait]:
     """Every trait by its name."""
     return {name: trait for name, trait in globals().items() if isinstance(trait, Trait)}
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

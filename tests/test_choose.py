@@ -1,4 +1,4 @@
-"""Advice is held against facts: the traits that the catalogue has tested, and minimisers found."""
+"""Advice is compared with facts: traits, which are tested, and minimisers, which are computed."""
 
 import html.parser
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 import jaxloss as jl
 from jaxloss.catalogue import _advice, _choose, _compare, choose, compare
 
-GUIDE = _choose.guide()
+GUIDE, ADVICE = _choose.guide(), _advice.load()
 each = pytest.mark.parametrize("choice", GUIDE, ids=lambda c: f"{c.task}-{c.info.name}")
 
 
@@ -21,10 +21,10 @@ def names(choices):
 
 
 @each
-def test_lines_use_the_words_of_the_guide(choice):
-    assert choice.task in _advice.TASKS
-    assert set(choice.troubles) <= _advice.TROUBLES.keys()
-    assert choice.returns in _advice.RETURNS
+def test_entries_use_the_words_of_the_advice(choice):
+    assert choice.task in ADVICE.tasks
+    assert set(choice.conditions) <= ADVICE.conditions.keys()
+    assert choice.returns in ADVICE.returns
     for sentence in (choice.advice, choice.cost):
         assert sentence[0].isupper()
         assert sentence.endswith(".")
@@ -40,10 +40,10 @@ ONLY_WITH = {
 @each
 def test_advice_agrees_with_the_traits(choice):
     traits = {trait.name for trait in choice.info.traits}
-    for trouble in {"outliers", "wrong_labels"} & set(choice.troubles):
-        if (trouble, choice.info.name) not in ONLY_WITH:
+    for condition in {"outliers", "wrong_labels"} & set(choice.conditions):
+        if (condition, choice.info.name) not in ONLY_WITH:
             assert traits & {"bounded", "bounded_gradient"}, "nothing bounds what an error can do"
-    if "calibration" in choice.troubles and choice.returns == "probabilities":
+    if "calibration" in choice.conditions and choice.returns == "probabilities":
         assert "proper" in traits
     if choice.cost.startswith("Not convex") or "not convex" in choice.cost:
         assert "convex" not in traits
@@ -55,17 +55,17 @@ def test_advice_agrees_with_the_traits(choice):
         assert "bounded" not in traits
 
 
-def test_every_task_begins_somewhere_and_every_trouble_has_an_answer():
-    for task in _advice.TASKS:
-        assert choose(task=task)[0].troubles in ((), ("calibration",))
-    answered = {trouble for choice in GUIDE for trouble in choice.troubles}
-    assert answered | {"missing_targets"} == _advice.TROUBLES.keys()
-    assert {choice.returns for choice in GUIDE} == _advice.RETURNS.keys()
-    assert _choose.Troubles.__annotations__.keys() == _advice.TROUBLES.keys()
+def test_every_task_has_a_start_and_every_condition_an_answer():
+    for task in ADVICE.tasks:
+        assert choose(task=task)[0].conditions in ((), ("calibration",))
+    answered = {condition for choice in GUIDE for condition in choice.conditions}
+    assert answered | {"missing_targets"} == ADVICE.conditions.keys()
+    assert {choice.returns for choice in GUIDE} == ADVICE.returns.keys()
+    assert _choose.Conditions.__annotations__.keys() == ADVICE.conditions.keys()
     assert 40 <= len(GUIDE) <= 80
 
 
-def test_minimisers_are_what_the_guide_says():
+def test_minimisers_are_as_stated():
     """Each `returns` of a regression, against the minimiser found on a skewed sample."""
     sample = np.random.default_rng(0).gamma(1.5, 1.0, 4001).astype(np.float32)
     observed, grid = jnp.asarray(sample), jnp.linspace(0.0, 6.0, 6001)
@@ -101,7 +101,7 @@ def test_focal_losses_draw_probabilities_together():
     assert best(jl.classification.sigmoid_cross_entropy, 0.8) == pytest.approx(0.8, abs=2e-3)
 
 
-def test_choose_narrows_by_task_trouble_and_return():
+def test_choose_narrows_by_task_condition_and_return():
     assert names(choose(task="regression", outliers=True))[:2] == [
         "regression.huber",
         "regression.absolute_error",
@@ -114,7 +114,7 @@ def test_choose_narrows_by_task_trouble_and_return():
     assert choose(task="binary", outliers=False) == choose(task="binary")
 
 
-def test_what_helps_against_more_comes_first():
+def test_losses_for_more_conditions_come_first():
     found = choose(task="segmentation", imbalance=True, asymmetric_cost=True)
     assert names(found) == [
         "segmentation.tversky",
@@ -123,11 +123,20 @@ def test_what_helps_against_more_comes_first():
     ]
 
 
-def test_missing_targets_are_a_matter_of_where():
-    for task in _advice.TASKS:
+def test_missing_targets_are_left_out_with_where():
+    for task in ADVICE.tasks:
         (only,) = choose(task=task, missing_targets=True)
         assert "`where`" in only.advice
         assert only.info == choose(task=task)[0].info
+
+
+def test_the_table_of_losses_shows_what_each_is_and_when_to_use_it():
+    huber = jl.catalogue.of(jl.regression.huber)
+    assert huber.when
+    for text in (jl.catalogue.losses().markdown(), jl.catalogue.losses()._repr_html_()):
+        assert huber.summary in text
+        assert huber.when in text
+    assert huber in jl.catalogue.find(text=huber.when)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +145,8 @@ def test_missing_targets_are_a_matter_of_where():
         ({"task": "classification"}, ValueError, "no task 'classification', only regression, bin"),
         ({"task": "rankin"}, ValueError, "Did you mean 'ranking'"),
         ({"returns": "average"}, ValueError, "no returns 'average', only mean, centre"),
-        ({"outlier": True}, TypeError, "takes no 'outlier'.*missing_targets.*mean 'outliers'"),
-        ({"task": "ranking", "calibration": True}, ValueError, "advice on missing_targets, outl"),
+        ({"outlier": True}, TypeError, "no argument 'outlier'.*missing_targets.*mean 'outliers'"),
+        ({"task": "ranking", "calibration": True}, ValueError, "advice about missing_targets, o"),
         ({"task": "binary", "returns": "mean"}, ValueError, "`returns` may be left out"),
     ],
 )
@@ -167,7 +176,7 @@ class Tags(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_cards_render_with_formula_picture_advice_and_cost():
+def test_choices_render_with_formula_picture_advice_and_cost():
     found = choose(task="regression", asymmetric_cost=True)
     text = found._repr_html_()
     tags = Tags(text)

@@ -144,7 +144,7 @@ def checked(step: Callable[P, T]) -> Callable[P, T]:
         >>> import jax, jaxloss as jl
         >>> checked(jax.jit(jl.regression.squared_error))(jnp.nan, 1.0)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: jaxloss.regression.squared_error: `prediction` must be finite, got nan. (Called...
+        ValueError: jaxloss.regression.squared_error: `prediction` must be finite, got nan...
     """
 
     @functools.wraps(step)

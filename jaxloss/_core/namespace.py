@@ -14,9 +14,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from jaxloss._core.peer_names import LOSSES
-from jaxloss._core.registry import all_losses
-
 __all__ = ["Renamed", "public_names"]
 
 
@@ -90,6 +87,10 @@ def _at(path: str) -> Any:
 
 def _path(module: str, name: str, public: list[str]) -> str:
     """Where the thing that was meant is: a loss of this name, of a peer's name, or a near one."""
+    # On a wrong name only: modules that the registry imports use this one.
+    from jaxloss._core.peer_names import LOSSES  # noqa: PLC0415
+    from jaxloss._core.registry import all_losses  # noqa: PLC0415
+
     if name in LOSSES:
         return LOSSES[name]
     for info in all_losses():

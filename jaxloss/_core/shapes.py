@@ -158,11 +158,10 @@ def _axes(fun_name: str, name: str, shape: Shape, axis: Any) -> tuple[int, ...]:
         )
     try:
         axes = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
-        positive = tuple(a + rank if a < 0 else a for a in axes)
-        sound = all(0 <= a < rank for a in positive) and len(set(positive)) == len(positive) > 0
     except TypeError:
-        sound = False
-    if not sound:
+        axes = ()
+    positive = tuple(a + rank if a < 0 else a for a in axes)
+    if not axes or not all(0 <= a < rank for a in positive) or len(set(positive)) < len(axes):
         raise ValueError(
             f"{fun_name}: `axis` is {axis!r}, but `{name}` has shape {shape}: give an integer from "
             f"{-rank} to {rank - 1}, or a tuple of such integers, each once."

@@ -1,14 +1,16 @@
 """The catalogue: every loss as data, registered by `@loss` when it is defined.
 
-An entry holds the facts: name, family, first line and formula of the docstring, arguments, traits.
-The README's table, the documentation and the tests read the same entries. `choose` adds advice to
-the facts, and `compare` scores the fits of several losses on held-out data.
+An entry has the facts: name, family, summary, advice and formula of the docstring, arguments,
+traits. The README's table, the documentation and the tests read the same entries. `choose` adds
+advice by task to the facts, and `compare` scores the fits of several losses on held-out data.
 """
 
+import difflib
 import html
 from collections.abc import Iterable
 from typing import Any
 
+from jaxloss._core.namespace import public_names
 from jaxloss._core.registry import LossInfo, all_losses, info_of
 from jaxloss.catalogue._choose import Choice, Choices, choose
 from jaxloss.catalogue._compare import Comparison, Score, compare
@@ -30,21 +32,22 @@ __all__ = [
 
 
 class LossTable(tuple[LossInfo, ...]):
-    """Several cards; a table in a notebook, and one of text anywhere else."""
+    """Several entries; a table in a notebook, and one of text anywhere else."""
 
     __slots__ = ()
 
-    _HEADINGS = ("loss", "when to take it", "options", "traits")
+    _HEADINGS = ("loss", "what it is", "when to use it", "options", "traits")
 
-    def _rows(self) -> list[tuple[str, str, str, str]]:
+    def _rows(self) -> list[tuple[str, ...]]:
         def traits(info: LossInfo) -> str:
-            return ", ".join(t for t in all_traits() if all_traits()[t] in info.traits)
+            names = (name for name, trait in all_traits().items() if trait in info.traits)
+            return ", ".join(names).replace("_", " ")
 
-        return [(c.name, c.summary, ", ".join(c.options), traits(c)) for c in self]
+        return [(c.name, c.summary, c.when, ", ".join(c.options), traits(c)) for c in self]
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        rows = [f"| `{n}` | {s} | {o} | {t.replace('_', ' ')} |" for n, s, o, t in self._rows()]
+        rows = [f"| `{name}` | {' | '.join(rest)} |" for name, *rest in self._rows()]
         head = f"| {' | '.join(self._HEADINGS)} |\n|{' --- |' * len(self._HEADINGS)}"
         return "\n".join([head, *rows])
 
@@ -65,7 +68,7 @@ class LossTable(tuple[LossInfo, ...]):
 
 
 def losses() -> LossTable:
-    """Every loss: those of jaxloss, shelf by shelf in teaching order, then one's own.
+    """Every loss: those of jaxloss, family by family in teaching order, then one's own.
 
     Example:
         >>> import jaxloss as jl
@@ -92,13 +95,13 @@ def find(*traits: Trait | str, family: str | None = None, text: str = "") -> Los
     Args:
         *traits: Traits, or their names.
         family: Only losses of this module.
-        text: Only losses whose name, first line or formula holds this text.
+        text: Only losses whose name, summary, advice or formula contains this text.
 
     Returns:
-        Their cards; shown as a table in a notebook.
+        Their entries; shown as a table in a notebook.
 
     Raises:
-        ValueError: If there is no trait or no shelf of that name; it lists those there are.
+        ValueError: If there is no trait or no family of that name; it lists those there are.
 
     Example:
         >>> import jaxloss as jl
@@ -108,18 +111,25 @@ def find(*traits: Trait | str, family: str | None = None, text: str = "") -> Los
     known = all_traits()
     for trait in traits:
         if str(trait) not in known and trait not in known.values():
-            message = f"find: there is no trait {trait!r}; there are {', '.join(known)}."
-            raise ValueError(message)
+            raise ValueError(_no_such("trait", str(trait), known))
     every = all_losses()
     families = sorted({info.family for info in every} - {""})
     if family is not None and family not in families:
-        message = f"find: there is no shelf {family!r}; there are {', '.join(families)}."
-        raise ValueError(message)
+        raise ValueError(_no_such("family", family, families))
     wanted = {known[t] if isinstance(t, str) else t for t in traits}
     return LossTable(
         info
         for info in every
         if wanted <= info.traits
         and family in (None, info.family)
-        and text.lower() in f"{info.name} {info.summary} {info.formula}".lower()
+        and text.lower() in f"{info.name} {info.summary} {info.when} {info.formula}".lower()
     )
+
+
+def _no_such(what: str, given: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(known), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"find: there is no {what} {given!r}, only {', '.join(known)}.{hint}"
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -1,41 +1,43 @@
-"""How to choose a loss: by task, by trouble, by what the fit returns.
+"""How to choose a loss: by task, by condition, by what the fit returns.
 
-The judgement stands in `jaxloss/_judgement.py`, a plain list to be argued about line by line. What
-a loss *is* (convex, bounded, proper) comes from the catalogue, whose traits are tested; a test
-holds the two against each other.
+The advice is data, in `advice.toml`, one entry a task and loss. What a loss *is* (convex, bounded,
+proper) comes from the catalogue, whose traits are tested; a test compares the two.
 """
 
 import difflib
 import html
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 from jaxloss._core.registry import LossInfo, all_losses
-from jaxloss.catalogue._advice import JUDGEMENT, MISSING, RETURNS, TASKS, TROUBLES
+from jaxloss.catalogue import _advice
+
+__all__ = ["Choice", "Choices", "Conditions", "choose", "guide"]
 
 
 class Choice(NamedTuple):
-    """A loss, and why one would take it.
+    """A loss for a task, and when to use it.
 
     Attributes:
-        task: What is predicted, one of `TASKS`.
-        card: The loss, as the catalogue knows it.
-        troubles: What it is good against, of `TROUBLES`.
-        returns: What the fit is, one of `RETURNS`.
-        advice: When to take it.
-        cost: What that costs.
+        task: What is predicted.
+        info: The loss, as the catalogue has it.
+        conditions: The conditions that it is for.
+        returns: What the fit is.
+        advice: When to use it.
+        cost: What it costs.
     """
 
     task: str
     info: LossInfo
-    troubles: tuple[str, ...]
+    conditions: tuple[str, ...]
     returns: str
     advice: str
     cost: str
 
     @property
     def picture(self) -> str:
-        """Value and gradient along a telling line, as inline SVG; empty if there is none."""
-        from jaxloss.plot import _sections, _svg
+        """Value and gradient along a line through its inputs, as inline SVG; empty if unknown."""
+        from jaxloss.plot import _sections, _svg  # noqa: PLC0415  # not at `import jaxloss`
 
         line = _sections.line(self.info)
         return _svg.picture(line) if line else ""
@@ -53,13 +55,14 @@ class Choices(tuple[Choice, ...]):
 
     def _repr_html_(self) -> str:
         style = ' style="text-align: left; vertical-align: top; min-width: 12em"'
-        heads = ("loss", "value and gradient", "when to take it, and what it costs")
+        heads = ("loss", "value and gradient", "when to use it, and what it costs")
+        returns = _advice.load().returns
         rows = [
             (
                 f"<code>{c.info.name}</code><br>${html.escape(c.info.formula)}$",
                 f'<div style="min-width: 240px">{c.picture}</div>',
                 f"<p>{html.escape(c.advice)}</p><p><em>But:</em> {html.escape(c.cost)}</p>"
-                f"<small>Returns {RETURNS[c.returns]}. Tested: {c.facts or 'nothing'}.</small>",
+                f"<small>Returns {returns[c.returns]}. Tested: {c.facts or 'nothing'}.</small>",
             )
             for c in self
         ]
@@ -72,8 +75,8 @@ class Choices(tuple[Choice, ...]):
         return "\n".join(f"{c.info.name}\n    {c.advice}\n    But: {c.cost}" for c in self)
 
 
-class Troubles(TypedDict, total=False):
-    """What may be the matter with the data, or with what errors cost."""
+class Conditions(TypedDict, total=False):
+    """Properties of the data, or of what errors cost."""
 
     outliers: bool
     wrong_labels: bool
@@ -85,81 +88,78 @@ class Troubles(TypedDict, total=False):
 
 
 def guide() -> Choices:
-    """Every line of the judgement, task by task."""
+    """Every entry of the advice, task by task."""
     losses = {info.name: info for info in all_losses()}
-    choices = []
-    for entry in JUDGEMENT.strip().split("\n\n"):
-        head, advice, cost = entry.splitlines()
-        task, _, rest = head.partition(": ")
-        name, troubles, returns = rest.split("; ")
-        choices.append(Choice(task, losses[name], _words(troubles), returns, advice, cost))
-    return Choices(choices)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(", ") if word)
+    return Choices(
+        Choice(e.task, losses[e.loss], e.conditions, e.returns, e.when, e.cost)
+        for e in _advice.load().entries
+    )
 
 
 def choose(
-    *, task: str | None = None, returns: str | None = None, **troubles: Unpack[Troubles]
+    *, task: str | None = None, returns: str | None = None, **conditions: Unpack[Conditions]
 ) -> Choices:
-    """Finds a loss by the task, by what is the matter, and by what the fit should be.
+    """Finds a loss by the task, by conditions, and by what the fit should be.
 
     Args:
         task: "regression", "binary", "multiclass", "multilabel", "probabilistic", "ranking",
             "segmentation", "sequence" or "contrastive"; if None, any.
         returns: What the fit is: "mean", "centre", "median", "quantile", "expectile",
             "probabilities", "scores", "distribution", "overlap" or "embeddings"; if None, any.
-        **troubles: `outliers`, `wrong_labels`, `imbalance`, `heavy_tails`, `calibration`,
-            `asymmetric_cost` or `missing_targets`, each as `=True`. Of several, what helps
-            against most of them comes first.
+        **conditions: `outliers`, `wrong_labels`, `imbalance`, `heavy_tails`, `calibration`,
+            `asymmetric_cost` or `missing_targets`, each as `=True`. Losses for more of them
+            come first.
 
     Returns:
         The choices in the order in which to try them; with formulas and pictures in a notebook.
 
     Raises:
-        ValueError: If there is no such task or return value, or nothing is said about the
-            combination; the message lists what there is.
-        TypeError: If there is no such trouble.
+        ValueError: If there is no such task or return value, or no advice for the combination;
+            the message lists what there is.
+        TypeError: If there is no such condition.
 
     Example:
         >>> import jaxloss as jl
-        >>> jl.catalogue.choose(task="regression", outliers=True)[0].card.name
+        >>> jl.catalogue.choose(task="regression", outliers=True)[0].info.name
         'regression.huber'
     """
-    _known("task", task, TASKS)
-    _known("returns", returns, RETURNS)
-    for name in troubles:
-        if name not in TROUBLES:
-            raise TypeError(_unknown("takes no", name, ("task", "returns", *TROUBLES)))
-    asked = {name for name, whether in troubles.items() if whether}
+    advice = _advice.load()
+    _known("task", task, advice.tasks)
+    _known("returns", returns, advice.returns)
+    for name in conditions:
+        if name not in advice.conditions:
+            known = ("task", "returns", *advice.conditions)
+            raise TypeError(_unknown("it has no argument", name, known))
+    asked = {name for name, is_asked in conditions.items() if is_asked}
     every = guide()
     if "missing_targets" in asked:
         every = _with_missing(every)
     found = [c for c in every if task in (None, c.task) and returns in (None, c.returns)]
     if asked:
-        found = [c for c in found if asked & set(c.troubles)]
-        found.sort(key=lambda c: -len(asked & set(c.troubles)))
+        found = [c for c in found if asked & set(c.conditions)]
+        found.sort(key=lambda c: -len(asked & set(c.conditions)))
     if not found:
-        about = sorted(
-            {t for c in _with_missing(every) if task in (None, c.task) for t in c.troubles}
+        of_task = (c for c in _with_missing(every) if task in (None, c.task))
+        about = ", ".join(sorted({name for c in of_task for name in c.conditions}))
+        raise ValueError(
+            f"choose: there is no advice for this combination. For task={task!r} there is advice "
+            f"about {about}; `returns` may be left out."
         )
-        message = f"choose: nothing is said about that; for task={task!r} there is advice on "
-        raise ValueError(f"{message}{', '.join(about)}, and `returns` may be left out.")
     return Choices(found)
 
 
 def _with_missing(every: Choices) -> Choices:
-    """The guide, and for the loss that begins each task what to do about missing targets."""
+    """The guide, and for the first loss of each task what to do about missing targets."""
     first = {c.task: c for c in reversed(every)}
-    advice, cost = MISSING
+    missing = _advice.load().missing_targets
     added = [
-        c._replace(troubles=("missing_targets",), advice=advice, cost=cost) for c in first.values()
+        c._replace(conditions=("missing_targets",), advice=missing["when"], cost=missing["cost"])
+        for c in first.values()
     ]
     return Choices([*every, *reversed(added)])
 
 
-def _known(what: str, value: Any, known: dict[str, str]) -> None:
+def _known(what: str, value: Any, known: Mapping[str, str]) -> None:
     if value is not None and value not in known:
         raise ValueError(_unknown(f"there is no {what}", value, tuple(known)))
 

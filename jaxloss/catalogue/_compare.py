@@ -1,7 +1,6 @@
-"""Comparing losses by what matters: the same scores on data that no fit has seen.
+"""Comparing losses by the same scores on held-out data.
 
-The value of one loss says nothing about another. What can be compared are the predictions that
-each of them leads to.
+The values of two losses cannot be compared. The predictions that they lead to can.
 """
 
 import math
@@ -11,7 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+__all__ = ["Comparison", "Score", "compare"]
+
 Loss = Callable[..., Any]
+Predict = Callable[[Any], Any]
+Measure = Callable[[Any, Any], Any]
 
 
 class Score(NamedTuple):
@@ -81,34 +84,34 @@ def _root_mean_squared_error(prediction: Any, target: Any) -> Any:
 
 def compare(
     losses: Sequence[Loss] | Mapping[str, Loss],
-    fit: Callable[..., Callable[[Any], Any]],
+    fit: Callable[..., Predict],
     data: tuple[Any, Any],
     *,
-    scores: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+    scores: Mapping[str, Measure] | None = None,
     folds: int = 10,
     seed: int = 0,
     progress: bool = True,
 ) -> Comparison:
-    r"""Cross-validates several losses with the same scores: not each by itself.
+    r"""Cross-validates several losses on the same folds, with the same scores.
 
-    All losses see the same folds, so that their scores are compared fold by fold. Folds share
-    training data, so that the usual standard error is too small; the intervals are those of
-    Nadeau and Bengio, whose variance is $(1/k + n_\text{test} / n_\text{train}) s^2$.
+    Scores are compared fold by fold. Folds share training data, so the usual standard error is
+    too small; the intervals are those of Nadeau and Bengio, whose variance is
+    $(1/k + n_\text{test} / n_\text{train}) s^2$.
 
     Args:
-        losses: A list of losses, or a dict that names them; the first is what others are
-            compared with. Give a sensible baseline.
+        losses: A list of losses, or a dict that names them; the others are compared with the
+            first, the baseline.
         fit: `fit(loss, inputs, targets)` trains a model of yours and returns `predict(inputs)`.
         data: Inputs and targets: arrays, or trees of arrays with one row an example.
         scores: Named functions of predictions and targets that return a number, small when good;
             if None, mean absolute error and root mean squared error.
-        folds: How many parts the data are cut into, each held out once.
-        seed: Of the order in which they are cut.
+        folds: How many parts the data are divided into, each held out once.
+        seed: Of the order in which they are divided.
         progress: Whether to show a bar, if tqdm is installed.
 
     Returns:
-        A table: for each loss and score the mean, and the interval of the difference to the first.
-        A fold whose score is NaN makes its row NaN: it is not left out.
+        A table: for each loss and score the mean, and the interval of the difference from the
+        first. A fold whose score is NaN makes its row NaN; it is not left out.
 
     Raises:
         ValueError: If there are fewer than 2 folds, or more than examples, or the data do not have
@@ -124,7 +127,7 @@ def compare(
     References:
         Nadeau and Bengio, *Inference for the Generalization Error*, 2003.
     """
-    from jaxloss.plot._lines import title
+    from jaxloss.plot._lines import title  # noqa: PLC0415  # not at `import jaxloss`
 
     if not isinstance(losses, Mapping):
         losses = {title(loss): loss for loss in losses}
@@ -162,11 +165,11 @@ def compare(
 
 
 def _summary(values: np.ndarray, baseline: np.ndarray) -> Score:
-    from scipy.stats import t as student  # a dependency of jax; slow to import
+    from scipy.stats import t as student  # noqa: PLC0415  # slow to import; jax depends on it
 
     count = len(values)
     behind = values - baseline
-    # The parts are equal to a row, so that test to training is 1 to count - 1.
+    # The parts differ by at most one row, so that test to training is 1 to count - 1.
     spread = math.sqrt((1 / count + 1 / (count - 1)) * behind.var(ddof=1))
     margin = float(student.ppf(0.975, count - 1)) * spread
     return Score(float(values.mean()), float(behind.mean()), margin, values)
@@ -174,7 +177,7 @@ def _summary(values: np.ndarray, baseline: np.ndarray) -> Score:
 
 def _bar(jobs: list[Any]) -> Iterable[Any]:
     try:
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # noqa: PLC0415  # optional
     except ModuleNotFoundError:
         return jobs
     return tqdm(jobs, desc="folds x losses")

@@ -1,12 +1,13 @@
-"""Pictures, each drawn from the function and its `jax.grad`: nothing is drawn from a formula.
+"""Plots of losses and of training, computed from the function and its `jax.grad`.
 
-`curve` and `compare` show what a loss does to an error, `section` any function along a line,
-`influence` what an outlier does to a fit, `slider` an option under one's thumb; `landscape`,
+`curve` and `compare` plot losses as functions of an error, `section` any function along a line,
+`influence` the effect of one observation on a fit, `slider` the effect of an option; `landscape`,
 `terms` and `calibration` show training. They return axes, accept `ax=`, and never call `plt.show`.
-matplotlib (`pip install 'jaxloss[plot]'`) is imported when something is drawn; `slider` does
-without.
+matplotlib (`pip install 'jaxloss[plot]'`) is imported when something is drawn; `slider` does not
+need it.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.plot._curves import compare, curve, influence, section
 from jaxloss.plot._interactive import Slider, slider
 from jaxloss.plot._training import calibration, landscape, terms
@@ -22,3 +23,5 @@ __all__ = [
     "slider",
     "terms",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -1,4 +1,4 @@
-"""Pictures of one loss or several: value, gradient, and the pull of an outlier."""
+"""Plots of one loss or several: value, gradient, and the influence of one observation."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,9 @@ def curve(
     ax: "Axes | None" = None,
     **given: Any,
 ) -> "Axes":
-    """Draws an elementwise loss and its gradient, to see what it does to an error.
+    """Plots an elementwise loss and its gradient, which is computed by `jax.grad`.
 
-    Both are computed, the gradient by `jax.grad`. Where either is NaN or infinite the picture is
-    hatched.
+    Where either is NaN or infinite the plot is hatched.
 
     Args:
         loss: A loss, a `functools.partial` of one, or any function of two numbers.
@@ -61,12 +60,12 @@ def section(
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws any function of arrays, and its slope, along a line through its inputs.
+    """Plots any function of arrays, and its slope, along a line through its inputs.
 
     Args:
-        function: A loss of the catalogue, for which a telling line is known; or, with `start` and
-            `end`, a function of one array or tree of arrays that returns a scalar: your whole
-            objective as a function of the parameters, say.
+        function: A loss of the catalogue, for which a line is known; or, with `start` and `end`,
+            a function of one array or tree of arrays that returns a scalar, such as an objective
+            as a function of the parameters.
         start: Where the line begins.
         end: Where it ends, of the same shape.
         ax: Where to draw; if None, on a new figure.
@@ -117,7 +116,7 @@ def _draw(fun_name: str, subject: Subject, over: tuple[float, float] | None, ax:
 
 
 def named(fun_name: str, losses: Losses) -> dict[str, Callable[..., Any]]:
-    """Several losses by the names a legend gives them."""
+    """Several losses by their names in a legend."""
     if callable(losses):
         raise TypeError(
             f"{fun_name}: expected a list of losses or a dict of them; write [{title(losses)}]."
@@ -126,9 +125,7 @@ def named(fun_name: str, losses: Losses) -> dict[str, Callable[..., Any]]:
         return dict(losses)
     names = [title(loss) for loss in losses]
     if len(set(names)) < len(names):
-        message = (
-            f"{fun_name}: two losses are called the same ({', '.join(names)}): give a dict of them."
-        )
+        message = f"{fun_name}: two losses have one name ({', '.join(names)}): give a dict of them."
         raise ValueError(message)
     return dict(zip(names, losses, strict=True))
 
@@ -140,7 +137,7 @@ def compare(
     ax: Any = None,
     **given: Any,
 ) -> np.ndarray:
-    """Draws several elementwise losses side by side: values on the left, gradients on the right.
+    """Plots several elementwise losses: values on the left, gradients on the right.
 
     Args:
         losses: A list of losses, or a dict that names them; set options by `functools.partial`.
@@ -191,12 +188,13 @@ def influence(
     ax: "Axes | None" = None,
     **given: Any,
 ) -> "Axes":
-    r"""Draws how far one more observation pulls a fit, to see what an outlier can do.
+    r"""Plots how far one more observation moves a fit: the effect of an outlier.
 
     $$(n + 1) \left( \hat\theta(x_1, \dots, x_n, x) - \hat\theta(x_1, \dots, x_n) \right)$$
 
-    The fit is the number that has the smallest mean loss to the sample. Nothing is approximated by
-    a derivative: it is found anew for each position of the observation, on ever finer grids.
+    The fit is the number that has the smallest mean loss to the sample. It is computed for each
+    position of the observation, on successively finer grids, without an approximation by
+    derivatives.
 
     Args:
         losses: A loss of predictions and targets, a list of them, or a dict that names them.
@@ -228,17 +226,19 @@ def influence(
     sample = np.ravel(np.asarray(sample, float))
     if not sample.size or not np.isfinite(sample).all():
         bad = int((~np.isfinite(sample)).sum())
-        message = f"{fun_name}: `sample` has {sample.size} values, {bad} of them not finite; leave those out."
-        raise ValueError(message)
+        raise ValueError(
+            f"{fun_name}: `sample` has {sample.size} values, {bad} of them not finite: leave those "
+            f"out, and give at least one."
+        )
     x = np.linspace(*(over or (-8.0, 8.0)), 161)
     with axes(fun_name, ax) as drawn:
         drawn.axhline(0, color=GREY, linewidth=0.6)
         for place, (name, loss) in enumerate(several.items()):
             elementwise(fun_name, loss, given)
-            pull = sensitivity(functools.partial(loss, **given), sample, x)
-            drawn.plot(x, pull, label=name, **line_style(place))
+            shift = sensitivity(functools.partial(loss, **given), sample, x)
+            drawn.plot(x, shift, label=name, **line_style(place))
         drawn.plot(sample, np.zeros_like(sample), "|", color=GREY, markersize=8, label="the sample")
-        drawn.set(xlabel="where the observation is", ylabel="pull on the fit, (n + 1) · shift")
+        drawn.set(xlabel="where the observation is", ylabel="shift of the fit, times n + 1")
         drawn.legend()
     return drawn
 
@@ -252,7 +252,7 @@ def sensitivity(loss: Callable[..., Any], sample: np.ndarray, x: np.ndarray) -> 
             return jnp.sum(weights * jax.vmap(lambda t: loss(guess, t))(observed))
 
         def best(side: int) -> Any:
-            """The first of the best guesses, or the last: between them may lie many medians."""
+            """The first of the best guesses, or the last: a median may be an interval."""
             centre, width = (lowest + highest) / 2, (highest - lowest) / 2
             for _ in range(5):  # each grid is 25 times as fine as the one before
                 grid = centre + width * jnp.linspace(-side, side, 101)

@@ -1,4 +1,4 @@
-"""A loss under one's thumb: an option moves with a slider, in a notebook or on any web page."""
+"""A plot with a slider for an option of a loss, in a notebook or on any web page."""
 
 import html
 import json
@@ -15,9 +15,9 @@ from jaxloss.plot._style import GREY
 
 _FRAMES, _POINTS = 25, 121
 _WIDTH, _HEIGHT = 480, 260
-_KEY = 28  # the height of the line that says which is which
+_KEY = 28  # the height of the legend
 
-# Runs on every move: no library, no element outside its own figure, and no name left behind.
+# Runs on every move. It changes its own figure only, and defines no global name.
 _ON_INPUT = (
     "var f=this.closest('figure'),k=JSON.parse(f.dataset.frames)[this.value];"
     "f.querySelector('.value').setAttribute('d',k[0]);"
@@ -32,7 +32,7 @@ class Slider:
     """A picture with a slider. Notebooks show it; `html` is the same for a web page.
 
     Attributes:
-        html: One `<figure>`: inline SVG and a range input, about 50 kB, that needs nothing else.
+        html: One `<figure>` of inline SVG and a range input, about 50 kB.
     """
 
     def __init__(self, html: str, text: str):
@@ -53,18 +53,18 @@ def slider(
     x: tuple[float, float] | None = None,
     **given: Any,
 ) -> Slider:
-    """Shows an elementwise loss and its gradient while an option moves under a slider.
+    """Shows an elementwise loss and its gradient, with a slider for one option.
 
-    All positions are computed now, from the function and `jax.grad`; afterwards neither Python
-    nor a network is needed: it works in a notebook without a kernel, in one exported to HTML, and
-    on any web page. The slider is an ordinary range input: arrow keys move it, and screen readers
-    hear the option and what the curve does.
+    All positions are computed at the call, from the function and `jax.grad`; afterwards neither
+    Python nor a network is needed: it works in a notebook without a kernel, in one exported to
+    HTML, and on any web page. The slider is a range input: arrow keys move it, and screen readers
+    read the option and a description of the curve.
 
     Args:
         loss: A loss, or any function of two numbers.
-        over: One option and where it goes: `{"delta": (0.1, 3.0)}` for 25 positions, evenly
-            spaced in the logarithm if both ends are above 0 and a factor of 10 apart; or a list
-            of at least three values.
+        over: One option and its range: `{"delta": (0.1, 3.0)}` for 25 positions, evenly spaced
+            in the logarithm if both ends are above 0 and a factor of 10 apart; or a list of at
+            least three values.
         x: The range of the first argument; if None, one that its domain suggests.
         **given: Other options, and values for its other arguments.
 
@@ -109,8 +109,10 @@ def slider(
 def _positions(fun_name: str, option: str, values: Any) -> np.ndarray:
     steps = np.asarray(values, float)
     if steps.ndim != 1 or len(steps) < 2 or not np.isfinite(steps).all():
-        message = f"{fun_name}: `over` gives {option} {values!r}, expected its two ends or a list of values."
-        raise ValueError(message)
+        raise ValueError(
+            f"{fun_name}: `over` gives {option} {values!r}, expected its two ends, or a list of "
+            f"values."
+        )
     if len(steps) > 2:
         return steps
     low, high = steps
@@ -119,15 +121,15 @@ def _positions(fun_name: str, option: str, values: Any) -> np.ndarray:
     return np.linspace(low, high, _FRAMES)
 
 
-def _tame(lines: list[Line]) -> list[Line]:
-    """Those that set the scale: a few that grow out of all proportion may leave the picture."""
+def _without_extremes(lines: list[Line]) -> list[Line]:
+    """The lines that set the scale, without those that are many times as high as the median."""
     heights = [np.ptp(visible([line.value, line.slope])) for line in lines]
     limit = 4 * np.median(heights)
     return [line for line, height in zip(lines, heights, strict=True) if height <= limit]
 
 
 def _figure(name: str, option: str, steps: np.ndarray, lines: list[Line]) -> str:
-    frame = _svg.Frame(_tame(lines), _WIDTH, _HEIGHT)
+    frame = _svg.Frame(_without_extremes(lines), _WIDTH, _HEIGHT)
     texts = [f"{option} = {step:.3g}" for step in steps]
     words = [f"{text}: {_svg.describe(line)}" for text, line in zip(texts, lines, strict=True)]
     frames = [

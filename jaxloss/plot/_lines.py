@@ -1,8 +1,7 @@
-"""What every picture is made of: the values of a loss along a line, and its slopes by `jax.grad`.
+"""The values of a loss along a line, and its slopes by `jax.grad`.
 
-Nothing here knows a formula. Which argument moves, over which range, and what the others hold
-meanwhile is read from the declaration of the loss; `_sections` adds a telling line for the losses
-whose arguments are vectors.
+Which argument varies, over which range, and the values of the others are read from the declaration
+of the loss; `_sections` adds a line for losses whose arguments are vectors.
 """
 
 import functools
@@ -30,7 +29,7 @@ class Line(NamedTuple):
         value: The loss there.
         slope: The derivative of the value in `x`, by `jax.grad`.
         name: What the loss is called in a legend.
-        variable: What moves along the line.
+        variable: What varies along the line.
     """
 
     x: np.ndarray
@@ -41,7 +40,7 @@ class Line(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A function of one number, and what a picture says about it."""
+    """A function of one number, with its name, its variable and its range."""
 
     function: Callable[[Any], Any]
     name: str
@@ -60,7 +59,7 @@ def _value_and_slope(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def visible(curves: Sequence[np.ndarray], margin: float = 0.0) -> tuple[float, float]:
-    """The range to show of several curves: with 0, without a pole that would flatten the rest."""
+    """The range to show of several curves: it includes 0, and excludes poles."""
     y = np.concatenate([np.ravel(curve) for curve in curves])
     y = y[np.isfinite(y)] if np.isfinite(y).any() else np.zeros(1)
     low, high = min(float(y.min()), 0.0), max(float(y.max()), 0.0)
@@ -73,7 +72,7 @@ def visible(curves: Sequence[np.ndarray], margin: float = 0.0) -> tuple[float, f
     return low - margin * (high - low), high + margin * (high - low)
 
 
-# What an argument holds when nobody says: a target of 0, a label of 1, a scale of 1.
+# The value of an argument that is not given: a target of 0, a label of 1, a scale of 1.
 _TYPICAL = {
     domains.unit_interval: 1.0,
     domains.sign_label: 1.0,
@@ -81,7 +80,7 @@ _TYPICAL = {
     domains.nonnegative_number: 1.0,
     domains.mean_or_its_log: 1.0,
 }
-# The range of the argument that moves: its domain, short of edges where the loss is infinite.
+# The range of the argument that varies: its domain without the ends where the loss is infinite.
 _RANGES = {
     domains.unit_interval: (0.01, 0.99),
     domains.positive: (0.05, 4.0),
@@ -94,7 +93,7 @@ _WIDE = (-4.0, 4.0)
 
 
 def unwrap(loss: Any) -> tuple[Any, LossInfo | None, dict[str, Any]]:
-    """The function inside any `functools.partial`, its card, and the options set on the way."""
+    """The function inside any `functools.partial`, its entry, and the options that were set."""
     options: dict[str, Any] = {}
     while isinstance(loss, functools.partial) and not loss.args:
         options = {**loss.keywords, **options}
@@ -103,7 +102,7 @@ def unwrap(loss: Any) -> tuple[Any, LossInfo | None, dict[str, Any]]:
 
 
 def title(loss: Any, given: Mapping[str, Any] | None = None) -> str:
-    """A loss and its options, as a legend names them: `huber, delta=0.5`."""
+    """A loss and its options, for legends: `huber, delta=0.5`."""
     function, info, options = unwrap(loss)
     name = info.function.__name__ if info else getattr(function, "__name__", str(function))
     shown = [f"{key}={_number(value)}" for key, value in {**options, **(given or {})}.items()]
@@ -126,19 +125,20 @@ def elementwise(fun_name: str, loss: Any, given: Mapping[str, Any]) -> Subject:
         given: Values for its other arguments, by name.
 
     Returns:
-        The function, its name, the moving argument and its range.
+        The function, its name, the argument that varies and its range.
 
     Raises:
         TypeError: If it is not a function, or does not take what was given.
         ValueError: If it does not map numbers to a number.
     """
     if not callable(loss):
-        message = f"{fun_name}: expected a loss, got {loss!r}. Write jaxloss.regression.huber, say."
-        raise TypeError(message)
+        raise TypeError(
+            f"{fun_name}: expected a loss such as jaxloss.regression.huber, got {loss!r}."
+        )
     function, info, options = unwrap(loss)
     options |= given
     first, fixed = (
-        _of_card(fun_name, info, options) if info else _of_signature(fun_name, function, options)
+        _of_loss(fun_name, info, options) if info else _of_signature(fun_name, function, options)
     )
     over = _range(info, first)
 
@@ -156,8 +156,8 @@ def elementwise(fun_name: str, loss: Any, given: Mapping[str, Any]) -> Subject:
     return Subject(of_first, title(loss, given), variable, over)
 
 
-def _of_card(fun_name: str, info: LossInfo, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The moving argument, and what the others hold; what was given for them leaves `options`."""
+def _of_loss(fun_name: str, info: LossInfo, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The argument that varies, and the values of the others, which are taken from `options`."""
     spec = info.spec
     events = {n: [form.event for form in spec.array_specs[n]] for n in info.data}
     vectors = [f"`{n}` has the axes {e[0]}" for n, e in events.items() if () not in e]
@@ -168,7 +168,7 @@ def _of_card(fun_name: str, info: LossInfo, options: dict[str, Any]) -> tuple[st
     unknown = options.keys() - set(spec.arguments)
     if unknown:
         takes = ", ".join(spec.arguments[1:]) or "nothing else"
-        message = f"{fun_name}: {info.name} does not take {sorted(unknown)}; it takes {takes}."
+        message = f"{fun_name}: {info.name} has no argument {sorted(unknown)}; it takes {takes}."
         raise TypeError(message)
     first, *others = info.data
     typical = {n: _TYPICAL.get(d, d.fill) for n in others for d in [spec.array_specs[n][0].domain]}
@@ -178,7 +178,7 @@ def _of_card(fun_name: str, info: LossInfo, options: dict[str, Any]) -> tuple[st
 def _of_signature(
     fun_name: str, function: Any, options: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """The same for a function that is not in the catalogue: a second argument is a target of 0."""
+    """The same for a function that is not a loss: a second argument is a target of 0."""
     parameters = inspect.signature(function).parameters.values()
     first, *others = [
         p.name
@@ -199,8 +199,8 @@ def _range(info: LossInfo | None, first: str) -> tuple[float, float]:
 
 def _not_elementwise(fun_name: str, name: str, why: str) -> ValueError:
     message = (
-        f"{fun_name}: {name} is not elementwise: {why}, so that it has no single curve. "
-        f"Write plot.section({name.rpartition('.')[2]}) to see it along a line through its inputs, "
-        f"or plot.section(function, start, end) along a line of your own."
+        f"{fun_name}: {name} is not elementwise ({why}), so it has no single curve. "
+        f"Write plot.section({name.rpartition('.')[2]}) for a line through its inputs, or "
+        f"plot.section(function, start, end) for a line of your own."
     )
     return ValueError(message)

@@ -1,8 +1,8 @@
-"""A telling line through the inputs of each loss whose arguments are vectors, lists or images.
+"""A line through the inputs of each loss whose arguments are vectors, lists or images.
 
 A line is a function of one number that returns the data of one example: the logit of the right
-class rises while the others stay at 0; an embedding turns away from its partner. Losses share a
-line when they share their data, so that a new one mostly finds one that fits.
+class grows while the others stay at 0; an embedding is rotated away from its partner. Losses with
+the same data share a line, so a new loss rarely needs one of its own.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jaxloss.plot._lines import Line, Subject, elementwise
 
 
 class Path(NamedTuple):
-    """A line: what moves, over which range, and the data there by argument."""
+    """A line: what varies, over which range, and the data at each point, by argument."""
 
     variable: str
     over: tuple[float, float]
@@ -42,7 +42,7 @@ def _turned(angle: Any) -> Array:
 
 
 def _partners(angle: Any) -> Array:
-    """Three vectors: the first at an angle to the first axis, the others to fit nothing."""
+    """Three vectors: the first at an angle to the first axis, the others orthogonal to it."""
     return jnp.eye(3)[np.array([0, 2, 1])].at[0, :2].set(_turned(angle))
 
 
@@ -178,7 +178,7 @@ _PATHS = {
         lambda x: {"logits": jnp.zeros((5, 3)).at[2, 1].set(x), "labels": np.array([1])},
     ),
 }
-# Options and targets without which a loss cannot be called, or shows nothing of its own.
+# Options and targets that a loss requires, or without which it equals another loss.
 _OPTIONS = {
     "regression.pinball": {"level": 0.75},
     "regression.expectile": {"level": 0.75},
@@ -209,7 +209,7 @@ def of(info: LossInfo) -> Subject | None:
 
 @functools.cache
 def line(info: LossInfo) -> Line | None:
-    """The loss sampled along its line, for small pictures: what is drawn twice is compiled once."""
+    """The loss sampled along its line, for small pictures; cached, so that it is compiled once."""
     subject = of(info)
     return subject.sample(points=121) if subject else None
 

@@ -1,8 +1,8 @@
-"""One style for all pictures: transparent, on white paper and in dark mode alike.
+"""One style for all pictures: transparent, for light and dark pages.
 
-The colours are those of Okabe and Ito, told apart with any kind of colour blindness; lines differ
-in their dashes, too. Words and axes are of the one grey that has the same contrast, 4.3 to 1, on
-white and on the almost black of dark pages.
+The colours are those of Okabe and Ito, which can be distinguished with any colour blindness; lines
+also differ in their dashes. Text and axes are grey, with a contrast of 4.3 to 1 on white and on
+the background of dark pages.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def line_style(place: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def axes(fun_name: str, ax: Any, count: int = 1) -> Iterator[Any]:
-    """The axes to draw on: those given, or new ones in the style of the house.
+    """The axes to draw on: those given, or new ones in this style.
 
     Args:
         fun_name: The function that asks, for errors.
@@ -65,7 +65,7 @@ def axes(fun_name: str, ax: Any, count: int = 1) -> Iterator[Any]:
         One axes, or an array of `count`.
     """
     try:
-        import matplotlib.pyplot as plt
+        import matplotlib.pyplot as plt  # noqa: PLC0415  # optional
     except ModuleNotFoundError as error:
         message = f"{fun_name} draws with matplotlib: `pip install 'jaxloss[plot]'`."
         raise ModuleNotFoundError(message, name="matplotlib") from error

@@ -1,7 +1,6 @@
-"""Small inline pictures in plain SVG: for cards, for the documentation, and for the slider.
+"""Small inline pictures in plain SVG: for tables, for the documentation, and for the slider.
 
-They need no matplotlib, no script and no network, scale without blur, and tell a screen reader
-what they show.
+They need neither matplotlib nor a script nor a network, and have a text for screen readers.
 """
 
 import html
@@ -18,10 +17,10 @@ LINES = (("value", BLUE, ""), ("gradient", VERMILLION, "5 3"))
 
 
 class Frame:
-    """The rectangle of a picture: data in, pixels out."""
+    """The rectangle of a picture: maps data to pixels."""
 
     def __init__(self, lines: list[Line], width: float = WIDTH, height: float = HEIGHT):
-        """Takes in the values and slopes of all lines."""
+        """Chooses the range from the values and slopes of all lines."""
         self.width, self.height = width, height
         self.left, self.right = float(lines[0].x[0]), float(lines[0].x[-1])
         self.low, self.high = visible([y for line in lines for y in (line.value, line.slope)])
@@ -45,22 +44,22 @@ class Frame:
         return "".join(steps)
 
     def backdrop(self) -> str:
-        """The axes y = 0 and x = 0, and hairlines at a few round values, which are written."""
+        """The axes y = 0 and x = 0, and labelled grid lines at a few round values."""
         axes = f"M{_MARGIN} {float(self.y(0.0)):.1f}H{self.width - _MARGIN}"
         if self.left < 0 < self.right:
             axes += f"M{float(self.x(0.0)):.1f} {_MARGIN}V{self.height - _MARGIN}"
         rounds = [
             y
             for y in _round_values(self.low, self.high)
-            if y != 0 and self.y(y) > 12  # its number stands above the line, inside the picture
+            if y != 0 and self.y(y) > 12  # the label is above the line, inside the picture
         ]
-        hairs = "".join(f"M{_MARGIN} {float(self.y(y)):.1f}H{self.width - _MARGIN}" for y in rounds)
+        grid = "".join(f"M{_MARGIN} {float(self.y(y)):.1f}H{self.width - _MARGIN}" for y in rounds)
         texts = "".join(
             f'<text x="{_MARGIN}" y="{float(self.y(y)) - 2:.1f}">{y:g}</text>' for y in rounds
         )
         return (
             f'<path d="{axes}" fill="none" stroke="{GREY}" stroke-width="0.8"/>'
-            f'<path d="{hairs}" fill="none" stroke="{GREY}" stroke-width="0.3"/>'
+            f'<path d="{grid}" fill="none" stroke="{GREY}" stroke-width="0.3"/>'
             f'<g fill="{GREY}" font-size="9" font-family="sans-serif">{texts}</g>'
         )
 

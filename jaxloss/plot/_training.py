@@ -1,4 +1,4 @@
-"""Pictures of training: the landscape around parameters, the terms of an objective, calibration."""
+"""Plots of training: the landscape around parameters, the terms of an objective, calibration."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from jaxloss.plot._style import BLUE, GREY, VERMILLION, axes, line_style, show_g
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_DISTINCT = 20  # up to so many different probabilities are bins of their own
+_DISTINCT = 20  # at most so many distinct probabilities are a bin each
 
 
 def landscape(
@@ -25,17 +25,17 @@ def landscape(
     points: int = 41,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws the loss around parameters in two directions: flat or sharp, one basin or many.
+    """Plots the loss around parameters in two directions.
 
     Two random directions are drawn and filter-normalised: each column of a matrix (each filter of
-    a convolution) is as long as that of the parameters, and biases stay where they are. Without
-    that a network and the same network with its layers rescaled would look different.
+    a convolution) has the length of that of the parameters, and biases do not change. Otherwise a
+    network and the same network with rescaled layers would look different.
 
     Args:
         loss_fn: `loss_fn(params, *batch)`, a scalar.
-        params: The tree of parameters in the middle of the picture.
+        params: The tree of parameters at the centre.
         *batch: What else `loss_fn` takes.
-        directions: Two trees like `params` to go along instead of random ones; not normalised.
+        directions: Two trees like `params` instead of random ones; they are not normalised.
         key: A seed or a key for the directions.
         reach: How far to go each way, in lengths of the directions.
         points: Points along each side of the grid.
@@ -81,7 +81,7 @@ def landscape(
 
 
 def normalised(key: Any, params: Any) -> Any:
-    """A random direction whose filters are as long as those of the parameters."""
+    """A random direction whose filters have the lengths of those of the parameters."""
     leaves, tree = jax.tree.flatten(params)
 
     def like(key: Any, leaf: Any) -> Any:
@@ -100,7 +100,7 @@ def normalised(key: Any, params: Any) -> Any:
 
 
 def _contours(ax: "Axes", steps: np.ndarray, height: np.ndarray) -> None:
-    """Filled contours, finer towards the bottom; the middle marked."""
+    """Filled contours, finer towards the minimum, with a mark at the centre."""
     finite = np.isfinite(height)
     shown = np.ma.masked_where(~finite, height)
     if finite.any():
@@ -124,7 +124,7 @@ def terms(
     log: bool | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws the terms of an objective over training: which one is moving, and which one broke.
+    """Plots the terms of an objective over training.
 
     Args:
         history: The dicts of terms that `jaxloss.total` returns, one a step; or a dict of arrays.
@@ -176,17 +176,17 @@ def terms(
 def calibration(
     probabilities: Any, outcomes: Any, *, bins: int = 10, ax: "Axes | None" = None
 ) -> "Axes":
-    r"""Draws how often it happened against how probable the model said it was.
+    r"""Plots observed frequencies against predicted probabilities.
 
-    Points on the diagonal are honest; below it the model claims too much. The bars are Wilson's
-    95 % intervals of the frequencies, so that a bin of a few examples does not look like a finding.
+    Points on the diagonal are calibrated; below it the predicted probabilities are too high. The
+    bars are Wilson's 95 % intervals of the frequencies, which are wide for bins of few examples.
 
     Args:
         probabilities: Predicted probabilities of any shape, with outcomes of that shape; or, with
             class ids as outcomes, those of the classes along the last axis, of which the
-            largest is judged. Up to 20 different values, the levels of predicted quantiles
-            say, are bins of their own.
-        outcomes: What happened: booleans, 0 or 1; or class ids.
+            largest is used. At most 20 distinct values, such as the levels of predicted
+            quantiles, are a bin each.
+        outcomes: The outcomes: booleans, 0 or 1; or class ids.
         bins: How many bins of equal counts there are.
         ax: Where to draw; if None, on a new figure.
 
@@ -207,29 +207,31 @@ def calibration(
         Wilson, *Probable Inference, the Law of Succession, and Statistical Inference*, 1927.
     """
     fun_name = "plot.calibration"
-    said, happened = np.asarray(probabilities, float), np.asarray(outcomes)
-    if said.ndim == happened.ndim + 1 and said.shape[:-1] == happened.shape:
-        happened = said.argmax(-1) == happened
-        said = said.max(-1)
-    if said.shape != happened.shape:
+    predicted, observed = np.asarray(probabilities, float), np.asarray(outcomes)
+    if predicted.ndim == observed.ndim + 1 and predicted.shape[:-1] == observed.shape:
+        observed = predicted.argmax(-1) == observed
+        predicted = predicted.max(-1)
+    if predicted.shape != observed.shape:
         message = (
-            f"{fun_name}: `probabilities` has shape {said.shape}, `outcomes` {happened.shape}."
+            f"{fun_name}: `probabilities` has shape {predicted.shape}, `outcomes` {observed.shape}."
         )
         raise ValueError(
             f"{message} They must agree, or probabilities have a last axis of classes."
         )
-    said, happened = said.ravel(), happened.ravel().astype(float)
-    known = np.isfinite(said) & np.isfinite(happened)
-    said, happened, missing = said[known], happened[known], int((~known).sum())
-    if said.size and (said.min() < 0 or said.max() > 1):
-        message = f"{fun_name}: `probabilities` go from {said.min():.3g} to {said.max():.3g}, "
-        raise ValueError(message + "expected 0 to 1. Take jax.nn.sigmoid or softmax of logits.")
-    groups = _bins(said, bins)
-    centre = np.array([said[g].mean() for g in groups])
-    share = np.array([happened[g].mean() for g in groups])
+    predicted, observed = predicted.ravel(), observed.ravel().astype(float)
+    known = np.isfinite(predicted) & np.isfinite(observed)
+    predicted, observed, missing = predicted[known], observed[known], int((~known).sum())
+    if predicted.size and (predicted.min() < 0 or predicted.max() > 1):
+        message = (
+            f"{fun_name}: `probabilities` go from {predicted.min():.3g} to {predicted.max():.3g}, "
+        )
+        raise ValueError(message + "expected 0 to 1. Of logits, give jax.nn.sigmoid or softmax.")
+    groups = _bins(predicted, bins)
+    centre = np.array([predicted[g].mean() for g in groups])
+    share = np.array([observed[g].mean() for g in groups])
     low, high = wilson(share, np.array([len(g) for g in groups]))
     with axes(fun_name, ax) as drawn:
-        drawn.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="honest")
+        drawn.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="calibrated")
         drawn.errorbar(
             centre,
             share,
@@ -243,17 +245,17 @@ def calibration(
         drawn.set(xlabel="predicted probability", ylabel="observed frequency", aspect="equal")
         drawn.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         if missing:
-            drawn.set_title(f"{missing} of {missing + said.size} are NaN and not in it")
+            drawn.set_title(f"{missing} of {missing + predicted.size} are NaN and not in it")
         drawn.legend()
     return drawn
 
 
-def _bins(said: np.ndarray, count: int) -> list[np.ndarray]:
+def _bins(predicted: np.ndarray, count: int) -> list[np.ndarray]:
     """The indices of each bin: those of one value where there are few, else equally many."""
-    values, which = np.unique(said, return_inverse=True)
+    values, which = np.unique(predicted, return_inverse=True)
     if len(values) <= _DISTINCT:
         return [np.flatnonzero(which == i) for i in range(len(values))]
-    return [g for g in np.array_split(np.argsort(said, kind="stable"), count) if len(g)]
+    return [g for g in np.array_split(np.argsort(predicted, kind="stable"), count) if len(g)]
 
 
 def wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

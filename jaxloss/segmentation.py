@@ -1,19 +1,20 @@
-r"""Segmentation: losses of the overlap between predicted and true regions of an image.
+r"""Segmentation: losses of the overlap between the predicted and the true regions of an image.
 
-They are ratios over all the pixels of an image, so that a region of a hundred pixels counts as
-much as one of a million; an average of cross-entropies over pixels forgets the small one. Add the
-two: the cross-entropy makes the first steps, the overlap the last.
+They are ratios of sums over all pixels of an image, so that a region of a hundred pixels counts as
+much as one of a million; a cross-entropy averaged over pixels is dominated by the large region. The
+two are often added: the cross-entropy has useful gradients at the start, the overlap is what is
+evaluated.
 
-The event is an image, `(height, width, classes)`: pixels of other ranks are reshaped to it, a
-volume to `(depth * height, width, classes)`, a row of points to `(1, points, classes)`. What is in
-front is batch, and each image has a loss of its own. The predictions are probabilities, not
+The event is an image, `(height, width, classes)`: the class axis is the last one, axes in front of
+the image are batch, and each image has a loss of its own. `spatial_axes` is the number of axes of
+pixels: 3 for volumes `(depth, height, width, classes)`, 1 for points `(points, classes)`. A single
+class still has an axis: write `probabilities[..., None]`. The predictions are probabilities, not
 logits (optax takes logits): `jax.nn.softmax(logits)` for classes that exclude each other,
-`jax.nn.sigmoid(logits)` for ones that do not, or for a single one. Labels come in two forms:
-integers name the class of each pixel, numbers of the predictions' shape are the share of each
-class.
+`jax.nn.sigmoid(logits)` for classes that do not, or for a single one. Labels come in two forms:
+integers are the class of each pixel, numbers of the predictions' shape are the share of each class.
 
-`mask` leaves out pixels, whatever they hold: `mask=labels != 255`. An image gets the weighted mean
-over its classes; the loss of each class alone is
+`mask` leaves out pixels, whatever they hold: `mask=labels != 255`. The loss of an image is the
+weighted mean over its classes; the loss of each class alone is
 `jax.vmap(lambda w: dice(p, y, class_weights=w), out_axes=-1)(jnp.eye(classes))`.
 """
 
@@ -27,32 +28,68 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, unit_interval
+from jaxloss.numerics._labels import is_label
 from jaxloss.traits import bounded, nonnegative
 
+__all__ = ["dice", "generalized_dice", "tversky"]
 
-def _shares(probabilities: Array, labels: Array, mask: Array | None) -> tuple[Array, Array]:
+Shares = Float[Array, "*batch height width classes"]
+PerClass = Float[Array, "*batch classes"]
+
+
+def _predicted_and_true(
+    fun_name: str,
+    probabilities: Shares,
+    labels: Int[Array, "*batch height width"] | Shares,
+    mask: Bool[Array, "*batch height width"] | None,
+    spatial_axes: int | None,
+) -> tuple[Shares, Shares]:
     """The predicted and the true share of each class in each pixel; 0 where a pixel is left out."""
-    kept = True if mask is None else mask[..., None]
-    if labels.ndim < probabilities.ndim:
-        labels = labels[..., None] == jnp.arange(probabilities.shape[-1], dtype=labels.dtype)
-        labels = labels.astype(probabilities.dtype)
-    return jnp.where(kept, probabilities, 0), jnp.where(kept, labels, 0)
+    if labels.ndim == probabilities.ndim:
+        if spatial_axes is None:
+            _check_layout(fun_name, probabilities.shape)
+        return probabilities, labels
+    is_class = is_label(probabilities, labels)
+    if mask is not None:
+        is_class &= mask[..., None]
+    return probabilities, is_class.astype(probabilities.dtype)
 
 
-# The losses are written with what is missed, which is all of a small loss: 1 less the overlap
-# would be rounded to the last place of 1.
-def _over_pixels(shares: Array) -> Array:
+def _check_layout(fun_name: str, shape: tuple[Any, ...]) -> None:
+    """Refuses a last axis that is more likely a width than a class axis.
+
+    Maps without a class axis, (N, H, W), and maps whose classes come first, (N, C, H, W), have
+    labels of the same shape and would be read as images with W classes.
+    """
+    height, width, classes = shape[-3:]
+    known = all(isinstance(n, int) for n in (height, width, classes))  # or symbolic
+    if known and classes >= 16 and classes >= min(height, width):
+        raise ValueError(
+            f"{fun_name}: `probabilities` has shape {shape}, which is read as images of {height} x "
+            f"{width} pixels with {classes} classes. If it has no class axis, write "
+            f"`probabilities[..., None]` and `labels[..., None]`; if the classes come first, "
+            f"`jnp.moveaxis(probabilities, -3, -1)` and `jnp.moveaxis(labels, -3, -1)`. If it is "
+            f"read correctly, write `spatial_axes=2`."
+        )
+
+
+# The losses are written in terms of the part that is not overlap, which a small loss is
+# proportional to: 1 less the overlap would be rounded to the last place of 1.
+def _over_pixels(shares: Shares) -> PerClass:
     return jnp.sum(shares, axis=(-3, -2))
 
 
-def _importance(classes: int, class_weights: Any, ignore_background: bool, dtype: Any) -> Array:
+def _weight_of_class(
+    classes: int, class_weights: Array | None, ignore_background: bool, dtype: Any
+) -> Float[Array, "classes"]:
     weights = jnp.ones(classes, dtype) if class_weights is None else class_weights
     return weights.at[0].set(0) if ignore_background else weights
 
 
-def _mean_over_classes(losses: Array, weights: Array) -> Array:
+def _mean_over_classes(losses: PerClass, weights: Float[Array, "classes"]) -> Array:
     total = jnp.sum(weights)
-    return numerics.quotient(jnp.sum(weights * losses, axis=-1), jnp.where(total == 0, 1, total))
+    weighted = jnp.broadcast_to(weights, losses.shape) * losses
+    return numerics.quotient(jnp.sum(weighted, axis=-1), jnp.where(total == 0, 1, total))
 
 
 @loss(
@@ -68,39 +105,44 @@ def dice(
     labels: Int[ArrayLike, "*batch height width"] | Real[ArrayLike, "*batch height width classes"],
     *,
     mask: Bool[ArrayLike, "*batch height width"] | None = None,
+    spatial_axes: int | None = None,
     smooth: Real[ArrayLike, ""] = 1.0,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     ignore_background: bool = False,
     squared: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to segment images in which what matters is small, next to a cross-entropy.
+    r"""Dice loss: 1 less the Dice coefficient, or F1 score, of each class.
+
+    When to use: segmentation with small regions, alone or added to a cross-entropy.
 
     $$\ell(p, t) = \frac{\sum_c w_c \ell_c}{\sum_c w_c}, \qquad
       \ell_c = 1 - \frac{2 \sum_i p_{ic} t_{ic} + s}{\sum_i p_{ic} + \sum_i t_{ic} + s}$$
 
-    Sums run over the pixels of one image, never over the batch (in keras they do). The smoothing
-    $s$, in pixels, decides what a class costs that is not in the image: with 0 it costs 1 however
-    little of it is predicted, and teaches nothing; with 1 predicted pixels cost little by little.
-    optax adds its `smooth` to half of either sum: there 1 is 2 here. Soft labels are not best
-    predicted by themselves unless `squared`, which sums $p^2$ and $t^2$ (V-Net).
+    The sums are over the pixels of one image, never over the batch (in Keras they are). The
+    smoothing $s$, in pixels, determines the loss of a class that is not in the image: with 0 it is
+    1, however little of the class is predicted, with gradient 0; with 1 it grows with the predicted
+    pixels. optax adds its `smooth` to half of each sum, so that 1 there is 2 here. The minimum for
+    soft labels is not at the labels, unless `squared`, which sums $p^2$ and $t^2$ (V-Net).
 
     Args:
         probabilities: The predicted share of each class in each pixel, from 0 to 1.
         labels: The class of each pixel, or the true share of each class in each pixel.
         mask: False leaves a pixel out.
-        smooth: The pixels added to both sums; 0 is the bare ratio, which is 0 for a class that
-            is neither predicted nor there.
-        class_weights: How much each class counts.
-        ignore_background: Whether class 0 does not count.
+        spatial_axes: The number of axes of pixels in front of the class axis. If None, 2, and a
+            last axis that looks like a width is refused.
+        smooth: The number of pixels added to both sums. With 0, the loss of a class that is neither
+            predicted nor present is 0.
+        class_weights: The weight of each class in the mean.
+        ignore_background: Whether class 0 is left out.
         squared: Whether the denominator sums squares.
 
     Returns:
         The loss of each image, from 0 to 1; NaN if a class id names no class.
 
     Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If labels, mask or class weights do not fit, or smoothing is a number below 0.
+        ValueError: If `spatial_axes` is None and the last axis looks like a width: at least 16
+            classes, not fewer than there are rows or columns, and labels of the same shape.
 
     Example:
         >>> probabilities, labels = jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]])
@@ -110,17 +152,18 @@ def dice(
     References:
         Milletari, Navab and Ahmadi, *V-Net*, 2016.
     """
-    predicted, true = _shares(probabilities, labels, mask)
+    predicted, true = _predicted_and_true(
+        "jaxloss.segmentation.dice", probabilities, labels, mask, spatial_axes
+    )
     both = _over_pixels(predicted * true)
     if squared:
         missed = _over_pixels(jnp.square(predicted - true))
     else:
         missed = _over_pixels(predicted * (1 - true) + true * (1 - predicted))
-    weights = _importance(
-        probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
+    weights = _weight_of_class(
+        predicted.shape[-1], class_weights, ignore_background, predicted.dtype
     )
-    each = numerics.fraction(missed, 2 * both + smooth)
-    return _mean_over_classes(each, weights)
+    return _mean_over_classes(numerics.fraction(missed, 2 * both + smooth), weights)
 
 
 @loss(
@@ -140,37 +183,42 @@ def tversky(
     alpha: Real[ArrayLike, ""] = 0.3,
     beta: Real[ArrayLike, ""] = 0.7,
     mask: Bool[ArrayLike, "*batch height width"] | None = None,
+    spatial_axes: int | None = None,
     smooth: Real[ArrayLike, ""] = 1.0,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     ignore_background: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like `dice` when a missed pixel is worse than a false one, or the other way round.
+    r"""Tversky loss: the Dice loss with a weight each for false and for missed pixels.
+
+    When to use: segmentation in which a missed pixel is worse than a false one, or the reverse.
 
     $$\ell_c = 1 - \frac{\mathrm{TP}_c + s}
       {\mathrm{TP}_c + \alpha \, \mathrm{FP}_c + \beta \, \mathrm{FN}_c + s}$$
 
     with $\mathrm{TP}_c = \sum_i p_{ic} t_{ic}$, $\mathrm{FP}_c = \sum_i p_{ic} (1 - t_{ic})$ and
-    $\mathrm{FN}_c = \sum_i (1 - p_{ic}) t_{ic}$. The defaults are the paper's: missed pixels cost
-    more than twice what false ones do. (In keras alpha and beta stand the other way round.) With
-    1/2 and 1/2 it is `dice` of twice the smoothing; with 1 and 1 the Jaccard loss, 1 - IoU.
+    $\mathrm{FN}_c = \sum_i (1 - p_{ic}) t_{ic}$. The defaults are those of the paper: a missed
+    pixel has more than twice the weight of a false one. (Keras exchanges alpha and beta.) With 1/2
+    and 1/2 this is `dice` with twice the smoothing; with 1 and 1 it is the Jaccard loss, 1 - IoU.
 
     Args:
         probabilities: The predicted share of each class in each pixel, from 0 to 1.
         labels: The class of each pixel, or the true share of each class in each pixel.
-        alpha: The cost of a false pixel.
-        beta: The cost of a missed pixel.
+        alpha: The weight of false pixels.
+        beta: The weight of missed pixels.
         mask: False leaves a pixel out.
-        smooth: The pixels added to both sums, as in `dice`.
-        class_weights: How much each class counts.
-        ignore_background: Whether class 0 does not count.
+        spatial_axes: The number of axes of pixels in front of the class axis. If None, 2, and a
+            last axis that looks like a width is refused.
+        smooth: The number of pixels added to both sums, as in `dice`.
+        class_weights: The weight of each class in the mean.
+        ignore_background: Whether class 0 is left out.
 
     Returns:
         The loss of each image, from 0 to 1; NaN if a class id names no class.
 
     Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If labels, mask or class weights do not fit, or an option is a number below 0.
+        ValueError: If `spatial_axes` is None and the last axis looks like a width: at least 16
+            classes, not fewer than there are rows or columns, and labels of the same shape.
 
     Example:
         >>> probabilities, labels = jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]])
@@ -180,15 +228,16 @@ def tversky(
     References:
         Salehi, Erdogmus and Gholipour, *Tversky Loss Function for Image Segmentation*, 2017.
     """
-    predicted, true = _shares(probabilities, labels, mask)
+    predicted, true = _predicted_and_true(
+        "jaxloss.segmentation.tversky", probabilities, labels, mask, spatial_axes
+    )
     both = _over_pixels(predicted * true)
     false = _over_pixels(predicted * (1 - true))
     missed = alpha * false + beta * _over_pixels(true * (1 - predicted))
-    weights = _importance(
-        probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
+    weights = _weight_of_class(
+        predicted.shape[-1], class_weights, ignore_background, predicted.dtype
     )
-    each = numerics.fraction(missed, both + smooth)
-    return _mean_over_classes(each, weights)
+    return _mean_over_classes(numerics.fraction(missed, both + smooth), weights)
 
 
 @loss(
@@ -203,33 +252,38 @@ def generalized_dice(
     labels: Int[ArrayLike, "*batch height width"] | Real[ArrayLike, "*batch height width classes"],
     *,
     mask: Bool[ArrayLike, "*batch height width"] | None = None,
+    spatial_axes: int | None = None,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     ignore_background: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like `dice` when regions differ much in size: errors count relative to the region.
+    r"""Generalized Dice loss: the Dice loss with class weights of 1 / size squared.
+
+    When to use: segmentation with regions of very different sizes.
 
     $$\ell(p, t) = 1 - \frac{2 \sum_c v_c \sum_i p_{ic} t_{ic}}
       {\sum_c v_c \sum_i (p_{ic} + t_{ic})}, \qquad v_c = \frac{w_c}{(\sum_i t_{ic})^2}$$
 
-    One ratio of weighted sums, as the paper has it (optax averages weighted ratios instead). The
-    $v_c$ of a class that is not in the image would be infinite: it gets the largest $1/T^2$ of
-    the classes that are (as in MONAI), so that predicting it costs as on the smallest of these. An
-    image in which nothing is labelled has the unit weight 1 for every class, hence loss 1.
+    One ratio of weighted sums, as in the paper (optax averages weighted ratios instead). The
+    $v_c$ of a class that is not in the image would be infinite; it is that of the smallest class
+    that is (as in MONAI). In an image without any label it is 1 for every class, so that the loss
+    is 1.
 
     Args:
         probabilities: The predicted share of each class in each pixel, from 0 to 1.
         labels: The class of each pixel, or the true share of each class in each pixel.
         mask: False leaves a pixel out.
-        class_weights: How much each class counts, on top of its size.
-        ignore_background: Whether class 0 does not count.
+        spatial_axes: The number of axes of pixels in front of the class axis. If None, 2, and a
+            last axis that looks like a width is refused.
+        class_weights: A weight of each class beside that of its size.
+        ignore_background: Whether class 0 is left out.
 
     Returns:
         The loss of each image, from 0 to 1; 0 if no pixel counts, NaN if a class id names no class.
 
     Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If labels, mask or class weights do not fit.
+        ValueError: If `spatial_axes` is None and the last axis looks like a width: at least 16
+            classes, not fewer than there are rows or columns, and labels of the same shape.
 
     Example:
         >>> probabilities, labels = jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]])
@@ -239,17 +293,18 @@ def generalized_dice(
     References:
         Sudre et al., *Generalised Dice Overlap as a Deep Learning Loss Function*, 2017.
     """
-    predicted, true = _shares(probabilities, labels, mask)
+    predicted, true = _predicted_and_true(
+        "jaxloss.segmentation.generalized_dice", probabilities, labels, mask, spatial_axes
+    )
     both = _over_pixels(predicted * true)
     missed = _over_pixels(predicted * (1 - true) + true * (1 - predicted))
-    weights = _importance(
-        probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
-    )
     size = _over_pixels(true)
+    weights = _weight_of_class(size.shape[-1], class_weights, ignore_background, size.dtype)
+    weights = jnp.broadcast_to(weights, size.shape)
     counts = (size > 0) & (weights > 0)
     smallest = jnp.min(jnp.where(counts, size, jnp.inf), axis=-1, keepdims=True)
     size = jnp.where(counts, size, jnp.where(smallest == jnp.inf, 1, smallest))
-    # Only the ratios of the weights matter: in a unit that makes the largest of them 1.
+    # Only the ratios of the weights matter; in this unit the largest is 1.
     relative = numerics.quotient(lax.stop_gradient(jnp.min(size, axis=-1, keepdims=True)), size)
     weights = weights * jnp.square(relative)
     return numerics.fraction(

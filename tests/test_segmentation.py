@@ -1,4 +1,4 @@
-"""Overlap losses: masks and ignored labels, absent classes, per class, agreement of definitions."""
+"""Overlap losses: masks, ignored labels, absent classes, layouts, agreement of definitions."""
 
 import cases.segmentation as oracles
 import jax
@@ -59,7 +59,7 @@ def test_an_ignored_label_without_a_mask_is_seen(loss):
 
 
 @every_loss
-def test_nothing_left_costs_nothing(loss):
+def test_an_image_of_which_nothing_is_left_has_loss_0(loss):
     probabilities, labels = image()
     value, slope = jax.value_and_grad(loss)(probabilities, labels, mask=np.zeros((5, 6), bool))
     assert value == 0
@@ -97,7 +97,7 @@ def test_tversky_of_one_half_is_dice(smooth):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def test_alpha_is_the_cost_of_false_pixels():
+def test_alpha_is_the_weight_of_false_pixels():
     everywhere, labels = jnp.ones((2, 2, 1)), jnp.array([[[1.0], [0.0]], [[0.0], [0.0]]])
     options = {"smooth": 0.0, "beta": 0.0}
     assert segmentation.tversky(everywhere, labels, alpha=1.0, **options) == 0.75
@@ -105,7 +105,7 @@ def test_alpha_is_the_cost_of_false_pixels():
     assert segmentation.tversky(labels, everywhere, alpha=0.0, beta=1.0, smooth=0.0) == 0.75
 
 
-def test_smoothing_makes_an_absent_class_cost_little_by_little():
+def test_with_smoothing_the_loss_of_an_absent_class_grows_with_its_pixels():
     labels = jnp.zeros((4, 4, 1))
     faint, loud = jnp.full((4, 4, 1), 0.01), jnp.full((4, 4, 1), 0.5)
     bare = lambda p: segmentation.dice(p, labels, smooth=0.0)
@@ -152,7 +152,7 @@ def test_each_class_by_one_hot_weights():
     )
 
 
-def test_a_class_that_is_not_there_does_not_rule_generalized_dice():
+def test_an_absent_class_has_the_weight_of_the_smallest_present_one():
     probabilities, labels = image(2)
     labels = np.where(labels == 3, 0, labels)
     got = segmentation.generalized_dice(probabilities, labels)
@@ -164,7 +164,7 @@ def test_a_class_that_is_not_there_does_not_rule_generalized_dice():
     assert jnp.all(slope[..., 3] > 0)
 
 
-def test_generalized_dice_does_not_mind_the_size_of_the_image():
+def test_generalized_dice_does_not_depend_on_the_size_of_the_image():
     probabilities, labels = image(3)
     tiled = jnp.tile(probabilities, (8, 8, 1)), np.tile(labels, (8, 8))
     np.testing.assert_allclose(
@@ -175,15 +175,95 @@ def test_generalized_dice_does_not_mind_the_size_of_the_image():
 
 
 @every_loss
-def test_other_ranks_by_reshape(loss):
+def test_volumes_and_points_are_images_of_other_ranks(loss):
+    """Batches of two volumes: each has one loss, that of its voxels in any order."""
     volume, labels = image(4, batch=(2, 3))
-    flat = loss(volume.reshape(2, 3 * 5, 6, CLASSES), labels.reshape(2, 3 * 5, 6))
-    points = loss(volume.reshape(2, 1, -1, CLASSES), labels.reshape(2, 1, -1))
-    np.testing.assert_allclose(flat, points, rtol=1e-6)
+    mask = np.random.default_rng(0).random(labels.shape) < 0.7
+    weights = jnp.arange(1.0, CLASSES + 1)
+    for truth in (labels, jax.nn.one_hot(labels, CLASSES)):
+        one_slice = truth.shape[4:]
+        got = loss(volume, truth, spatial_axes=3, mask=mask, class_weights=weights)
+        assert got.shape == (2,)
+        as_image = loss(
+            volume.reshape(2, 15, 6, CLASSES),
+            truth.reshape(2, 15, 6, *one_slice),
+            mask=mask.reshape(2, 15, 6),
+            class_weights=weights,
+        )
+        np.testing.assert_array_equal(got, as_image)
+        points = loss(
+            volume.reshape(2, -1, CLASSES),
+            truth.reshape(2, -1, *one_slice),
+            mask=mask.reshape(2, -1),
+            class_weights=weights,
+            spatial_axes=1,
+        )
+        np.testing.assert_allclose(points, got, rtol=1e-6)
+    one = loss(volume[0], labels[0], spatial_axes=3, reduction="mean")
+    np.testing.assert_allclose(one, loss(volume, labels, spatial_axes=3)[0], rtol=1e-6)
+    each = [loss(v, y) for v, y in zip(volume, labels, strict=True)]
+    np.testing.assert_array_equal(loss(volume, labels, spatial_axes=2), each)
 
 
 @every_loss
-def test_what_does_not_fit_is_refused(loss):
+def test_volumes_that_do_not_fit_are_refused_as_they_came(loss):
+    volume, labels = image(4, batch=(2, 3))
+    with pytest.raises(ValueError, match=r"`labels`.* \(2, 3, 6\), expected \(2, 3, 5, 6\)"):
+        loss(volume, labels[:, :, 0], spatial_axes=3)
+    with pytest.raises(ValueError, match=r"`mask`.* \(2, 3, 5, 1\), expected \(2, 3, 5, 6\)"):
+        loss(volume, labels, mask=np.ones((2, 3, 5, 1), bool), spatial_axes=3)
+    with pytest.raises(ValueError, match="`spatial_axes` is 5, .* from 1 to 4"):
+        loss(volume, labels, spatial_axes=5)
+    with pytest.raises(ValueError, match="`spatial_axes` is 0"):
+        loss(volume, labels, spatial_axes=0)
+
+
+@every_loss
+@pytest.mark.parametrize("shape", [(8, 64, 48), (64, 28, 28), (2, 3, 64, 48)])
+def test_a_width_is_not_taken_for_a_class_axis(loss, shape):
+    """Maps without a class axis, or with the classes first, whose labels have the same shape."""
+    maps = jnp.full(shape, 0.5)
+    with pytest.raises(ValueError, match=f"{shape[-1]} classes.*no class axis.*spatial_axes=2"):
+        loss(maps, maps)
+    assert loss(maps, maps, spatial_axes=2).shape == shape[:-3]
+    assert loss(maps[..., None], maps[..., None], spatial_axes=2).shape == shape[:-2]
+
+
+@every_loss
+def test_a_class_axis_that_may_be_one_is_not_refused(loss):
+    small, labels = image(classes=CLASSES)
+    loss(small[:2, :3], jax.nn.one_hot(labels[:2, :3], CLASSES))
+    many, labels = image(classes=150)
+    loss(many, labels)  # ids have no class axis, so that the one of the predictions is the last
+
+
+@every_loss
+def test_export_with_symbolic_sizes(loss):
+    batch, height, width = jax.export.symbolic_shape("b, h, w")
+    probabilities = jax.ShapeDtypeStruct((batch, height, width, 3), np.float32)
+    labels = jax.ShapeDtypeStruct((batch, height, width), np.int32)
+    gradient = jax.grad(lambda p, y: loss(p, y, reduction="mean"))
+    for truth in (labels, probabilities):
+        exported = jax.export.export(jax.jit(gradient))(probabilities, truth)
+    p, y = image(batch=(2,), classes=3)
+    y = jax.nn.one_hot(y, 3)
+    np.testing.assert_allclose(exported.call(p, y), gradient(p, y), rtol=1e-6)
+
+
+@every_loss
+def test_promotion_is_explicit(loss):
+    probabilities, labels = image(batch=(2,))
+    options = {"class_weights": jnp.ones(CLASSES), "mask": jnp.ones((2, 5, 6), bool)}
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        for truth in (jnp.asarray(labels), jax.nn.one_hot(labels, CLASSES)):
+            jax.make_jaxpr(jax.grad(lambda p: jnp.sum(loss(p, truth))))(probabilities)  # noqa: B023
+            jax.make_jaxpr(jax.grad(lambda p: jnp.sum(loss(p, truth, **options))))(  # noqa: B023
+                probabilities
+            )
+
+
+@every_loss
+def test_shapes_that_do_not_fit_are_refused(loss):
     probabilities, labels = image()
     with pytest.raises(ValueError, match="`mask`.*expected"):
         loss(probabilities, labels, mask=np.ones((6, 5), bool))

@@ -30,6 +30,7 @@ from jaxloss._core.body import evaluate_body
 from jaxloss._core.checks import are_on, check, check_arguments
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._core.registry import register
+from jaxloss._core.spatial import merge_spatial_axes
 from jaxloss._core.spec import LossSpec
 from jaxloss._core.typing import ArrayLike
 from jaxloss._memory.deferred import DeferredRows, materialize
@@ -106,6 +107,7 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     axis = given.get("axis", -1)
     if not isinstance(axis, int) or axis != -1:
         came, layout = shapes.move_axis(spec, came, axis)
+    came = merge_spatial_axes(spec, came, given.get("spatial_axes"))
     types = tuple((n, x.shape, x.dtype, isinstance(given[n], ARRAYS)) for n, x in came.items())
     batch, sizes, forms, dtype = shapes.plan(spec, types, jnp.result_type(float), layout)
     check_options(spec, given, came, sizes, forms)

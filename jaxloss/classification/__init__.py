@@ -1,15 +1,17 @@
 r"""Classification: losses of scores for the classes of an example.
 
-`logits` are scores before softmax or sigmoid: prefer them to probabilities, which have already
-lost what they lost. The classes lie along the last axis, or along `axis`. Labels come in two
-forms, told apart by shape and dtype: integers name the class of each example, floats of the
-logits' shape are distributions over the classes. A class id that names no class gives NaN, in
-value and gradient, for that example; `where=labels != -100` leaves such examples out.
+`logits` are scores before softmax or sigmoid: losses of logits are more accurate than losses of
+probabilities, which are already rounded. The classes are along the last axis, or along `axis`.
+Labels come in two forms, which are distinguished by shape and dtype: integers are class ids, one
+for each example; floats of the logits' shape are distributions over the classes. A class id that
+names no class gives NaN, in value and gradient, for that example; `where=labels != -100` leaves
+such examples out. Single classes are left out by `mask`.
 
-Binary losses are elementwise, one score a decision, so that several labels may be on at once.
+Binary losses are elementwise, one score for each decision, so that several labels may be on at
+once.
 """
 
-# The catalogue lists the losses in this order, in which they are taught.
+# The catalogue lists the losses in this order, the order of teaching.
 # isort: off
 from jaxloss.classification._cross_entropy import (
     binary_cross_entropy,
@@ -32,12 +34,9 @@ from jaxloss.classification._margin import (
     perceptron,
     squared_hinge,
 )
-from jaxloss.classification._surprise import (
-    asymmetric,
+from jaxloss.classification._focal import asymmetric, poly1, sigmoid_focal, softmax_focal
+from jaxloss.classification._noisy_labels import (
     generalized_cross_entropy,
-    poly1,
-    sigmoid_focal,
-    softmax_focal,
     symmetric_cross_entropy,
 )
 from jaxloss.classification._imbalance import class_balanced_weights, ldam, logit_adjusted

@@ -1,15 +1,22 @@
-r"""Cross-entropy in all its forms: of logits, of probabilities, of log-probabilities."""
+r"""Cross-entropy of logits, of probabilities, and of log-probabilities."""
 
 from typing import Any, Unpack
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike as Numbers
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss.classification._labels import (
+    mean_over_classes,
+    times_weight_of_label,
+    weighted_labels,
+)
 from jaxloss.domains import (
     class_ids,
     distribution,
@@ -18,12 +25,9 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
-from jaxloss.numerics._labels import is_static_zero, take_label, uniform_over_finite
-from jaxloss.numerics._softmax_nll import (
-    sigmoid_nll,
-    softmax_cross_entropy_dense,
-    softmax_nll,
-)
+from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
+from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense, softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
 
 
@@ -48,32 +52,32 @@ def softmax_cross_entropy(
     class_weights: Real[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to choose one of several classes: the log-likelihood of the right one, negated.
+    r"""Softmax cross-entropy: the negative log-probability of the label.
+
+    When to use: classification into one of several classes.
 
     $$\ell(x, y) = -\log \frac{e^{x_y}}{\sum_k e^{x_k}}, \qquad
       \ell(x, q) = -\sum_k q_k \log \frac{e^{x_k}}{\sum_j e^{x_j}}$$
 
-    Smallest at the true probabilities, so they can be read off with a softmax. One wrong label
-    that the model is sure about costs without bound: with wrong labels, smooth them. With class
-    weights $w$ the terms are $w_k q_k$; the mean then divides by the number of examples (torch
-    divides by the sum of the labels' weights: that is `weights=class_weights[labels]`).
+    It is smallest in expectation at the true probabilities, so that `jax.nn.softmax(logits)`
+    estimates them. It is not bounded: with wrong labels, use label smoothing or
+    `generalized_cross_entropy`. With class weights $w$ the terms are $w_k q_k$, and the mean
+    divides by the number of examples (torch divides by the sum of the weights of the labels: that
+    is `weights=class_weights[labels]`).
 
     Args:
-        logits: Scores of the classes; -inf makes a class impossible.
+        logits: Scores of the classes; -inf gives a class probability 0.
         labels: Class ids, integers without the class axis; or distributions over the classes.
-        mask: False takes a class out of an example (or out of all), whatever logits and
-            distributions hold there: probability and gradient 0. A class id that names it costs
-            inf.
-        label_smoothing: The share of each label that is spread evenly over the possible classes.
-        class_weights: How much each class counts.
+        mask: False leaves a class out of an example (of shape (classes,): out of all examples),
+            whatever logits and distributions hold there: its probability and its gradient are 0. A
+            class id of a masked class has loss inf. Whole examples are left out by `where`.
+        label_smoothing: The part of each label that is spread evenly over the classes that are
+            neither masked nor -inf.
+        class_weights: The weight of each class.
 
     Returns:
-        The loss of each example in nats; inf if the label's class is impossible, NaN if a class
-        id names no class.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If labels, mask or class weights do not fit the logits.
+        The loss of each example in nats; inf if the label has probability 0, NaN if a class id
+        names no class.
 
     Example:
         >>> softmax_cross_entropy([[0.0, 0.0], [80.0, 0.0]], [1, 0])
@@ -83,37 +87,30 @@ def softmax_cross_entropy(
         Bridle, *Probabilistic Interpretation of Feedforward Classification Network Outputs*, 1990.
         Szegedy et al., *Rethinking the Inception Architecture* (label smoothing), 2016.
     """
-    if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
     if labels.ndim == logits.ndim:
-        labels = labels if mask is None else jnp.where(mask, labels, 0)
+        labels = linear_argument(labels)
         if not is_static_zero(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * uniform_over_finite(logits)
-        weighted = labels if class_weights is None else class_weights * labels
-        return softmax_cross_entropy_dense(logits, weighted)
-    surprise = softmax_nll(logits, labels)
-    if class_weights is not None:
-        surprise = class_weights[labels] * surprise
+        return softmax_cross_entropy_dense(logits, weighted_labels(labels, class_weights))
+    nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
     if is_static_zero(label_smoothing):
-        return surprise
-    even = (
-        uniform_over_finite(logits)
-        if class_weights is None
-        else class_weights * uniform_over_finite(logits)
-    )
-    spread = softmax_cross_entropy_dense(logits, even)
-    return (1 - label_smoothing) * surprise + label_smoothing * spread
+        return nll
+    uniform = weighted_labels(uniform_over_finite(logits), class_weights)
+    spread = softmax_cross_entropy_dense(logits, uniform)
+    return (1 - label_smoothing) * nll + label_smoothing * spread
 
 
-def _check_last_axis(weights: Any, logits: Array) -> None:
-    """One weight a label is the one thing that stretches along the axes in front."""
-    if jnp.ndim(weights) and weights.shape not in (logits.shape, logits.shape[-1:]):
-        message = (
+def _per_decision(positive_weight: Any, logits: Array) -> Any:
+    """The weights in the shape of the logits; one weight a label is broadcast over the batch."""
+    if not jnp.ndim(positive_weight):
+        return positive_weight
+    if positive_weight.shape not in (logits.shape, logits.shape[-1:]):
+        raise ValueError(
             f"jaxloss.classification.sigmoid_cross_entropy: `positive_weight` has shape "
-            f"{weights.shape}, expected {logits.shape} to fit `logits`, or one weight a label, "
-            f"{logits.shape[-1:]}."
+            f"{positive_weight.shape}, expected {logits.shape} to fit `logits`, or one weight a "
+            f"label, {logits.shape[-1:]}."
         )
-        raise ValueError(message)
+    return jnp.broadcast_to(positive_weight, logits.shape)
 
 
 @loss(
@@ -136,26 +133,28 @@ def sigmoid_cross_entropy(
     | Real[ArrayLike, "classes"] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for yes or no, or for several labels at once: one independent decision a logit.
+    r"""Sigmoid cross-entropy: the binary cross-entropy of logits, one for each decision.
+
+    When to use: binary classification, or several labels that may be on at once.
 
     $$\ell(x, y) = y \log(1 + e^{-x}) + (1 - y) \log(1 + e^{x})$$
 
-    Smallest at the true probability, which is then the sigmoid of the logit. A rare positive
-    class can be made to count more with `positive_weight`, at the price of that reading.
+    It is smallest in expectation where `jax.nn.sigmoid(logits)` is the true probability. A
+    `positive_weight` other than 1 gives rare positives more weight, but the sigmoid is then no
+    longer an estimate of the probability.
 
     Args:
-        logits: Scores before the sigmoid; infinite ones are sure.
+        logits: Log-odds of yes; may be infinite.
         labels: 1 for yes, 0 for no, or the probability of yes.
-        label_smoothing: The share of each label that is moved to 1/2.
-        positive_weight: What a yes counts, if a no counts 1: one number, one a decision, or one a
-            label, along the last axis.
+        label_smoothing: The part of each label that is replaced by 1/2.
+        positive_weight: The weight of yes, where no has weight 1: one number, one for each
+            decision, or one for each label, along the last axis.
 
     Returns:
         The loss of each decision in nats.
 
     Raises:
-        ValueError: If the shapes differ, the positive weights do not fit, or the label smoothing
-            is not between 0 and 1.
+        ValueError: If `positive_weight` does not have one of these shapes.
 
     Example:
         >>> sigmoid_cross_entropy([0.0, 80.0], [1, 1])
@@ -164,11 +163,11 @@ def sigmoid_cross_entropy(
     References:
         Cox, *The Regression Analysis of Binary Sequences*, 1958.
     """
-    _check_last_axis(positive_weight, logits)
+    labels = linear_argument(labels)
     yes, no = labels, 1 - labels
     if not is_static_zero(label_smoothing):
-        yes, no = ((1 - label_smoothing) * share + 0.5 * label_smoothing for share in (yes, no))
-    return sigmoid_nll(logits, positive_weight * yes, no)
+        yes, no = ((1 - label_smoothing) * part + 0.5 * label_smoothing for part in (yes, no))
+    return sigmoid_nll(logits, _per_decision(positive_weight, logits) * yes, no)
 
 
 @loss(convex, nonnegative, proper, probabilities=unit_interval, labels=unit_interval)
@@ -177,22 +176,22 @@ def binary_cross_entropy(
     labels: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when probabilities are all there is; with logits, `sigmoid_cross_entropy` is safer.
+    r"""Binary cross-entropy of probabilities.
+
+    When to use: binary classification by a model that returns probabilities. With logits,
+    `sigmoid_cross_entropy` is more accurate.
 
     $$\ell(p, y) = -y \log p - (1 - y) \log(1 - p)$$
 
-    Nothing is clipped: a probability of exactly 0 for what happened costs inf, of exactly 1
-    costs 0. (keras clips at 1e-7 and torch caps the loss at 100, with gradient 0 there.)
+    Nothing is clipped: the loss is inf where the label has probability 0. (Keras clips
+    probabilities at 1e-7; torch caps the loss at 100, with gradient 0 there.)
 
     Args:
-        probabilities: The predicted probability of yes.
+        probabilities: Predicted probabilities of yes.
         labels: 1 for yes, 0 for no, or the probability of yes.
 
     Returns:
         The loss of each decision in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> binary_cross_entropy([0.5, 1.0, 0.0], [1, 1, 1])
@@ -201,6 +200,7 @@ def binary_cross_entropy(
     References:
         Good, *Rational Decisions*, 1952.
     """
+    labels = linear_argument(labels)
     yes = numerics.xlogy(labels, probabilities)
     no = numerics.xlog1py(1 - labels, -probabilities)
     return 0 - (yes + no)  # not -(yes + no), which is -0 for a perfect prediction
@@ -215,25 +215,28 @@ def binary_cross_entropy(
 def categorical_cross_entropy(
     probabilities: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when probabilities are all there is; with logits, `softmax_cross_entropy` is safer.
+    r"""Categorical cross-entropy of probabilities.
+
+    When to use: classification by a model that returns probabilities. With logits,
+    `softmax_cross_entropy` is more accurate.
 
     $$\ell(p, y) = -\log p_y, \qquad \ell(p, q) = -\sum_k q_k \log p_k$$
 
-    Nothing is clipped or rescaled: the probabilities of an example have to sum to 1 (keras
-    divides by their sum).
+    Nothing is clipped or rescaled: the probabilities of an example have to sum to 1 (Keras divides
+    by their sum).
 
     Args:
         probabilities: Predicted probabilities of the classes.
         labels: Class ids, integers without the class axis; or distributions over the classes.
+        mask: False sets the probability and the label of a class to 0, in one example or in all.
+            The other probabilities are not rescaled.
 
     Returns:
-        The loss of each example in nats; inf if what happened had probability 0.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If the labels do not fit the probabilities.
+        The loss of each example in nats; inf if the label has probability 0.
 
     Example:
         >>> categorical_cross_entropy([[0.5, 0.5], [0.0, 1.0]], [0, 1])
@@ -243,7 +246,7 @@ def categorical_cross_entropy(
         Good, *Rational Decisions*, 1952.
     """
     if labels.ndim == probabilities.ndim:
-        return 0 - jnp.sum(numerics.xlogy(labels, probabilities), axis=-1)
+        return 0 - jnp.sum(numerics.xlogy(linear_argument(labels), probabilities), axis=-1)
     return 0 - jnp.log(take_label(probabilities, labels))
 
 
@@ -260,28 +263,30 @@ def negative_log_likelihood(
     log_probabilities: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when a model returns log-probabilities, as mixtures and normalizing flows do.
+    r"""Negative log-likelihood of class labels, of log-probabilities.
+
+    When to use: classification by a model that returns log-probabilities, such as a mixture or a
+    normalizing flow.
 
     $$\ell(l, y) = -l_y, \qquad \ell(l, q) = -\sum_k q_k l_k$$
 
-    Nothing is normalized: after a log-softmax it is `softmax_cross_entropy`, which keeps more
-    digits. With class weights the mean divides by the number of examples; torch divides by the
-    sum of the labels' weights, which is `weights=class_weights[labels]` here.
+    Nothing is normalized. After a log-softmax this is `softmax_cross_entropy`, which is more
+    accurate. With class weights the mean divides by the number of examples; torch divides by the
+    sum of the weights of the labels, which is `weights=class_weights[labels]` here.
 
     Args:
-        log_probabilities: Logs of the predicted probabilities; -inf is a probability of 0.
+        log_probabilities: Logarithms of the predicted probabilities; -inf is probability 0.
         labels: Class ids, integers without the class axis; or distributions over the classes.
-        class_weights: How much each class counts.
+        mask: False sets the probability and the label of a class to 0, in one example or in all.
+            The other probabilities are not rescaled.
+        class_weights: The weight of each class.
 
     Returns:
-        The loss of each example in nats; inf if what happened had probability 0.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If labels or class weights do not fit the log-probabilities.
+        The loss of each example in nats; inf if the label has probability 0.
 
     Example:
         >>> negative_log_likelihood([[-0.5, -1.0], [0.0, -jnp.inf]], [1, 0])
@@ -291,10 +296,11 @@ def negative_log_likelihood(
         Fisher, *On the Mathematical Foundations of Theoretical Statistics*, 1922.
     """
     if labels.ndim == log_probabilities.ndim:
-        weighted = labels if class_weights is None else class_weights * labels
-        return jnp.sum(numerics.multiply_no_nan(weighted, -log_probabilities), axis=-1)
-    surprise = 0 - take_label(log_probabilities, labels)
-    return surprise if class_weights is None else class_weights[labels] * surprise
+        weighted = weighted_labels(linear_argument(labels), class_weights)
+        nll = -linear_argument(log_probabilities)
+        return jnp.sum(numerics.multiply_no_nan(weighted, nll), axis=-1)
+    nll = 0 - linear_argument(take_label(log_probabilities, labels))
+    return times_weight_of_label(nll, labels, class_weights)
 
 
 @loss(
@@ -310,10 +316,14 @@ def multilabel_soft_margin(
     logits: Real[ArrayLike, "*batch classes"],
     labels: Real[ArrayLike, "*batch classes"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to tag an example with several labels, and to count examples rather than decisions.
+    r"""Multi-label soft margin loss: the mean sigmoid cross-entropy of the labels of an example.
+
+    When to use: multi-label classification in which an example, not a decision, is the unit of the
+    mean.
 
     $$\ell(x, y) = \frac1K \sum_k w_k \left( y_k \log(1 + e^{-x_k})
       + (1 - y_k) \log(1 + e^{x_k}) \right)$$
@@ -322,15 +332,14 @@ def multilabel_soft_margin(
     as in torch, whatever the class weights sum to.
 
     Args:
-        logits: Scores before the sigmoid, one a label.
+        logits: Log-odds, one for each label.
         labels: 1 where a label is on, 0 where it is off, or the probability that it is on.
-        class_weights: How much each label counts.
+        mask: False leaves a label out of an example, or of all examples; $K$ is the number of those
+            that are left.
+        class_weights: The weight of each label.
 
     Returns:
-        The loss of each example in nats a label.
-
-    Raises:
-        ValueError: If the shapes differ.
+        The loss of each example in nats per label.
 
     Example:
         >>> multilabel_soft_margin([0.0, 80.0], [1, 1])
@@ -339,32 +348,35 @@ def multilabel_soft_margin(
     References:
         Zhang and Zhou, *A Review on Multi-Label Learning Algorithms*, 2014.
     """
+    labels = linear_argument(labels)
     yes = numerics.multiply_no_nan(labels, numerics.softplus(-logits))
     no = numerics.multiply_no_nan(1 - labels, numerics.softplus(logits))
-    weights = 1 if class_weights is None else class_weights
-    return jnp.mean(weights * (yes + no), axis=-1)
+    return mean_over_classes(weighted_labels(yes + no, class_weights), mask)
 
 
 @loss(nonnegative, smooth, logits=extended)
 def z_loss(
     logits: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it beside a cross-entropy, times 1e-4 or so, to keep logits from drifting off.
+    r"""Z-loss: the squared logarithm of the partition function of a softmax.
+
+    When to use: added to a cross-entropy with a weight of about 1e-4, to keep logits from drifting,
+    in routers and in training in half precision.
 
     $$\ell(x) = \left( \log \sum_k e^{x_k} \right)^2$$
 
-    A cross-entropy does not notice a number added to all logits; half precision does. This pulls
-    the log of their partition function to 0, where logits are log-probabilities.
+    A cross-entropy does not change if a number is added to all logits. This loss is 0 where the
+    logits are log-probabilities.
 
     Args:
         logits: Scores of the classes, or of the experts of a router.
+        mask: False leaves a class out of an example, or of all examples.
 
     Returns:
         The squared log-partition function of each example.
-
-    Raises:
-        ValueError: If the logits have no class axis.
 
     Example:
         >>> z_loss([[0.0, -jnp.inf], [1.0, -jnp.inf]])
@@ -373,12 +385,11 @@ def z_loss(
     References:
         Zoph et al., *ST-MoE: Designing Stable and Transferable Sparse Expert Models*, 2022.
     """
-    # The largest logit, and its surprise, which has a gradient with all its digits.
+    # log sum exp is the largest logit plus its nll, whose gradient is accurate.
     top = jnp.argmax(logits, axis=-1)
     largest = take_label(logits, top)
-    impossible = largest == -jnp.inf
-    surprise = softmax_nll(logits, top)
-    return jnp.square(largest + jnp.where(impossible, 0, surprise))
+    nll = jnp.where(largest == -jnp.inf, 0, softmax_nll(logits, top))
+    return jnp.square(largest + nll)
 
 
 def smooth_labels(
@@ -388,48 +399,50 @@ def smooth_labels(
     classes: int | None = None,
     mask: Numbers | None = None,
 ) -> Array:
-    r"""Mixes labels with the even distribution, for losses that take distributions.
+    r"""Mixes labels with the uniform distribution, for losses that take distributions.
 
     $$q_k = (1 - s) \, y_k + \frac{s}{|M|} \, [k \in M]$$
 
-    The share $s$ goes to the possible classes $M$ alone (optax gives it to masked ones as well).
-    `softmax_cross_entropy(label_smoothing=...)` does the same without an array of this size.
+    The smoothing is spread over the classes $M$ that are not masked (optax includes masked ones).
+    `softmax_cross_entropy(label_smoothing=...)` gives the same loss without an array of this size.
 
     Args:
         labels: Class ids, integers without the class axis; or distributions, classes last.
-        smoothing: The share that is spread, from 0 to 1: a number, or one an example.
-        classes: The number of classes; with class ids, it or the mask must tell.
-        mask: False for classes that are impossible: one for all examples, or one an example.
+        smoothing: The part that is spread, from 0 to 1: a number, or one for each example.
+        classes: The number of classes; required with class ids, unless `mask` is given.
+        mask: False for classes that are left out: one for all examples, or one for each.
 
     Returns:
         Distributions over the classes, float32 or float64; NaN for an id that names no class.
 
     Raises:
-        ValueError: If class ids come without the number of classes, or shapes do not fit.
+        ValueError: If class ids come without the number of classes, or shapes do not match.
 
     Example:
         >>> smooth_labels([0, 1], 0.3, mask=[True, True, False])
         Array([[0.85, 0.15, 0.  ],
                [0.15, 0.85, 0.  ]], dtype=float32)
     """
-    labels, smoothing = jnp.asarray(labels), jnp.asarray(smoothing)
-    possible = jnp.asarray(True if mask is None else mask)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        size = classes if mask is None else possible.shape[-1]
+    given = labels if isinstance(labels, Array) else np.asarray(labels)
+    kept, smoothing = jnp.asarray(True if mask is None else mask), jnp.asarray(smoothing)
+    if jnp.issubdtype(given.dtype, jnp.integer):
+        size = classes if mask is None else kept.shape[-1]
         if size is None or classes not in (None, size):
             message = f"smooth_labels: class ids need `classes`, got {classes} (mask: {size})."
             raise ValueError(message)
-        ids = labels[..., None]
-        one_hot = (ids == jnp.arange(size)).astype(jnp.float32)
-        labels = jnp.where((ids >= 0) & (ids < size), one_hot, jnp.nan)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.float32))
+        ids = to_index("smooth_labels", "labels", given, bounded=True)
+        one_hot = is_label(jnp.zeros((*ids.shape, size)), ids)
+        is_valid = jnp.any(one_hot, axis=-1, keepdims=True)
+        given = jnp.where(is_valid, one_hot.astype(jnp.float32), jnp.nan)
+    labels = jnp.asarray(given).astype(jnp.promote_types(given.dtype, jnp.float32))
     smoothing = smoothing.astype(labels.dtype)
-    if possible.shape not in ((), labels.shape[-1:], labels.shape):
-        message = f"smooth_labels: `mask` {possible.shape} does not fit labels {labels.shape}."
+    if kept.shape not in ((), labels.shape[-1:], labels.shape):
+        message = f"smooth_labels: `mask` {kept.shape} does not fit labels {labels.shape}."
         raise ValueError(message)
     if smoothing.shape not in ((), labels.shape[:-1]):
         message = f"smooth_labels: `smoothing` {smoothing.shape} is not one number an example."
         raise ValueError(message)
-    even = uniform_over_finite(jnp.where(possible, jnp.zeros_like(labels), -jnp.inf))
-    share = smoothing[..., None]
-    return (1 - share) * labels + share * even
+    kept = jnp.broadcast_to(kept, labels.shape)
+    uniform = uniform_over_finite(jnp.where(kept, jnp.zeros_like(labels), -jnp.inf))
+    part = jnp.broadcast_to(smoothing, labels.shape[:-1])[..., None]
+    return (1 - part) * labels + part * uniform

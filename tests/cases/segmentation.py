@@ -1,4 +1,4 @@
-"""The rows of the segmentation shelf: counts of pixels, in loops."""
+"""The rows of the segmentation losses: counts of pixels, in loops."""
 
 import numpy as np
 

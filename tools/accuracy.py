@@ -10,7 +10,7 @@ from typing import Any
 
 import cases
 import numpy as np
-from test_accuracy import worst_errors
+from harness.accuracy import evaluation_of, own_evaluation, worst_errors
 
 from tools import ROOT
 
@@ -64,11 +64,11 @@ def errors(worst: dict[str, tuple[float, Any]]) -> list[str]:
 
 def measure(setting: cases.Setting) -> list[str]:
     """Our errors, and Optax's where it has the loss."""
-    ours = errors(worst_errors(setting))
+    ours = errors(worst_errors(setting, own_evaluation(setting)))
     if setting.given or setting.info.name not in PAIRS:
         return [*ours, "", ""]
-    peer = PAIRS[setting.info.name]
-    return ours + errors(worst_errors(setting, loss=lambda *data: peer(*data)))
+    theirs = evaluation_of(PAIRS[setting.info.name], setting)
+    return ours + errors(worst_errors(setting, theirs))
 
 
 def main(names: list[str]) -> None:

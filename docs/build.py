@@ -72,9 +72,8 @@ def loss_pages() -> Iterator[Page]:
 
 
 def loss_page(info: LossInfo) -> str:
-    """The page of a loss, by mkdocstrings; long names break behind a dot."""
-    title = f"jaxloss.<wbr>{info.name.replace('.', '.<wbr>')}"
-    options = f"heading: {json.dumps(title)}\n      toc_label: {short(info)}"
+    """The page of a loss, by mkdocstrings, under its name as it is written in code."""
+    options = f"heading: jl.{info.name}\n      toc_label: {short(info)}"
     return f"::: jaxloss.{info.name}\n    options:\n      {options}\n"
 
 
@@ -96,7 +95,7 @@ def short(info: LossInfo) -> str:
 def loss_cell(info: LossInfo) -> str:
     """A loss in the index of its family: name, picture and first line."""
     line = _sections.line(info)
-    drawn = _svg.picture(line) if line else ""
+    drawn = f"<div data-search-exclude>{_svg.picture(line)}</div>" if line else ""
     return f"#### [`{short(info)}`]({short(info)}.md)\n\n{drawn}\n\n{info.summary}"
 
 
@@ -196,10 +195,11 @@ def guide_page() -> Page:
 def choice_cell(choice: _choose.Choice) -> str:
     """A line of the guide with the picture and the formula of its loss."""
     info, troubles = choice.info, ", ".join(t.replace("_", " ") for t in choice.troubles)
-    tags = f"{f'for: {troubles} · ' if troubles else ''}returns {RETURNS[choice.returns]}"
+    tags = f"{f'for: {troubles} · ' if troubles else ''}returns {_advice.load().returns[choice.returns]}"
     tested = choice.facts or "no trait holds for every input"
     return (
-        f"#### [`{info.name}`](losses/{info.family}/{short(info)}.md)\n\n{choice.picture}\n\n"
+        f"#### [`{info.name}`](losses/{info.family}/{short(info)}.md)\n\n"
+        f"<div data-search-exclude>{choice.picture}</div>\n\n"
         f"$$\n{info.formula}\n$$\n\n{choice.advice}\n\n*But:* {choice.cost}\n\n"
         f'<p class="tags">{tags}<br>tested: {tested}</p>'
     )

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import threading
 
+import cases
 import jax.numpy as jnp
 import matplotlib
 import matplotlib.pyplot as plt
@@ -25,6 +26,7 @@ import pytest
 
 import jaxloss as jl
 from jaxloss._core import registry
+from tools import accuracy
 
 matplotlib.use("Agg")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -211,6 +213,12 @@ def test_links_between_files_become_links_of_the_site(build):
         "[a](../docs/tutorial.md)", ROOT / "notebooks/x.py", "notebooks/x.md"
     )
     assert from_notebook == "[a](../tutorial.md)"
+
+
+def test_accuracy_page_lists_every_setting():
+    written = accuracy.measured_before(accuracy.TARGET, accuracy.HEADINGS, 2)
+    missing = {accuracy.label(setting) for setting in cases.settings()} ^ set(written)
+    assert not missing, "run `python -m tools.accuracy <name of the loss>`"
 
 
 def test_every_public_name_is_documented(build):

@@ -67,8 +67,8 @@ def measure(setting: cases.Setting) -> list[str]:
     ours = errors(worst_errors(setting, own_evaluation(setting)))
     if setting.given or setting.info.name not in PAIRS:
         return [*ours, "", ""]
-    peer = PAIRS[setting.info.name]
-    return ours + errors(worst_errors(setting, evaluation_of(peer, setting)))
+    theirs = evaluation_of(PAIRS[setting.info.name], setting)
+    return ours + errors(worst_errors(setting, theirs))
 
 
 def main(names: list[str]) -> None:

@@ -78,8 +78,8 @@ def of_jax(code, argument):
     arrays = {name: jnp.asarray(x) for name, x in peers.INPUTS.items()}
     x = arrays.pop(argument)
     f = lambda x: eval(code, names | arrays | {argument: x})
-    value, pull = jax.vjp(f, x)
-    (gradient,) = pull(jnp.asarray(peers.cotangent(value), value.dtype))
+    value, vjp_fn = jax.vjp(f, x)
+    (gradient,) = vjp_fn(jnp.asarray(peers.cotangent(value), value.dtype))
     return value, gradient
 
 

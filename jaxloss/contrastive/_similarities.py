@@ -26,7 +26,8 @@ from jaxloss._memory.deferred import checked_split
 from jaxloss._memory.layout import Split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
 from jaxloss.numerics._double_double import two_quotient, two_sum
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
+from jaxloss.numerics._masked import sum_of_exps
+from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
 class Masks(NamedTuple):
@@ -93,7 +94,7 @@ class Others(NamedTuple):
     ) -> "Others":
         """The sums along an axis, relative to `top`, or to the largest entry if it is not given."""
         top = masks.top(entries, axis) if top is None else top
-        return cls(top, _sum_of_exps(axis, entries, masks.others, top))
+        return cls(top, sum_of_exps(axis, entries, masks.others, top))
 
     def merge(self, more: "Others") -> "Others":
         """The sums over the entries of both."""
@@ -109,29 +110,6 @@ class Others(NamedTuple):
 
 def _scale(top: Array, new_top: Array) -> Array:
     return jnp.where(top == new_top, 1, jnp.exp(top - new_top))
-
-
-def _exps(entries: Array, top: Array) -> Array:
-    """exp(entries - top); entries above the top, which are masked, count as the top."""
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return exp_shifted(jnp.where(entries > top, top, entries), top)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum_of_exps(axis: int, entries: Array, counted: Array, top: Array) -> Array:
-    return _terms_and_sum(axis, entries, counted, top)[1]
-
-
-@_sum_of_exps.defjvp
-def _sum_of_exps_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # A full rule: one array of terms serves the sum and its gradient. The top is a constant.
-    terms, total = _terms_and_sum(axis, *primals)
-    return total, jnp.sum(terms * tangents[0], axis)
-
-
-def _terms_and_sum(axis: int, entries: Array, counted: Array, top: Array) -> tuple[Array, Array]:
-    terms = jnp.where(counted, _exps(entries, jnp.expand_dims(top, axis)), 0)
-    return terms, jnp.sum(terms, axis)
 
 
 @jax.custom_jvp

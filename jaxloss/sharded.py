@@ -28,6 +28,7 @@ from jaxloss.contrastive._similarities import (
     with_derivative_of,
 )
 from jaxloss.linear._online_softmax import Layer, of_products
+from jaxloss.numerics._double_double import DD
 
 Strategy = Literal["ring", "gather"]
 
@@ -250,8 +251,8 @@ def siglip(
     nothing = lax.full_like(scaled[:, 0], 0)
     constants = (scaled, pair.inside, pcast_varying(bias, vma(scaled)))
     (on_diagonal, values), _ = pair.around(tile, (nothing, nothing), (), constants)
-    own, lost = pair.own_similarity(temperature)
-    matches = numerics.softplus(-(with_derivative_of(on_diagonal, own) + bias) - lost)
+    own = pair.own_similarity(temperature, on_diagonal)
+    matches = numerics.softplus(-(own + bias).renormalized().hi)
     return pair.reduced(matches + values, weights, reduction)
 
 
@@ -288,8 +289,10 @@ class _Pair:
         inside = jnp.ones_like(self.left[:, 0], bool)
         self.inside = inside if where is None else inside & where
 
-    def own_similarity(self, temperature: Any) -> tuple[Array, Array]:
-        return own_similarity(*self.given, temperature)
+    def own_similarity(self, temperature: Any, on_diagonal: Array) -> DD:
+        """The similarity of each pair, with the derivative of its entry on the diagonal."""
+        own = own_similarity(*self.given, temperature)
+        return own._replace(hi=with_derivative_of(on_diagonal, own.hi))
 
     def block(self, x: Array, mine: Array, travelling: Any, owner: Any) -> tuple[Array, Masks]:
         """The square of this device's left and another's right."""
@@ -342,8 +345,7 @@ def _surprises(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
     """
     x = pair.left / temperature
     on_diagonal, rows, columns = (_gathered if pair.strategy == "gather" else _in_a_ring)(pair, x)
-    own, lost = pair.own_similarity(temperature)
-    own = with_derivative_of(on_diagonal, own), lost
+    own = pair.own_similarity(temperature, on_diagonal)
     return rows.nll(own), columns.nll(own)
 
 

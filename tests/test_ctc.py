@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from arithmetic import to_exact
 from cases.sequence import ctc as oracle
-from test_accuracy import exact_gradient
+from harness.accuracy import exact_gradient
 
 from jaxloss.sequence import ctc
 

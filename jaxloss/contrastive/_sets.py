@@ -142,9 +142,9 @@ def clip(
 
 def _siglip_rows(columns: list[Any], rows: list[Any]) -> Array:
     *columns, bias = columns
-    logits, masks, (own, lo) = logits_of_rows(Columns(*columns), Rows(*rows))
+    logits, masks, own = logits_of_rows(Columns(*columns), Rows(*rows))
     negatives = jnp.sum(jnp.where(masks.others, numerics.softplus(logits + bias), 0), axis=-1)
-    return negatives + numerics.softplus(-(own + bias) - lo)
+    return negatives + numerics.softplus(-(own + bias).renormalized().hi)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)

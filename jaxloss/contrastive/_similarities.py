@@ -22,10 +22,9 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
-from jaxloss._memory.deferred import checked_split
-from jaxloss._memory.layout import Split, from_scan, to_scan
+from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
-from jaxloss.numerics._double_double import two_quotient, two_sum
+from jaxloss.numerics._double_double import DD, two_sum
 from jaxloss.numerics._masked import sum_of_exps
 from jaxloss.numerics._softmax_nll import nll_from_gap
 
@@ -102,10 +101,9 @@ class Others(NamedTuple):
         rest = self.rest * _scale(self.top, top) + more.rest * _scale(more.top, top)
         return Others(top, rest)
 
-    def nll(self, own: tuple[Array, Array]) -> Array:
-        """-log of the softmax of an entry, given in two words, among itself and the others."""
-        hi, lo = own
-        return nll_from_gap(self.rest, (self.top - hi) - lo)
+    def nll(self, own: DD) -> Array:
+        """-log of the softmax of an entry among itself and the others."""
+        return nll_from_gap(self.rest, (self.top - own.hi) - own.lo)[0]
 
 
 def _scale(top: Array, new_top: Array) -> Array:
@@ -135,19 +133,18 @@ def direction(x: Array, temperature: Array) -> Array:
     return numerics.normalize(x) / temperature
 
 
-def own_similarity(x: Array, y: Array, temperature: Any) -> tuple[Array, Array]:
-    """The cosine of each x and its own y by the temperature, in two words; not differentiated.
+def own_similarity(x: Array, y: Array, temperature: Any) -> DD:
+    """The cosine of each x and its own y by the temperature; not differentiated.
 
     The loss of a good match depends on this entry alone. In a matrix product, hundreds of rounding
     errors near 1 add up, of which a small temperature makes 150 ULP of a loss. The distance of two
     directions is exact to a few ULP, and 0 where they are equal.
     """
     x, y, temperature = lax.stop_gradient((x, y, jnp.asarray(temperature, x.dtype)))
-    cosine, lo = two_sum(jnp.ones((), x.dtype), -numerics.cosine_distance(x, y))
+    cosine = two_sum(jnp.ones((), x.dtype), -numerics.cosine_distance(x, y))
     direct = numerics.cosine_similarity(x, y)
     near = jnp.abs(direct) > 0.5
-    similarity, rest = two_quotient(jnp.where(near, cosine, direct), temperature)
-    return similarity, rest + jnp.where(near, lo, 0) / temperature
+    return DD(jnp.where(near, cosine.hi, direct), jnp.where(near, cosine.lo, 0)) / temperature
 
 
 class Columns(NamedTuple):
@@ -192,18 +189,18 @@ def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:
     return [vectors, lax.stop_gradient(matches), where]
 
 
-def logits_of_rows(columns: Columns, rows: Rows) -> tuple[Array, Masks, tuple[Array, Array]]:
-    """The logits of some rows, their masks, and the diagonal in two words."""
+def logits_of_rows(columns: Columns, rows: Rows) -> tuple[Array, Masks, DD]:
+    """The logits of some rows, their masks, and the diagonal, more exact than in the logits."""
     masks = Masks.of_rows(rows.places, columns.directions, rows.in_set, columns.in_set)
     logits = product(direction(rows.vectors, columns.temperature), columns.directions)
-    hi, lo = own_similarity(rows.vectors, rows.matches, columns.temperature)
-    return logits, masks, (with_derivative_of(masks.diagonal(logits), hi), lo)
+    own = own_similarity(rows.vectors, rows.matches, columns.temperature)
+    return logits, masks, own._replace(hi=with_derivative_of(masks.diagonal(logits), own.hi))
 
 
 class Sums(NamedTuple):
-    """The diagonal of the square in two words, and the sums of its rows and of its columns."""
+    """The diagonal of the square, and the sums of its rows and of its columns."""
 
-    own: tuple[Array, Array]
+    own: DD
     rows: Others
     columns: Others
 
@@ -220,7 +217,7 @@ def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, rows: list[
     if chunk_size is None:
         return _block(columns, rows)
     batch = rows.vectors.ndim - 2
-    split = checked_split(fun_name, rows.places.size, chunk_size, rows.vectors, batch)
+    split = checked_split(fun_name, rows.places.shape[0], chunk_size, rows.vectors, batch)
     function = functools.partial(_sums_of_chunks, split)
     for _ in range(batch):
         function = jax.vmap(function, (Columns(0, None, 0), Rows(0, 0, 0, None)))
@@ -233,7 +230,7 @@ def _to_scan(tree: Any, split: Split) -> Any:
 
 def _chunks(split: Split, rows: Rows) -> Rows:
     """The rows in chunks; padding, which is filled with zeros, gets the place -1."""
-    if split.padding and rows.in_set is None:
+    if split.is_padded and rows.in_set is None:
         rows = rows._replace(in_set=jnp.ones(split.rows, bool))
     chunks = _to_scan(rows._replace(places=rows.places + 1), split)
     return chunks._replace(places=chunks.places - 1)
@@ -265,7 +262,9 @@ def _sums_of_chunks_jvp(split: Split, primals: Any, tangents: Any) -> tuple[Sums
     own, of_rows, of_columns = found
     zeros = jax.tree.map(jnp.zeros_like, known)  # of the low word and of the tops
     return known, Sums(
-        (own, zeros.own[1]), Others(zeros.rows.top, of_rows), Others(zeros.columns.top, of_columns)
+        zeros.own._replace(hi=own),
+        zeros.rows._replace(rest=of_rows),
+        zeros.columns._replace(rest=of_columns),
     )
 
 
@@ -285,7 +284,7 @@ def _sums_dot(split: Split, columns: Columns, rows: Rows, tangents: Any, tops: A
 
         primals = columns.directions, columns.temperature, rows.vectors
         found = jax.jvp(block, primals, (*columns_dot, vectors_dot))[1]
-        return found.columns.rest, (found.own[0], found.rows.rest)
+        return found.columns.rest, (found.own.hi, found.rows.rest)
 
     def step(carry: Array, chunk: Any) -> Any:
         added, found = block_dot(columns, tangents[:2], column_top, chunk)

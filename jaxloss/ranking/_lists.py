@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss.numerics._double_double import two_sum
+from jaxloss._xla import not_folded
+from jaxloss.numerics._double_double import DD, at_dd, two_sum
 from jaxloss.numerics._masked import sum_of_exps
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
@@ -133,16 +134,20 @@ def _number_lists(
     segments: Int[Array, "*batch items"], mask: Bool[Array, "*batch items"]
 ) -> Int[Array, "*batch items"]:
     """The lists of each row as numbers from 0; masked items get the number of items."""
-    is_out, segments, place = lax.sort((~mask, segments, _iota(mask)), num_keys=2)
+    is_out, segments, places = lax.sort(not_folded((~mask, segments, _iota(mask))), num_keys=2)
     is_new = segments != jnp.roll(segments, 1, axis=-1)
     number = jnp.cumsum(is_new & (_iota(mask) > 0), axis=-1, dtype=jnp.int32)
-    return lax.sort((place, jnp.where(is_out, mask.shape[-1], number)), num_keys=1)[1]
+    return _map_batch(_put, places, jnp.where(is_out, mask.shape[-1], number))
 
 
 def _map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
     for _ in range(arrays[0].ndim - 1):
         function = jax.vmap(function)
     return function(*arrays)
+
+
+def _put(places: Array, values: Array) -> Array:
+    return jnp.zeros_like(values).at[places].set(values, unique_indices=True)
 
 
 def _add_up(values: Array, lists: Array) -> Array:
@@ -209,30 +214,36 @@ def nll_among(lists: Lists, rivals: Bool[Array, "*batch rows items"]) -> Float[A
     own, others = lists.rows.scores, jnp.broadcast_to(lists.scores[..., None, :], rivals.shape)
     top = lax.stop_gradient(jnp.max(others, axis=-1, where=rivals, initial=-jnp.inf))
     top = jnp.maximum(top, lax.stop_gradient(own))
-    return nll_from_gap(sum_of_exps(-1, others, rivals, top), top - own)
+    return nll_from_gap(sum_of_exps(-1, others, rivals, top), top - own)[0]
 
 
 # --- softmax among the items that come later ------------------------------------------------------
 
 
 def nll_among_later(
-    lists: Lists, relevance: Float[Array, "*batch items"], ties: Int[Array, " items"]
-) -> Float[Array, "*batch items"]:
+    scores: Float[Array, "*batch items"],
+    relevance: Float[Array, "*batch items"],
+    mask: Bool[Array, "*batch items"] | None,
+    segments: Int[Array, "*batch items"] | None,
+    ties: Int[Array, " items"] | None,
+) -> tuple[Float[Array, "*batch items"], Bool[Array, "*batch items"]]:
     """-log of the softmax of each item among itself and those behind it, in the right order.
 
-    That is the order of decreasing relevance, then of increasing `ties`, in each list. So is the
-    order of the result, in which the lists follow each other.
+    That is the order of decreasing relevance, then of increasing `ties`, then of places, in each
+    list. The result has this order, with the lists one after the other and masked items last; with
+    it comes whether an item is the last one of its list.
     """
-    items = lists.items
-    numbers = items.lists
-    if numbers is None:
-        numbers = jnp.where(items.mask, 0, items.mask.shape[-1])
-    ties = jnp.broadcast_to(ties, numbers.shape)
-    keys = numbers, lax.stop_gradient(-relevance), ties
-    numbers, _, _, order = lax.sort((*keys, _iota(numbers)), num_keys=3)
-    scores = jnp.take_along_axis(items.scores, order, axis=-1)
-    is_followed = (numbers == _behind(numbers, 1, -1)) & (numbers < numbers.shape[-1])
-    return _nll_among_later(scores, is_followed)
+    places = _iota(scores)
+    lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
+    keys = [*lists, lax.stop_gradient(-relevance)]
+    keys += [] if ties is None else [jnp.broadcast_to(ties, scores.shape)]
+    *found, order = lax.sort(not_folded((*keys, places)), num_keys=len(keys))
+    is_in = jnp.ones(scores.shape, bool) if mask is None else ~found[0]
+    is_followed = is_in & (places < scores.shape[-1] - 1)
+    for x in found[: len(lists)]:
+        is_followed &= x == _behind(x, 1, 0)
+    scores = jnp.take_along_axis(scores, order, axis=-1)
+    return _nll_among_later(scores, is_followed), is_in & ~is_followed
 
 
 @jax.jit  # so that an eager call compiles its loops once
@@ -245,7 +256,7 @@ def _nll_among_later(scores: Array, is_followed: Array) -> Array:
     term = exp_shifted(jnp.where(is_followed, _behind(scores, 1, 0), top), top)
     rest = _sum_of_later(factor, jnp.where(is_followed, term, 0))
     highest = jnp.maximum(top, lax.stop_gradient(scores))
-    return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)
+    return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)[0]
 
 
 def _behind(x: Array, distance: Any, fill: Any) -> Array:
@@ -317,20 +328,19 @@ def of_pairs(
     of the result; it is added to first order (as long as that product does not underflow: in
     float32 down to results of 1e-31). With `errors`, s - y takes the place of s.
     """
-    if errors:
-        left, left_lo = two_sum(lists.rows.scores, -lists.rows.relevance)
-        right, right_lo = two_sum(lists.items.scores, -lists.items.relevance)
-        gap, lo = two_sum(left[..., :, None], -right[..., None, :])
-        lo = lo + (left_lo[..., :, None] - right_lo[..., None, :])
-        rounded = gap + lo
-        gap, lo = rounded, lax.stop_gradient(lo - (rounded - gap))
-    else:
-        gap, lo = two_sum(lists.rows.scores[..., :, None], -lists.items.scores[..., None, :])
-    gap = jnp.where(pairs, gap, 0)
+    gap = _difference(lists.rows, lists.items, errors)
     # Beyond 2**24 a gap has no fraction, and the correction of a square could overflow.
-    lo = jnp.where(pairs & (jnp.abs(lo) < 1), lo, 0)
-    value, correction = jax.jvp(function, (gap,), (lo,))
-    return jnp.where(pairs, value + correction, 0)
+    lo = jnp.where(pairs & (jnp.abs(gap.lo) < 1), gap.lo, 0)
+    return jnp.where(pairs, at_dd(function, DD(jnp.where(pairs, gap.hi, 0), lo)), 0)
+
+
+def _difference(rows: Items, items: Items, errors: bool) -> DD:
+    """s_i - s_j of all rows i and items j, or the difference of their errors s - y."""
+    if not errors:
+        return two_sum(rows.scores[..., :, None], -items.scores[..., None, :])
+    of_rows = two_sum(rows.scores[..., :, None], -rows.relevance[..., :, None])
+    of_items = two_sum(items.scores[..., None, :], -items.relevance[..., None, :])
+    return (of_rows - of_items).renormalized()
 
 
 def gains_of(relevance: Float[Array, "*batch items"], gain: str) -> Float[Array, "*batch items"]:

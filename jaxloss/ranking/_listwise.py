@@ -239,9 +239,12 @@ def list_mle(
     References:
         Xia et al., *Listwise Approach to Learning to Rank: Theory and Algorithm*, 2008.
     """
-    lists = lists_of(scores, relevance, mask, segments)
-    ties = lists.items.places if key is None else jax.random.permutation(key, scores.shape[-1])
-    return lists.mean_of_lists(nll_among_later(lists, lists.relevance, ties))
+    ties = None if key is None else jax.random.permutation(key, scores.shape[-1])
+    if mask is not None:
+        scores, relevance = jnp.where(mask, scores, 0), jnp.where(mask, relevance, 0)
+    nll, is_last = nll_among_later(scores, relevance, mask, segments, ties)
+    total, count = jnp.sum(nll, axis=-1), jnp.sum(is_last, axis=-1, dtype=jnp.int32)
+    return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 @loss(

@@ -63,11 +63,11 @@ def _variance_of_errors(lists: Lists) -> Float[Array, "*batch"]:
     The first centre has a rounding error as large as that of the errors, so that the differences
     from it are centred once more.
     """
-    errors, lo = two_sum(lists.scores, -lists.relevance)
-    number = lists.sum_of_list(lists.items.mask.astype(errors.dtype))
+    errors = two_sum(lists.scores, -lists.relevance)
+    number = lists.sum_of_list(lists.items.mask.astype(errors.hi.dtype))
     count = jnp.maximum(number, 1)
-    centre = jax.lax.stop_gradient(lists.sum_of_list(errors / count))
-    off = jnp.where(lists.items.mask, (errors - centre) + lo, 0)
+    centre = jax.lax.stop_gradient(lists.sum_of_list(errors.hi / count))
+    off = jnp.where(lists.items.mask, (errors.hi - centre) + errors.lo, 0)
     off = off - lists.sum_of_list(off / count)
     return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1))
 

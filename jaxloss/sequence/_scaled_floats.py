@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss.numerics._double_double import two_product, two_sum
+from jaxloss.numerics._double_double import DD, two_product, two_sum
 
 ZERO = -1e37  # the exponent, or level, of 0: below all others, and finite when a few are added
 CERTAIN = 2.0**127  # the odds a / b of a sum a + b in which b is negligible
@@ -112,16 +112,16 @@ def shares(odds: Array) -> tuple[Array, Array]:
 
 def exponentials(x: Array, top: Array, total: Array, *, levels: bool = False) -> Mass:
     """exp(x - top) / total: for infinite x, 1 / total and 0."""
-    shifted, lo = two_sum(x, -top)
-    shifted = jnp.where(x == jnp.inf, 0, shifted)
-    possible = shifted > -jnp.inf
-    shifted = jnp.where(possible, shifted, 0)
+    shifted = two_sum(x, -top)
+    hi = jnp.where(x == jnp.inf, 0, shifted.hi)
+    possible = hi > -jnp.inf
+    shifted = DD(jnp.where(possible, hi, 0), shifted.lo)
     if levels:
-        level, exponent, rest = _split_with_level(shifted, lo)
+        level, exponent, rest = _split_with_level(shifted)
         level = jnp.where(possible, level, ZERO)
         return Mass(jnp.exp(rest) / total, exponent, level).normalized()
-    exponent, rest = _split(shifted)
-    rest = rest + jnp.where(jnp.abs(lo) < 1, lo, 0)
+    exponent, rest = _split(shifted.hi)
+    rest = rest + jnp.where(jnp.abs(shifted.lo) < 1, shifted.lo, 0)
     return Mass(jnp.exp(rest) / total, jnp.where(possible, exponent, ZERO)).normalized()
 
 
@@ -136,18 +136,18 @@ def _split(x: Array) -> tuple[Array, Array]:
     return n, jnp.where(jnp.abs(rest) < 1, rest, 0)
 
 
-def _split_with_level(x: Array, lo: Array) -> tuple[Array, Array, Array]:
-    """A level, an integer n and a small rest with x + lo = (n + 2**20 level) log(2) + rest.
+def _split_with_level(x: DD) -> tuple[Array, Array, Array]:
+    """A level, an integer n and a small rest with x = (n + 2**20 level) log(2) + rest.
 
     Past 2**44, n and the rest are not known. They are the same for equal x, and differences of
     other x are so large that they do not matter.
     """
-    x = x / _LEVEL
-    hi, error = two_product(x, jnp.full_like(x, _LOG2_E[0]))
-    level = jnp.round(hi)
+    hi = x.hi / _LEVEL
+    levels = two_product(hi, jnp.full_like(hi, _LOG2_E[0]))
+    level = jnp.round(levels.hi)
     # What is below the level, in two parts: the first is exact, the second of its last place.
-    first, second = (hi - level) * _LEVEL, (error + x * _LOG2_E[1]) * _LEVEL
-    second = jnp.where(jnp.abs(hi) < 2.0**24, second, 0)
+    first, second = (levels.hi - level) * _LEVEL, (levels.lo + hi * _LOG2_E[1]) * _LEVEL
+    second = jnp.where(jnp.abs(levels.hi) < 2.0**24, second, 0)
     n = jnp.round(first + second)
-    more, rest = _split(jnp.where(jnp.abs(lo) < 2.0**16, lo, 0))
+    more, rest = _split(jnp.where(jnp.abs(x.lo) < 2.0**16, x.lo, 0))
     return level, n + more, ((first - n) + second) * _LOG_2 + rest

@@ -20,7 +20,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-__all__ = ["fits_in_cache", "one_depending_on", "recompute", "with_vectorizable_shape"]
+__all__ = [
+    "fits_in_cache",
+    "not_folded",
+    "one_depending_on",
+    "recompute",
+    "with_vectorizable_shape",
+]
 
 T = TypeVar("T")
 
@@ -72,6 +78,15 @@ def recompute(x: T, result: Any = None) -> T:
     if fits_in_cache(x if result is None else result):
         return x
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_identity)
+
+
+def not_folded(x: T) -> T:
+    """Returns x, an array or a tree, behind a barrier on every platform.
+
+    If x is a constant, XLA does not compute what depends on it while it compiles: a sort of 64,000
+    constants takes it two seconds.
+    """
+    return lax.optimization_barrier(x)
 
 
 @functools.cache

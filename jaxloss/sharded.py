@@ -21,16 +21,14 @@ from jaxloss import numerics
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._memory.mesh import pcast_varying, require_split, vma
 from jaxloss.contrastive._similarities import (
+    Masks,
     Others,
-    block,
-    exps,
-    others_of_rows,
     own_similarity,
-    surprise,
-    top_of,
-    with_slope_of,
+    product,
+    with_derivative_of,
 )
 from jaxloss.linear._online_softmax import Layer, of_products
+from jaxloss.numerics._double_double import DD
 
 Strategy = Literal["ring", "gather"]
 
@@ -244,17 +242,17 @@ def siglip(
 
     def tile(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
         x, mine, bias = constants
-        entries, own, others = pair.block(x, mine, travelling, owner)
-        costs = jnp.sum(others * numerics.softplus(entries + bias), axis=1)
+        entries, masks = pair.block(x, mine, travelling, owner)
+        costs = jnp.sum(jnp.where(masks.others, numerics.softplus(entries + bias), 0), axis=1)
         on_diagonal, values = state
-        state = on_diagonal + jnp.sum(own * entries, axis=1), values + costs
+        state = on_diagonal + masks.diagonal(entries), values + costs
         return state, travelling
 
     nothing = lax.full_like(scaled[:, 0], 0)
     constants = (scaled, pair.inside, pcast_varying(bias, vma(scaled)))
     (on_diagonal, values), _ = pair.around(tile, (nothing, nothing), (), constants)
-    own, lost = pair.own_similarity(temperature)
-    matches = numerics.softplus(-(with_slope_of(on_diagonal, own) + bias) - lost)
+    own = pair.own_similarity(temperature, on_diagonal)
+    matches = numerics.softplus(-(own + bias).renormalized().hi)
     return pair.reduced(matches + values, weights, reduction)
 
 
@@ -288,18 +286,20 @@ class _Pair:
             left, right = (jnp.where(where[:, None], x, 0) for x in (left, right))
         self.given = left, right
         self.left, self.right = numerics.normalize(left), numerics.normalize(right)
-        inside = jnp.ones_like(self.left[:, 0])
-        self.inside = inside if where is None else jnp.where(where, inside, 0)
+        inside = jnp.ones_like(self.left[:, 0], bool)
+        self.inside = inside if where is None else inside & where
 
-    def own_similarity(self, temperature: Any) -> tuple[Array, Array]:
-        return own_similarity(*self.given, temperature)
+    def own_similarity(self, temperature: Any, on_diagonal: Array) -> DD:
+        """The similarity of each pair, with the derivative of its entry on the diagonal."""
+        own = own_similarity(*self.given, temperature)
+        return own._replace(hi=with_derivative_of(on_diagonal, own.hi))
 
-    def block(self, x: Array, mine: Array, travelling: Any, owner: Any) -> tuple[Array, ...]:
-        """The square of this device's left and another's right; see `_square.block`."""
+    def block(self, x: Array, mine: Array, travelling: Any, owner: Any) -> tuple[Array, Masks]:
+        """The square of this device's left and another's right."""
         y, inside = travelling[:2]
         size = self.left.shape[0]
         places = jnp.arange(size) + (lax.axis_index(self.axis_name) - owner) * size
-        return block(x, y, places, inside, mine)
+        return product(x, y), Masks.of_rows(places, y, mine, inside)
 
     def around(self, tile: Callable[..., Any], start: Any, luggage: Any, constants: Any) -> Any:
         """Has every device meet the right of all devices; what travels comes home at the end.
@@ -334,8 +334,8 @@ class _Pair:
 def _at_own(pair: _Pair, x: Array, y: Array) -> tuple[Array, Others]:
     """What each row of x has at its own place among the y of all devices, and elsewhere."""
     every, inside = lax.all_gather((y, pair.inside), pair.axis_name, tiled=True)
-    entries, own, others = pair.block(x, pair.inside, (every, inside), 0)
-    return jnp.sum(own * entries, axis=1), others_of_rows(entries, own > 0, others > 0)
+    entries, masks = pair.block(x, pair.inside, (every, inside), 0)
+    return masks.diagonal(entries), Others.of(entries, masks)
 
 
 def _surprises(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
@@ -345,9 +345,8 @@ def _surprises(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
     """
     x = pair.left / temperature
     on_diagonal, rows, columns = (_gathered if pair.strategy == "gather" else _in_a_ring)(pair, x)
-    own, lost = pair.own_similarity(temperature)
-    own = with_slope_of(on_diagonal, own)
-    return surprise(own, lost, rows), surprise(own, lost, columns)
+    own = pair.own_similarity(temperature, on_diagonal)
+    return rows.nll(own), columns.nll(own)
 
 
 def _gathered(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
@@ -361,18 +360,18 @@ def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
 
     def tops(row_top: Array, travelling: Any, owner: Any, constants: Any) -> Any:
         (x, mine), (y, inside, column_top) = constants, travelling
-        entries, own, others = pair.block(x, mine, (y, inside), owner)
-        column_top = jnp.maximum(column_top, top_of(entries, own + others, 0))
-        row_top = jnp.maximum(row_top, top_of(entries, own + others, 1))
+        entries, masks = pair.block(x, mine, (y, inside), owner)
+        column_top = jnp.maximum(column_top, masks.top(entries, 0))
+        row_top = jnp.maximum(row_top, masks.top(entries, 1))
         return row_top, (y, inside, column_top)
 
     def rests(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
         (on_diagonal, row_rest), (x, mine, row_top) = state, constants
         y, inside, column_top, column_rest = travelling
-        entries, own, others = pair.block(x, mine, (y, inside), owner)
-        on_diagonal = on_diagonal + jnp.sum(own * entries, axis=1)
-        row_rest = row_rest + jnp.sum(others * exps(entries, row_top[:, None]), axis=1)
-        by_column = jnp.sum(others * exps(entries, column_top[None, :]), axis=0)
+        entries, masks = pair.block(x, mine, (y, inside), owner)
+        on_diagonal = on_diagonal + masks.diagonal(entries)
+        row_rest = row_rest + Others.of(entries, masks, 1, row_top).rest
+        by_column = Others.of(entries, masks, 0, column_top).rest
         return (on_diagonal, row_rest), (y, inside, column_top, column_rest + by_column)
 
     fixed = lax.stop_gradient((x, pair.inside))

@@ -17,6 +17,7 @@ SEGMENTS = np.array([[0, 0, 1, 1, 1], [2, 5, 2, 5, -5]])
 
 LISTWISE = ["softmax", "poly1_softmax", "unique_softmax", "list_mle", "approx_ndcg"]
 PAIRWISE = ["hinge", "logistic", "soft_zero_one", "squared_error", "quantile"]
+SORTED = ["softmax", "poly1_softmax", "list_mle"]  # in n log(n), without `chunk_size`
 EVERY = LISTWISE + [f"pairwise_{name}" for name in PAIRWISE]
 every_loss = pytest.mark.parametrize("name", EVERY)
 
@@ -390,8 +391,8 @@ def test_half_precision_weights_are_float32():
 # --- chunks ------------------------------------------------------------------------------------
 
 
-@every_loss
-def test_pairs_in_chunks_cost_what_they_cost_at_once(name):
+@pytest.mark.parametrize("name", [n for n in EVERY if n not in SORTED])
+def test_pairs_in_chunks_have_the_value_of_all_pairs_at_once(name):
     loss = getattr(ranking, name)
     generator = np.random.default_rng(3)
     scores, relevance = np.abs(np.float32(generator.normal(size=(2, 2, 3, 11))))
@@ -413,11 +414,12 @@ def test_pairs_in_chunks_cost_what_they_cost_at_once(name):
 
 
 @every_loss
-def test_in_chunks_no_array_of_all_pairs_exists(name):
-    loss, items = getattr(ranking, name), 1009  # of no chunk a multiple
+def test_no_array_of_all_pairs_exists_with_chunks_or_after_sorting(name):
+    loss, items = getattr(ranking, name), 1009  # not a multiple of the chunk
+    chunks = {} if name in SORTED else {"chunk_size": 16}
 
     def function(scores, relevance, segments):
-        return loss(scores, relevance, segments=segments, chunk_size=16)
+        return loss(scores, relevance, segments=segments, **chunks)
 
     struct = jax.ShapeDtypeStruct
     data = struct((items,), "f4"), struct((items,), "f4"), struct((items,), "i4")

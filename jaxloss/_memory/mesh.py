@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 
 def vma(x: Any) -> frozenset[str]:
@@ -50,6 +50,16 @@ def shards(x: Any, axis: int) -> int:
     names = (names,) if isinstance(names, str) else names or ()
     kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
     return math.prod(sharding.mesh.shape[n] for n in names if kinds[n] == AxisType.Explicit)
+
+
+def unsplit(x: Array, axis: int) -> Array:
+    """The same array, with an axis that is whole on every device; unchanged where its type is."""
+    axis = axis % x.ndim
+    if shards(x, axis) == 1:
+        return x
+    sharding = jax.typeof(x).sharding
+    spec = PartitionSpec(*sharding.spec[:axis], None, *sharding.spec[axis + 1 :])
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
 
 
 def possible_shards(x: Any, axis: int) -> int:

@@ -1,13 +1,14 @@
-r"""Contrastive: losses of embeddings, vectors of which only the distances count.
+r"""Contrastive losses: functions of the distances or cosines of embeddings.
 
-Embeddings lie along the last axis. Triplets and pairs are judged one by one; the others are losses
-over a whole batch, of shape `(*batch, set, dim) -> (*batch, set)`: every example of a set is an
-anchor and meets all the others. There `where` takes an example out of its set: it is neither
-anchor, nor positive, nor negative. Cosines are of any vectors, long or short: what is far outside
-the unit sphere loses no digit, and the zero vector is at a right angle to all others.
+Embeddings lie along the last axis. `triplet`, `cosine_embedding` and `pair` have one value per
+triplet or pair. The others are losses over a whole set, `(*batch, set, dim) -> (*batch, set)`:
+every example of a set is an anchor, and is compared with all the others. There `where` takes an
+example out of its set: it is neither anchor, nor positive, nor negative. Vectors may have any
+length: cosines are as accurate at a length of 1e25 as at 1, and the zero vector has cosine 0 with
+all others.
 """
 
-# The catalogue lists the losses in this order, in which they are taught.
+# The catalogue lists the losses in this order.
 # isort: off
 from jaxloss.contrastive._pairs import cosine_embedding, pair, triplet
 from jaxloss.contrastive._circle import circle

@@ -1,4 +1,4 @@
-r"""The circle loss: pairs that are further from where they should be pull harder."""
+r"""The circle loss: pairs weighted by their distance from a target."""
 
 from typing import Unpack
 
@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
-from jaxloss.contrastive._similarities import product
+from jaxloss._memory.mesh import unsplit
+from jaxloss.contrastive._similarities import Masks, product
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -28,36 +29,38 @@ def circle(
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
-    r"""Take it when labels say what belongs together, and far-off pairs should pull the harder.
+    r"""Circle loss: cosines of matches above 1 - m, of others below m, weighted by their distance.
+
+    When to use: metric learning with class labels, where pairs that are far from their target
+    should have larger gradients than pairs that are close to it.
 
     $$\ell_i = \log\Bigl(1 +
       \sum_{p : y_p = y_i} e^{\gamma [1 + m - s_{ip}]_+ (1 - m - s_{ip})}
       \sum_{n : y_n \neq y_i} e^{\gamma [s_{in} + m]_+ (s_{in} - m)}\Bigr), \qquad
       s_{ij} = \cos(z_i, z_j)$$
 
-    A match is wanted at a cosine above $1 - m$, others below $m$; the brackets weigh each pair by
-    how far it is from there. The gradient is that of this formula, as in keras. The paper and
-    pytorch-metric-learning take the brackets as fixed in the gradient: `detach_weights=True`. An
-    example without a match, or without any other, costs 0. With `references`, embeddings of
-    earlier batches say, an example meets all of these and none of its own set.
+    The target of a match is a cosine above $1 - m$, of any other pair below $m$; the brackets
+    weight each pair by its distance from there. The gradient is that of this formula, as in keras.
+    The paper and pytorch-metric-learning treat the brackets as constants in the gradient:
+    `detach_weights=True`. An example without a match, or without any other, has loss 0. With
+    `references`, such as embeddings of earlier batches, an example is compared with all of these
+    and with none of its own set.
 
     Args:
-        embeddings: A set an example of the batch.
-        labels: Any integers; what has the same one belongs together.
-        gamma: How sharply the worst pairs are picked out, above 0; the paper has 256 for faces.
+        embeddings: Embeddings, one set per example of the batch.
+        labels: Any integers; examples with the same label belong together.
+        gamma: How much the worst pairs dominate, above 0; the paper has 256 for faces.
         margin: How far cosines may stay from 1 and 0; the paper has 0.25 for faces.
-        detach_weights: Whether the gradient takes the weights of the pairs as fixed.
-        references: What each example is compared with, in place of the others of its set.
-        reference_labels: Their labels.
+        detach_weights: Whether the weights of pairs are constants in the gradient.
+        references: What each example is compared with, instead of the others of its set.
+        reference_labels: The labels of the references.
         where: False takes an example out of the set.
 
     Returns:
         The loss of each example.
 
     Raises:
-        TypeError: If labels are not integers.
-        ValueError: If the labels do not fit, references come without labels, or gamma is a number
-            that is not above 0.
+        ValueError: If references come without labels, or labels without references.
 
     Example:
         >>> circle([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]], [5, 5, 7], gamma=1.0)
@@ -69,16 +72,22 @@ def circle(
     if (references is None) != (reference_labels is None):
         message = "jaxloss.contrastive.circle: give `references` and `reference_labels` together."
         raise ValueError(message)
-    in_set = jnp.ones(labels.shape, bool) if where is None else where
-    met, labels_met, others = references, reference_labels, in_set[..., :, None]
+    places, columns_in_set = jnp.arange(labels.shape[-1], dtype=jnp.int32), where
     if references is None:
-        met, labels_met = embeddings, labels
-        others = others & in_set[..., None, :] & ~jnp.eye(labels.shape[-1], dtype=bool)
-    cosines = product(numerics.normalize(embeddings), numerics.normalize(met))
-    same = labels[..., :, None] == jnp.asarray(labels_met)[..., None, :]
-    pull, push = numerics.relu(1 + margin - cosines), numerics.relu(cosines + margin)
+        references, reference_labels = embeddings, labels
+    else:
+        places, columns_in_set = jnp.full_like(places, -1), None  # no reference is left out
+    columns, column_labels = unsplit(references, -2), unsplit(jnp.asarray(reference_labels), -1)
+    columns_in_set = None if columns_in_set is None else unsplit(columns_in_set, -1)
+    masks = Masks.of_rows(places, columns, where, columns_in_set)
+    cosines = product(numerics.normalize(embeddings), numerics.normalize(columns))
+    same = labels[..., :, None] == column_labels[..., None, :]
+    weights = numerics.relu(1 + margin - cosines), numerics.relu(cosines + margin)
     if detach_weights:
-        pull, push = jax.lax.stop_gradient((pull, push))
-    of_matches = numerics.logsumexp(gamma * pull * (1 - margin - cosines), where=others & same)
-    of_others = numerics.logsumexp(gamma * push * (cosines - margin), where=others & ~same)
-    return numerics.softplus(of_matches + of_others)
+        weights = jax.lax.stop_gradient(weights)
+    matches = gamma * weights[0] * (1 - margin - cosines)
+    others = gamma * weights[1] * (cosines - margin)
+    return numerics.softplus(
+        numerics.logsumexp(matches, where=masks.others & same)
+        + numerics.logsumexp(others, where=masks.others & ~same)
+    )

@@ -1,11 +1,11 @@
-r"""By how much one distance exceeds another, when both are large and almost the same.
+r"""The difference of two distances, accurate where they are large and nearly equal.
 
 $$\lVert x - y \rVert - \lVert x - z \rVert =
   \frac{\langle z - y,\; (x - y) + (x - z) \rangle}{\lVert x - y \rVert + \lVert x - z \rVert}$$
 
-Of two points that are close to each other and far from x, the left side subtracts two rounded
-numbers; the right side has the difference of the points themselves. It also takes one pass over
-memory for all three sums, and one before it for the sizes.
+If y and z are close to each other and far from x, the left side subtracts two rounded numbers; the
+right side uses the difference of y and z. One pass over memory computes the scales, and one all
+three sums.
 """
 
 from typing import Any
@@ -19,45 +19,50 @@ from jaxloss._xla import recompute
 from jaxloss.numerics._vectors import power_of_two_near
 
 
+def _max_of_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    # Not a lambda: JAX compiles an eager reduction once per function.
+    return tuple(map(lax.max, a, b))
+
+
 def _largest(x: Array, y: Array) -> tuple[Array, Array]:
-    """The largest entry of each row, at least 0: of both in one pass, see `numerics.sums`."""
+    """The largest entry of each row of two arrays, at least 0, in one pass over memory."""
     zero = jnp.zeros((), x.dtype)
-    return lax.reduce(
-        (x, y), (zero, zero), lambda a, b: tuple(map(lax.max, a, b)), dimensions=(x.ndim - 1,)
-    )
+    return lax.reduce((x, y), (zero, zero), _max_of_each, dimensions=(x.ndim - 1,))
 
 
 @jax.custom_jvp
 def gap_of_distances(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
-    """|x - y| - |x - z| and both distances, of points of any size; slopes at distance 0 are 0."""
+    """|x - y| - |x - z| and both distances, at any scale; derivatives at distance 0 are 0."""
     powers = list(map(power_of_two_near, _largest(jnp.abs(x - y), jnp.abs(x - z))))
     power = jnp.maximum(*powers)
-    # Differences are quicker computed again, in each pass, than held.
+    # The differences are recomputed in each pass, which is faster than storing them.
     x, y, z, *scales = recompute((x, y, z, *(1 / p[..., None] for p in (*powers, power))))
     close, far = x - y, x - z
-    to_close, to_far, across = numerics.fused_sums(
+    close2, far2, dot = numerics.fused_sums(
         jnp.square(close * scales[0]),
         jnp.square(far * scales[1]),
         ((z - y) * scales[2]) * ((close + far) * scales[2]),
     )
-    to_close, to_far = numerics.sqrt(to_close), numerics.sqrt(to_far)
-    both = to_close * (powers[0] / power) + to_far * (powers[1] / power)
-    to_close, to_far = to_close * powers[0], to_far * powers[1]
-    gap = across / jnp.where(both == 0, 1, both) * power
-    return jnp.where(jnp.abs(across) < jnp.inf, gap, to_close - to_far), to_close, to_far
+    close_norm, far_norm = numerics.sqrt(close2), numerics.sqrt(far2)
+    both = close_norm * (powers[0] / power) + far_norm * (powers[1] / power)
+    close_norm, far_norm = close_norm * powers[0], far_norm * powers[1]
+    gap = dot / jnp.where(both == 0, 1, both) * power
+    return jnp.where(jnp.abs(dot) < jnp.inf, gap, close_norm - far_norm), close_norm, far_norm
 
 
 @gap_of_distances.defjvp
 def _gap_of_distances_jvp(primals: Any, tangents: Any) -> Any:
+    # A full rule: all three results share the two directions, which are recomputed, not stored.
     found = gap_of_distances(*primals)
-    _, to_close, to_far = found
-    (x_dot, y_dot, z_dot), (x, y, z, *_) = tangents, recompute((*primals, to_close))
-    close = jnp.sum(_unit(x - y, to_close) * (x_dot - y_dot), axis=-1)
-    far = jnp.sum(_unit(x - z, to_far) * (x_dot - z_dot), axis=-1)
-    return found, (close - far, close, far)
+    _, close_norm, far_norm = found
+    (x_dot, y_dot, z_dot), (x, y, z, *_) = tangents, recompute((*primals, close_norm))
+    close_dot = jnp.sum(_direction(x - y, close_norm) * (x_dot - y_dot), axis=-1)
+    far_dot = jnp.sum(_direction(x - z, far_norm) * (x_dot - z_dot), axis=-1)
+    return found, (close_dot - far_dot, close_dot, far_dot)
 
 
-def _unit(difference: Array, distance: Array) -> Array:
+def _direction(difference: Array, distance: Array) -> Array:
+    """A difference divided by its length; 0 where the length is 0 or infinite."""
     dead = ((distance == 0) | (distance == jnp.inf))[..., None]
     length = jnp.where(dead, 1, distance[..., None])
     return jnp.where(dead, 0, numerics.quotient(difference, length))

@@ -16,8 +16,10 @@ from jaxloss.domains import positive as above_zero
 from jaxloss.domains import sign_label, unit_interval
 from jaxloss.traits import nonnegative, scale_invariant
 
+_Distance = Literal["norm", "squared", "cosine"] | Callable[[Any, Any], Any]
 
-def _norm(x: Array, power: Any) -> Array:
+
+def _norm(x: Float[Array, "*batch dim"], power: float | Array) -> Float[Array, "*batch"]:
     """The p-norm, of entries of any size; the zero vector has gradient 0."""
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     scaled = numerics.absolute(x / jnp.where(size == 0, 1, size))
@@ -26,7 +28,7 @@ def _norm(x: Array, power: Any) -> Array:
     return jnp.where(total == 0, 0, size[..., 0] * jnp.where(total == 0, 1, total) ** (1 / power))
 
 
-def _distance(x: Array, y: Array, distance: Any, power: Any) -> Any:
+def _distance(x: Array, y: Array, distance: _Distance, power: float | Array) -> Array:
     if distance == "norm":
         return _norm(x - y, power)
     if distance == "cosine":
@@ -41,9 +43,14 @@ def _distance(x: Array, y: Array, distance: Any, power: Any) -> Any:
 
 
 def _gap(
-    anchor: Array, positive: Array, negative: Array, distance: Any, power: Any, swap: bool
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    distance: _Distance,
+    power: float | Array,
+    swap: bool,
 ) -> Array:
-    """By how much the positive is further from the anchor than the negative."""
+    """The distance of the positive from the anchor less that of the negative."""
     is_norm = distance == "norm" and isinstance(power, int | float) and power == 2
     if not is_norm and distance != "squared":
         far = _distance(anchor, negative, distance, power)
@@ -51,12 +58,12 @@ def _gap(
             far = jnp.minimum(far, _distance(positive, negative, distance, power))
         return _distance(anchor, positive, distance, power) - far
 
-    def of(x: Array, y: Array, z: Array) -> Array:
-        gap, close, far = gap_of_distances(x, y, z)
-        return gap if is_norm else gap * (close + far)
+    def gap(x: Array, y: Array, z: Array) -> Array:
+        difference, close, far = gap_of_distances(x, y, z)
+        return difference if is_norm else difference * (close + far)
 
-    gap = of(anchor, positive, negative)
-    return jnp.maximum(gap, of(positive, anchor, negative)) if swap else gap
+    from_anchor = gap(anchor, positive, negative)
+    return jnp.maximum(from_anchor, gap(positive, anchor, negative)) if swap else from_anchor
 
 
 @loss(nonnegative, power=above_zero)
@@ -68,35 +75,40 @@ def triplet(
     margin: Real[ArrayLike, ""] = 1.0,
     power: Real[ArrayLike, ""] = 2.0,
     swap: bool = False,
-    distance: Literal["norm", "squared", "cosine"] | Callable[[Any, Any], Any] = "norm",
+    distance: _Distance = "norm",
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when all you know is that an anchor is closer to one example than to another.
+    r"""Triplet loss: hinge on the difference of two distances from an anchor.
+
+    When to use: only relative similarity is known, an anchor being closer to one example than to
+    another.
 
     $$\ell(a, p, n) = \max\left(0,\; d(a, p) - d(a, n) + m\right), \qquad
       d(x, y) = \Bigl(\sum_i |x_i - y_i|^q\Bigr)^{1/q}$$
 
-    Triplets that keep the margin pull no more, so choose hard ones as training goes on. Equal
-    points have gradient 0. The Euclidean difference is formed from that of the two points, so it
-    keeps its digits however far the anchor is. Nothing is added inside the root: `torch` adds
-    1e-6 to every difference, `optax` to the sum of powers, which it takes without absolute values,
-    so that its $q = 1$ is a signed sum and its $q = 3$ often NaN.
+    A triplet that keeps the margin has gradient 0, so hard triplets must be chosen as training
+    goes on. Equal points have gradient 0. The difference of two Euclidean distances is computed
+    from the difference of the two points, and is accurate however far the anchor is. Nothing is
+    added inside the root: `torch` adds 1e-6 to every difference, and `optax` to the sum of powers.
+    The latter has no absolute values, so that $q = 1$ is a signed sum there and $q = 3$ often NaN.
 
     Args:
         anchor: Embeddings.
         positive: Embeddings that should be close to the anchors.
-        negative: Embeddings that should not.
-        margin: By how much closer.
-        power: The degree of the norm: 2 for Euclidean, 1 for Manhattan distance.
-        swap: Whether the negative may be judged by its distance to the positive, if that is less.
-        distance: "norm", "squared" (Euclidean), "cosine" (one less the cosine, from 0 to 2); or
-            your own, from two arrays `(*batch, dim)` to `(*batch)`.
+        negative: Embeddings that should be further from them.
+        margin: By how much further, in the unit of the distance.
+        power: The order of the norm: 2 for Euclidean, 1 for Manhattan distance.
+        swap: Whether the distance of the negative is the smaller one of those to the anchor and to
+            the positive.
+        distance: "norm", "squared" (Euclidean), "cosine" (1 less the cosine, from 0 to 2); or a
+            function of two arrays `(*batch, dim)` that returns `(*batch)`.
 
     Returns:
         The loss of each triplet, in the unit of the distance.
 
     Raises:
-        ValueError: If the shapes differ, or there is no such distance.
+        ValueError: If `distance` is neither one of these names nor a function, or if the function
+            returns another shape.
 
     Example:
         >>> triplet([0.0, 0.0], [3.0, 4.0], [0.0, 5.5])
@@ -118,24 +130,23 @@ def cosine_embedding(
     margin: Real[ArrayLike, ""] = 0.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for pairs known to match or not, when only the direction of an embedding counts.
+    r"""Cosine embedding loss: cosine distance of matches, hinge on the cosine of other pairs.
+
+    When to use: pairs known to match or not, if only the direction of an embedding counts.
 
     $$\ell(x, z, y) = \begin{cases} 1 - \cos(x, z) & y = 1 \\
       \max(0, \cos(x, z) - m) & y = -1 \end{cases}$$
 
-    As in `torch`, but for its 1e-12 in the squared lengths.
+    As in `torch`, except that it adds 1e-12 to the squared lengths.
 
     Args:
         left: Embeddings.
         right: Embeddings.
         labels: +1 for a match, -1 for none; anything else gives NaN.
-        margin: The cosine below which a pair that does not match costs nothing, from -1 to 1.
+        margin: The cosine below which a pair that does not match has loss 0, from -1 to 1.
 
     Returns:
         The loss of each pair, from 0 to 2.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> cosine_embedding([[1.0, 0.0], [3.0, 4.0]], [[0.0, 2.0], [3.0, 4.0]], [1, -1])
@@ -146,7 +157,7 @@ def cosine_embedding(
     """
     cosine = numerics.cosine_similarity(left, right)
     apart = numerics.relu(cosine - margin)
-    # Products, not a choice: a label that is neither spreads as NaN.
+    # Products, not `jnp.where`, so that a label that is NaN gives NaN.
     return 0.5 * ((1 + labels) * numerics.cosine_distance(left, right) + (1 - labels) * apart)
 
 
@@ -159,26 +170,25 @@ def pair(
     margin: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for pairs known to match or not: matches come together, others go `margin` apart.
+    r"""Contrastive loss of a pair: half the squared distance, or half the squared hinge on it.
+
+    When to use: pairs known to match or not, where the others should be at least `margin` apart.
 
     $$\ell(x, z, y) = \tfrac12 y\, d^2 + \tfrac12 (1 - y) \max(0, m - d)^2, \qquad
       d = \lVert x - z \rVert$$
 
-    The paper writes $Y = 0$ for a match; here, as in most libraries, a match is 1. Without the
-    factors 1/2 in tensorflow-addons, without the squares in pytorch-metric-learning. Two equal
-    points that do not match stay where they are: there the gradient is 0.
+    In the paper $Y = 0$ is a match; here, as in most libraries, a match is 1. tensorflow-addons has
+    no factors 1/2, pytorch-metric-learning no squares. At two equal points that do not match, the
+    gradient is 0.
 
     Args:
         left: Embeddings.
         right: Embeddings.
         labels: 1 for a match, 0 for none, or the probability of a match.
-        margin: The distance beyond which a pair that does not match costs nothing.
+        margin: The distance beyond which a pair that does not match has loss 0.
 
     Returns:
         The loss of each pair, in the squared unit of the distance.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> pair([[0.0, 0.0], [0.0, 0.0]], [[0.3, 0.4], [0.3, 0.4]], [1, 0])

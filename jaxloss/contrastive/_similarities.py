@@ -1,15 +1,16 @@
-r"""Losses over all pairs of a set, of whose square of similarities only some rows exist.
+r"""The square of similarities of a set: some rows of it, their masks, and their sums.
 
-Most of them look at a row of the square alone: `_rows` computes those a few rows at a time. CLIP
-also looks at the columns. Their sums are collected while the rows go by, each relative to
-the highest top so far, and differentiated in one more pass:
+A loss whose terms are sums over rows is computed by `map_rows`, a few rows at a time. CLIP also
+needs sums over columns. With chunks, these are collected in one loop over the rows, relative to
+the largest entry seen so far, and differentiated in one more loop, relative to the largest entry
+of all:
 
 $$\dot r_i = \sum_{j \ne i} e^{s_{ij} - m_i}\, \dot s_{ij}, \qquad
   \dot c_j = \sum_{i \ne j} e^{s_{ij} - n_j}\, \dot s_{ij}, \qquad
   \dot s_{ij} = \langle \dot x_i, y_j \rangle + \langle x_i, \dot y_j \rangle$$
 
-It is linear in the tangents, so that its transpose is the gradient: one product of matrices for
-the sums, three for the gradients, and no square.
+This is linear in the tangents, and its transpose is the gradient: one matrix product for the sums
+and three for the gradients, without an array of all pairs.
 """
 
 import functools
@@ -18,18 +19,107 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
-from jaxloss._memory.chunk_map import map_chunks
-from jaxloss._memory.deferred import checked_split
-from jaxloss._memory.layout import Split, from_scan, to_scan
-from jaxloss._memory.mesh import unify_vma
-from jaxloss.numerics._double_double import two_quotient, two_sum
-from jaxloss.numerics._labels import take_label
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
+from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
+from jaxloss._memory.mesh import unify_vma, unsplit
+from jaxloss.numerics._double_double import DD, two_sum
+from jaxloss.numerics._masked import sum_of_exps
+from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
-def product(x: Array, y: Array) -> Array:
+class Masks(NamedTuple):
+    """Which pairs of some rows with all columns are summed.
+
+    Attributes:
+        own: The diagonal: the column that belongs to each row. A row of padding has none.
+        in_set: The pairs of which both examples are in the set; None if all are.
+    """
+
+    own: Bool[Array, "*batch rows columns"]
+    in_set: Bool[Array, "*batch rows columns"] | None
+
+    @classmethod
+    def of_rows(
+        cls,
+        places: Int[Array, " rows"],
+        columns: Float[Array, "*batch columns dim"],
+        rows_in_set: Bool[Array, "*batch rows"] | None,
+        columns_in_set: Bool[Array, "*batch columns"] | None,
+    ) -> "Masks":
+        """The masks of rows whose own columns are at `places`; None stands for all in the set."""
+        own = places[:, None] == jnp.arange(columns.shape[-2], dtype=places.dtype)[None, :]
+        own = jnp.expand_dims(own, range(columns.ndim - 2))
+        if rows_in_set is None and columns_in_set is None:
+            return cls(own, None)
+        of_rows = True if rows_in_set is None else rows_in_set[..., :, None]
+        of_columns = True if columns_in_set is None else columns_in_set[..., None, :]
+        return cls(own, jnp.logical_and(of_rows, of_columns))
+
+    @property
+    def others(self) -> Bool[Array, "*batch rows columns"]:
+        """The pairs off the diagonal of which both examples are in the set."""
+        return ~self.own if self.in_set is None else self.in_set & ~self.own
+
+    def diagonal(self, entries: Float[Array, "*batch rows columns"]) -> Float[Array, "*batch rows"]:
+        """The entry of each row on the diagonal; 0 in a row of padding."""
+        return jnp.sum(jnp.where(self.own, entries, 0), axis=-1)
+
+    def top(self, entries: Float[Array, "*batch rows columns"], axis: int) -> Array:
+        """The largest entry along an axis on the diagonal or in the set; not differentiated."""
+        seen = None if self.in_set is None else self.in_set | self.own
+        return lax.stop_gradient(jnp.max(entries, axis, where=seen, initial=-jnp.inf))
+
+
+class Others(NamedTuple):
+    """The sum of the other entries of each row, or of each column.
+
+    Attributes:
+        top: The largest entry, that on the diagonal included.
+        rest: The sum of exp(entry - top) without the diagonal.
+    """
+
+    top: Array
+    rest: Array
+
+    @classmethod
+    def of(
+        cls,
+        entries: Float[Array, "*batch rows columns"],
+        masks: Masks,
+        axis: int = -1,
+        top: Array | None = None,
+    ) -> "Others":
+        """The sums along an axis, relative to `top`, or to the largest entry if it is not given."""
+        top = masks.top(entries, axis) if top is None else top
+        return cls(top, sum_of_exps(axis, entries, masks.others, top))
+
+    def merge(self, more: "Others") -> "Others":
+        """The sums over the entries of both."""
+        top = jnp.maximum(self.top, more.top)
+        rest = self.rest * _scale(self.top, top) + more.rest * _scale(more.top, top)
+        return Others(top, rest)
+
+    def nll(self, own: DD) -> Array:
+        """-log of the softmax of an entry among itself and the others."""
+        return nll_from_gap(self.rest, (self.top - own.hi) - own.lo)[0]
+
+
+def _scale(top: Array, new_top: Array) -> Array:
+    return jnp.where(top == new_top, 1, jnp.exp(top - new_top))
+
+
+@jax.custom_jvp
+def with_derivative_of(entry: Array, value: Array) -> Array:
+    """The value, with the derivative of an entry that equals it but for rounding."""
+    return value
+
+
+with_derivative_of.defjvps(lambda entry_dot, *_: entry_dot, None)
+
+
+def product(x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns dim"]) -> Array:
     """All inner products of two sets, in full precision.
 
     Accelerators would round to bfloat16, and a cosine that is 0.4 % off is, at a temperature of
@@ -38,196 +128,169 @@ def product(x: Array, y: Array) -> Array:
     return jnp.einsum("...id,...jd->...ij", x, y, precision=lax.Precision.HIGHEST)
 
 
-def own_similarity(x: Array, y: Array, temperature: Any) -> tuple[Array, Array]:
-    """The cosine of each x and its own y by the temperature, and what rounding took; no slope.
+def direction(x: Array, temperature: Array) -> Array:
+    """Vectors of length 1, divided by the temperature."""
+    return numerics.normalize(x) / temperature
 
-    It decides on the loss alone: of unlike vectors the cosines are small, and so are their errors.
-    On the diagonal of `product` hundreds of roundings near 1 add up, of which the temperature makes
-    150 last places of a loss. Here they are those of the distance, 0 where the match is exact.
+
+def own_similarity(x: Array, y: Array, temperature: Any) -> DD:
+    """The cosine of each x and its own y by the temperature; not differentiated.
+
+    The loss of a good match depends on this entry alone. In a matrix product, hundreds of rounding
+    errors near 1 add up, of which a small temperature makes 150 ULP of a loss. The distance of two
+    directions is exact to a few ULP, and 0 where they are equal.
     """
     x, y, temperature = lax.stop_gradient((x, y, jnp.asarray(temperature, x.dtype)))
-    cosine, lost = two_sum(jnp.ones((), x.dtype), -numerics.cosine_distance(x, y))
+    cosine = two_sum(jnp.ones((), x.dtype), -numerics.cosine_distance(x, y))
     direct = numerics.cosine_similarity(x, y)
     near = jnp.abs(direct) > 0.5
-    similarity, more = two_quotient(jnp.where(near, cosine, direct), temperature)
-    return similarity, more + jnp.where(near, lost, 0) / temperature
+    return DD(jnp.where(near, cosine.hi, direct), jnp.where(near, cosine.lo, 0)) / temperature
 
 
-def with_slope_of(entry: Array, value: Array) -> Array:
-    """The value, with the slope of an entry that is the same but for rounding."""
-    return entry + lax.stop_gradient(value - entry)
-
-
-@jax.custom_jvp
-def own_with_slope(entries: Array, places: Array, value: Array) -> Array:
-    """The value of each row's entry at its own place, with the slope of the entry."""
-    return with_slope_of(take_label(entries, places), value)
-
-
-@own_with_slope.defjvp
-def _own_with_slope_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    entries, places, _ = primals
-    own = places[..., None] == jnp.arange(entries.shape[-1], dtype=places.dtype)
-    return own_with_slope(*primals), jnp.sum(jnp.where(own, tangents[0], 0), axis=-1)
-
-
-class Others(NamedTuple):
-    """What the entries of rows (or columns) sum to.
+class Columns(NamedTuple):
+    """What every row of the square is compared with.
 
     Attributes:
-        top: The largest of them.
-        rest: The sum of exp(entry - top) without the diagonal.
+        directions: The vectors, of length 1.
+        temperature: What cosines are divided by.
+        in_set: Whether each column is in the set; None if all are.
     """
 
-    top: Array
-    rest: Array
+    directions: Float[Array, "*batch columns dim"]
+    temperature: Float[Array, ""]
+    in_set: Bool[Array, "*batch columns"] | None
 
 
-def _others_and_exps(entries: Array, own: Array, seen: Array | None) -> tuple[Others, Array]:
-    # One array serves the sum and its gradient, so nothing else of the square's size is stored.
-    if seen is None:
-        top, counts = jnp.max(entries, axis=-1), ~own
-    else:
-        top, counts = top_of(entries, seen | own, -1), seen & ~own
-    top = lax.stop_gradient(top)
-    terms = jnp.where(counts, exps(entries, top[..., None]), 0)
-    return Others(top, jnp.sum(terms, axis=-1)), terms
+class Rows(NamedTuple):
+    """Some rows of the square.
+
+    Attributes:
+        vectors: The vectors, of any length.
+        matches: The vector of the own column of each, of any length; not differentiated.
+        in_set: Whether each row is in the set; None if all are.
+        places: The own column of each; -1 in a row of padding.
+    """
+
+    vectors: Float[Array, "*batch rows dim"]
+    matches: Float[Array, "*batch rows dim"]
+    in_set: Bool[Array, "*batch rows"] | None
+    places: Int[Array, " rows"]
 
 
-@jax.custom_jvp
-def others_of_rows(entries: Array, own: Array, seen: Array | None) -> Others:
-    """What each row sums to, of what is seen; its diagonal is, always."""
-    return _others_and_exps(entries, own, seen)[0]
+def columns_of(vectors: Array, temperature: Any, where: Array | None) -> Columns:
+    """All columns of the square, whole on every device."""
+    in_set = None if where is None else unsplit(where, -1)
+    temperature = jnp.asarray(temperature, vectors.dtype)
+    return Columns(unsplit(numerics.normalize(vectors), -2), temperature, in_set)
 
 
-@others_of_rows.defjvp
-def _others_of_rows_jvp(primals: Any, tangents: Any) -> tuple[Others, Others]:
-    known, (_, terms) = others_of_rows(*primals), _others_and_exps(*primals)
-    return known, Others(jnp.zeros_like(known.top), jnp.sum(terms * tangents[0], axis=-1))
+def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:
+    """All rows of the square, as fields of `Rows` without the places."""
+    return [vectors, lax.stop_gradient(matches), where]
 
 
-def surprise(own: Array, lost: Array, others: Others) -> Array:
-    """-log of the softmax of what has similarity `own + lost`, among itself and others."""
-    return nll_from_gap(others.rest, (others.top - own) - lost)[0]
+def logits_of_rows(columns: Columns, rows: Rows) -> tuple[Array, Masks, DD]:
+    """The logits of some rows, their masks, and the diagonal, more exact than in the logits."""
+    masks = Masks.of_rows(rows.places, columns.directions, rows.in_set, columns.in_set)
+    logits = product(direction(rows.vectors, columns.temperature), columns.directions)
+    own = own_similarity(rows.vectors, rows.matches, columns.temperature)
+    return logits, masks, own._replace(hi=with_derivative_of(masks.diagonal(logits), own.hi))
 
 
 class Sums(NamedTuple):
-    """The diagonal of a square, and what its rows and columns sum to; each of shape (set,)."""
+    """The diagonal of the square, and the sums of its rows and of its columns."""
 
-    own: Array
+    own: DD
     rows: Others
     columns: Others
 
 
-def block(x: Array, y: Array, places: Array, inside: Array, mine: Array) -> tuple[Array, ...]:
-    """Some rows of the square, as numbers what is the diagonal and what else counts."""
-    own = (places[:, None] == jnp.arange(y.shape[0], dtype=places.dtype)).astype(x.dtype)
-    others = (1 - own) * (mine[:, None] * inside[None, :])
-    return product(x, y), own, others
+def _block(columns: Columns, rows: Rows, tops: tuple[Any, Any] = (None, None)) -> Sums:
+    """The sums of some rows, relative to tops that are known or to their own."""
+    logits, masks, own = logits_of_rows(columns, rows)
+    return Sums(own, Others.of(logits, masks, -1, tops[0]), Others.of(logits, masks, -2, tops[1]))
 
 
-@jax.custom_jvp
-def exps(entries: Array, top: Array) -> Array:
-    """exp(entries - top) of what counts; what does not may lie above the top, and stays finite."""
-    top = jnp.where(top == -jnp.inf, 0, top)
-    # Not a minimum, whose slope at a tie is 1/2: a scan that is differentiated twice goes by it.
-    return exp_shifted(jnp.where(entries > top, top, entries), top)
+def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, rows: list[Any]) -> Sums:
+    """The sums of all rows and columns of each set, `chunk_size` rows at a time."""
+    rows = Rows(*rows, jnp.arange(rows[0].shape[-2], dtype=jnp.int32))
+    if chunk_size is None:
+        return _block(columns, rows)
+    batch = rows.vectors.ndim - 2
+    split = checked_split(fun_name, rows.places.shape[0], chunk_size, rows.vectors, batch)
+    function = functools.partial(_sums_of_chunks, split)
+    for _ in range(batch):
+        function = jax.vmap(function, (Columns(0, None, 0), Rows(0, 0, 0, None)))
+    return function(*unify_vma(columns, rows))
 
 
-@exps.defjvp
-def _exps_jvp(primals: Any, tangents: Any) -> Any:
-    out = exps(*primals)
-    return out, out * (tangents[0] - tangents[1])
+def _to_scan(tree: Any, split: Split) -> Any:
+    return jax.tree.map(lambda x: to_scan(x, split), tree)
 
 
-def top_of(entries: Array, counts: Array, axis: int) -> Array:
-    return jnp.max(entries, axis=axis, where=counts > 0, initial=-jnp.inf)
+def _chunks(split: Split, rows: Rows) -> Rows:
+    """The rows in chunks; padding, which is filled with zeros, gets the place -1."""
+    if split.is_padded and rows.in_set is None:
+        rows = rows._replace(in_set=jnp.ones(split.rows, bool))
+    chunks = _to_scan(rows._replace(places=rows.places + 1), split)
+    return chunks._replace(places=chunks.places - 1)
 
 
-def directed(x: Array, temperature: Array) -> Array:
-    """Vectors of length 1, by the temperature."""
-    return numerics.normalize(x) / temperature
-
-
+# Jitted, so that an eager call compiles its loop once.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def sums(how: Split, x: Array, y: Array, temperature: Array, inside: Array) -> Sums:
-    """The sums of the square of cosines of x and y by the temperature, in one pass over its rows.
+@functools.partial(jax.jit, static_argnums=0)
+def _sums_of_chunks(split: Split, columns: Columns, rows: Rows) -> Sums:
+    def step(carry: Others, chunk: Rows) -> Any:
+        found = _block(columns, chunk)
+        return carry.merge(found.columns), (found.own, found.rows)
 
-    y has vectors of length 1; those of x are brought to it a chunk at a time, of which no array
-    is left. `inside` is 1 for what belongs to the set and 0 for what is left out, which meets
-    itself only.
-    """
-    places = jnp.arange(x.shape[0], dtype=jnp.int32)
-    chunks = [to_scan(a, how) for a in (x, inside, places, jnp.ones_like(inside))]
-
-    def step(carry: Others, chunk: Any) -> Any:
-        x, mine, places, real = chunk
-        places = jnp.where(real > 0, places, -1)
-        entries, own, others = block(directed(x, temperature), y, places, inside, mine)
-        row_top = top_of(entries, own + others, 1)
-        row_rest = jnp.sum(jnp.where(others > 0, exps(entries, row_top[:, None]), 0), axis=1)
-        top = jnp.maximum(carry.top, top_of(entries, own + others, 0))
-        scale = jnp.where(carry.top == top, 1, jnp.exp(carry.top - top))
-        rest = jnp.sum(jnp.where(others > 0, exps(entries, top[None, :]), 0), axis=0)
-        found = jnp.sum(own * entries, axis=1), Others(row_top, row_rest)
-        return Others(top, carry.rest * scale + rest), found
-
-    start = Others(lax.full_like(y[:, 0], -jnp.inf), lax.full_like(y[:, 0], 0))
-    columns, found = lax.scan(step, start, chunks)
-    own, rows = jax.tree.map(lambda a: from_scan(a, how), found)
-    return Sums(own, rows, columns)
+    nothing = columns.directions[:, 0]
+    start = Others(lax.full_like(nothing, -jnp.inf), lax.full_like(nothing, 0))
+    of_columns, found = lax.scan(step, start, _chunks(split, rows))
+    own, of_rows = jax.tree.map(lambda x: from_scan(x, split), found)
+    return Sums(own, of_rows, of_columns)
 
 
-@sums.defjvp
-def _sums_jvp(how: Split, primals: Any, tangents: Any) -> Any:
-    (x, y, temperature, inside), (x_dot, y_dot, temperature_dot, _) = primals, tangents
-    known = sums(how, *primals)
+@_sums_of_chunks.defjvp
+def _sums_of_chunks_jvp(split: Split, primals: Any, tangents: Any) -> tuple[Sums, Sums]:
+    # A full rule: the sums of columns are differentiated relative to tops that are known only when
+    # all rows have been seen, so that nothing of a chunk need be kept.
+    columns_dot, rows_dot = tangents
+    known = _sums_of_chunks(split, *primals)
     tops = lax.stop_gradient((known.rows.top, known.columns.top))
-    places = jnp.arange(x.shape[0], dtype=jnp.int32)
-    rows = (x, x_dot, inside, places, tops[0], jnp.ones_like(inside))
+    found = _sums_dot(split, *primals, (*columns_dot[:2], rows_dot.vectors), tops)
+    own, of_rows, of_columns = found
+    zeros = jax.tree.map(jnp.zeros_like, known)  # of the low word and of the tops
+    return known, Sums(
+        zeros.own._replace(hi=own),
+        zeros.rows._replace(rest=of_rows),
+        zeros.columns._replace(rest=of_columns),
+    )
 
-    # Its transpose would keep a chunk of the square for each turn.
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums_dot(split: Split, columns: Columns, rows: Rows, tangents: Any, tops: Any) -> Any:
+    """The tangents of the diagonal, and of the sums of rows and of columns."""
+    row_top, column_top = tops
+
+    # Without a checkpoint, the transpose of the loop would keep a block of the square per chunk.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_chunk(shared: Any, shared_dot: Any, column_top: Array, inside: Array, rows: Any) -> Any:
-        (y, temperature), (y_dot, temperature_dot) = shared, shared_dot
-        x, x_dot, mine, places, row_top, real = rows
-        x, x_dot = jax.jvp(directed, (x, temperature), (x_dot, temperature_dot))
-        entries, own, others = block(x, y, jnp.where(real > 0, places, -1), inside, mine)
-        change = product(x_dot, y) + product(x, y_dot)
-        by_row = others * exps(entries, row_top[:, None]) * change
-        by_column = others * exps(entries, column_top[None, :]) * change
-        return jnp.sum(by_column, axis=0), (jnp.sum(own * change, axis=1), jnp.sum(by_row, axis=1))
+    def block_dot(columns: Any, columns_dot: Any, column_top: Array, chunk: Any) -> Any:
+        rows, vectors_dot, row_top = chunk
 
-    shared, shared_dot = (y, temperature), (y_dot, temperature_dot)
+        def block(directions: Array, temperature: Array, vectors: Array) -> Sums:
+            these = columns._replace(directions=directions, temperature=temperature)
+            return _block(these, rows._replace(vectors=vectors), (row_top, column_top))
 
-    def step(column: Array, rows: Any) -> Any:
-        added, found = of_chunk(shared, shared_dot, tops[1], inside, rows)
-        return column + added, found
+        primals = columns.directions, columns.temperature, rows.vectors
+        found = jax.jvp(block, primals, (*columns_dot, vectors_dot))[1]
+        return found.columns.rest, (found.own.hi, found.rows.rest)
 
-    chunks = [to_scan(a, how) for a in rows]
-    column, found = lax.scan(step, lax.full_like(y[:, 0], 0), chunks)
-    own, row = (from_scan(a, how) for a in found)
-    nothing = jnp.zeros_like(known.own)
-    return known, Sums(own, Others(nothing, row), Others(nothing, column))
+    def step(carry: Array, chunk: Any) -> Any:
+        added, found = block_dot(columns, tangents[:2], column_top, chunk)
+        return carry + added, found
 
-
-def by_rows_and_columns(
-    fun_name: str, chunk_size: Any, left: Array, right: Array, temperature: Any, where: Array | None
-) -> Array:
-    """The mean surprise of each entry of the diagonal in its row and in its column; see `sums`."""
-    how = checked_split(fun_name, left.shape[-2], chunk_size, left, left.ndim - 2)
-
-    def of_set(left: Array, right: Array, temperature: Array, inside: Array) -> Array:
-        def of_rows(_: Any, rows: Any) -> Any:
-            return own_similarity(rows[0], rows[1], temperature)
-
-        own, lost = map_chunks(of_rows, how, [], [left, right])
-        found = sums(how, left, numerics.normalize(right), temperature, inside)
-        own = with_slope_of(found.own, own)
-        return 0.5 * (surprise(own, lost, found.rows) + surprise(own, lost, found.columns))
-
-    inside = jnp.ones(left.shape[:-1], bool) if where is None else where
-    for _ in range(left.ndim - 2):
-        of_set = jax.vmap(of_set, (0, 0, None, 0))
-    temperature = jnp.asarray(temperature, left.dtype)
-    return of_set(*unify_vma(left, right, temperature, inside.astype(left.dtype)))
+    chunks = _chunks(split, rows), *_to_scan((tangents[2], row_top), split)
+    of_columns, found = lax.scan(step, lax.full_like(columns.directions[:, 0], 0), chunks)
+    own, of_rows = (from_scan(x, split) for x in found)
+    return own, of_rows, of_columns

@@ -1,4 +1,4 @@
-"""The engine of the ranking shelf: lists in a row, their orders, and functions of their pairs."""
+"""Lists in a row of items: their sums, their orders, and functions of their pairs."""
 
 import math
 from collections.abc import Callable
@@ -6,105 +6,113 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss.numerics._double_double import two_sum
-from jaxloss.numerics._softmax_nll import softmax_nll
+from jaxloss._xla import not_folded
+from jaxloss.numerics._double_double import DD, at_dd, two_sum
+from jaxloss.numerics._masked import sum_of_exps
+from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 
 class Items(NamedTuple):
-    """What is known of items; those that are masked hold 0."""
+    """The items of a row; scores and relevance of masked ones are 0.
 
-    scores: Array
-    relevance: Array
-    mask: Array
-    segments: Array | None
-    places: Array
+    Attributes:
+        scores: The higher, the further up.
+        relevance: The higher, the further up an item should be.
+        mask: Whether an item is in a list.
+        lists: The number of the list of each item, from 0; the number of items if it is masked.
+            None if the row is one list.
+        places: The index of each item in its row.
+    """
+
+    scores: Float[Array, "*batch items"]
+    relevance: Float[Array, "*batch items"]
+    mask: Bool[Array, "*batch items"]
+    lists: Int[Array, "*batch items"] | None
+    places: Int[Array, " items"]
 
 
 class Lists(NamedTuple):
-    """The lists of a row of items, and the items of them whose pairs with all are looked at.
+    """The lists of a row of items, and some items whose pairs with all others are computed.
 
-    Arrays of pairs have an axis of rows and one of items; a masked item is together with none.
+    Arrays of pairs have an axis of rows and one of items; masked items form no pairs.
     """
 
     rows: Items
     items: Items
 
     @property
-    def scores(self) -> Array:
+    def scores(self) -> Float[Array, "*batch items"]:
         return self.items.scores
 
     @property
-    def relevance(self) -> Array:
+    def relevance(self) -> Float[Array, "*batch items"]:
         return self.items.relevance
 
     @property
-    def together(self) -> Array:
+    def together(self) -> Bool[Array, "*batch rows items"]:
         """The pairs of one list."""
         rows, items = self.rows, self.items
         together = rows.mask[..., :, None] & items.mask[..., None, :]
-        if rows.segments is None or items.segments is None:
+        if rows.lists is None or items.lists is None:
             return together
-        return together & (rows.segments[..., :, None] == items.segments[..., None, :])
+        return together & (rows.lists[..., :, None] == items.lists[..., None, :])
 
-    def should_lead(self) -> Array:
+    def should_lead(self) -> Bool[Array, "*batch rows items"]:
         """The pairs (i, j) in which item i is the more relevant one."""
         rows, items = self.rows, self.items
         return self.together & (rows.relevance[..., :, None] > items.relevance[..., None, :])
 
-    def apart(self) -> Array:
+    def apart(self) -> Bool[Array, "*batch rows items"]:
         """The pairs of two different items."""
-        return self.together & (self.rows.places[:, None] != self.items.places[None, :])
+        return self.together & self.of_places(jnp.not_equal)
 
-    def of_rows(
+    def of_places(
+        self, compare: Callable[[Array, Array], Array]
+    ) -> Bool[Array, "*batch rows items"]:
+        """`compare(i, j)` of the places of rows and items."""
+        found = compare(self.rows.places[:, None], self.items.places[None, :])
+        return jnp.expand_dims(found, range(self.items.mask.ndim - 1))
+
+    def map_rows(
         self,
         function: Callable[..., Array],
         *rows: Array | None,
-        met: tuple[Array, ...] = (),
+        items: tuple[Array, ...] = (),
         fun_name: str = "",
         chunk_size: int | None = None,
     ) -> Array:
-        """What `function(lists, *rows, *met)` gives each item, or some items at a time.
+        """`function(lists, *rows, *items)`, one value per item, `chunk_size` items at a time.
 
-        `rows` have an entry an item, and those of the items at hand are passed; `met` are whole.
+        `rows` are split into chunks as the items are, `items` are passed as they are.
         """
 
         def of_chunk(shared: Any, own: Any) -> Array:
             *own, places = own
-            rows, items = [*own[:4], places], [*shared[:4], self.items.places]
-            lists = Lists(Items._make(rows), Items._make(items))
+            first, second = [*own[:4], places], [*shared[:4], self.items.places]
+            lists = Lists(Items._make(first), Items._make(second))
             return function(lists, *own[4:], *shared[4:])
 
         known, batch = list(self.items[:4]), self.scores.ndim - 1
-        met_by, own = [*known, *met], [*known, *rows]
-        return materialize(map_rows(fun_name, of_chunk, chunk_size, met_by, own, batch=batch))
+        shared, own = [*known, *items], [*known, *rows]
+        return materialize(map_rows(fun_name, of_chunk, chunk_size, shared, own, batch=batch))
 
-    def sum_of_list(self, values: Array, **how: Any) -> Array:
+    def sum_of_list(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch items"]:
         """For each item, the sum of the values of its list."""
-        if self.items.segments is None:
-            total = jnp.sum(jnp.where(self.items.mask, values, 0), axis=-1, keepdims=True)
-            return jnp.where(self.items.mask, total, 0)
+        return _sums(values, self.items.mask, self.items.lists)
 
-        def of_each(lists: Lists, values: Array) -> Array:
-            return jnp.sum(jnp.where(lists.together, values[..., None, :], 0), axis=-1)
-
-        return self.of_rows(of_each, met=(values,), **how)
-
-    def mean_of_lists(self, values: Array, **how: Any) -> Array:
-        """Adds up what the items cost; of several lists in a row it takes the mean."""
+    def mean_of_lists(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
+        """The sum of the values of a row, divided by the number of its lists."""
         total = jnp.sum(values, axis=-1)
-        if self.items.segments is None:
+        if self.items.lists is None:
             return total
-
-        def opens(lists: Lists) -> Array:
-            earlier = lists.items.places[None, :] < lists.rows.places[:, None]
-            return jnp.any(lists.together, -1) & ~jnp.any(lists.together & earlier, -1)
-
-        count = jnp.sum(self.of_rows(opens, **how), axis=-1, dtype=jnp.int32)
-        return total / jnp.maximum(count, 1).astype(total.dtype)
+        last = jnp.max(jnp.where(self.items.mask, self.items.lists, -1), axis=-1, initial=-1)
+        return total / jnp.maximum(last + 1, 1).astype(total.dtype)
 
 
 def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Array | None) -> Lists:
@@ -112,86 +120,244 @@ def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Arra
         mask = jnp.ones(scores.shape, jnp.bool_)
     else:
         scores, relevance = jnp.where(mask, scores, 0), jnp.where(mask, relevance, 0)
-    items = Items(scores, relevance, mask, segments, jnp.arange(scores.shape[-1], dtype=jnp.int32))
+    places = jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    numbers = None if segments is None else _number_lists(segments, mask)
+    items = Items(scores, relevance, mask, numbers, places)
     return Lists(items, items)
 
 
-def before(lists: Lists, *keys: tuple[Array, Array]) -> Array:
+def _iota(x: Array) -> Int[Array, "*batch items"]:
+    return lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+
+
+def _number_lists(
+    segments: Int[Array, "*batch items"], mask: Bool[Array, "*batch items"]
+) -> Int[Array, "*batch items"]:
+    """The lists of each row as numbers from 0; masked items get the number of items."""
+    is_out, segments, places = lax.sort(not_folded((~mask, segments, _iota(mask))), num_keys=2)
+    is_new = segments != jnp.roll(segments, 1, axis=-1)
+    number = jnp.cumsum(is_new & (_iota(mask) > 0), axis=-1, dtype=jnp.int32)
+    return _map_batch(_put, places, jnp.where(is_out, mask.shape[-1], number))
+
+
+def _map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
+    for _ in range(arrays[0].ndim - 1):
+        function = jax.vmap(function)
+    return function(*arrays)
+
+
+def _put(places: Array, values: Array) -> Array:
+    return jnp.zeros_like(values).at[places].set(values, unique_indices=True)
+
+
+def _add_up(values: Array, lists: Array) -> Array:
+    return jnp.zeros_like(values).at[lists].add(values, mode="drop")[lists]
+
+
+def _largest(values: Array, lists: Array) -> Array:
+    return jnp.full_like(values, -jnp.inf).at[lists].max(values, mode="drop")[lists]
+
+
+def _sums(values: Array, mask: Array, lists: Array | None) -> Float[Array, "*batch items"]:
+    """For each item, the sum of the values of its list; 0 if it is masked."""
+    values = jnp.where(mask, values, 0)
+    if lists is None:
+        total = jnp.sum(values, axis=-1, keepdims=True)
+    else:
+        total = _map_batch(_add_up, values, lists)
+    return jnp.where(mask, total, 0)
+
+
+# --- softmax in a list ----------------------------------------------------------------------------
+
+
+def nll_in_list(lists: Lists) -> Float[Array, "*batch items"]:
+    """-log of the softmax of each item in its list; 0 for a masked item."""
+    items = lists.items
+    if items.lists is None:
+        return -numerics.log_softmax(items.scores, where=items.mask)
+    return _nll_in_lists(items.scores, items.mask, items.lists)
+
+
+@jax.custom_jvp
+def _nll_in_lists(scores: Array, mask: Array, lists: Array) -> Array:
+    return _nll_and_probability(scores, mask, lists)[0]
+
+
+@_nll_in_lists.defjvp
+def _nll_in_lists_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # A full rule, as that of `numerics.log_softmax`: it takes off the mean of the list twice, since
+    # what is left of the largest score after the first time is a rounding error.
+    nll, probability = _nll_and_probability(*primals)
+    _, mask, lists = primals
+    scores_dot = tangents[0]
+    for _ in range(2):
+        scores_dot = scores_dot - _sums(probability * scores_dot, mask, lists)
+    return _nll_in_lists(*primals), jnp.where(mask & (nll < jnp.inf), -scores_dot, 0)
+
+
+def _nll_and_probability(scores: Array, mask: Array, lists: Array) -> tuple[Array, Array]:
+    top = lax.stop_gradient(_map_batch(_largest, scores, lists))
+    top = jnp.where(mask & (top > -jnp.inf), top, 0)
+    exps = jnp.where(mask, exp_shifted(scores, top), 0)
+    is_top = exps == 1
+    # The sum without the 1 of one largest score, so that it is not rounded when it is small. At the
+    # largest score, `exps - 1` is 0 and has the derivative of `exps`.
+    rest = _sums(jnp.where(is_top, exps - 1, exps), mask, lists)
+    rest = rest + jnp.maximum(_sums(is_top.astype(exps.dtype), mask, lists) - 1, 0)
+    gap = jnp.where(scores == jnp.inf, 0, top - scores)
+    return jnp.where(mask, gap + jnp.log1p(rest), 0), exps / (1 + rest)
+
+
+def nll_among(lists: Lists, rivals: Bool[Array, "*batch rows items"]) -> Float[Array, "..."]:
+    """-log of the softmax of each item among itself and its rivals; 0 without any."""
+    own, others = lists.rows.scores, jnp.broadcast_to(lists.scores[..., None, :], rivals.shape)
+    top = lax.stop_gradient(jnp.max(others, axis=-1, where=rivals, initial=-jnp.inf))
+    top = jnp.maximum(top, lax.stop_gradient(own))
+    return nll_from_gap(sum_of_exps(-1, others, rivals, top), top - own)[0]
+
+
+# --- softmax among the items that come later ------------------------------------------------------
+
+
+def nll_among_later(
+    scores: Float[Array, "*batch items"],
+    relevance: Float[Array, "*batch items"],
+    mask: Bool[Array, "*batch items"] | None,
+    segments: Int[Array, "*batch items"] | None,
+    ties: Int[Array, " items"] | None,
+) -> tuple[Float[Array, "*batch items"], Bool[Array, "*batch items"]]:
+    """-log of the softmax of each item among itself and those behind it, in the right order.
+
+    That is the order of decreasing relevance, then of increasing `ties`, then of places, in each
+    list. The result has this order, with the lists one after the other and masked items last; with
+    it comes whether an item is the last one of its list.
+    """
+    places = _iota(scores)
+    lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
+    keys = [*lists, lax.stop_gradient(-relevance)]
+    keys += [] if ties is None else [jnp.broadcast_to(ties, scores.shape)]
+    *found, order = lax.sort(not_folded((*keys, places)), num_keys=len(keys))
+    is_in = jnp.ones(scores.shape, bool) if mask is None else ~found[0]
+    is_followed = is_in & (places < scores.shape[-1] - 1)
+    for x in found[: len(lists)]:
+        is_followed &= x == _behind(x, 1, 0)
+    scores = jnp.take_along_axis(scores, order, axis=-1)
+    return _nll_among_later(scores, is_followed), is_in & ~is_followed
+
+
+@jax.jit  # so that an eager call compiles its loops once
+def _nll_among_later(scores: Array, is_followed: Array) -> Array:
+    later = lax.stop_gradient(jnp.where(is_followed, _behind(scores, 1, 0), -jnp.inf))
+    top = jnp.where(is_followed, _max_of_later(later, is_followed), scores)
+    top = lax.stop_gradient(top)  # of the later items; it falls from item to item
+    falls = is_followed & _behind(is_followed, 1, False)
+    factor = jnp.where(falls, exp_shifted(jnp.where(falls, _behind(top, 1, 0), top), top), 0)
+    term = exp_shifted(jnp.where(is_followed, _behind(scores, 1, 0), top), top)
+    rest = _sum_of_later(factor, jnp.where(is_followed, term, 0))
+    highest = jnp.maximum(top, lax.stop_gradient(scores))
+    return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)[0]
+
+
+def _behind(x: Array, distance: Any, fill: Any) -> Array:
+    """The entry at a distance behind each entry along the last axis; `fill` past the end."""
+    padded = jnp.concatenate([x, jnp.full_like(x, fill)], axis=-1)
+    return lax.dynamic_slice_in_dim(padded, distance, x.shape[-1], axis=-1)
+
+
+def _distances(size: int) -> Array:
+    """1, 2, 4, ... below a size: so many passes reach every item. A symbolic size is below 2^31."""
+    passes = max(size - 1, 0).bit_length() if isinstance(size, int) else 31
+    return jnp.asarray(2 ** np.arange(passes), jnp.int32)
+
+
+def _max_of_later(x: Array, is_followed: Array) -> Array:
+    """The maximum over each entry and those behind it in its list."""
+
+    def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
+        x, reaches = state
+        behind = jnp.where(reaches, _behind(x, distance, -jnp.inf), -jnp.inf)
+        return (jnp.maximum(x, behind), reaches & _behind(reaches, distance, False)), None
+
+    return lax.scan(double, (x, is_followed), _distances(x.shape[-1]))[0][0]
+
+
+def _sum_of_later(factor: Array, term: Array) -> Array:
+    """The solution x of `x[i] = term[i] + factor[i] * x[i + 1]`."""
+
+    def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
+        factor, x = state
+        x = x + factor * _behind(x, distance, 0)
+        return (factor * _behind(factor, distance, 0), x), None
+
+    return lax.scan(double, (factor, term), _distances(term.shape[-1]))[0][1]
+
+
+# --- orders and functions of pairs ----------------------------------------------------------------
+
+
+def before(lists: Lists, *keys: tuple[Array, Array]) -> Bool[Array, "*batch rows items"]:
     """The pairs (i, j) in which i comes first: by the highest key, ties by the next, by place.
 
-    A key is given of the rows and of the items.
+    A key is a pair: of the rows and of the items.
     """
-    first = lists.rows.places[:, None] < lists.items.places[None, :]
+    first = lists.of_places(jnp.less)
     for of_rows, of_items in reversed(keys):
         left, right = of_rows[..., :, None], of_items[..., None, :]
         first = (left > right) | ((left == right) & first)
     return lists.together & first
 
 
-def ranks_of(lists: Lists, *keys: Array, **how: Any) -> Array:
+def ranks_of(lists: Lists, *keys: Array, **chunks: Any) -> Float[Array, "*batch items"]:
     """The rank of each item in the order of `before`, from 1."""
 
     def number_before(lists: Lists, *keys: Array) -> Array:
-        both = zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True)
-        return jnp.sum(lists.apart() & ~before(lists, *both), axis=-1, dtype=jnp.int32)
+        pairs = zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True)
+        return jnp.sum(lists.apart() & ~before(lists, *pairs), axis=-1, dtype=jnp.int32)
 
-    return (1 + lists.of_rows(number_before, *keys, met=keys, **how)).astype(lists.scores.dtype)
-
-
-def surprise_among(lists: Lists, rivals: Array) -> Array:
-    """-log of the softmax of each item, among itself and its rivals; 0 without any."""
-    rows, items = lists.rows.places, lists.items
-    present = rivals | (rows[:, None] == items.places)
-    logits = jnp.where(present, items.scores[..., None, :], -jnp.inf)
-    return softmax_nll(logits, jnp.broadcast_to(rows, lists.rows.scores.shape))
-
-
-def surprise_in_list(lists: Lists, **how: Any) -> Array:
-    """-log of the softmax of each item in its list."""
-    if lists.items.segments is None:
-        return -numerics.log_softmax(lists.scores, where=lists.items.mask)
-    return lists.of_rows(lambda lists: surprise_among(lists, lists.together), **how)
+    number = lists.map_rows(number_before, *keys, items=keys, **chunks)
+    return (1 + number).astype(lists.scores.dtype)
 
 
 def of_pairs(
     function: Callable[[Array], Array], lists: Lists, pairs: Array, errors: bool = False
-) -> Array:
+) -> Float[Array, "*batch rows items"]:
     """function(s_i - s_j) at the pairs, 0 elsewhere, as if the difference were not rounded.
 
-    In the tail of an exponential and near a hinge, the last place of the difference is many last
-    places of the result: what it lost is put back with the slope (as far as that product does not
-    underflow: in float32 down to results of 1e-31). With `errors` it is s - y in place of s.
+    In the tail of an exponential and near a hinge, a rounding error of the difference is many ULP
+    of the result; it is added to first order (as long as that product does not underflow: in
+    float32 down to results of 1e-31). With `errors`, s - y takes the place of s.
     """
-    if errors:
-        left, left_lost = two_sum(lists.rows.scores, -lists.rows.relevance)
-        right, right_lost = two_sum(lists.items.scores, -lists.items.relevance)
-        gap, lost = two_sum(left[..., :, None], -right[..., None, :])
-        lost = lost + (left_lost[..., :, None] - right_lost[..., None, :])
-        rounded = gap + lost
-        gap, lost = rounded, jax.lax.stop_gradient(lost - (rounded - gap))
-    else:
-        gap, lost = two_sum(lists.rows.scores[..., :, None], -lists.items.scores[..., None, :])
-    gap = jnp.where(pairs, gap, 0)
-    # Past 2**24 no digit of a gap is missed, and the correction of a square might overflow.
-    lost = jnp.where(pairs & (jnp.abs(lost) < 1), lost, 0)
-    value, correction = jax.jvp(function, (gap,), (lost,))
-    return jnp.where(pairs, value + correction, 0)
+    gap = _difference(lists.rows, lists.items, errors)
+    # Beyond 2**24 a gap has no fraction, and the correction of a square could overflow.
+    lo = jnp.where(pairs & (jnp.abs(gap.lo) < 1), gap.lo, 0)
+    return jnp.where(pairs, at_dd(function, DD(jnp.where(pairs, gap.hi, 0), lo)), 0)
 
 
-def gains_of(relevance: Array, gain: str) -> Array:
+def _difference(rows: Items, items: Items, errors: bool) -> DD:
+    """s_i - s_j of all rows i and items j, or the difference of their errors s - y."""
+    if not errors:
+        return two_sum(rows.scores[..., :, None], -items.scores[..., None, :])
+    of_rows = two_sum(rows.scores[..., :, None], -rows.relevance[..., :, None])
+    of_items = two_sum(items.scores[..., None, :], -items.relevance[..., None, :])
+    return (of_rows - of_items).renormalized()
+
+
+def gains_of(relevance: Float[Array, "*batch items"], gain: str) -> Float[Array, "*batch items"]:
     """2^relevance - 1, exact for whole relevances; or the relevance itself."""
     if gain == "linear":
         return relevance
-    whole = jax.lax.stop_gradient(jnp.round(relevance))
+    whole = lax.stop_gradient(jnp.round(relevance))
     power = jnp.ldexp(jnp.ones_like(whole), whole.astype(jnp.int32))  # jnp.exp2(13.0) is not 2**13
     return power * jnp.expm1((relevance - whole) * math.log(2)) + (power - 1)
 
 
 def discount(rank: Array) -> Array:
+    """1 / log2(1 + rank)."""
     return math.log(2) / jnp.log1p(rank)
 
 
-def shares_of(lists: Lists, gains: Array, discounts: Array, **how: Any) -> Array:
-    """Gains as shares of the DCG that these discounts make of their list; 0 if that is 0."""
-    total = lists.sum_of_list(gains * discounts, **how)
+def shares_of(lists: Lists, gains: Array, discounts: Array) -> Float[Array, "*batch items"]:
+    """Gains divided by the DCG that these discounts make of their list; 0 if that is 0."""
+    total = lists.sum_of_list(gains * discounts)
     return gains / jnp.where(total == 0, 1, total)

@@ -12,17 +12,17 @@ from jaxloss.ranking._lists import Lists, discount, gains_of, lists_of, ranks_of
 _GAINS = ("exponential", "linear")
 
 
-def _cut(values: Array, ranks: Array, top: int | None) -> Array:
+def _up_to(values: Array, ranks: Array, top: int | None) -> Array:
     return values if top is None else jnp.where(ranks <= top, values, 0)
 
 
 def _worth(lists: Lists, gain: str, top: int | None, normalize: bool) -> Array:
-    """The gains, normalized by the DCG of the best order if asked to."""
+    """The gains, divided by the DCG of the best order with `normalize`."""
     gains = gains_of(lists.relevance, gain)
     if not normalize:
         return gains
     best = ranks_of(lists, gains)
-    return shares_of(lists, gains, _cut(discount(best), best, top))
+    return shares_of(lists, gains, _up_to(discount(best), best, top))
 
 
 def _distances(lists: Lists, values: Array) -> Array:
@@ -31,19 +31,18 @@ def _distances(lists: Lists, values: Array) -> Array:
 
 
 def _canonicalize(
-    fun_name: str, scores: Any, relevance: Any, mask: Any, segments: Any, gain: str = "linear"
+    name: str, scores: Any, relevance: Any, mask: Any, segments: Any, gain: str = "linear"
 ) -> Lists:
-    """What `@loss` does for a loss, for the helpers that are none."""
+    """Converts and checks arguments, as `@loss` does for a loss."""
+    fun_name = f"jaxloss.ranking.{name}"
     scores, relevance = jnp.asarray(scores), jnp.asarray(relevance)
     dtype = jnp.promote_types(jnp.result_type(scores, relevance), jnp.float32)
     mask = None if mask is None else jnp.asarray(mask)
     segments = None if segments is None else jnp.asarray(segments)
-    for name, x in (("relevance", relevance), ("mask", mask), ("segments", segments)):
+    for argument, x in (("relevance", relevance), ("mask", mask), ("segments", segments)):
         if x is not None and x.shape != scores.shape:
-            message = (
-                f"{fun_name}: `{name}` has shape {x.shape}, expected {scores.shape} as `scores`."
-            )
-            raise ValueError(message)
+            expected = f"{scores.shape}, that of `scores`"
+            raise ValueError(f"{fun_name}: `{argument}` has shape {x.shape}, expected {expected}.")
     if mask is not None and mask.dtype != jnp.bool_:
         raise TypeError(f"{fun_name}: `mask` is {mask.dtype}, expected booleans: write `mask > 0`.")
     if gain not in _GAINS:
@@ -56,14 +55,15 @@ def pair_count(
 ) -> Array:
     r"""Counts the pairs of different relevance in each list: the pairs of the pairwise losses.
 
-    As `weights` it makes a mean over lists the mean over the pairs of all lists, as rax has it.
+    As `weights` of a pairwise loss it turns the mean over lists into the mean over the pairs of
+    all lists, which rax has.
 
     $$|\{(i, j) : y_i > y_j\}|$$
 
     Args:
         relevance: Relevances of the items, along the last axis.
         mask: False takes an item out of its list.
-        segments: Ids of the lists in a row: pairs across lists do not count.
+        segments: Ids of the lists in a row: pairs of different lists do not count.
 
     Returns:
         The number of pairs of each list; with segments, of all lists in a row.
@@ -86,15 +86,15 @@ def relevance_weights(
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
 ) -> Array:
-    r"""Makes pairs count by how far apart their relevances are, for `pair_weights`.
+    r"""Weights of pairs for `pair_weights`: the absolute difference of their relevances.
 
     $$w_{ij} = |y_i - y_j|$$
 
     Args:
         scores: Scores of the items, along the last axis; not used.
         relevance: Relevances of the items.
-        mask: False takes an item out of its list: its pairs weigh 0.
-        segments: Ids of the lists in a row: pairs across lists weigh 0.
+        mask: False takes an item out of its list: its pairs have weight 0.
+        segments: Ids of the lists in a row: pairs of different lists have weight 0.
 
     Returns:
         Weights of all pairs, with one more item axis.
@@ -120,7 +120,7 @@ def dcg_weights(
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
 ) -> Array:
-    r"""Makes pairs count by what swapping them would change in DCG (LambdaRank).
+    r"""Weights of pairs for `pair_weights`: the change of DCG by swapping them (LambdaRank).
 
     $$w_{ij} = |G(y_i) - G(y_j)| \cdot |D(r_i) - D(r_j)|, \qquad
       G(y) = 2^y - 1, \quad D(r) = \frac{1}{\log_2(1 + r)}$$
@@ -131,11 +131,12 @@ def dcg_weights(
     Args:
         scores: Scores of the items, along the last axis.
         relevance: Grades of the items, at least 0.
-        top: The last rank that counts; without it all do.
-        normalize: Whether to divide by the DCG of the best order, so that lists count alike.
+        top: The last rank that counts; None counts all of them.
+        normalize: Whether to divide by the DCG of the best order, so that all lists have the same
+            scale.
         gain: "exponential", $2^y - 1$; or "linear", the relevance itself.
-        mask: False takes an item out of its list: its pairs weigh 0.
-        segments: Ids of the lists in a row: pairs across lists weigh 0.
+        mask: False takes an item out of its list: its pairs have weight 0.
+        segments: Ids of the lists in a row: pairs of different lists have weight 0.
 
     Returns:
         Weights of all pairs, with one more item axis.
@@ -149,7 +150,7 @@ def dcg_weights(
     """
     lists = _canonicalize("dcg_weights", scores, relevance, mask, segments, gain)
     ranks = ranks_of(lists, lists.scores)
-    discounts = _cut(discount(ranks), ranks, top)
+    discounts = _up_to(discount(ranks), ranks, top)
     return _distances(lists, _worth(lists, gain, top, normalize)) * _distances(lists, discounts)
 
 
@@ -163,24 +164,27 @@ def dcg2_weights(
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
 ) -> Array:
-    r"""Makes pairs count by a tighter bound on DCG than LambdaRank's (LambdaLoss, NDCG-Loss2).
+    r"""Weights of pairs for `pair_weights` from a bound on DCG (LambdaLoss, NDCG-Loss2).
+
+    The bound is tighter than that of LambdaRank.
 
     $$w_{ij} = |G(y_i) - G(y_j)| \cdot \big(D(|r_i - r_j|) - D(|r_i - r_j| + 1)\big), \qquad
       G(y) = 2^y - 1, \quad D(r) = \frac{1}{\log_2(1 + r)}$$
 
-    $r$ is the rank by the scores; ties keep the order of the list. Neighbours count most, at the
-    bottom as at the top. No gradient flows to the scores. rax multiplies these weights by the
-    length of the list, masked items included.
+    $r$ is the rank by the scores; ties keep the order of the list. Neighbours have the largest
+    weights, at the bottom as at the top. No gradient flows to the scores. rax multiplies these
+    weights by the length of the list, masked items included.
 
     Args:
         scores: Scores of the items, along the last axis.
         relevance: Grades of the items, at least 0.
         top: Past this rank $k$, a pair whose lower item has rank $m > k$ is multiplied by
             $1 / (1 - D(m))$.
-        normalize: Whether to divide by the DCG of the best order, so that lists count alike.
+        normalize: Whether to divide by the DCG of the best order, so that all lists have the same
+            scale.
         gain: "exponential", $2^y - 1$; or "linear", the relevance itself.
-        mask: False takes an item out of its list: its pairs weigh 0.
-        segments: Ids of the lists in a row: pairs across lists weigh 0.
+        mask: False takes an item out of its list: its pairs have weight 0.
+        segments: Ids of the lists in a row: pairs of different lists have weight 0.
 
     Returns:
         Weights of all pairs, with one more item axis.

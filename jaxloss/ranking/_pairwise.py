@@ -1,4 +1,4 @@
-"""Pairwise losses: of each two items of a list that should be in one order, and of two scores."""
+"""Pairwise losses: functions of the score differences of the pairs of a list, and of one pair."""
 
 import functools
 from collections.abc import Callable
@@ -37,38 +37,39 @@ def _mean_over_pairs(
     *,
     pairs: Callable[[Lists], Array] = Lists.should_lead,
     errors: bool = False,
-) -> Array:
+) -> Float[Array, "*batch"]:
     """The mean of function(s_i - s_j), or of the errors s - y, over the pairs of each list."""
-    how: Any = {"fun_name": f"jaxloss.ranking.{name}", "chunk_size": chunk_size}
+    chunks: Any = {"fun_name": f"jaxloss.ranking.{name}", "chunk_size": chunk_size}
 
     def number(lists: Lists) -> Array:
         return jnp.sum(pairs(lists), axis=-1, dtype=jnp.int32)
 
-    def cost(lists: Lists, count: Array, pair_weights: Array | None) -> Array:
-        among = pairs(lists)
-        costs = of_pairs(function, lists, among, errors)
+    def total(lists: Lists, count: Array, pair_weights: Array | None) -> Array:
+        counted = pairs(lists)
+        values = of_pairs(function, lists, counted, errors)
         if pair_weights is not None:
-            costs = costs * jnp.where(among, pair_weights, 0)
+            values = values * jnp.where(counted, pair_weights, 0)
         # Divided before they are added: a sum may overflow where the mean does not.
-        return jnp.sum(costs / count[..., None], axis=-1)
+        return jnp.sum(values / count[..., None], axis=-1)
 
-    count = lists.sum_of_list(lists.of_rows(number, **how), **how)
+    count = lists.sum_of_list(lists.map_rows(number, **chunks))
     count = jnp.maximum(count, 1).astype(lists.scores.dtype)
-    return lists.mean_of_lists(lists.of_rows(cost, count, pair_weights, **how), **how)
+    return lists.mean_of_lists(lists.map_rows(total, count, pair_weights, **chunks))
 
 
-def _variance_of_errors(lists: Lists, **how: Any) -> Array:
-    """The mean of ((s_i - s_j) - (y_i - y_j))^2 over all pairs, of which no array is needed.
+def _variance_of_errors(lists: Lists) -> Float[Array, "*batch"]:
+    """The mean of ((s_i - s_j) - (y_i - y_j))^2 over all pairs, without an array of pairs.
 
-    The first centre is rounded as the errors are large; what is left around it is not.
+    The first centre has a rounding error as large as that of the errors, so that the differences
+    from it are centred once more.
     """
-    errors, lost = two_sum(lists.scores, -lists.relevance)
-    number = lists.sum_of_list(lists.items.mask.astype(errors.dtype), **how)
+    errors = two_sum(lists.scores, -lists.relevance)
+    number = lists.sum_of_list(lists.items.mask.astype(errors.hi.dtype))
     count = jnp.maximum(number, 1)
-    centre = jax.lax.stop_gradient(lists.sum_of_list(errors / count, **how))
-    off = jnp.where(lists.items.mask, (errors - centre) + lost, 0)
-    off = off - lists.sum_of_list(off / count, **how)
-    return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1), **how)
+    centre = jax.lax.stop_gradient(lists.sum_of_list(errors.hi / count))
+    off = jnp.where(lists.items.mask, (errors.hi - centre) + errors.lo, 0)
+    off = off - lists.sum_of_list(off / count)
+    return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1))
 
 
 @loss(
@@ -91,33 +92,34 @@ def pairwise_hinge(
     chunk_size: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to put pairs in the right order by a margin, with no more pull once they are.
+    r"""Pairwise hinge loss (RankSVM): hinge on the score difference of each pair.
+
+    When to use: pairs should be in the right order by a margin, and larger leads do not matter.
 
     $$\ell(s, y) = \frac{1}{|P|} \sum_{(i, j) \in P} \max(0, m - (s_i - s_j)), \qquad
       P = \{(i, j) : y_i > y_j\}$$
 
-    Only pairs that are wrong or close pull, all with the same force. Of the relevances the order
-    alone counts, unless pair weights say more. rax adds up the pairs in its formula, takes one
-    mean over the pairs of all lists, and has no margin other than 1.
+    The gradient of a pair is constant until it is right by the margin, and 0 from there on. Of the
+    relevances only the order is used, beside the pair weights. rax adds up the pairs in its
+    formula, takes one mean over the pairs of all lists, and has no margin other than 1.
 
     Args:
-        scores: How high the model ranks each item.
+        scores: The predicted scores.
         relevance: The higher, the further up an item belongs.
-        margin: By how much the more relevant item should lead, in the unit of the scores.
-        pair_weights: How much the pair of each two items counts, at least 0: entry (i, j) for i
-            above j. Its two item axes are the last, whatever `axis` says.
+        margin: How much higher the more relevant item should be, in the unit of the scores.
+        pair_weights: The weight of each pair, at least 0: entry (i, j) for i above j. Its two item
+            axes are the last ones, whatever `axis` is.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
-        chunk_size: How many items to pair with all others at once, so that no array of all pairs
-            exists; without it one does.
+        chunk_size: How many items to compare with all others at once, so that no array of all
+            pairs exists. None compares all of them.
 
     Returns:
         The loss of each list, in the unit of the scores; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
-            chunk is below 1.
-        TypeError: If the chunk is not an integer.
+        TypeError: If `chunk_size` is not a static integer or None.
+        ValueError: If `chunk_size` is below 1.
 
     Example:
         >>> pairwise_hinge([2.0, 1.5, 0.0], [2.0, 1.0, 0.0])  # gaps 0.5, 2 and 1.5
@@ -155,32 +157,33 @@ def pairwise_logistic(
     chunk_size: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it as the standard for preferences in pairs: the likelihood of each right order.
+    r"""Pairwise logistic loss (RankNet): -log sigmoid of the score difference of each pair.
+
+    When to use: the standard choice for preferences in pairs.
 
     $$\ell(s, y) = \frac{1}{|P|} \sum_{(i, j) \in P} \log\big(1 + e^{-(s_i - s_j)}\big), \qquad
       P = \{(i, j) : y_i > y_j\}$$
 
-    RankNet; with `pair_weights=dcg_weights(scores, relevance)` it is LambdaRank. Each pair costs
-    as much as every other, at the bottom of the list too: those weights put the top first. rax
-    adds up the pairs in its formula and takes one mean over the pairs of all lists.
+    With `pair_weights=dcg_weights(scores, relevance)` it is LambdaRank, which weights the top of
+    the list more; without them, all pairs have the same weight. rax adds up the pairs in its
+    formula and takes one mean over the pairs of all lists.
 
     Args:
-        scores: How high the model ranks each item.
+        scores: The predicted scores.
         relevance: The higher, the further up an item belongs.
-        pair_weights: How much the pair of each two items counts, at least 0: entry (i, j) for i
-            above j. Its two item axes are the last, whatever `axis` says.
+        pair_weights: The weight of each pair, at least 0: entry (i, j) for i above j. Its two item
+            axes are the last ones, whatever `axis` is.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
-        chunk_size: How many items to pair with all others at once, so that no array of all pairs
-            exists; without it one does.
+        chunk_size: How many items to compare with all others at once, so that no array of all
+            pairs exists. None compares all of them.
 
     Returns:
         The loss of each list in nats; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
-            chunk is below 1.
-        TypeError: If the chunk is not an integer.
+        TypeError: If `chunk_size` is not a static integer or None.
+        ValueError: If `chunk_size` is below 1.
 
     Example:
         >>> pairwise_logistic([[0.0, 0.0], [80.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]])
@@ -192,10 +195,10 @@ def pairwise_logistic(
     """
     lists = lists_of(scores, relevance, mask, segments)
 
-    def surprise(gap: Array) -> Array:
+    def nll(gap: Array) -> Array:
         return numerics.softplus(-gap)
 
-    return _mean_over_pairs("pairwise_logistic", surprise, lists, pair_weights, chunk_size)
+    return _mean_over_pairs("pairwise_logistic", nll, lists, pair_weights, chunk_size)
 
 
 @loss(
@@ -218,33 +221,33 @@ def pairwise_soft_zero_one(
     chunk_size: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when some relevances are wrong: it counts the pairs in wrong order, softly.
+    r"""Pairwise sigmoid loss: a smooth share of the pairs in wrong order.
+
+    When to use: some relevances are wrong, since the loss of a pair is at most 1.
 
     $$\ell(s, y) = \frac{1}{|P|} \sum_{(i, j) \in P} \frac{1}{1 + e^{s_i - s_j}}, \qquad
       P = \{(i, j) : y_i > y_j\}$$
 
-    No pair costs more than 1, so that hopeless ones are given up: their pull vanishes. For the
-    same reason a bad start learns slowly. The sharper the scores, the closer it is to the share
-    of discordant pairs. rax adds up the pairs in its formula and takes one mean over the pairs of
-    all lists.
+    The gradient of a pair vanishes as it gets more wrong, so that outliers have no influence, and a
+    bad start learns slowly. As scores grow, the loss goes to the share of discordant pairs. rax
+    adds up the pairs in its formula and takes one mean over the pairs of all lists.
 
     Args:
-        scores: How high the model ranks each item.
+        scores: The predicted scores.
         relevance: The higher, the further up an item belongs.
-        pair_weights: How much the pair of each two items counts, at least 0: entry (i, j) for i
-            above j. Its two item axes are the last, whatever `axis` says.
+        pair_weights: The weight of each pair, at least 0: entry (i, j) for i above j. Its two item
+            axes are the last ones, whatever `axis` is.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
-        chunk_size: How many items to pair with all others at once, so that no array of all pairs
-            exists; without it one does.
+        chunk_size: How many items to compare with all others at once, so that no array of all
+            pairs exists. None compares all of them.
 
     Returns:
         The soft share of pairs in wrong order; with segments the mean of the lists.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
-            chunk is below 1.
-        TypeError: If the chunk is not an integer.
+        TypeError: If `chunk_size` is not a static integer or None.
+        ValueError: If `chunk_size` is below 1.
 
     Example:
         >>> pairwise_soft_zero_one([0.0, 0.0, 100.0], [2.0, 1.0, 0.0])  # 1/2, 1 and 1
@@ -256,10 +259,10 @@ def pairwise_soft_zero_one(
     """
     lists = lists_of(scores, relevance, mask, segments)
 
-    def doubt(gap: Array) -> Array:
+    def error(gap: Array) -> Array:
         return numerics.sigmoid(-gap)
 
-    return _mean_over_pairs("pairwise_soft_zero_one", doubt, lists, pair_weights, chunk_size)
+    return _mean_over_pairs("pairwise_soft_zero_one", error, lists, pair_weights, chunk_size)
 
 
 @loss(
@@ -284,31 +287,32 @@ def pairwise_squared_error(
     chunk_size: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when score differences should equal relevance differences, in every list.
+    r"""Pairwise squared error: of the score differences against the relevance differences.
+
+    When to use: score differences should equal relevance differences, in each list.
 
     $$\ell(s, y) = \frac{1}{n (n - 1)} \sum_{i \neq j} \big((s_i - s_j) - (y_i - y_j)\big)^2$$
 
-    All pairs count, ties too: it is twice the sample variance of the errors $s - y$ in the list,
-    a squared error that forgives a list its offset. A mean over $n^2$, the pairs of an item with
-    itself among them, is what rax takes: smaller by $(n - 1) / n$ in a list of $n$.
+    All pairs count, also ties: the loss is twice the sample variance of the errors $s - y$ in the
+    list, and does not depend on the offset of its scores. rax takes the mean over $n^2$ pairs,
+    including those of an item with itself: smaller by $(n - 1) / n$ in a list of $n$.
 
     Args:
-        scores: How high the model ranks each item.
+        scores: The predicted scores.
         relevance: The unit of the scores: what their differences should be.
-        pair_weights: How much the pair of each two items counts, at least 0: entry (i, j) for i
-            above j. Its two item axes are the last, whatever `axis` says.
+        pair_weights: The weight of each pair, at least 0: entry (i, j) for i above j. Its two item
+            axes are the last ones, whatever `axis` is.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
-        chunk_size: How many items to pair with all others at once, so that no array of all pairs
-            exists; without it one does.
+        chunk_size: How many items to compare with all others at once, so that no array of all
+            pairs exists. None compares all of them.
 
     Returns:
         The loss of each list, in the squared unit of the scores; with segments their mean.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores, or the
-            chunk is below 1.
-        TypeError: If the chunk is not an integer.
+        TypeError: If `chunk_size` is not a static integer or None.
+        ValueError: If `chunk_size` is below 1.
 
     Example:
         >>> pairwise_squared_error([5.0, 7.0], [0.0, 1.0])  # a difference of 2, not 1
@@ -318,11 +322,10 @@ def pairwise_squared_error(
         Cossock and Zhang, *Subset Ranking Using Regression*, 2006.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    name = "pairwise_squared_error"
     if pair_weights is None:
-        return _variance_of_errors(lists, fun_name=f"jaxloss.ranking.{name}", chunk_size=chunk_size)
+        return _variance_of_errors(lists)
     mean = functools.partial(_mean_over_pairs, pairs=Lists.apart, errors=True)
-    return mean(name, jnp.square, lists, pair_weights, chunk_size)
+    return mean("pairwise_squared_error", jnp.square, lists, pair_weights, chunk_size)
 
 
 @loss(
@@ -348,36 +351,38 @@ def pairwise_quantile(
     chunk_size: int | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when score differences should follow relevance differences, erring to one side.
+    r"""Pairwise pinball loss: quantile regression of score differences on relevance differences.
+
+    When to use: score differences should follow relevance differences, and errors of one sign are
+    worse than those of the other.
 
     $$\ell(s, y) = \frac{1}{|P|} \sum_{(i, j) \in P}
       \tau \max(0, -e_{ij}) + (1 - \tau) \max(0, e_{ij}), \qquad
       e_{ij} = (s_i - s_j) - (y_i - y_j)$$
 
     The pairs are those of different relevance, $P = \{(i, j) : y_i > y_j\}$. At level 0.5 it is
-    half the absolute error of the differences; towards 1, pairs are pushed apart at least as far
-    as their relevances are. rax calls the level tau, does not take 0, adds up the pairs in its
-    formula and takes one mean over the pairs of all lists.
+    half the absolute error of the differences; towards 1, score differences become at least as
+    large as those of the relevances. rax calls the level tau, does not take 0, adds up the pairs in
+    its formula and takes one mean over the pairs of all lists.
 
     Args:
-        scores: How high the model ranks each item.
+        scores: The predicted scores.
         relevance: The unit of the scores: what their differences should be.
-        level: What too small a difference costs; too large a one costs 1 - level.
-        squared: Whether errors are squared (an expectile rather than a quantile).
-        pair_weights: How much the pair of each two items counts, at least 0: entry (i, j) for i
-            above j. Its two item axes are the last, whatever `axis` says.
+        level: The weight of a difference that is too small; of one too large it is 1 - level.
+        squared: Whether errors are squared, which gives expectiles instead of quantiles.
+        pair_weights: The weight of each pair, at least 0: entry (i, j) for i above j. Its two item
+            axes are the last ones, whatever `axis` is.
         mask: False takes an item out of its list.
         segments: Ids of the lists in a row, in any order; without them a row is one list.
-        chunk_size: How many items to pair with all others at once, so that no array of all pairs
-            exists; without it one does.
+        chunk_size: How many items to compare with all others at once, so that no array of all
+            pairs exists. None compares all of them.
 
     Returns:
         The loss of each list, in the unit of the scores, squared or not; with segments their mean.
 
     Raises:
-        ValueError: If relevance, pair weights, mask or segments do not fit the scores, the level
-            is a number that is not between 0 and 1, or the chunk is below 1.
-        TypeError: If the chunk is not an integer.
+        TypeError: If `chunk_size` is not a static integer or None.
+        ValueError: If `chunk_size` is below 1.
 
     Example:
         >>> pairwise_quantile([5.0, 7.0], [0.0, 3.0], level=0.75)  # 1 too small
@@ -387,7 +392,7 @@ def pairwise_quantile(
         Koenker and Bassett, *Regression Quantiles*, 1978.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    power = jnp.square if squared else lambda miss: miss
+    power = jnp.square if squared else lambda size: size
 
     def pinball(error: Array) -> Array:
         return level * power(numerics.relu(-error)) + (1 - level) * power(numerics.relu(error))
@@ -405,25 +410,24 @@ def margin(
     margin: Real[ArrayLike, ""] = 0.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when an example is two scores and which of them should win, not a list.
+    r"""Margin ranking loss: hinge on the difference of two scores.
+
+    When to use: an example is two scores and which of them should be the higher one, not a list.
 
     $$\ell(s, r, y) = \max(0, m - y (s - r))$$
 
-    Pairs that are right by the margin pull no more. With the default margin 0, as in torch, a
-    model that says the same of everything has loss 0 (and half the pull of a wrong pair, where
-    torch has all of it): give a margin. For whole lists, `pairwise_hinge` finds the pairs itself.
+    A pair that is right by the margin has gradient 0. With the default margin 0, as in torch, a
+    constant score has loss 0 (with half the gradient of a wrong pair, where torch has all of it):
+    pass a margin. For whole lists, `pairwise_hinge` finds the pairs itself.
 
     Args:
         scores: The scores of the first of each two.
         rival_scores: The scores of the second.
-        sign: +1 if the first should win, -1 if the second; anything else gives NaN.
-        margin: By how much it should win, in the unit of the scores.
+        sign: +1 if the first should be higher, -1 if the second; anything else gives NaN.
+        margin: How much higher it should be, in the unit of the scores.
 
     Returns:
-        The loss of each two, in the unit of the scores.
-
-    Raises:
-        ValueError: If the shapes differ.
+        The loss of each pair, in the unit of the scores.
 
     Example:
         >>> margin([2.0, 2.0], [1.5, 1.5], [1, -1], margin=1.0)

@@ -1,4 +1,4 @@
-"""Sequences: losses of outputs that have a length of their own, aligned by the loss itself."""
+"""Sequence losses: the targets have a length of their own, and the loss aligns them."""
 
 from jaxloss.sequence._ctc import ctc
 

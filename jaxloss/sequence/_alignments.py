@@ -1,21 +1,25 @@
-r"""The engine of CTC: the sum over the alignments of labels to frames, and its gradient.
+r"""CTC: the sum over the alignments of labels to frames, and its gradient.
 
-An alignment walks a lattice: from the blank after n labels, or from label n, each frame takes it
-to that blank, to that label again, or on to label n + 1. Its other classes leave the lattice.
+An alignment is a path through a lattice of states. From the blank after n labels, or from label n,
+each frame moves it to that blank, to that label again, or on to label n + 1; any other class leaves
+the lattice.
 
-- **Backward**, the masses of the right endings of every state: pairs of mantissa and exponent,
-  as they differ by any magnitude. All that is kept of them is the odds of the moves: two numbers
-  for each frame and label.
-- **Forward**, given these odds, the right alignments are a Markov chain: the probability to be in
-  a state at a frame flows from frame to frame. It needs no exponents: what underflows is nothing.
+- **Backward**: the mass of the right endings from every state, as pairs of mantissa and exponent,
+  since magnitudes differ without bound. Only the odds of the moves are kept: two numbers for each
+  frame and label.
+- **Forward**: given the odds, the right alignments are a Markov chain. The probability of each
+  state flows from frame to frame, and needs no exponents.
 - **The wrong alignments** are summed where the right ones are likely. With $A$ the mass of the
-  right ones and $D$ that of all others, the loss is $\log(1 + D / A)$, and the gradient the share
-  of the wrong ones in every class less that of the right ones: sums of positive terms, where
-  `-log(A)` and `p - q` are what rounding left. A wrong one leaves the lattice at some frame, or
-  ends too early. A batch without a likely example skips all that.
+  right ones and $D$ that of all others, the loss is $\log(1 + D / A)$, and the gradient is the
+  share of the wrong ones in every class less that of the right ones: sums of positive terms, where
+  `-log(A)` and `p - q` are rounding errors. A wrong alignment leaves the lattice at some frame, or
+  ends too early. A batch without a likely example skips this.
 
-Axes are frames, examples, slots. Slot n of the labels is label n; slot 0, where no label is,
-serves the blank. The big arrays, of classes, stay as they come: examples, frames, classes.
+A class that is masked with a large negative logit is not an exception. Where exponents become so
+large that their sums would be rounded, the backward pass is computed with levels, see `Mass`.
+
+Axes are frames, examples, slots. Slot n of the labels is label n; slot 0, where there is no label,
+is used for the blank. Arrays over classes stay as they are given: examples, frames, classes.
 """
 
 import functools
@@ -24,51 +28,75 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Bool, Float, Int
 
 from jaxloss.numerics._softmax_nll import exp_shifted
-from jaxloss.sequence._scaled_floats import CERTAIN, NOTHING, Mass, add, exponentials, shares
+from jaxloss.sequence._scaled_floats import CERTAIN, ZERO, Mass, add, exponentials, shares
 
-_LOG_2 = 0.6931471805599453
-_LIKELY = 0.5  # from where on the wrong alignments are summed
+_LIKELY = 0.5  # the probability from which on the wrong alignments are summed
 
 
 class _Lattice(NamedTuple):
-    """What the frames and labels of a batch mean for its alignments."""
+    """The states that the labels of a batch define.
 
-    ids: Array  # (examples, slots): the class of each slot
-    is_label: Array  # (examples, slots)
-    jumps: Array  # (examples, slots): label n + 1 can follow label n without a blank
-    is_last: Array  # (examples, slots): all labels are out
-    chance: Mass  # (frames, examples, slots): the softmax at each slot
-    counts: Array | None  # (frames, examples, 1): which frames do; None is all
+    Attributes:
+        ids: The class of each slot.
+        is_label: Whether the slot is that of a label.
+        jumps: Whether label n + 1 can follow label n without a blank.
+        is_last: Whether all labels have been emitted.
+        counts: Which frames count; None is all.
+    """
+
+    ids: Int[Array, "examples slots"]
+    is_label: Bool[Array, "examples slots"]
+    jumps: Bool[Array, "examples slots"]
+    is_last: Bool[Array, "examples slots"]
+    counts: Bool[Array, "frames examples 1"] | None
 
     @property
-    def at_start(self) -> Array:
-        return jnp.broadcast_to(jnp.arange(self.ids.shape[1]) == 0, self.ids.shape)
+    def at_start(self) -> Bool[Array, "examples slots"]:
+        return jnp.broadcast_to(jnp.arange(self.ids.shape[1])[None, :] == 0, self.ids.shape)
 
 
 def _lattice(
-    logits: Array, labels: Array, last: Array, counts: Array | None, blank: int
-) -> tuple[_Lattice, Any]:
-    """The lattice, and the softmax of all classes, for whoever wants to hold it."""
-    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0, top)
-    # Plain arithmetic, which XLA sums without an array of all classes. The exponent of a class
-    # far below the top is rounded, but then the class is a small part of the sum.
-    info = jnp.finfo(top.dtype)
-    below = jnp.minimum(logits - jnp.minimum(top, info.max), info.tiny)  # not 0: that is the top's
-    plain = jnp.exp(below)
-    total = jnp.sum(plain, axis=-1, keepdims=True)
-    total = jnp.where(total > 0, total, 1)
+    labels: Int[Array, "examples tokens"],
+    last: Int[Array, " examples"],
+    counts: Bool[Array, "examples frames 1"] | None,
+    blank: int,
+) -> _Lattice:
     labels = jnp.pad(labels, ((0, 0), (1, 1)), constant_values=-1)
     own, following = labels[:, :-1], labels[:, 1:]
     ids = jnp.where(own < 0, blank, own)
-    chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)
-    chance = _frames_first(exponentials(chosen, top, total))
-    is_last = jnp.arange(ids.shape[1]) == last[:, None]
-    counts = _frames_first(counts)
-    lattice = _Lattice(ids, own >= 0, own != following, is_last, chance, counts)
-    return lattice, lambda: exp_shifted(logits, top) / total
+    is_last = jnp.arange(ids.shape[1])[None, :] == last[:, None]
+    return _Lattice(ids, own >= 0, own != following, is_last, _frames_first(counts))
+
+
+class _Softmax(NamedTuple):
+    """The softmax over the classes, before it is evaluated at a class."""
+
+    logits: Float[Array, "examples frames classes"]
+    top: Float[Array, "examples frames 1"]
+    total: Float[Array, "examples frames 1"]
+
+    @classmethod
+    def of(cls, logits: Float[Array, "examples frames classes"]) -> "_Softmax":
+        top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        top = jnp.where(top == -jnp.inf, 0, top)
+        # Plain arithmetic, which XLA sums without an array of all classes. The exponent of a class
+        # far below the top is rounded, but such a class is a small part of the sum.
+        info = jnp.finfo(top.dtype)
+        below = jnp.minimum(logits - jnp.minimum(top, info.max), info.tiny)  # not 0, as the top
+        total = jnp.sum(jnp.exp(below), axis=-1, keepdims=True)
+        return cls(logits, top, jnp.where(total > 0, total, 1))
+
+    def everywhere(self) -> Float[Array, "examples frames classes"]:
+        """The probabilities of all classes."""
+        return exp_shifted(self.logits, self.top) / self.total
+
+    def at(self, ids: Int[Array, "examples slots"], *, levels: bool) -> Mass:
+        """The probabilities of the classes of all slots, frames first."""
+        chosen = jnp.take_along_axis(self.logits, ids[:, None], axis=-1)
+        return _frames_first(exponentials(chosen, self.top, self.total, levels=levels))
 
 
 def _frames_first(tree: Any) -> Any:
@@ -84,38 +112,75 @@ def _to_next_slot(x: Array) -> Array:
 
 
 def _if(counts: Array | None, new: Any, old: Any) -> Any:
-    """What a frame that does not count leaves as it is."""
+    """The new state; the old one at frames that do not count."""
     if counts is None:
         return new
     return jax.tree.map(lambda new, old: jnp.where(counts, new, old), new, old)
 
 
-def _right_endings(lattice: _Lattice, keep: bool) -> tuple[Mass, Any]:
-    """The mass of the right alignments; to keep, the odds of their moves at each frame.
+class _Right(NamedTuple):
+    """The right alignments of each example.
 
-    The odds to go on from a blank, and from a label, those to stay there.
+    Attributes:
+        mass: Their probability; 0 if it underflows.
+        nll: Its negative logarithm; inf if there is no alignment.
+        posterior: The probability of each slot at each frame, given that the alignment is right;
+            None if it is not needed.
     """
-    jumps, dtype = lattice.jumps, lattice.chance.mantissa.dtype
+
+    mass: Float[Array, " examples"]
+    nll: Float[Array, " examples"]
+    posterior: Float[Array, "frames examples slots"] | None
+
+
+def _right_alignments(lattice: _Lattice, softmax: _Softmax, *, keep: bool) -> _Right:
+    def found(levels: bool) -> tuple[Mass, _Right]:
+        chances = softmax.at(lattice.ids, levels=levels)
+        mass, odds = _right_endings(lattice, chances, keep)
+        posterior = _posterior(lattice, odds) if keep else None
+        return mass, _Right(mass.plain, mass.negative_log, posterior)
+
+    mass, right = found(levels=False)
+    # Odds may be wrong where exponents are rounded. If the sum is not, no such state is likely.
+    return lax.cond(jnp.any(mass.is_rounded), lambda: found(levels=True)[1], lambda: right)
+
+
+def _right_endings(lattice: _Lattice, chances: Mass, keep: bool) -> tuple[Mass, Any]:
+    """The mass of the right alignments; to be kept, the odds of their moves at each frame.
+
+    These are the odds to go on from a blank, and to stay at a label.
+    """
+    jumps, dtype = lattice.jumps, chances.mantissa.dtype
 
     def step(endings: tuple[Mass, Mass], frame: Any) -> tuple[tuple[Mass, Mass], Any]:
         chance, chance_of_blank, counts, time = frame
         # A frame makes mantissas at most 6 times as large: 16 of them are far from an overflow.
         of_blank, of_label = lax.cond(time % 16 == 0, _normalized, lambda x: x, endings)
         pause, stay = of_blank.times(chance_of_blank), of_label.times(chance)
-        go = Mass(_next_slot(stay.mantissa, 1), _next_slot(stay.exponent, NOTHING))
+        go = _next_mass(stay)
         onward, odds_to_go = add(go, pause)
-        either = Mass(*(jnp.where(jumps, x, y) for x, y in zip(onward, pause, strict=True)))
+        either = jax.tree.map(lambda x, y: jnp.where(jumps, x, y), onward, pause)
         of_any, odds_to_stay = add(stay, either)
         odds = _if(counts, (odds_to_go, odds_to_stay), (0, CERTAIN))
         return _if(counts, (onward, of_any), endings), odds if keep else None
 
-    ones = jnp.ones(jumps.shape, dtype)
-    end = Mass(ones, jnp.where(lattice.is_last, 0, NOTHING).astype(dtype))
+    exponent = jnp.where(lattice.is_last, 0, ZERO).astype(dtype)
+    end = Mass(jnp.ones_like(exponent), exponent)
+    if chances.level is not None:
+        end = Mass(jnp.ones_like(exponent), jnp.zeros_like(exponent), exponent)
     # The blanks apart: a slice inside the loop is not vectorized, and takes as long as the rest.
-    blanks = Mass(*(x[..., :1] for x in lattice.chance))
-    frames = (lattice.chance, blanks, lattice.counts, jnp.arange(len(blanks.mantissa)))
+    blanks = jax.tree.map(lambda x: x[..., :1], chances)
+    frames = (chances, blanks, lattice.counts, jnp.arange(chances.mantissa.shape[0]))
     (right, _), odds = lax.scan(step, (end, end), frames, reverse=True)
-    return Mass(*(x[:, 0] for x in right)).normalized(), odds
+    return jax.tree.map(lambda x: x[:, 0], right).normalized(), odds
+
+
+def _next_mass(mass: Mass) -> Mass:
+    """The masses of the next slots; 0 after the last."""
+    mantissa = _next_slot(mass.mantissa, 1)
+    if mass.level is None:
+        return Mass(mantissa, _next_slot(mass.exponent, ZERO))
+    return Mass(mantissa, _next_slot(mass.exponent, 0), _next_slot(mass.level, ZERO))
 
 
 def _normalized(masses: tuple[Mass, ...]) -> tuple[Mass, ...]:
@@ -123,7 +188,7 @@ def _normalized(masses: tuple[Mass, ...]) -> tuple[Mass, ...]:
 
 
 def _posterior(lattice: _Lattice, odds: Any) -> Array:
-    """The probability of each slot at each frame, given that the alignment is right."""
+    """The probability of each slot at each frame, of the right alignments."""
     jumps = lattice.jumps
 
     def step(before: tuple[Array, Array], odds: Any) -> tuple[tuple[Array, Array], Array]:
@@ -145,21 +210,32 @@ def _with_blank(blank: Array, label: Array) -> Array:
 
 
 class _Leaving(NamedTuple):
-    """How alignments leave the lattice, from terms that are all positive."""
+    """How alignments leave the lattice, from terms that are all positive.
 
-    outside: Array  # (examples, 1, classes): neither the blank nor any label
-    part: Array  # (examples, slots): of the label in its class, which may come several times
-    ways: Array  # (examples, slots, slots): that part where, from label n, the class leaves
-    of_blank: Array  # (frames, examples, 1): the probability of the blank
-    of_label: Array  # (frames, examples, slots): those of the labels
-    of_leaving: Array  # (frames, examples, slots): that to leave from a label
+    Attributes:
+        outside: Whether a class is neither the blank nor any label.
+        part: The part that a label has in its class, which may come several times.
+        ways: That part where the class leaves the lattice from label n.
+        of_blank: The probability of the blank.
+        of_label: The probabilities of the labels.
+        of_leaving: The probability to leave from a label.
+    """
+
+    outside: Bool[Array, "examples 1 classes"]
+    part: Float[Array, "examples slots"]
+    ways: Float[Array, "examples slots slots"]
+    of_blank: Float[Array, "frames examples 1"]
+    of_label: Float[Array, "frames examples slots"]
+    of_leaving: Float[Array, "frames examples slots"]
 
 
 def _leaving(lattice: _Lattice, softmax: Array) -> _Leaving:
     ids, is_label, highest = lattice.ids, lattice.is_label, lax.Precision.HIGHEST
-    one_hot = (ids[..., None] == jnp.arange(softmax.shape[-1])).astype(softmax.dtype)
+    classes = jnp.arange(softmax.shape[-1], dtype=ids.dtype)[None, None, :]
+    one_hot = (ids[..., None] == classes).astype(softmax.dtype)
     slots_of_class = jnp.sum(one_hot, axis=1)
-    part = is_label / jnp.einsum("bnk,bk->bn", one_hot, slots_of_class, precision=highest)
+    slots = jnp.einsum("bnk,bk->bn", one_hot, slots_of_class, precision=highest)
+    part = jnp.where(is_label, 1 / slots, 0)
     outside = slots_of_class[:, None] == 0
     following = _next_slot(jnp.where(is_label, ids, -1), -1)
     leaves = (ids[:, :, None] != ids[:, None]) & (following[:, :, None] != ids[:, None])
@@ -172,7 +248,7 @@ def _leaving(lattice: _Lattice, softmax: Array) -> _Leaving:
 
 
 def _wrong_endings(lattice: _Lattice, leaving: _Leaving, keep: bool) -> tuple[Array, Any]:
-    """The mass of the wrong alignments; to keep, that of their endings from each state."""
+    """The mass of the wrong alignments, and, to be kept, that of their endings from each state."""
     jumps = lattice.jumps
 
     def step(endings: tuple[Array, Array], frame: Any) -> tuple[tuple[Array, Array], Any]:
@@ -194,7 +270,7 @@ def _wrong_shares(
 ) -> tuple[Array, Array]:
     """The share of the wrong alignments in each slot, and in each class outside the lattice.
 
-    Of the examples that are not likely, it is 0.
+    It is 0 for examples that are not likely.
     """
     jumps = lattice.jumps
 
@@ -219,41 +295,40 @@ def _wrong_shares(
     return share, gone + jnp.sum(both, axis=-1, keepdims=True)
 
 
-def _value(right: Mass, wrong: Array) -> Array:
-    """log(1 + wrong / right) where that is likely, else -log(right): inf if there is none."""
-    likely = right.plain > _LIKELY
-    odds = wrong / jnp.where(likely, right.plain, 1)
-    surprise = -(jnp.log(right.mantissa) + right.exponent * _LOG_2)
-    surprise = jnp.where(right.exponent > NOTHING / 2, surprise, jnp.inf)
-    return jnp.where(likely, jnp.log1p(odds), surprise)
+def _value(right: _Right, wrong: Array) -> Array:
+    """log(1 + wrong / right) where the right alignments are likely, else -log(right)."""
+    likely = right.mass > _LIKELY
+    odds = wrong / jnp.where(likely, right.mass, 1)
+    return jnp.where(likely, jnp.log1p(odds), right.nll)
 
 
-@functools.partial(jax.jit, static_argnums=4)  # op by op, they would take a minute to compile
+@functools.partial(jax.jit, static_argnums=4)  # op by op, it would take a minute to compile
 def _value_and_gradient(
     logits: Array, labels: Array, last: Array, counts: Array | None, blank: int
 ) -> tuple[Array, Array]:
-    lattice, softmax = _lattice(logits, labels, last, counts, blank)
-    right, odds = _right_endings(lattice, keep=True)
-    posterior = _posterior(lattice, odds)
-    likely = right.plain > _LIKELY
+    lattice, softmax = _lattice(labels, last, counts, blank), _Softmax.of(logits)
+    right = _right_alignments(lattice, softmax, keep=True)
+    likely = right.mass > _LIKELY
+    examples, _, classes = logits.shape
 
-    # Where the right alignments are not likely, the wrong ones count as one, and as the softmax.
+    # Where the right alignments are not likely, the wrong ones count as 1, and as the softmax.
     def with_wrong() -> tuple[Array, ...]:
-        leaving = _leaving(lattice, softmax())
+        leaving = _leaving(lattice, softmax.everywhere())
         wrong, endings = _wrong_endings(lattice, leaving, keep=True)
         share, left = _wrong_shares(lattice, leaving, endings, likely)
-        left = jnp.where(likely[:, None], left, 1)
-        return jnp.where(likely, wrong, 1), share, left, leaving.outside | ~likely[:, None, None]
+        left = jnp.where(likely[None, :, None], left, 1)
+        outside = leaving.outside | ~likely[:, None, None]
+        return jnp.where(likely, wrong, 1), share, left, outside
 
     def without() -> tuple[Array, ...]:
-        zeros, every = jnp.zeros_like(posterior), jnp.ones((len(logits), 1, logits.shape[-1]), bool)
-        return jnp.ones_like(right.mantissa), zeros, jnp.ones_like(zeros[..., :1]), every
+        zeros, everywhere = jnp.zeros_like(right.posterior), jnp.ones((examples, 1, classes), bool)
+        return jnp.ones_like(right.mass), zeros, jnp.ones_like(zeros[..., :1]), everywhere
 
     wrong, share, left, outside = lax.cond(jnp.any(likely), with_wrong, without)
-    gradient = jnp.where(outside, softmax() * _frames_first(left), 0)
-    share -= wrong[:, None] * posterior
-    gradient += _of_classes(share, lattice.ids, logits.shape[-1])
-    is_counted = (right.exponent > NOTHING / 2)[:, None, None]
+    gradient = jnp.where(outside, softmax.everywhere() * _frames_first(left), 0)
+    share -= wrong[None, :, None] * right.posterior
+    gradient += _of_classes(share, lattice.ids, classes)
+    is_counted = (right.nll < jnp.inf)[:, None, None]
     is_counted = is_counted if counts is None else is_counted & counts
     return _value(right, wrong), jnp.where(is_counted, gradient, 0)
 
@@ -262,44 +337,51 @@ def _of_classes(x: Array, ids: Array, classes: int) -> Array:
     """Sums the slots of one class: (frames, examples, slots) to (examples, frames, classes)."""
 
     def of_example(x: Array, ids: Array) -> Array:
-        return jnp.zeros((classes, len(x)), x.dtype).at[ids].add(x.T)
+        return jnp.zeros((classes, x.shape[0]), x.dtype).at[ids].add(x.T)
 
     return jnp.swapaxes(jax.vmap(of_example, (1, 0))(x, ids), 1, 2)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 @functools.partial(jax.jit, static_argnums=4)
-def ctc_nll(logits: Array, labels: Array, last: Array, counts: Array | None, blank: int) -> Array:
+def ctc_nll(
+    logits: Float[Array, "examples frames classes"],
+    labels: Int[Array, "examples tokens"],
+    last: Int[Array, " examples"],
+    counts: Bool[Array, "examples frames 1"] | None,
+    blank: int,
+) -> Float[Array, " examples"]:
     """The loss of each example.
 
-    Logits are (examples, frames, classes), labels (examples, slots), -1 after the last of them;
-    counts, (examples, frames, 1), says which frames do, if not all.
+    Labels are -1 after the last of them; `last` is their number, and `counts` says which frames
+    count, if not all do.
     """
-    lattice, softmax = _lattice(logits, labels, last, counts, blank)
-    right, _ = _right_endings(lattice, keep=False)
+    lattice, softmax = _lattice(labels, last, counts, blank), _Softmax.of(logits)
+    right = _right_alignments(lattice, softmax, keep=False)
     wrong = lax.cond(
-        jnp.any(right.plain > _LIKELY),
-        lambda: _wrong_endings(lattice, _leaving(lattice, softmax()), keep=False)[0],
-        lambda: jnp.zeros_like(right.mantissa),
+        jnp.any(right.mass > _LIKELY),
+        lambda: _wrong_endings(lattice, _leaving(lattice, softmax.everywhere()), keep=False)[0],
+        lambda: jnp.zeros_like(right.mass),
     )
     return _value(right, wrong)
 
 
 @ctc_nll.defjvp
 def _ctc_nll_jvp(blank: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # A full rule: value and gradient come from one pass over the lattice.
     value, gradient = _value_and_gradient(*primals, blank)
-    # The value by its name, and not by how it was found: differentiated again, it has this slope.
-    return _sloping(lax.stop_gradient(value), primals[0], gradient), jnp.sum(
-        gradient * tangents[0], axis=(1, 2)
-    )
+    value = _with_gradient(lax.stop_gradient(value), primals[0], gradient)
+    return value, jnp.sum(gradient * tangents[0], axis=(1, 2))
 
 
 @jax.custom_jvp
-def _sloping(value: Array, logits: Array, gradient: Array) -> Array:
-    """The value, with this gradient with respect to the logits."""
+def _with_gradient(value: Array, logits: Array, gradient: Array) -> Array:
+    """The value, with this gradient with respect to the logits if it is differentiated again."""
     return value
 
 
-@_sloping.defjvp
-def _sloping_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return _sloping(*primals), jnp.sum(primals[2] * tangents[1], axis=(1, 2))
+_with_gradient.defjvps(
+    None,
+    lambda logits_dot, _, value, logits, gradient: jnp.sum(gradient * logits_dot, axis=(1, 2)),
+    None,
+)

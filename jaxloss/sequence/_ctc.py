@@ -1,13 +1,14 @@
-r"""Connectionist temporal classification: a sequence of labels without their times.
+r"""Connectionist temporal classification: labels of a sequence, without their times.
 
-The probability of a label sequence is a sum over its alignments to the frames. Three things here
-are not usual; `_alignments` and `_masses` say how they are done:
+The probability of a label sequence is a sum over its alignments to the frames. Three things differ
+from other implementations; `_alignments` and `_scaled_floats` have the details:
 
-- **A sure and right model keeps its digits.** There the wrong alignments are summed as well, as
-  `-log` of a mass close to 1 is its rounding error, of either sign.
+- **A confident, right model keeps its digits.** The wrong alignments are summed as well, since
+  `-log` of a probability close to 1 is a rounding error, of either sign.
 - **Numbers carry their own exponents.** Nothing underflows, as in the log domain, but sums are
   sums: no logarithm is rounded at every frame.
-- **Impossible is impossible.** A class of logit -inf has mass 0; no large number stands for it.
+- **Impossible is impossible.** A class of logit -inf has probability 0; no large number stands in
+  for it. Where users mask with -1e9 or the smallest float instead, results are as exact.
 """
 
 import math
@@ -26,17 +27,18 @@ from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smoot
 
 
 def _counted(mask: Any, lengths: Any, size: int) -> Any:
-    """Which frames or labels count, or None: all of them."""
+    """Which frames or labels count; None if all of them do."""
     if mask is not None and lengths is not None:
         message = "jaxloss.sequence.ctc: give a mask or lengths, not both."
         raise ValueError(message)
     if lengths is not None:
-        return jnp.arange(size) < jnp.asarray(lengths)[..., None]
+        lengths = jnp.asarray(lengths)[..., None]
+        return jnp.arange(size).reshape((1,) * (lengths.ndim - 1) + (-1,)) < lengths
     return None if mask is None else jnp.asarray(mask)
 
 
 def _is_class(labels: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Padding, and the examples that `where` leaves out, may hold anything."""
+    """Whether labels are classes; padding, and examples that `where` leaves out, always pass."""
     fits = (labels >= 0) & (labels < context["classes"]) & (labels != context["blank"])
     counted = _counted(context["label_mask"], context["label_lengths"], labels.shape[-1])
     for which in (counted, context["where"]):
@@ -79,39 +81,45 @@ def ctc(
     infeasible: Literal["inf", "zero"] = "inf",
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to train a recognizer on label sequences whose times in the input are not known.
+    r"""CTC loss: -log of the probability of a label sequence, summed over its alignments.
+
+    When to use: speech, handwriting and other sequence recognition, if the labels are in order but
+    their times in the input are not known.
 
     $$\ell(x, y) = -\log \sum_{a \,:\, \mathrm{collapse}(a) = y} \prod_t
       \frac{e^{x_{t, a_t}}}{\sum_k e^{x_{t, k}}}$$
 
-    An alignment $a$ names a class at every frame; it collapses to $y$ when repetitions are merged
-    and then blanks removed. Two equal labels in a row therefore need a blank between them. Frames
-    are taken as independent given the input, and sure models put labels into single frames.
+    An alignment $a$ has a class at every frame; it collapses to $y$ when repetitions are merged
+    and then blanks are removed. Two equal labels in a row therefore need a blank between them.
+    Frames are independent given the input, and confident models put each label into one frame.
 
-    Peers differ: these are logits, while `torch` takes log-probabilities, frames first, and its
-    mean divides by the label lengths first (that is `weights=1 / label_lengths` and the sum over
-    examples). Without a right alignment `optax` and `keras` give about 1e5, their stand-in for
-    infinity, and so they do for every larger loss, with gradient 0; `keras` reads 0 as padding.
+    Other libraries differ. `torch` takes log-probabilities instead of logits, frames first, and its
+    mean divides by the label lengths first (here: `weights=1 / label_lengths` and the sum over
+    examples). `optax` and `keras` return about 1e5 in place of infinity and of every larger loss,
+    with gradient 0; `keras` treats label 0 as padding.
+
+    The loss is inf only if there is no alignment, as with more labels than frames or a class of
+    logit -inf; its gradient is then 0. A class that is masked with a large negative number, such as
+    -1e9 or the smallest float, is possible: if every alignment needs it the loss is that large, at
+    most the largest float, and the gradient is that of the alignments that need it least.
 
     Args:
         logits: Scores of the classes at each frame; -inf makes one impossible.
-        labels: Class ids, in order, without blanks. What is masked may hold anything.
-        logit_mask: False skips a frame, wherever it is: it may hold NaN.
+        labels: Class ids, in order, without blanks. Masked ones may hold anything.
+        logit_mask: False skips a frame, at any place; it may hold NaN.
         logit_lengths: How many frames count, from the first; instead of a mask.
-        label_mask: False skips a label, wherever it is.
+        label_mask: False skips a label, at any place.
         label_lengths: How many labels count, from the first; instead of a mask.
-        blank: The class id that stands for no label.
-        infeasible: What an example without a right alignment costs: "inf", or "zero". Its
-            gradient is 0 either way.
+        blank: The class id of the blank.
+        infeasible: The loss of an example without an alignment: "inf", or "zero". Its gradient is
+            0 in both cases.
 
     Returns:
-        The loss of each example in nats, at least 0; NaN if a label that counts names no class,
-        or the blank.
+        The loss of each example in nats, at least 0; NaN if a label that counts is not a class, or
+        is the blank.
 
     Raises:
-        TypeError: If labels are not integers.
-        ValueError: If shapes do not fit, a mask and lengths are both given, or the blank is no
-            class.
+        ValueError: If a mask and lengths are both given, or the blank is not a class.
 
     Example:
         >>> ctc([[0.0, 0.0], [0.0, 0.0]], [1])
@@ -130,12 +138,12 @@ def ctc(
     if counts is not None:
         logits = jnp.where(counts[..., None], logits, 0)
     mask = _counted(label_mask, label_lengths, labels.shape[-1])
-    last = jnp.full(batch, labels.shape[-1])
+    last = jnp.full(batch, labels.shape[-1], jnp.int32)
     if mask is not None:
-        # Labels that count move to the front, whatever the gaps.
+        # Labels that count are moved to the front, in their order.
         order = jnp.argsort(~mask, axis=-1, stable=True)
         labels = jnp.take_along_axis(jnp.where(mask, labels, -1), order, axis=-1)
-        last = jnp.sum(mask, axis=-1)
+        last = jnp.sum(mask, axis=-1, dtype=jnp.int32)
 
     count = math.prod(batch)
     values = ctc_nll(

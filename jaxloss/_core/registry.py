@@ -28,6 +28,7 @@ FAMILIES = (
     "contrastive",
     "segmentation",
     "sequence",
+    "policy",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

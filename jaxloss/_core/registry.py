@@ -29,6 +29,7 @@ FAMILIES = (
     "segmentation",
     "sequence",
     "policy",
+    "value",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

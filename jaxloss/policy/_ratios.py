@@ -37,7 +37,7 @@ def _ratio_within(
 
 
 def _one_sided(advantage: Float[Array, "*batch"], low: Any, high: Any, dual_clip: Any) -> Any:
-    """The bounds of the ratio: above where the advantage is positive, below where it is negative."""
+    """The bounds of the ratio: one above for a positive advantage, one below for a negative."""
     worse = advantage < 0
     floor = jnp.where(worse, 1 - low, 0)
     cap = jnp.where(worse, jnp.inf if dual_clip is None else dual_clip, 1 + high)

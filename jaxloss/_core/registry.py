@@ -30,6 +30,7 @@ FAMILIES = (
     "sequence",
     "policy",
     "value",
+    "preference",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

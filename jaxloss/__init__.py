@@ -6,13 +6,16 @@ losses. Losses are grouped by family, as in `jaxloss.regression.huber`;
 `jaxloss.catalogue.losses()` lists them.
 """
 
+import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+import importlib.metadata
+from typing import TYPE_CHECKING
 
 from jaxloss import catalogue, domains, numerics, penalties, traits
 from jaxloss._combine import total
 from jaxloss._core.checks import checked, checks
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.reduction import Mean, mean, sum
 from jaxloss._core.registry import FAMILIES
 from jaxloss._core.spec import AxisReduction, Reduction, SetReduction
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
         transforms,
     )
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "ArrayLike",
@@ -75,16 +78,14 @@ __all__ = [
     "transforms",
 ]
 
-# Imported on first use, so that `import jaxloss` costs little more than `import jax`.
-_LAZY = (*FAMILIES, "aggregators", "gradients", "linear", "plot", "sharded", "transforms")
+# Made on first use, so that `import jaxloss` costs little more than `import jax`.
+_LAZY = {
+    name: functools.partial(importlib.import_module, f"jaxloss.{name}")
+    for name in (*FAMILIES, "aggregators", "gradients", "linear", "plot", "sharded", "transforms")
+}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return importlib.import_module(f"jaxloss.{name}")
-    message = f"module 'jaxloss' has no attribute {name!r}"
-    raise AttributeError(message)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = public_names(
+    __name__,
+    __all__,
+    lazy=_LAZY | {"__version__": functools.partial(importlib.metadata.version, "jaxloss")},
+)

@@ -1,70 +1,116 @@
-"""What XLA on CPU computes first, what twice, and along which axis: hints that change no number.
+"""Hints for XLA that change no number; the only file that knows a platform.
 
-It computes whatever is ready. The gradient of what is summed is ready before the sum, so that two
-arrays of the size of the data are held and written where one place would serve both in turn. A
-new array costs as much as the arithmetic: without these hints Huber's loss takes 1.4 times as
-long, the Kullback-Leibler divergence twice. Arrays that stay in a core's cache cost nothing, and
-a hint costs another loop. On GPUs, where one kernel does both, they do nothing.
+On CPU, XLA computes an array as soon as it can. The gradient of a sum can be computed before the
+sum, so two arrays of the size of the data are held and written where one would do, and writing an
+array takes as long as the arithmetic: without the hints, Huber loss takes 1.4 times as long and
+the Kullback-Leibler divergence twice (`benchmarks/speed.py`). Arrays that fit in the cache of a
+core gain nothing. On GPU and TPU one fused kernel computes both, and the hints are the identity.
+
+The platform is the one that a program is compiled for (`lax.platform_dependent`), never the one of
+the host that traces it. The shape of an array may be symbolic (`jax.export`); then its size is not
+known and hints that depend on it are left out.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._memory.mesh import is_unsharded
+__all__ = ["fits_in_cache", "one_depending_on", "recompute", "with_vectorizable_shape"]
 
-_CACHED = 1 << 13  # numbers
-_SHORT = 64  # turns of a loop
-_WIDTHS = (*range(256, 4096, 8), *range(257, 4096, 2))
+T = TypeVar("T")
+
+_CACHE_ENTRIES = 1 << 13  # `benchmarks/speed.py`: below it a hint costs more than it saves
+_SHORT_AXIS = 64  # iterations of an inner loop that XLA on CPU does not always vectorize
+_ROW_LENGTHS = (*range(256, 4096, 8), *range(257, 4096, 2))
+
+
+def _is_static(shape: tuple[Any, ...]) -> bool:
+    """Whether all sizes are numbers; under `jax.export` they may be symbols."""
+    return all(isinstance(n, int) for n in shape)
+
+
+def _is_local(arrays: Any) -> bool:
+    """Whether the types of arrays tell that the compiler will not divide them over devices."""
+    meshes = [jax.typeof(x).sharding.mesh for x in jax.tree.leaves(arrays)]
+    meshes.append(jax.sharding.get_abstract_mesh())
+    return all(set(mesh.manual_axes) == set(mesh.axis_names) for mesh in meshes)
 
 
 def fits_in_cache(tree: Any) -> bool:
-    """Whether the arrays are so small that they stay in a core's cache."""
-    return all(leaf.size <= _CACHED for leaf in jax.tree.leaves(tree))
+    """Whether each array of a tree fits in the cache of a core."""
+    leaves = jax.tree.leaves(tree)
+    return all(_is_static(x.shape) and x.size <= _CACHE_ENTRIES for x in leaves)
 
 
-def one_depending_on(x: Array) -> Array:
-    """1, which is not known before x is."""
-    if jax.default_backend() != "cpu":
-        return jnp.ones_like(x)
-    never = lax.ne(x, x) & lax.eq(lax.abs(x), lax.full_like(x, jnp.inf))  # XLA does not see it
+def _one_after(x: Array) -> Array:
+    # The condition is false for every x, which XLA does not find out.
+    never = lax.ne(x, x) & lax.eq(lax.abs(x), lax.full_like(x, jnp.inf))
     return lax.select(never, lax.full_like(x, 0), lax.full_like(x, 1))
 
 
-def recompute(x: Any, of: Any = None) -> Any:
-    """x, an array or a tree, so that what came of it is computed again, and need not be held.
+def one_depending_on(x: Array) -> Array:
+    """Returns 1 with a data dependency on x, which on CPU delays whatever uses it."""
+    return lax.platform_dependent(x, cpu=_one_after, default=jnp.ones_like)
 
-    `of` is an array as large as what came of it, if x is not.
+
+def _identity(tree: T) -> T:
+    return tree
+
+
+def recompute(x: T, result: Any = None) -> T:
+    """Returns x, an array or a tree, behind a barrier on CPU.
+
+    What is computed from it is computed again rather than shared with what is computed from the
+    original, so its result need not be held in memory. `result` is an array as large as that
+    result, if x is not; small results are shared.
     """
-    if fits_in_cache(x if of is None else of) or jax.default_backend() != "cpu":
+    if fits_in_cache(x if result is None else result):
         return x
-    return lax.optimization_barrier(x)
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_identity)
 
 
 @functools.cache
-def _loops(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of so many numbers in which XLA on CPU makes vector instructions of its loops.
+def _vectorizable_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns a shape of as many entries over which XLA on CPU vectorizes elementwise loops.
 
-    It does so along the last axis, and often not where that is short (log cosh of [6400, 10] takes
-    7 times as long as of [64000]), or where it is all there is to share out among the cores, and
-    cannot be evenly (of [63999], 7 times as long).
+    It vectorizes along the last axis, often not if that is short (log-cosh of [6400, 10] takes
+    7 times as long as of [64000]), nor if it is the only axis and cannot be divided evenly among
+    the cores ([63999] takes 7 times as long).
     """
     size = math.prod(shape)
-    done_by_one_core = len(shape) == 1 and size <= _CACHED
-    if size < _WIDTHS[0] or done_by_one_core or (len(shape) > 1 and shape[-1] >= _SHORT):
+    runs_on_one_core = len(shape) == 1 and size <= _CACHE_ENTRIES
+    if size < _ROW_LENGTHS[0] or runs_on_one_core or (len(shape) > 1 and shape[-1] >= _SHORT_AXIS):
         return shape
-    width = next((n for n in _WIDTHS if size % n == 0), None)
-    return (size // width, width) if width else (size,)
+    length = next((n for n in _ROW_LENGTHS if size % n == 0), None)
+    return (size // length, length) if length else (size,)
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_shape(
+    function: Callable[..., Array], shape: tuple[int, ...], better: tuple[int, ...]
+) -> Callable[..., Array]:
+    """The function of arrays in another shape: one object, so that eager calls compile once."""
+    return lambda *arrays: function(*(x.reshape(better) if x.ndim else x for x in arrays)).reshape(
+        shape
+    )
 
 
 def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> Array:
-    """A function of each element, of arrays of one shape, in loops that are quick."""
+    """Evaluates an elementwise function, on CPU in loops that vectorize.
+
+    The arrays have the shape of the first, or are scalars. Arrays that may be divided over devices
+    keep their shape. An eager call compiles once for each function, so give the same object again.
+    """
     shape = arrays[0].shape
-    if not shape or not is_unsharded() or jax.default_backend() != "cpu":
+    if not _is_static(shape) or not _is_local(arrays):
         return function(*arrays)
-    return function(*(x.reshape(_loops(shape)) for x in arrays)).reshape(shape)
+    better = _vectorizable_shape(shape)
+    if better == shape:
+        return function(*arrays)
+    reshaped = _in_shape(function, shape, better)
+    return lax.platform_dependent(*arrays, cpu=reshaped, default=function)

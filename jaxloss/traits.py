@@ -1,14 +1,30 @@
-"""Traits: what is true of a loss for every input, said once and tested for every loss that says it.
+"""Traits: what is true of a loss for every input, declared once and tested for every loss.
 
-A trait is a fact about the function, not advice. `@loss(convex, nonnegative)` files it in the
-catalogue; the suite tests it; the guide to choosing reads it.
+A trait is a fact about the function, not advice. `@loss(convex, nonnegative)` puts it into the
+catalogue; the suite tests it; `jaxloss.catalogue.choose` shows it.
 """
 
 from typing import NamedTuple
 
+__all__ = [
+    "Trait",
+    "all_traits",
+    "bounded",
+    "bounded_gradient",
+    "convex",
+    "nonnegative",
+    "proper",
+    "scale_invariant",
+    "shift_invariant",
+    "smooth",
+    "symmetric",
+    "translation_invariant",
+    "zero_at_match",
+]
+
 
 class Trait(NamedTuple):
-    """A fact that `@loss` may claim: its name and what it says."""
+    """A fact that `@loss` may claim: its name and its meaning."""
 
     name: str
     meaning: str
@@ -20,7 +36,7 @@ class Trait(NamedTuple):
 convex = Trait("convex", "convex in its first argument")
 nonnegative = Trait("nonnegative", "never below 0")
 bounded = Trait("bounded", "has a finite upper bound")
-symmetric = Trait("symmetric", "unchanged when its two data arguments change places")
+symmetric = Trait("symmetric", "unchanged when its two data arguments are exchanged")
 zero_at_match = Trait("zero_at_match", "0 when its two data arguments are equal")
 translation_invariant = Trait(
     "translation_invariant", "unchanged when the same number is added to prediction and target"
@@ -30,7 +46,7 @@ scale_invariant = Trait(
     "scale_invariant", "unchanged when its first argument is multiplied by a positive number"
 )
 bounded_gradient = Trait(
-    "bounded_gradient", "its gradient never exceeds a constant, so one outlier pulls only so far"
+    "bounded_gradient", "its gradient is bounded, which bounds the influence of an outlier"
 )
 smooth = Trait("smooth", "its gradient is continuous: no kinks")
 proper = Trait("proper", "smallest on average when the prediction is the true probability")

@@ -98,7 +98,7 @@ def test_an_axis_without_classes_raises_at_the_call(setting):
             for x, form in zip(setting.data(), setting.array_specs, strict=True)
         ]
         with pytest.raises(
-            ValueError, match=f"{re.escape(setting.info.name)}: .* no {axis} at all"
+            ValueError, match=f"{re.escape(setting.info.name)}: .* `{axis}` axis must not be empty"
         ):
             setting.loss(*data, **setting.options())
 

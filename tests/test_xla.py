@@ -1,4 +1,4 @@
-"""Hints to XLA on CPU: they change the program, and no number."""
+"""Hints for XLA: they change programs for CPU, on whatever host these are traced, and no number."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import jaxloss as jl
-from jaxloss._core import registry
 from jaxloss import _xla
+from jaxloss._core import registry
 
 
 @pytest.mark.parametrize(
     "shape", [(), (0,), (0, 3), (7,), (6, 10), (2, 3, 5), (3, 100), (9000,), (10007,), (4099, 3)]
 )
-def test_a_function_of_each_element_is_that_in_any_loops(shape):
+def test_an_elementwise_function_has_the_same_values_in_another_shape(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     np.testing.assert_array_equal(
         _xla.with_vectorizable_shape(lambda x, y: 3 * x - y, x, x), 3 * x - x
@@ -21,23 +21,23 @@ def test_a_function_of_each_element_is_that_in_any_loops(shape):
 
 
 @pytest.mark.parametrize(
-    ("shape", "loops"),
+    ("shape", "better"),
     [
         ((6400, 10), (250, 256)),
         ((6400, 3), (75, 256)),
-        ((63999,), (117, 547)),  # not one loop, which two cores would share unevenly
-        ((640,), (640,)),  # which one core does
+        ((63999,), (117, 547)),  # one axis would not divide evenly among the cores
+        ((640,), (640,)),  # runs on one core
         ((64, 10), (2, 320)),
-        ((20, 10), (20, 10)),  # nothing to gain
+        ((20, 10), (20, 10)),  # too small
         ((100, 1000), (100, 1000)),
-        ((4099, 3), (12297,)),  # no divisor is of use
+        ((4099, 3), (12297,)),  # no suitable divisor
     ],
 )
-def test_loops_over_the_last_axis_are_long(shape, loops):
-    assert _xla._loops(shape) == loops
+def test_the_vectorizable_shape_has_a_long_last_axis(shape, better):
+    assert _xla._vectorizable_shape(shape) == better
 
 
-def test_a_loss_of_the_house_is_computed_in_such_loops_and_comes_back_in_shape():
+def test_a_loss_is_evaluated_in_that_shape_and_returns_its_own():
     x = jnp.ones((6400, 3))
     program = str(jax.make_jaxpr(jl.regression.log_cosh)(x, x))
     assert "f32[75,256] = tanh" in str(jax.make_jaxpr(jax.grad(_mean_log_cosh))(x, x))
@@ -79,3 +79,28 @@ def test_small_arrays_take_no_hints():
         # The one that waits for the sum asks whether it is NaN.
         program = str(jax.make_jaxpr(jax.grad(_mean_log_cosh))(x, x))
         assert (" ne " in program) is hinted
+
+
+@pytest.mark.parametrize("shape", [(6400, 3), (100, 1000)])
+def test_a_program_for_an_accelerator_holds_no_hints_for_cpu(shape):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    step = jax.jit(jax.value_and_grad(_mean_log_cosh))
+    text = {
+        platform: str(jax.export.export(step, platforms=[platform])(x, x).mlir_module())
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert "stablehlo.compare NE" in text["cpu"]
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.compare NE" not in text[platform]
+        assert "optimization_barrier" not in text[platform]
+        assert "stablehlo.reshape" not in text[platform]
+
+
+def test_symbolic_shapes_take_no_hints_that_depend_on_the_size():
+    (rows,) = jax.export.symbolic_shape("rows")
+    x = jax.ShapeDtypeStruct((rows, 3), jnp.float32)
+    exported = jax.export.export(
+        jax.jit(jax.grad(lambda p, t: jnp.sum(jl.regression.log_cosh(p, t))))
+    )
+    slope = exported(x, x).call(jnp.full((5, 3), 2.0), jnp.ones((5, 3)))
+    np.testing.assert_allclose(slope, np.full((5, 3), np.tanh(1.0)), rtol=1e-6)

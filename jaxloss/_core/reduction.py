@@ -7,7 +7,8 @@ averages:
 $$\frac{\sum_i w_i \ell_i}{\sum_i w_i}
   = \frac{\sum_b \sum_{i \in b} w_i \ell_i}{\sum_b \sum_{i \in b} w_i}$$
 
-A mean over nothing is 0, with gradient 0. A NaN in an entry that counts stays visible.
+A mean over nothing is 0, with gradient 0. A NaN in an entry that counts stays visible. Weights
+that sum to 0 although some are not 0 give an infinite mean, or NaN: it is not defined.
 """
 
 import dataclasses
@@ -18,7 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.arguments import as_array
+from jaxloss._core.typing import Shape
+from jaxloss._core.validate import where_and_weights
 from jaxloss._xla import one_depending_on
+
+__all__ = ["Mean", "TypeOfReduction", "divide", "mean", "reduce", "sum", "total_weight"]
 
 TypeOfReduction = Literal["none", "mean", "sum", "parts"]
 
@@ -59,13 +65,22 @@ class Mean:
 
     @property
     def value(self) -> Array:
-        """`total / weight`; over nothing (both are 0) it is 0, and so is its gradient."""
-        nothing = jnp.logical_and(jnp.equal(self.weight, 0), jnp.equal(self.total, 0))
-        quotient = self.total / jnp.where(nothing, 1, self.weight)
-        return jnp.where(nothing, 0, quotient)
+        """`total / weight`.
+
+        Over nothing, where both are 0, it is 0, and so is its gradient. Where weights of both
+        signs sum to 0 and the total does not, it is infinite.
+        """
+        return divide(self.total, self.weight)
 
 
-def total_weight(shape: tuple[int, ...], where: Any, weights: Any, dtype: Any) -> Array:
+def divide(total: Any, weight: Any) -> Array:
+    """The one rule by which a sum becomes a mean: see `Mean.value`."""
+    nothing = jnp.logical_and(jnp.equal(weight, 0), jnp.equal(total, 0))
+    quotient = total / jnp.where(nothing, 1, weight)
+    return jnp.where(nothing, 0, quotient)
+
+
+def total_weight(shape: Shape, where: Array | None, weights: Array | None, dtype: Any) -> Array:
     """What a mean divides by: the sum of the weights, or how many values count."""
     if weights is not None:
         weight = jnp.sum(weights)
@@ -73,13 +88,14 @@ def total_weight(shape: tuple[int, ...], where: Any, weights: Any, dtype: Any) -
         # Counted in integers: float32 cannot count past 2**24.
         weight = jnp.sum(jnp.broadcast_to(where, shape), dtype=jnp.int32)
     else:
-        weight = jnp.asarray(float(math.prod(shape)))
+        size = math.prod(shape)
+        weight = jnp.asarray(float(size) if isinstance(size, int) else size)  # or symbolic
     return weight.astype(dtype)
 
 
 @jax.custom_jvp
 def _total(values: Array) -> Array:
-    """The sum of all values, whose slope waits for it: by then the values can be let go."""
+    """The sum of all values; its gradient waits for it, so that the values are freed first."""
     return jnp.sum(values)
 
 
@@ -90,11 +106,25 @@ def _total_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
 
 
 def reduce(
-    values: Any, where: Any, weights: Any, reduction: TypeOfReduction, *, cached: bool = False
+    values: Array,
+    where: Array | None,
+    weights: Array | None,
+    reduction: TypeOfReduction,
+    *,
+    cached: bool = False,
 ) -> Any:
     """The one implementation of `where`, `weights` and `reduction`, for all losses.
 
-    `cached`: all that the values are made of stays in the cache, so nothing need be let go.
+    Args:
+        values: One value an example.
+        where: Booleans of their shape, or a scalar.
+        weights: Weights of their shape, or a scalar.
+        reduction: "none", "mean", "sum" or "parts".
+        cached: Whether all that the values are made of stays in a core's cache, so that nothing
+            need be freed early.
+
+    Returns:
+        The values, a scalar, or a `Mean`.
     """
     if where is not None:
         values = jnp.where(where, values, 0)
@@ -108,35 +138,27 @@ def reduce(
     total = jnp.sum(values) if cached else _total(values)
     if reduction == "sum":
         return total
-    if reduction == "mean" and where is None and weights is None:
-        return total / float(max(values.size, 1))  # as `Mean.value`, in fewer steps to trace
+    size = math.prod(values.shape)
+    if reduction == "mean" and where is None and weights is None and isinstance(size, int):
+        return total / float(max(size, 1))  # as `Mean.value`, in fewer steps to trace
     weight = total_weight(values.shape, where, weights, total.dtype)
     parts = Mean(total, weight)
     return parts if reduction == "parts" else parts.value
 
 
-def _canonicalize(
-    values: Any, where: Any, weights: Any
-) -> tuple[Array, Array | None, Array | None]:
-    values = jnp.asarray(values)
+def _reduced(fun_name: str, values: Any, where: Any, weights: Any, reduction: Any) -> Array:
+    values = jnp.asarray(as_array(fun_name, "values", values))
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        message = f"{fun_name}: `values` is {values.dtype}, expected real numbers."
+        raise TypeError(f"{message} Write `jnp.abs(values)`, or give its real and imaginary parts.")
     # Half precision is summed in float32: 256 + 1 is 256 in bfloat16.
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(jnp.result_type(float))
     values = values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
-    if where is not None:
-        where = jnp.asarray(where)
-        if where.dtype != jnp.bool_:
-            message = f"`where` must be boolean, got {where.dtype}: write `where > 0`."
-            raise TypeError(message)
-    weights = None if weights is None else jnp.asarray(weights).astype(values.dtype)
-    for name, array in (("where", where), ("weights", weights)):
-        if array is not None and array.ndim and array.shape != values.shape:
-            message = (
-                f"`{name}` has shape {array.shape}, but the values have shape {values.shape}: "
-                f"both must agree, since nothing is broadcast."
-            )
-            raise ValueError(message)
-    return values, where, weights
+    where, weights = where_and_weights(
+        fun_name, values.shape, values.dtype, where, weights, leader="values"
+    )
+    return reduce(values, where, weights, reduction)
 
 
 def mean(values: Any, *, where: Any = None, weights: Any = None) -> Array:
@@ -157,7 +179,7 @@ def mean(values: Any, *, where: Any = None, weights: Any = None) -> Array:
         >>> mean([1.0, 2.0, jnp.nan], where=[True, True, False])
         Array(1.5, dtype=float32)
     """
-    return reduce(*_canonicalize(values, where, weights), "mean")
+    return _reduced("jaxloss.mean", values, where, weights, "mean")
 
 
 def sum(values: Any, *, where: Any = None, weights: Any = None) -> Array:
@@ -177,4 +199,4 @@ def sum(values: Any, *, where: Any = None, weights: Any = None) -> Array:
         >>> sum([1.0, 2.0, jnp.nan], where=[True, True, False], weights=[1.0, 3.0, 1.0])
         Array(7., dtype=float32)
     """
-    return reduce(*_canonicalize(values, where, weights), "sum")
+    return _reduced("jaxloss.sum", values, where, weights, "sum")

@@ -1,20 +1,17 @@
 """The registry: every loss that `@loss` has decorated, as data.
 
-The catalogue, the guide, the plots, the documentation and the tests read it; it imports none of
-them.
+The catalogue, the plots, the documentation and the tests read it.
 """
 
 import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from jaxloss._core.spec import LossSpec
 from jaxloss.traits import Trait
-
-if TYPE_CHECKING:
-    from jaxloss._core.spec import LossSpec
 
 __all__ = ["FAMILIES", "LossInfo", "all_losses", "info_of", "register"]
 
@@ -59,7 +56,7 @@ class LossInfo:
     formula: str
     signature: inspect.Signature
     traits: frozenset[Trait]
-    spec: "LossSpec" = dataclasses.field(repr=False, compare=False)
+    spec: LossSpec = dataclasses.field(repr=False, compare=False)
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -75,7 +72,7 @@ class LossInfo:
 _registry: dict[str, LossInfo] = {}
 
 
-def register(function: Callable[..., Any], spec: "LossSpec", traits: Any) -> None:
+def register(function: Callable[..., Any], spec: LossSpec, traits: Iterable[Trait]) -> None:
     """Adds a loss; a second one of the same name replaces the first."""
     text = inspect.getdoc(function) or ""
     formula = re.search(r"\$\$(.*?)\$\$", text, re.DOTALL)

@@ -2,10 +2,9 @@
 
 `"*batch classes"` in an annotation is any leading batch and one event axis named `classes`; the
 kind of number stands before it (`Real`, `Int`, `Bool`). An argument may have two forms, class ids
-or a distribution, say: they are told apart by rank and dtype, never by value.
+or a distribution: they are told apart by rank and dtype, never by value.
 """
 
-import difflib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -14,17 +13,19 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import jax.numpy as jnp
 from jaxtyping import Bool, Real
 
-from jaxloss._core.typing import ArrayLike
+from jaxloss._core.typing import ArrayLike, Shape
 from jaxloss.domains import Domain, finite
+
+__all__ = ["ArraySpec", "AxisReduction", "LossSpec", "Reduction", "SetReduction"]
 
 
 class Reduction(TypedDict, total=False):
-    """The three words that every loss takes.
+    """The keyword arguments that every loss takes.
 
     Attributes:
         where: Booleans of the result's shape. A False entry contributes nothing: value 0 and
             gradient 0, whatever its inputs hold.
-        weights: Numbers of the result's shape. The mean is `sum(w * l) / sum(w)`; keras, and
+        weights: Numbers of the result's shape. The mean is `sum(w * l) / sum(w)`; Keras, and
             torch in some losses, divide by the number of values instead.
         reduction: "none", one value an example; "mean"; "sum"; or "parts", the mean as an
             undivided `Mean(total, weight)`.
@@ -36,20 +37,21 @@ class Reduction(TypedDict, total=False):
 
 
 class AxisReduction(Reduction, total=False):
-    """The words of a loss with one class or feature axis.
+    """The keyword arguments of a loss with one class or feature axis.
 
     Attributes:
-        axis: Where that axis is, in every argument that has it.
+        axis: Where that axis is, in every argument that has it. A tuple of axes is read as one
+            axis: they are flattened in the order given, and class ids count along the flat axis.
     """
 
-    axis: int
+    axis: int | tuple[int, ...]
 
 
 class SetReduction(TypedDict, total=False):
-    """The words of a loss over a whole batch, which takes `where` itself.
+    """The keyword arguments of a loss over a whole batch, which takes `where` itself.
 
-    Such a loss names `where` among its own arguments: an example left out must leave the set,
-    and only the mathematics knows what that means.
+    Such a loss has `where` among its own arguments, because an example that is left out must
+    also leave the set that the others are compared with.
 
     Attributes:
         weights: As in `Reduction`.
@@ -62,7 +64,7 @@ class SetReduction(TypedDict, total=False):
 
 _DEFAULTS = {"axis": -1, "where": None, "weights": None, "reduction": "none"}
 _DESCRIPTIONS = {
-    "axis": "The axis of the arguments that the event lies along.",
+    "axis": "The event axis in every argument that has it; a tuple of axes is read as one axis.",
     "where": "Booleans of the result's shape; False leaves an entry out, whatever it holds.",
     "weights": "Weights of the result's shape; the mean is `sum(w * l) / sum(w)`.",
     "reduction": '"none", "mean", "sum", or "parts", an undivided `Mean(total, weight)`.',
@@ -99,7 +101,7 @@ class ArraySpec(NamedTuple):
         real = (jnp.floating, jnp.integer, jnp.bool_)
         return any(jnp.issubdtype(dtype, parent) for parent in parents.get(self.kind, real))
 
-    def shape(self, batch: tuple[Any, ...], sizes: Mapping[str, int]) -> tuple[Any, ...]:
+    def shape(self, batch: Shape, sizes: Mapping[str, Any]) -> Shape:
         """The shape expected: a size where it is known, else the name of the axis."""
         event = (int(d) if d.isdigit() else sizes.get(d, d) for d in self.event)
         return (*(batch if self.batched else ()), *event)
@@ -117,40 +119,82 @@ class _Text(str):
         return str(self)
 
 
-def _arrays(hint: Any) -> list[tuple[str, tuple[str, ...]]]:
+def _array_types(hint: Any) -> list[tuple[str, tuple[str, ...]]]:
     """Kind and axes of each array type in an annotation, alternatives in order."""
     types = [t for t in typing.get_args(hint) or (hint,) if hasattr(t, "dim_str")]
     return list(dict.fromkeys((t.dtype.__name__, tuple(t.dim_str.split())) for t in types))
 
 
-class LossSpec:
-    """A loss as declared: arguments, result and words. Read once, when `@loss` is applied."""
+def _array_specs(
+    parameter: inspect.Parameter, hint: Any, domains: Mapping[str, Any]
+) -> tuple[ArraySpec, ...]:
+    """The forms of one argument; none if it is not an array."""
+    types = _array_types(hint)
+    if hint is None:  # without annotations, data are elementwise and options are scalars
+        data = parameter.kind is not parameter.KEYWORD_ONLY
+        types = [("Real", ("*batch",) if data else ())]
+    domain = domains.get(parameter.name, finite)
+    each = domain if isinstance(domain, list) else [domain] * len(types)
+    return tuple(ArraySpec(*array, d) for array, d in zip(types, each, strict=True))
 
-    def __init__(self, body: Callable[..., Any], domains: Mapping[str, Any], reduction: str):
+
+def _shown(hint: Any) -> Any:
+    """The annotation as its author wrote it: printed, the types of jaxtyping are long unions."""
+    types = _array_types(hint)
+    if not types:
+        return hint
+    texts = [f'{kind}[ArrayLike, "{" ".join(dims)}"]' for kind, dims in types]
+    return _Text(" | ".join(texts + ["None"] * (type(None) in typing.get_args(hint))))
+
+
+def _is_static(hint: Any) -> bool:
+    """Whether an annotation admits flags, strings and integers only."""
+    if typing.get_origin(hint) is Literal:
+        return True
+    members = [m for m in typing.get_args(hint) or (hint,) if m is not type(None)]
+    return bool(members) and all(m in (bool, int, str) for m in members)
+
+
+class LossSpec:
+    """A loss as declared: arguments, result, and keyword arguments.
+
+    Attributes:
+        body: The function that was decorated.
+        name: Its name in errors.
+        arguments: The names of its own arguments.
+        data: Those that are positional.
+        array_specs: The forms of each argument that is an array, in the order of the signature.
+        result: The form of its result.
+        common_kwargs: The defaults of the keyword arguments that the contract adds.
+        choices: The strings that an argument may be.
+        defaults: The defaults of all arguments.
+        numeric_options: The options that are arrays of fixed shape, compared with their domains.
+        static_options: The options that change the program: flags, strings, integers.
+        guarded: Whether the contract gives NaN to values outside the domain of an argument.
+        elementwise: Whether the body may be evaluated in another shape of the batch.
+        signature: What `inspect.signature` gives for the loss.
+    """
+
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        domains: Mapping[str, Any],
+        reduction: str,
+        elementwise: bool | None = None,
+    ):
         """Reads the annotations of `body`."""
         self.body = body
         package, family, *_ = [*(body.__module__ or "").split("."), "", ""]
-        self.is_builtin = package == "jaxloss"
-        self.name = (
-            f"jaxloss.{family}.{body.__qualname__}" if self.is_builtin else body.__qualname__
-        )
+        public = f"jaxloss.{family}." if package == "jaxloss" else ""
+        self.name = public + body.__qualname__.rpartition("<locals>.")[2]
         hints = typing.get_type_hints(body)
         parameters = inspect.signature(body).parameters.values()
-        unknown = sorted(set(domains) - {p.name for p in parameters})
-        if unknown:
-            message = (
-                f"{self.name}: @loss was given a domain for {unknown}, which it does not take."
-            )
-            raise TypeError(message)
+        if unknown := sorted(set(domains) - {p.name for p in parameters}):
+            raise TypeError(f"{self.name}: @loss has a domain for {unknown}, but no such argument.")
         own = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
         self.arguments = tuple(p.name for p in own)
         self.data = tuple(p.name for p in own if p.kind is not p.KEYWORD_ONLY)
-
-        kind, dims = (_arrays(hints.get("return")) or [("Float", ("*batch",))])[0]
-        self.result = ArraySpec(kind, dims, finite)
-        if not self.result.batched:
-            message = f'{self.name}: its result must be annotated "*batch", not "{" ".join(dims)}".'
-            raise TypeError(message)
+        self.result = self._result(hints.get("return"))
 
         keywords = [p for p in parameters if p.kind is p.VAR_KEYWORD]
         unpacked = typing.get_args(hints.get(keywords[0].name)) if keywords else ()
@@ -159,78 +203,69 @@ class LossSpec:
         self.common_kwargs["reduction"] = reduction
 
         # `where` and `weights` are matched like any argument: they have the result's shape.
-        self.array_specs = {p.name: self._forms(p, hints.get(p.name), domains) for p in own}
-        self.array_specs |= {
-            word: (ArraySpec(kind, dims, finite),)
+        specs = {p.name: _array_specs(p, hints.get(p.name), domains) for p in own}
+        specs |= {
+            word: (ArraySpec(kind, self.result.dims, finite),)
             for word, kind in (("where", "Bool"), ("weights", "Real"))
             if word in self.common_kwargs
         }
-        self.array_specs = {name: forms for name, forms in self.array_specs.items() if forms}
-        domains_of_all = [form.domain for forms in self.array_specs.values() for form in forms]
-        self.guarded = any(d.guard and not d.handles_invalid for d in domains_of_all)
+        self.array_specs = {name: forms for name, forms in specs.items() if forms}
         self.choices = {
             name: typing.get_args(hint)
             for name, hint in (hints | known).items()
             if typing.get_origin(hint) is Literal and name in (*self.arguments, *self.common_kwargs)
         }
+        options = [n for n in self.arguments if n not in self.data]
+        self.numeric_options = tuple(n for n in options if n in self.array_specs)
+        self.static_options = tuple(n for n in options if _is_static(hints.get(n)))
+        every_domain = [form.domain for forms in self.array_specs.values() for form in forms]
+        self.guarded = any(d.guard and not d.handles_invalid for d in every_domain)
+        self.elementwise = self._elementwise(elementwise, hints)
+        self.signature = self._signature(own, hints, known)
+        self.defaults = {
+            p.name: p.default
+            for p in self.signature.parameters.values()
+            if p.default is not p.empty
+        }
 
-        own = [p.replace(annotation=self._shown(hints.get(p.name, p.annotation))) for p in own]
-        for word, default in self.common_kwargs.items():
-            shown = f"{self.array_specs[word][0]} | None" if word in self.array_specs else None
-            own.append(
-                inspect.Parameter(
-                    word,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=default,
-                    annotation=_Text(shown) if shown else known[word],
-                )
+    def _result(self, hint: Any) -> ArraySpec:
+        kind, dims = (_array_types(hint) or [("Float", ("*batch",))])[0]
+        result = ArraySpec(kind, dims, finite)
+        if not result.batched:
+            message = f'{self.name}: its result must be annotated "*batch", not "{" ".join(dims)}".'
+            raise TypeError(message)
+        return result
+
+    def _elementwise(self, declared: bool | None, hints: Mapping[str, Any]) -> bool:
+        """Whether the body is a function of each element, of arrays of any shape.
+
+        Annotations of "*batch" alone state it: such a body is right for any batch. A body without
+        annotations may close over an array that fits one shape only.
+        """
+        forms = [form for name in self.data for form in self.array_specs.get(name, ())]
+        events = sorted({axis for form in (*forms, self.result) for axis in form.event})
+        if declared and events:
+            message = (
+                f"{self.name}: `elementwise=True`, but its annotations have the axes {events}."
             )
-        returned = _Text(f'Float[Array, "{" ".join(dims)}"]')
-        self.signature = inspect.Signature(own, return_annotation=returned)
-        self.defaults = {p.name: p.default for p in own if p.default is not p.empty}
+            raise TypeError(message)
+        annotated = all(_array_types(hints.get(name)) for name in self.data)
+        return not events and (annotated if declared is None else declared)
 
-    @staticmethod
-    def _forms(
-        parameter: inspect.Parameter, hint: Any, domains: Mapping[str, Any]
-    ) -> tuple[ArraySpec, ...]:
-        is_data = parameter.kind is not parameter.KEYWORD_ONLY
-        arrays = _arrays(hint)
-        if hint is None:  # a user's own loss without annotations is elementwise
-            arrays = [("Real", ("*batch",) if is_data else ())]
-        domain = domains.get(parameter.name, finite)
-        each = domain if isinstance(domain, list) else [domain] * len(arrays)
-        return tuple(ArraySpec(*array, d) for array, d in zip(arrays, each, strict=True))
-
-    @staticmethod
-    def _shown(hint: Any) -> Any:
-        """Jaxtyping's types are long when printed; this is the text the author wrote."""
-        arrays = _arrays(hint)
-        if not arrays:
-            return hint
-        texts = [f'{kind}[ArrayLike, "{" ".join(dims)}"]' for kind, dims in arrays]
-        return _Text(" | ".join(texts + ["None"] * (type(None) in typing.get_args(hint))))
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """All arguments by name; a wrong name is answered with the nearest right one."""
-        given = self.defaults | dict(zip(self.data, args, strict=False)) | kwargs
-        twice = any(name in kwargs for name in self.data[: len(args)])
-        if len(args) > len(self.data) or given.keys() != self.signature.parameters.keys() or twice:
-            raise TypeError(self._misuse(args, kwargs))
-        return given
-
-    def _misuse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        names = list(self.signature.parameters)
-        hint, problem = "", ""
-        try:
-            self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            problem = str(error)
-        if len(args) > len(self.data):
-            hint = " Options are given by name."
-        wrong = [name for name in kwargs if name not in names]
-        if near := difflib.get_close_matches("".join(wrong[:1]), names, n=1, cutoff=0.4):
-            hint = f" Did you mean `{near[0]}`?"
-        return f"{self.name}: {problem}.{hint} It takes ({', '.join(names)})."
+    def _signature(
+        self,
+        own: list[inspect.Parameter],
+        hints: Mapping[str, Any],
+        known: Mapping[str, Any],
+    ) -> inspect.Signature:
+        shown = [p.replace(annotation=_shown(hints.get(p.name, p.annotation))) for p in own]
+        for word, default in self.common_kwargs.items():
+            text = f"{self.array_specs[word][0]} | None" if word in self.array_specs else None
+            annotation = _Text(text) if text else known[word]
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            shown.append(inspect.Parameter(word, keyword, default=default, annotation=annotation))
+        returned = _Text(f'Float[Array, "{" ".join(self.result.dims)}"]')
+        return inspect.Signature(shown, return_annotation=returned)
 
     def documentation(self) -> str:
         """The docstring, completed with what is true of every loss.

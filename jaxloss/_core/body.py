@@ -1,0 +1,84 @@
+"""The call of a body: in a shape that the compiler vectorizes, with a result of known shape."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._core.mismatch import shape_text
+from jaxloss._core.spec import LossSpec
+from jaxloss._core.typing import Shape
+from jaxloss._memory.deferred import DeferredRows
+from jaxloss._xla import with_vectorizable_shape
+
+__all__ = ["evaluate_body"]
+
+
+def evaluate_body(
+    spec: LossSpec, inputs: dict[str, Any], batch: Shape, sizes: Mapping[str, Any], dtype: Any
+) -> Array | DeferredRows:
+    """The values of a loss: one an example, in the dtype of the loss."""
+    values, shape = _values(spec, inputs, batch), spec.result.shape(batch, sizes)
+    if not isinstance(values, DeferredRows):
+        values = _as_array(spec.name, values, shape)
+    if values.shape != shape:
+        fewer = len(values.shape) < len(shape)
+        hint = " Return one value an example; `reduction` takes the mean." if fewer else ""
+        raise ValueError(
+            f"{spec.name}: its result has shape {values.shape}, expected {shape_text(shape)}.{hint}"
+        )
+    if isinstance(values, DeferredRows) or (values.dtype == dtype and not values.weak_type):
+        return values
+    return values.astype(dtype)
+
+
+def _as_array(fun_name: str, values: Any, shape: Shape) -> Array:
+    """The result as an array of real numbers; booleans and integers are real numbers."""
+    if isinstance(values, jax.Array):
+        array = values
+    else:
+        try:
+            array = jnp.asarray(values) if not isinstance(values, tuple | list | dict) else None
+        except (TypeError, ValueError):
+            array = None
+    if array is None:
+        came = "None" if values is None else f"a {type(values).__name__}"
+        hint = "Does it end without `return`?" if values is None else "Return one value an example."
+        expected = f"an array of shape {shape_text(shape)}"
+        raise TypeError(f"{fun_name}: its result is {came}, expected {expected}. {hint}")
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
+        raise TypeError(
+            f"{fun_name}: its result is {array.dtype}, expected real numbers. If it is complex, "
+            f"return `jnp.abs` or `jnp.real` of it."
+        )
+    return array
+
+
+def _values(spec: LossSpec, inputs: dict[str, Any], batch: Shape) -> Any:
+    """What the body returns."""
+    if not spec.elementwise or not batch:
+        return spec.body(**inputs)
+    arrays = {name: x for name, x in inputs.items() if isinstance(x, jax.Array)}
+    if any(x.ndim and x.shape != batch for x in arrays.values()):
+        return spec.body(**inputs)
+    static = tuple((name, type(x), x) for name, x in inputs.items() if name not in arrays)
+    try:
+        function = _function_of_arrays(spec, tuple(arrays), static)
+    except TypeError:  # an option that is not hashable
+        return spec.body(**inputs)
+    return with_vectorizable_shape(function, *arrays.values())
+
+
+@functools.lru_cache(maxsize=4096)
+def _function_of_arrays(
+    spec: LossSpec, names: tuple[str, ...], static: tuple[tuple[str, type, Any], ...]
+) -> Callable[..., Any]:
+    """The body as a function of its arrays: the same object for the same options.
+
+    A function made anew in each call could be traced and compiled anew in each eager call.
+    """
+    options = {name: x for name, _, x in static}
+    return lambda *arrays: spec.body(**options, **dict(zip(names, arrays, strict=True)))

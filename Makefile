@@ -51,9 +51,11 @@ slow: .venv/.dev ## its slow tier: every option, every law, accuracy in ULP, tra
 suite: .venv/.dev ## both tiers at once: sooner than one after the other
 	$(BIN)/$(PYTEST)
 
-lint: .venv/.dev ## ruff, and its formatting
+lint: .venv/.dev ## ruff, its formatting, spelling, and the words that may not be used
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python tools/words.py
 
 types: .venv/.dev ## pyright
 	$(BIN)/pyright
@@ -62,9 +64,10 @@ format: .venv/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-readme: .venv/.dev ## write the table and the picture of losses of README.md from the catalogue
-	$(BIN)/python docs/images/make.py
-	PYTHONPATH=tests $(BIN)/python tests/test_readme.py
+readme: .venv/.dev ## write what is generated: tables and picture of README.md, docs/coming_from*
+	$(BIN)/python -m tools.poster
+	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.coming_from
 
 docs: .venv/.dev ## build/site: the documentation, strictly; what is undocumented fails
 	$(BIN)/python docs/build.py

@@ -1,9 +1,9 @@
-"""Contrastive losses without the square: time and memory beside the naive forms.
+"""Contrastive losses in chunks: time and memory beside the naive forms.
 
 Run it with `python benchmarks/contrastive.py [CLIP SigLIP InfoNCE] [--sizes 4096 8192 16384]`; it
-writes `benchmarks/contrastive.md`, and keeps there the rows that it has not measured. Everything is
+writes `benchmarks/contrastive.md`, and keeps the rows that were not measured. All functions are
 `value_and_grad` of the mean for both sets and the temperature, run in turn; a ratio is the median
-over the rounds, with that of the shortest times in brackets.
+over the rounds, with the ratio of the shortest times in brackets.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def unit(x):
 
 
 def naive_clip(x, y, t):
-    """As it is mostly written: two cross-entropies, of the logits and of their transpose."""
+    """The usual form: two cross-entropies, of the logits and of their transpose."""
     logits = unit(x) @ unit(y).T / t
     labels = jnp.arange(len(x))
     loss = optax.softmax_cross_entropy_with_integer_labels
@@ -55,6 +55,12 @@ FAMILIES = {
 }
 
 
+ABOUT = """Value and gradient of the mean for both sets and the temperature. "naive" is the usual
+form in `jnp`, which holds the square matrix of similarities; "chunk" rows compute so many of its
+rows at a time. Time is the ratio to the naive form, the median over alternating runs, with the
+ratio of the shortest times in brackets; below 1 is faster. MiB is the temporary memory of the
+compiled program, also as a fraction of that of the naive form.
+"""
 SIZES = {4096: 256, 8192: 512, 16384: 512}
 CHUNKS = (512, 256, 128)
 PATH = pathlib.Path(__file__).with_suffix(".md")
@@ -67,7 +73,7 @@ def compare(name, size, rounds):
     keys = jax.random.split(jax.random.key(0), 2)
     data = [jax.random.normal(key, shape) for key in keys] + [jnp.float32(0.07)]
     forms = {f"{name}, naive": naive}
-    if size < max(SIZES):  # a matter of minutes and of a second naive form's memory
+    if size < max(SIZES):  # takes minutes and the memory of a second naive form
         forms[f"`{loss.__name__}`"] = ours(loss)
     for chunk in CHUNKS:
         forms[f"`{loss.__name__}`, chunk {chunk}"] = ours(loss, chunk_size=chunk)
@@ -103,7 +109,7 @@ def main():
         for size in options.sizes:
             rows |= {tuple(row[:2]): row for row in compare(name, size, options.rounds)}
     text = (
-        "# Contrastive losses without the square\n\n"
+        f"# Contrastive losses in chunks\n\n{ABOUT}\n"
         f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax "
         f"{jax.__version__}, optax {optax.__version__}; load {load:.1f} when it began.\n\n"
     )

@@ -1,13 +1,13 @@
-"""The softmax cross-entropy, of logits that are given and of logits computed on the way.
+"""The softmax cross-entropy of given logits, and of logits that are a product.
 
 Run it with `python benchmarks/cross_entropy.py [leaf | intermediate]`; it writes
 `benchmarks/cross_entropy.md`. All functions are `value_and_grad` of the mean, compiled for the
-same arrays and run in turn; a ratio is the median over the rounds. The floor of logits that are
-given is to read them and to write as much, `2 * logits`; where logits are computed, gradients go
-to their two factors. Memory is the temporary memory of ours and of Optax's program.
+same arrays and run in turn; a ratio is the median over the rounds. The floor for given logits is
+`2 * logits`, which reads and writes them once; the floor for a product is the three matrix products
+of value and gradients. Memory is the temporary memory of our program and of Optax's.
 
-Arrays of 31 MiB are kept by the allocator, which is told not to give them back: else most of the
-time of all three is the system's, which hands out fresh pages. Larger ones are always fresh.
+The allocator keeps freed arrays of up to 31 MiB, so that the time of fresh pages is not measured;
+larger arrays are always fresh.
 """
 
 import argparse
@@ -23,6 +23,11 @@ from timing import compile_all, interleaved, keep_memory, markdown, ratio
 from jaxloss.classification import softmax_cross_entropy
 
 LEAVES = [(8192, 1000), (4096, 32768)]
+ABOUT = """Value and gradient of the mean. "by Optax's time" is the ratio of our time to Optax's,
+"by the floor" the ratio to the cheapest program with the same inputs and outputs; both are
+medians over alternating runs. Memory is the temporary memory of the compiled programs, ours and
+Optax's.
+"""
 INTERMEDIATE = (2048, 512, 32768)  # tokens, dimension, vocabulary
 HEADINGS = ["labels", "shape", "dtype", "by Optax's time", "by the floor", "memory, MiB"]
 
@@ -87,15 +92,16 @@ def main():
     parts = parser.parse_args().parts or ["leaf", "intermediate"]
     keep_memory()
     kinds = [(k, d) for k in ("class ids", "distributions") for d in (jnp.float32, jnp.bfloat16)]
-    text = f"# The softmax cross-entropy\n\n{platform.machine()}, {jax.devices()[0].device_kind}, "
+    text = f"# The softmax cross-entropy\n\n{ABOUT}\n"
+    text += f"{platform.machine()}, {jax.devices()[0].device_kind}, "
     text += f"jax {jax.__version__}, optax {optax.__version__}.\n"
     if "leaf" in parts:
         rows = [leaf(kind, *shape, dtype) for shape in LEAVES for kind, dtype in kinds]
-        text += "\n## Logits that are given; the floor is `2 * logits`\n\n"
+        text += "\n## Given logits; the floor is `2 * logits`\n\n"
         text += markdown(HEADINGS, rows) + "\n"
     if "intermediate" in parts:
         rows = [intermediate(kind, dtype) for kind, dtype in kinds]
-        text += "\n## Logits of a product, tokens x dimension x vocabulary; "
+        text += "\n## Logits that are a product, tokens x dimension x vocabulary; "
         text += "the floor is three products\n\n" + markdown(HEADINGS, rows) + "\n"
     if len(parts) == 2:
         pathlib.Path(__file__).with_suffix(".md").write_text(text)

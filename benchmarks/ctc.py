@@ -2,8 +2,7 @@
 
 Run it with `python benchmarks/ctc.py [--rounds 9]`; it writes `benchmarks/ctc.md`. Both functions
 are compiled for the same arrays and run in turn; a ratio is the median over the rounds of ours by
-Optax's. Logits are noise, and, where the row says sure, point at one right alignment: there the
-wrong alignments are summed as well.
+Optax's. Logits are noise; in rows marked "sure" they favour one right alignment by a large margin.
 """
 
 import argparse
@@ -18,7 +17,12 @@ from timing import compile_all, interleaved, markdown, ratio
 
 from jaxloss import sequence
 
-# (examples, frames, classes, labels), dtype, sure
+ABOUT = """Value and gradient of the mean, then the value alone, as ratios of our time to
+Optax's: medians over alternating runs; below 1 is faster. In rows marked "sure" the logits favour
+one right alignment by a large margin; otherwise they are noise. Memory is the temporary memory of
+the compiled programs.
+"""
+# (examples, frames, classes, labels), then the dtype, then whether the logits are sure
 SETTINGS = [
     ((32, 500, 128, 100), jnp.float32, False),
     ((32, 500, 128, 100), jnp.bfloat16, False),
@@ -86,9 +90,10 @@ def main():
         "compile time",
     ]
     text = (
-        f"# CTC\n\n{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
+        f"# CTC\n\n{ABOUT}\n"
+        f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
     )
-    text += f"jax {jax.__version__}, optax {optax.__version__}; ratios, ours by Optax's.\n\n"
+    text += f"jax {jax.__version__}, optax {optax.__version__}.\n\n"
     pathlib.Path(__file__).with_suffix(".md").write_text(f"{text}{markdown(headings, rows)}\n")
 
 

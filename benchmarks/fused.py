@@ -1,10 +1,10 @@
 """The last layer and its loss, fused: time and memory beside Optax, and the bare products.
 
-Run it with `python benchmarks/fused.py [--rounds 7]`; it writes `benchmarks/fused.md`. What of
-tokamax, jax-cce and torch is installed is compared too. All functions are `value_and_grad` for
+Run it with `python benchmarks/fused.py [--rounds 7]`; it writes `benchmarks/fused.md`. It also
+compares tokamax, jax-cce and torch if they are installed. All functions are `value_and_grad` for
 hidden states and weight, compiled for the same arrays and run in turn. A ratio is the median over
 the rounds of a function's time by Optax's on plain logits, with the ratio of the shortest times in
-brackets; memory is the temporary memory of the program, which torch does not tell.
+brackets; memory is the temporary memory of the program, which torch does not report.
 """
 
 import argparse
@@ -60,30 +60,38 @@ LOSSES = {
     "`linear`, 512 tokens": fused(chunk_size=512),
     "`linear`, least memory": fused(policy="least_memory"),
 }
+ABOUT = """Value and gradients, for hidden states and weight, of a last layer with its
+cross-entropy. Time is the ratio to Optax's loss of plain logits, the median over alternating
+runs, with the ratio of the shortest times in brackets; below 1 is faster. "three bare products"
+is the floor: the matrix products that any form needs. Memory is the temporary memory of the
+compiled program, also as a fraction of Optax's.
+"""
 FLOOR = "three bare products"
 CCE = "jax-cce"
 
 
 def peers():
-    """What is installed of others, as losses of (hidden, weight, labels)."""
+    """Installed fused losses of other libraries, as functions of (hidden, weight, labels)."""
     found = {}
     if importlib.util.find_spec("tokamax"):
-        from tokamax import linear_softmax_cross_entropy_loss as tokamax_loss
+        from tokamax import linear_softmax_cross_entropy_loss as tokamax_loss  # noqa: PLC0415
 
         found["tokamax"] = lambda h, w, y: tokamax_loss(h, y, w, reduction="mean")
     if importlib.util.find_spec("jax_cce"):
-        from jax_cce import linear_cross_entropy
+        from jax_cce import linear_cross_entropy  # noqa: PLC0415
 
         found[CCE] = linear_cross_entropy
     return found
 
 
 def torch_programs(h, w, y):
-    """torch's loss of the last layer, whole and in chunks of its choice; empty if not installed."""
+    """torch's loss of the last layer, whole and in its own chunks; empty if not installed."""
     if not importlib.util.find_spec("torch"):
         return {}
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # its threads must not spin beside XLA's
-    import torch
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # its waiting threads must not use the cores of XLA
+    import torch  # noqa: PLC0415  # optional, like the two above
 
     hidden, weight = (torch.tensor(np.asarray(x.astype(jnp.float32))) for x in (h, w.T))
     labels = torch.tensor(np.asarray(y), dtype=torch.long)
@@ -113,7 +121,7 @@ def arguments(rows, dim, classes, dtype, deviation=1.0):
 def compare(shape, dtype, rounds):
     """Rows of time and memory at one size."""
     data = arguments(*shape, dtype)
-    turned = data[0], data[1].T.copy(), data[2]  # as jax-cce keeps its weight
+    turned = data[0], data[1].T.copy(), data[2]  # the layout of jax-cce
     functions = {n: jax.value_and_grad(f, (0, 1)) for n, f in (LOSSES | peers()).items()}
     functions[FLOOR] = products
     programs, memory = {}, {}
@@ -220,11 +228,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peak")
     options = parser.parse_args()
-    sys.argv[1:] = []  # tokamax reads them too, and refuses what it does not know
+    sys.argv[1:] = []  # tokamax reads them too, and raises for unknown ones
     if options.peak:
         return peak(options.peak)
     load = os.getloadavg()[0]
-    text = ["# The fused last layer\n"]
+    text = ["# The fused last layer\n", ABOUT]
     text.append(
         f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax "
         f"{jax.__version__}, optax {optax.__version__}; load {load:.1f} when it began.\n"
@@ -244,11 +252,13 @@ def main():
     )
     held = ["tokens", "Optax", "`linear`, 512 tokens", "`linear`, least memory"]
     text.append(markdown(held, growth()) + "\n")
-    text.append("## Errors against float64: of the loss; of the weight's gradient, in norm\n")
+    text.append(
+        "## Relative errors against float64: of the loss; of the gradient of the weight, in norm\n"
+    )
     names = ["dtype", "deviation of the logits", "rounding the result", "Optax"]
     text.append(markdown([*names, "`linear`", "least memory"], accuracy()) + "\n")
     text.append("## Peak memory of a fresh process, MiB above what it held before the call\n")
-    text.append("2048 tokens, dim 512, vocabulary 32768, float32; 68 are the gradients.\n")
+    text.append("2048 tokens, dim 512, vocabulary 32768, float32; the gradients have 68 MiB.\n")
     text.append(markdown(["", "MiB"], peaks()))
     pathlib.Path(__file__).with_suffix(".md").write_text("\n".join(text) + "\n")
     return None

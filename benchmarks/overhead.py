@@ -1,4 +1,4 @@
-"""What jaxloss adds: to `import jax`, and to an eager call of the bare mathematics.
+"""Time that jaxloss adds to `import jax`, and to an eager call of the bare mathematics.
 
 Run it with `python benchmarks/overhead.py`. Goals: 15 % of the import, 60 us a call.
 """
@@ -36,13 +36,13 @@ def imports(rounds=9):
 
 @jl.loss
 def nothing(prediction, target):
-    """No mathematics at all, so that what an eager call of it takes is the contract."""
+    """No mathematics, so that an eager call measures the contract alone."""
     return prediction
 
 
 @jl.loss(scale=jl.domains.positive, floor=jl.domains.unit_interval)
 def nothing_with_options(prediction, target, *, scale=1.0, floor=0.0):
-    """The same with two numeric options, which are compared with their domains."""
+    """The same with two numeric options, which are checked against their domains."""
     return prediction
 
 

@@ -2,7 +2,7 @@
 
 Run it with `python benchmarks/ranking.py [--rounds 5]`; it writes `benchmarks/ranking.md`. All
 functions are `value_and_grad`, compiled for the same list and run in turn; a ratio is the median
-over the rounds of a function's time by that of the naive form, written with `jnp` as one would.
+over the rounds of the time of a function by that of the naive form in `jnp`.
 """
 
 import argparse
@@ -15,6 +15,10 @@ from timing import compile_all, interleaved, markdown, ratio
 
 from jaxloss import ranking
 
+ABOUT = """Value and gradient of pairwise ranking losses. "naive" is the usual form in `jnp`,
+which compares all pairs at once; "chunk" rows compare so many items with all others at a time.
+Time is the ratio to the naive form, the median over alternating runs; below 1 is faster.
+"""
 ITEMS = 10_000
 
 
@@ -44,9 +48,9 @@ def compare(name, data, rounds):
     for chunk in (None, 1024, 128):
         label = f"`{name}`" + (f", chunk {chunk}" if chunk else "")
         functions[label] = lambda s, y, chunk_size=chunk: getattr(ranking, name)(
-            s, y, chunk_size=chunk
+            s, y, chunk_size=chunk_size
         )
-    if name == "pairwise_squared_error":  # linear: chunks change nothing
+    if name == "pairwise_squared_error":  # linear in the number of items: chunks change nothing
         functions = dict(list(functions.items())[:2])
     programs, _ = compile_all(map(jax.value_and_grad, functions.values()), *data)
     times = interleaved(programs, *data, rounds=rounds)
@@ -66,7 +70,7 @@ def main():
     scores = jax.random.normal(keys[0], (ITEMS,))
     relevance = jax.random.randint(keys[1], (ITEMS,), 0, 5).astype(scores.dtype)
     rows = [row for name in NAIVE for row in compare(name, (scores, relevance), rounds)]
-    text = f"# One list of {ITEMS:,} items\n\n{platform.machine()}, two cores, "
+    text = f"# One list of {ITEMS:,} items\n\n{ABOUT}\n{platform.machine()}, two cores, "
     text += f"{jax.devices()[0].device_kind}, jax {jax.__version__}, float32.\n\n"
     headings = ["", "time by the naive form's", "temporary memory, MiB"]
     text += markdown(headings, rows) + "\n"

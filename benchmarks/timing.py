@@ -1,4 +1,4 @@
-"""Interleaved timing: on a shared machine only ratios of runs that stand side by side mean much."""
+"""Interleaved timing: on a shared machine only ratios of alternating runs are reliable."""
 
 import ctypes
 import statistics
@@ -8,9 +8,9 @@ import jax
 
 
 def compile_all(functions, *arguments, rounds=1):
-    """Each function compiled for the arguments, and the seconds that it took in each round.
+    """Each function compiled for the arguments, and the seconds of tracing and compiling.
 
-    That is tracing and compiling; of several rounds each starts with nothing traced before.
+    With several rounds, the caches of JAX are cleared before each.
     """
     functions = list(functions)
     compiled, seconds = [], [[] for _ in functions]
@@ -28,7 +28,7 @@ def compile_all(functions, *arguments, rounds=1):
 def interleaved(functions, *arguments, rounds=15, calls=1):
     """Seconds of a call of each function in each round, run in turn after a warm-up.
 
-    Of so many calls that the wait for another thread, at the end, is little beside them.
+    A round is several calls, so that the final synchronization takes a small part of it.
     """
     for function in functions:
         jax.block_until_ready(function(*arguments))
@@ -53,7 +53,7 @@ def markdown(headings, rows):
 
 
 def measured_before(path, headings, keys):
-    """The rows of the last table at a path, by their first cells, to be kept or replaced."""
+    """The rows of the tables in a file, by their first cells."""
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
     rows = [row for row in rows if len(row) == len(headings) and row[0] not in ("---", headings[0])]
@@ -61,7 +61,7 @@ def measured_before(path, headings, keys):
 
 
 def keep_memory():
-    """Tells glibc to keep up to 2 GB of what is freed."""
+    """Lets glibc keep up to 2 GB of freed memory."""
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
     mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: None)
     mallopt(mmap_threshold, 1 << 25)

@@ -1,8 +1,8 @@
-"""What the Optax side costs: time and memory, as ratios to the plain way of doing the same.
+"""Time and memory of transforms, aggregators and gradients, relative to the plain way.
 
 Run it with `python benchmarks/transforms.py`; it writes `benchmarks/transforms.md`. The functions
-of a row are compiled for the same arrays and run in turn; a ratio is the median over the rounds.
-Memory is what the compiler says: temporary buffers and bytes accessed.
+of a table are compiled for the same arrays and run in turn; a ratio is the median over the rounds.
+Memory is reported by the compiler: temporary buffers and bytes accessed.
 """
 
 import functools
@@ -20,10 +20,11 @@ import jaxloss as jl
 from jaxloss import aggregators, gradients, penalties, transforms
 
 TARGET = pathlib.Path(__file__).with_suffix(".md")
-INTRODUCTION = """# The Optax side: what it costs
+INTRODUCTION = """# The Optax side: time and memory
 
-On a CPU with 2 cores, shared with other work, so that only ratios mean much: each is the median of
-runs in turn. Memory is that of the compiled program. Written by `python benchmarks/transforms.py`.
+On a CPU with 2 cores, shared with other work, so that only ratios are meaningful: each is the
+median of runs in turn. Memory is that of the compiled program. Written by `python
+benchmarks/transforms.py`.
 """
 WIDTH, DEPTH, ROWS = 512, 6, 64
 MIB = 2**20
@@ -51,12 +52,12 @@ def figures(compiled):
 
 
 def donated(step, *arguments):
-    """A training step compiled as one is: parameters and state are updated in place."""
+    """A compiled training step that updates parameters and state in place."""
     return jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
 
 
 def timed(steps, make, *rest, rounds):
-    """Seconds of steps that consume what they are given, run in turn."""
+    """Seconds of steps with donated arguments, run in turn."""
     carries = [make(i) for i in range(len(steps))]
     times = [[] for _ in steps]
     for round in range(rounds + 2):
@@ -69,7 +70,7 @@ def timed(steps, make, *rest, rounds):
 
 
 def compare(title, names, txs, losses, rounds=31):
-    """Whole training steps with one optimizer each; ratios to the first."""
+    """Whole training steps, one for each optimizer; ratios to the first."""
     x, y = jnp.ones((ROWS, WIDTH)), jnp.zeros((ROWS, WIDTH))
 
     def step(tx, loss, params, state, x, y):
@@ -114,7 +115,7 @@ def weightings():
     named = {
         name: getattr(aggregators, name)
         for name in ("upgrad", "dual_projection", "mgda", "cagrad", "aligned_mtl", "imtl_g",
-                     "config", "nash")
+                     "con_fig", "nash")
     }  # fmt: skip
     named["fair_grad alpha=2"] = functools.partial(aggregators.fair_grad, alpha=2.0)
     named["pcgrad"] = functools.partial(aggregators.pcgrad, key=jax.random.key(0))
@@ -140,8 +141,8 @@ def jacobians():
 
     functions = [lambda p, x: jax.value_and_grad(lambda p: jnp.sum(losses(p, x)))(p)]
     functions += [
-        gradients.multi_value_and_grad(losses, aggregators.upgrad, jacobian=way)
-        for way in ("vmap", "map", "stream")
+        gradients.multi_value_and_grad(losses, aggregators.upgrad, jacobian=jacobian)
+        for jacobian in ("vmap", "map", "stream")
     ]
     compiled, _ = compile_all(functions, params, x)
     times = interleaved(compiled, params, x, rounds=9)
@@ -165,7 +166,7 @@ def micro_batches():
         return jax.value_and_grad(lambda p: loss(p, x, y, mask).value)(params)
 
     def known(params, x, y, mask):
-        """The same loop, were the denominator known beforehand: equal work."""
+        """The same loop with a denominator that is known before it: equal work."""
         micro = jax.tree.map(lambda a: a.reshape(4, ROWS, WIDTH), (x, y, mask))
 
         def add(sums, rows):
@@ -176,7 +177,7 @@ def micro_batches():
         return jax.lax.scan(add, start, micro)[0]
 
     def averages(params, x, y, mask):
-        """The same loop, without denominators: what people write, and what is wrong."""
+        """The same loop without denominators: the usual, wrong form."""
         micro = jax.tree.map(lambda a: a.reshape(4, ROWS, WIDTH), (x, y, mask))
 
         def add(sums, rows):

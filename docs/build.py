@@ -1,13 +1,13 @@
 """Builds the documentation: `make docs`, or `python docs/build.py`.
 
-What is written by hand stands in docs/*.md. Everything that can be known from the package is
-generated here from the catalogue, docstrings and signatures: the guide, a page a shelf, a page a
-module, the notebooks. Nothing is listed by hand, so that a new loss appears by itself; a public
-name without a docstring, or a link that leads nowhere, stops the build.
+Written by hand: docs/*.md. From docstrings and signatures, by mkdocstrings with `runtime.py` beside
+this file: a page for each loss and each module. From the catalogue and the notebooks, here: the
+pages of the families, the guide, the notebooks, the navigation. A new loss appears by itself; a
+public name without a docstring, or a link without a target, stops the build.
 """
 
-import base64
 import importlib
+import importlib.util
 import inspect
 import itertools
 import json
@@ -17,253 +17,158 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
+import tomllib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import nbconvert
+import nbformat
 import numpy as np
 
 import jaxloss as jl
+from jaxloss._core import peer_names
 from jaxloss.catalogue import LossInfo, _choose
 from jaxloss.catalogue._advice import RETURNS, TASKS, TROUBLES
 from jaxloss.plot import _sections, _svg
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPOSITORY = "https://github.com/jaxloss/jaxloss/blob/main"
-SECTIONS = ("Args", "Attributes", "Yields", "Returns", "Raises", "Example", "References")
+EXTENSION, PICTURES = "runtime.py", "pictures"
 
 
 class Page(NamedTuple):
     """A page of the site: its place in the navigation, its file, its text, and its pictures."""
 
-    section: str
+    sections: tuple[str, ...]
     title: str
     path: str
     text: str
     pictures: dict[str, bytes] = {}  # noqa: RUF012  # of a NamedTuple, and never written to
 
 
-# ── Docstrings ──────────────────────────────────────────────────────────────────────────────────
+# ── Losses: a page for each, and an index for each family ───────────────────────────────────────
 
 
-def sections(text: str) -> dict[str, str]:
-    """A Google docstring, cut at its headings; what comes first has the key ""."""
-    found, name = {"": []}, ""
-    for line in text.splitlines():
-        heading = re.fullmatch(r"(\w+):", line)
-        if heading and heading[1] in SECTIONS:
-            name = heading[1]
-            found[name] = []
-        else:
-            found[name].append(line)
-    return {name: textwrap.dedent("\n".join(lines)).strip() for name, lines in found.items()}
-
-
-def entries(text: str) -> list[tuple[str, str]]:
-    """The entries of a section such as Args: names, and what is said about them."""
-    found = re.findall(r"^(\S[^:\n]*): (.*(?:\n(?:[ ].*|))*)", text, re.MULTILINE)
-    return [(name, " ".join(about.split())) for name, about in found]
-
-
-def markdown(text: str) -> str:
-    """A docstring as Markdown: the text, then a list, an example or a paragraph a section."""
-    parts = []
-    for name, body in sections(text).items():
-        if name == "":
-            parts.append(body)
-            continue
-        heading = f"**{'Arguments' if name == 'Args' else name}**"
-        if name == "Example":
-            parts.append(f"{heading}\n\n```pycon\n{body}\n```")
-        elif name in ("Args", "Attributes", "Raises"):
-            listed = "\n".join(f"- `{entry}`: {about}" for entry, about in entries(body))
-            parts.append(f"{heading}\n\n{listed}")
-        elif name == "References":
-            works = "\n".join(f"- {' '.join(work.split())}" for work in works_of(body))
-            parts.append(f"{heading}\n\n{works}")
-        else:
-            parts.append(f"{heading}\n\n{body}")
-    return "\n\n".join(parts)
-
-
-def works_of(body: str) -> list[str]:
-    """The works of a section References: each ends in a year or a full stop at a line's end."""
-    works = [""]
-    for line in body.splitlines():
-        works[-1] = f"{works[-1]} {line.strip()}".strip()
-        if line.endswith("."):
-            works.append("")
-    return [work for work in works if work]
-
-
-def signature(name: str, thing: Any) -> str:
-    """How a function is called, an argument a line, as a block of code."""
-    try:
-        spec = inspect.signature(thing)
-    except (TypeError, ValueError):
-        return ""
-    lines, keyword_only = [], False
-    for parameter in spec.parameters.values():
-        if parameter.name == "self":
-            continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
-            keyword_only = True
-            lines.append("*")
-        lines.append(str(parameter.replace(annotation=annotation(parameter))))
-    result = spec.return_annotation
-    arrow = "" if result is spec.empty or result is None else f" -> {shown(result)}"
-    inside = "".join(f"\n    {line}," for line in lines)
-    return f"```python\n{name}({inside}{chr(10) if lines else ''}){arrow}\n```\n"
-
-
-def annotation(parameter: inspect.Parameter) -> Any:
-    """The annotation of a parameter in a form that prints as one would write it."""
-    if parameter.annotation is parameter.empty:
-        return parameter.empty
-    return type("_", (), {"__repr__": lambda self: shown(parameter.annotation)})()
-
-
-def shown(hint: Any) -> str:
-    """An annotation as one would write it."""
-    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    return re.sub(
-        r"\b(?:typing|collections\.abc|jaxloss(?:\.\w+)*|jax(?:lib)?\.\w+)\.", "", str(text)
-    )
-
-
-# ── Shelves ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def shelf_pages() -> Iterator[Page]:
-    """One page a shelf: its law, then every loss in teaching order."""
+def loss_pages() -> Iterator[Page]:
+    """The index of all losses, then for each family its index and a page for each loss."""
     losses = [info for info in jl.catalogue.losses() if info.family]
-    rows = []
-    for family, group in itertools.groupby(losses, lambda info: info.family):
-        listed = list(group)
-        module = importlib.import_module(f"jaxloss.{family}")
-        title, _, law = documented(module, family).partition("\n")
-        heading = title.partition(":")[0].rstrip(".")
-        body = "\n\n".join(loss(info, losses) for info in listed)
-        text = f"# {heading}\n\n{title}\n\n{linked(law.strip(), listed, family)}\n\n{body}\n"
-        rows.append((family, heading, title, listed))
-        yield Page("Losses", heading, f"losses/{family}.md", text)
-    table = "\n\n".join(
-        f"## [{heading}]({family}.md)\n\n{title}\n\n"
-        + ", ".join(f"[`{short(c)}`]({family}.md#{short(c)})" for c in listed)
-        for family, heading, title, listed in rows
+    families = [
+        (f, list(group)) for f, group in itertools.groupby(losses, lambda info: info.family)
+    ]
+    head = f"# All losses\n\n{len(losses)} losses in {len(families)} families.\n\n"
+    listed = "\n\n".join(
+        f"## [{heading(family)}]({family}/index.md)\n\n{title(family)}\n\n"
+        + ", ".join(f"[`{short(info)}`]({family}/{short(info)}.md)" for info in group)
+        for family, group in families
     )
-    head = f"# All losses\n\n{len(losses)} losses on {len(rows)} shelves, and one convention.\n\n"
-    yield Page("Losses", "All losses", "losses/index.md", head + table + "\n")
+    yield Page(("Losses",), "All losses", "losses/index.md", f"{head}{listed}\n")
+    for family, group in families:
+        place = ("Losses", heading(family))
+        text = [f"# {heading(family)}", about(f"jaxloss.{family}"), grid(map(loss_cell, group))]
+        yield Page(place, heading(family), f"losses/{family}/index.md", "\n\n".join(text))
+        for info in group:
+            page = f"losses/{family}/{short(info)}.md"
+            yield Page(place, short(info), page, loss_page(info))
+
+
+def loss_page(info: LossInfo) -> str:
+    """The page of a loss, by mkdocstrings; long names break behind a dot."""
+    title = f"jaxloss.<wbr>{info.name.replace('.', '.<wbr>')}"
+    options = f"heading: {json.dumps(title)}\n      toc_label: {short(info)}"
+    return f"::: jaxloss.{info.name}\n    options:\n      {options}\n"
+
+
+def title(family: str) -> str:
+    """The first line of the docstring of a family."""
+    return documented(f"jaxloss.{family}").partition("\n")[0]
+
+
+def heading(family: str) -> str:
+    """The first words of that line."""
+    return title(family).partition(":")[0].rstrip(".")
 
 
 def short(info: LossInfo) -> str:
-    """The name of a loss on its shelf."""
+    """The name of a loss in its family."""
     return info.name.rpartition(".")[2]
 
 
-def loss(info: LossInfo, losses: list[LossInfo]) -> str:
-    """The entry of one loss."""
-    about, heading, rest = documented(info.function, info.name).partition("\n\nArgs:")
-    facts = " · ".join(
-        f'<abbr title="{trait.meaning}">{trait.name.replace("_", " ")}</abbr>'
-        for trait in sorted(info.traits)
-    )
-    tested = f'<p class="facts">Tested on drawn inputs: {facts}</p>' if facts else ""
-    return "\n\n".join(
-        [
-            f"## {short(info)} {{ #{short(info)} }}",
-            linked(about, losses, info.family),
-            picture(info),
-            signature(f"jaxloss.{info.name}", info.function),
-            linked(markdown((heading + rest).strip()), losses, info.family),
-            tested,
-        ]
-    )
-
-
-def picture(info: LossInfo) -> str:
-    """Value and gradient of a loss along a telling line."""
+def loss_cell(info: LossInfo) -> str:
+    """A loss in the index of its family: name, picture and first line."""
     line = _sections.line(info)
-    if line is None:
-        return ""
-    drawn = _svg.picture(line, 420, 190)
-    caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
-    return f'<div class="loss-picture">{drawn}<small>{caption}</small></div>'
+    drawn = _svg.picture(line) if line else ""
+    return f"#### [`{short(info)}`]({short(info)}.md)\n\n{drawn}\n\n{info.summary}"
 
 
-def linked(text: str, losses: list[LossInfo], family: str) -> str:
-    """Names of losses in backticks lead to them; code blocks stay as they are."""
-    places = {info.name: info for info in losses}
-    places |= {short(info): info for info in losses if info.family == family}
-
-    def link(match: re.Match[str]) -> str:
-        info = places.get(match[1].removeprefix("jaxloss."))
-        return f"[`{match[1]}`]({info.family}.md#{short(info)})" if info else match[0]
-
-    pieces = re.split(r"(```.*?```)", text, flags=re.DOTALL)
-    return "".join(
-        p if p.startswith("```") else re.sub(r"(?<!\[)`([\w.]+)`", link, p) for p in pieces
-    )
-
-
-# ── Modules around the losses ───────────────────────────────────────────────────────────────────
+def pictures() -> dict[str, str]:
+    """For the page of each loss value and gradient along a line through its inputs."""
+    found = {}
+    for info in jl.catalogue.losses():
+        line = _sections.line(info) if info.family else None
+        if line is not None:
+            drawn = _svg.picture(line, 420, 190)
+            caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
+            inside = f"{drawn}<small>{caption}</small>"
+            text = f'<div class="loss-picture" data-search-exclude>{inside}</div>\n'
+            found[f"{info.name}.html"] = text
+    return found
 
 
-def documented(thing: Any, name: str) -> str:
+def grid(cells: Iterable[str]) -> str:
+    """Markdown in cells, as many in a row as fit."""
+    inside = "".join(f'<div class="cell" markdown>\n\n{cell}\n\n</div>\n\n' for cell in cells)
+    return f'<div class="grid-of-cells" markdown>\n\n{inside}</div>\n'
+
+
+def about(module: str) -> str:
+    """The docstring of a module, by mkdocstrings."""
+    documented(module)
+    return f"::: {module}\n    options:\n      members: []\n      show_root_heading: false"
+
+
+def documented(name: str, thing: Any = None) -> str:
     """The docstring; without one there is no documentation to build."""
-    text = inspect.getdoc(thing)
+    text = inspect.getdoc(importlib.import_module(name) if thing is None else thing)
     if not text:
         raise SystemExit(f"docs: {name} has no docstring.")
     return text
 
 
-def public(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
-    """The public names of a module: those of `__all__`, else those defined in it."""
-    names = getattr(module, "__all__", None)
-    for name in names or vars(module):
-        thing = getattr(module, name)
-        own = getattr(thing, "__module__", "").startswith(module.__name__)
-        shown = callable(thing) or hasattr(thing, "meaning")  # a trait or a domain says its own
-        if names or (not name.startswith("_") and shown and own):
-            yield name, thing
+# ── Modules around the losses ───────────────────────────────────────────────────────────────────
 
 
 def module_pages() -> Iterator[Page]:
-    """One page for each module around the losses, and one for the names of the package itself."""
-    top = []
-    for name in jl.__all__:
-        thing = getattr(jl, name)
-        if name in jl.FAMILIES:
-            continue
-        if isinstance(thing, types.ModuleType):
-            parts = [entry(f"jaxloss.{name}.{n}", t) for n, t in public(thing)]
-            text = f"# jaxloss.{name}\n\n{documented(thing, name)}\n\n" + "\n\n".join(parts)
-            yield Page("Reference", f"jaxloss.{name}", f"reference/{name}.md", text)
-        else:
-            top.append(entry(f"jaxloss.{name}", thing))
-    text = f"# jaxloss\n\n{documented(jl, 'jaxloss')}\n\n" + "\n\n".join(top)
-    yield Page("Reference", "jaxloss", "reference/index.md", text)
+    """A page for the names of the package itself, and one for each module around the losses."""
+    names = [name for name in jl.__all__ if name not in jl.FAMILIES]
+    modules = {n: t for n in names if isinstance(t := getattr(jl, n), types.ModuleType)}
+    top = [entry(f"jaxloss.{name}", getattr(jl, name)) for name in names if name not in modules]
+    text = "\n\n".join(["# jaxloss", about("jaxloss"), *top])
+    yield Page(("Reference",), "jaxloss", "reference/index.md", f"{text}\n")
+    for name, module in modules.items():
+        parts = [entry(f"jaxloss.{name}.{n}", getattr(module, n)) for n in public(module)]
+        text = "\n\n".join([f"# jaxloss.{name}", about(f"jaxloss.{name}"), *parts])
+        yield Page(("Reference",), f"jaxloss.{name}", f"reference/{name}.md", f"{text}\n")
+
+
+def public(module: types.ModuleType) -> list[str]:
+    """The public names of a module: those of `__all__`, else those defined in it."""
+
+    def is_own(thing: Any) -> bool:
+        own = getattr(thing, "__module__", "").startswith(module.__name__)
+        return own and (callable(thing) or hasattr(thing, "meaning"))
+
+    names = getattr(module, "__all__", None)
+    return names or [n for n, thing in vars(module).items() if n[0] != "_" and is_own(thing)]
 
 
 def entry(name: str, thing: Any) -> str:
-    """One public name: a function, a class with its methods, or a value."""
-    head = f"## {name.rpartition('.')[2]} {{ #{name} }}"
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        return f"{head}\n\n{getattr(thing, 'meaning', f'A {type(thing).__name__}.').capitalize()}"
-    parts = [head]
-    if inspect.isroutine(thing) or "__init__" in vars(thing):
-        parts.append(signature(name, thing))
-    parts.append(markdown(documented(thing, name)))
-    if inspect.isclass(thing):
-        for member, value in vars(thing).items():
-            if member.startswith("_") or not isinstance(value, property | types.FunctionType):
-                continue
-            parts.append(f"### {member} {{ #{name}.{member} }}")
-            if inspect.isfunction(value):
-                parts.append(signature(member, value))
-            parts.append(markdown(documented(value, f"{name}.{member}")))
-    return "\n\n".join(parts)
+    """One public name: what mkdocstrings makes of a function or class; of a value its meaning."""
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        documented(name, thing)
+        return f"::: {name}\n    options:\n      heading_level: 2"
+    meaning = getattr(thing, "meaning", f"A {type(thing).__name__}.").capitalize()
+    return f"## {name.rpartition('.')[2]} {{ #{name} }}\n\n{meaning}"
 
 
 # ── The guide, the notebooks, and what is only copied ───────────────────────────────────────────
@@ -271,91 +176,116 @@ def entry(name: str, thing: Any) -> str:
 
 def guide_page() -> Page:
     """How to choose a loss: the same lines, facts and pictures as `catalogue.choose`."""
-    words = {name: f"`{name}`: {about}" for name, about in (TROUBLES | RETURNS).items()}
     parts = [
         "# How to choose a loss",
-        "Start at the task. The first card of each is the one to begin with; the others are for "
-        "when something is the matter. `jaxloss.catalogue.choose` gives the same answers:",
+        "Start at the task. The first loss of each task is the default; the others are for the "
+        "conditions that are named below them. `jaxloss.catalogue.choose` gives the same answers:",
         '```python\njl.catalogue.choose(task="regression", outliers=True)\n```',
-        "Whatever the task, targets that are missing are a matter of `where`, not of the loss. "
-        "And when two losses seem right, let data decide by a score that is neither: "
-        "[`catalogue.compare`](reference/catalogue.md#jaxloss.catalogue.compare).",
-        '??? note "The words of the guide"\n\n'
-        + "\n".join(f"    - {words[name]}" for name in (*TROUBLES, *RETURNS)),
+        "For missing targets use `where`, whatever the loss. Between two losses that both fit, "
+        "decide on held-out data by a score that is neither of them: "
+        "[`catalogue.compare`][jaxloss.catalogue.compare].",
+        '??? note "Terms of the guide"\n\n'
+        + "\n".join(f"    - `{n}`: {about}" for n, about in (TROUBLES | RETURNS).items()),
     ]
     for task, group in itertools.groupby(_choose.guide(), lambda choice: choice.task):
         parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {TASKS[task]}.")
-        parts.append(f'<div class="choices" markdown>\n\n{"".join(map(choice_card, group))}</div>')
-    return Page("", "How to choose", "choosing.md", "\n\n".join(parts) + "\n")
+        parts.append(grid(map(choice_cell, group)))
+    return Page((), "How to choose", "choosing.md", "\n\n".join(parts) + "\n")
 
 
-def choice_card(choice: _choose.Choice) -> str:
+def choice_cell(choice: _choose.Choice) -> str:
     """A line of the guide with the picture and the formula of its loss."""
     info, troubles = choice.info, ", ".join(t.replace("_", " ") for t in choice.troubles)
-    tags = f"{f'against {troubles} · ' if troubles else ''}returns {RETURNS[choice.returns]}"
+    tags = f"{f'for: {troubles} · ' if troubles else ''}returns {RETURNS[choice.returns]}"
     tested = choice.facts or "no trait holds for every input"
     return (
-        f'<div class="choice" markdown>\n\n'
-        f"#### [`{info.name}`](losses/{info.family}.md#{short(info)})\n\n"
-        f"{choice.picture}\n\n$$\n{info.formula}\n$$\n\n{choice.advice}\n\n*But:* {choice.cost}\n\n"
-        f'<p class="tags">{tags}<br>tested: {tested}</p>\n\n'
-        f"</div>\n\n"
+        f"#### [`{info.name}`](losses/{info.family}/{short(info)}.md)\n\n{choice.picture}\n\n"
+        f"$$\n{info.formula}\n$$\n\n{choice.advice}\n\n*But:* {choice.cost}\n\n"
+        f'<p class="tags">{tags}<br>tested: {tested}</p>'
     )
 
 
+def names_page() -> Page:
+    """What losses of other libraries are called here."""
+    by_loss: dict[str, list[str]] = {}
+    for name, path in peer_names.LOSSES.items():
+        by_loss.setdefault(path, []).append(f"`{name}`")
+    rows = [(", ".join(names), path) for path, names in by_loss.items()]
+    parts = [names_table(rows)]
+    for title, entries in tomllib.loads((ROOT / "docs" / "names.toml").read_text()).items():
+        present = [(name, path) for name, path in entries.items() if in_package(path)]
+        if present:
+            parts += [f"## {title}", names_table(present)]
+    page = copied(ROOT / "docs" / "names.md", "names.md")
+    return page._replace(text=page.text.replace("<!-- losses -->", "\n\n".join(parts)))
+
+
+def in_package(path: str) -> bool:
+    """Whether the family of a name is in the package; if it is, the name must be in it."""
+    family, _, name = path.partition(".")
+    if importlib.util.find_spec(f"jaxloss.{family}") is None:
+        return False
+    if not hasattr(importlib.import_module(f"jaxloss.{family}"), name):
+        raise SystemExit(f"docs: docs/names.toml names jaxloss.{path}, which does not exist.")
+    return True
+
+
+def names_table(rows: list[tuple[str, str]]) -> str:
+    """Names elsewhere, and links to what they are here."""
+    lines = [f"| {names} | [`jl.{path}`][jaxloss.{path}] |" for names, path in rows]
+    return "\n".join(["| elsewhere | in jaxloss |", "| --- | --- |", *lines])
+
+
 def notebook_pages() -> Iterator[Page]:
-    """The executed notebooks as pages; their pictures become files."""
-    rows = []
+    """An index of the executed notebooks, and a page for each; their pictures become files."""
+    found, cells = [], []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text())["cells"]
-        parts: list[str] = []
-        pictures: dict[str, bytes] = {}
-        for cell in cells:
-            source = "".join(cell["source"])
-            if cell["cell_type"] == "markdown":
-                parts.append(source)
-                continue
-            parts.append(f"```python\n{source}\n```")
-            parts += [output(o, path.stem, pictures) for o in cell["outputs"]]
-        title = re.match(r"# (.*)", parts[0])[1]
-        rows.append(f"- [{title}]({path.stem}.md)")
-        text = relinked("\n\n".join(parts) + "\n", path, f"notebooks/{path.stem}.md")
-        yield Page("Notebooks", title, f"notebooks/{path.stem}.md", text, pictures)
-    intro = "# Notebooks\n\nEach asks one question of real data, and asserts what it concludes.\n\n"
-    yield Page("Notebooks", "All notebooks", "notebooks/index.md", intro + "\n".join(rows) + "\n")
+        text, pictures = converted(path)
+        name, first = re.match(r"# ([^\n]*)\n\n(.*?)\n\n", text, re.DOTALL).groups()
+        shown = f"![A picture of the notebook]({next(iter(pictures))})" if pictures else ""
+        cells.append(f"#### [{name}]({path.stem}.md)\n\n{shown}\n\n{first}")
+        page = f"notebooks/{path.stem}.md"
+        found.append(Page(("Notebooks",), name, page, relinked(text, path, page), pictures))
+    intro = "# Notebooks\n\nEach asks one question of real data and asserts its conclusions.\n\n"
+    yield Page(("Notebooks",), "All notebooks", "notebooks/index.md", intro + grid(cells))
+    yield from found
 
 
-def output(cell: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> str:
-    """One output of a cell: a picture, which is added to `pictures`, a table, or text."""
-    data = cell.get("data", {})
-    if "image/png" in data:
-        name = f"{stem}_{len(pictures) + 1}.png"
-        pictures[name] = base64.b64decode(data["image/png"])
-        return f"![What the cell above draws]({name})"
-    if "text/html" in data:
-        table = re.sub(r"\$(.+?)\$", MATHEMATICS, "".join(data["text/html"]).replace("\n", " "))
-        return f'<div class="output">{table}</div>'
-    if cell.get("name") == "stderr":
-        return ""
-    text = "".join(cell.get("text", data.get("text/plain", ""))).rstrip()
-    return f'<div class="output" markdown>\n\n```text\n{text}\n```\n\n</div>'
+def converted(path: pathlib.Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and its pictures by name of file."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    exporter = nbconvert.MarkdownExporter()
+    names = {"unique_key": path.stem, "output_files_dir": ""}
+    text, resources = exporter.from_notebook_node(notebook, names)
+    text = re.sub(r"<table.*?</table>", with_formulas, text, flags=re.DOTALL)
+    return text.strip() + "\n", dict(resources["outputs"])
 
 
-MATHEMATICS = r'<span class="arithmatex">\(\1\)</span>'
-# The pages written by hand or by other scripts, in the order of the navigation.
-SLIDER = "<!-- slider -->"
+def with_formulas(table: re.Match[str]) -> str:
+    """An HTML table in one line, whose formulas are marked as Markdown's are."""
+    formula = r'<span class="arithmatex">\\(\1\\)</span>'
+    return re.sub(r"\$(.+?)\$", formula, table[0].replace("\n", " "))
+
+
+# The pages written by hand or by tools, in the order of the navigation.
+SLIDER, VERSION = "<!-- slider -->", "<!-- version -->"
 BEGINNING = ("index.md", "tutorial.md")
-PRACTICE = ("coming_from.md", "optax.md", "meshes.md", "accuracy.md")
+COMING_FROM = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
+PRACTICE = ("optax.md", "meshes.md", "accuracy.md")
 
 
-def copied(path: pathlib.Path, section: str, name: str) -> Page:
-    """A page that stands in the repository as it is."""
+def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Page:
+    """A page that is in the repository as it is shown."""
     text = path.read_text()
-    title = re.search(r"^# (.*)", text, re.MULTILINE)[1]
+    title = title or re.search(r"^# (.*)", text, re.MULTILINE)[1]
+    text = text.replace(VERSION, jl.__version__)
     if SLIDER in text:
         over = {"alpha": np.linspace(-2.0, 2.0, 17)}
         text = text.replace(SLIDER, jl.plot.slider(jl.robust.barron, over, x=(-5.0, 5.0)).html)
-    return Page(section, title, name, relinked(text, path, name))
+    return Page(sections, title, name, relinked(text, path, name))
 
 
 def relinked(text: str, source: pathlib.Path, name: str) -> str:
@@ -379,34 +309,65 @@ def relinked(text: str, source: pathlib.Path, name: str) -> str:
 
 def pages() -> Iterator[Page]:
     """The site in the order of its navigation."""
+    docs = ROOT / "docs"
     for name in BEGINNING:
-        yield copied(ROOT / "docs" / name, "", name)
+        yield copied(docs / name, name)
     yield guide_page()
-    *families, overview = shelf_pages()
-    yield from (overview, *families)
-    *notebooks, overview = notebook_pages()
-    yield from (overview, *notebooks)
+    yield from loss_pages()
+    yield from notebook_pages()
+    yield copied(docs / "coming_from.md", "coming_from.md", "Coming from")
+    for peer in COMING_FROM:
+        name = f"coming_from/{peer}.md"
+        yield copied(docs / name, name, "Coming from", title=peer)
+    yield names_page()._replace(sections=("Coming from",))
     for name in PRACTICE:
-        if (ROOT / "docs" / name).exists():
-            yield copied(ROOT / "docs" / name, "Practice", name)
+        yield copied(docs / name, name, "Practice")
     for path in sorted((ROOT / "benchmarks").glob("*.md")):
-        yield copied(path, "Benchmarks", f"benchmarks/{path.name.lower()}")
-    *modules, overview = module_pages()
-    yield from (overview, *modules)
-    yield copied(ROOT / "CONTRIBUTING.md", "Project", "contributing.md")
-    yield copied(ROOT / "CHANGELOG.md", "Project", "changelog.md")
+        yield copied(path, f"benchmarks/{path.name.lower()}", "Benchmarks")
+    yield from module_pages()
+    yield copied(ROOT / "CONTRIBUTING.md", "contributing.md", "Project")
+    yield copied(ROOT / "CHANGELOG.md", "changelog.md", "Project")
 
 
 def navigation(listed: list[Page]) -> str:
     """The key `nav` of the configuration."""
-    lines = ["nav:"]
-    for section, group in itertools.groupby(listed, lambda page: page.section):
-        indent = "  "
-        if section:
-            lines.append(f"  - {section}:")
-            indent = "      "
-        lines += [f"{indent}- {json.dumps(page.title)}: {page.path}" for page in group]
+    lines, above = ["nav:"], ()
+    for page in listed:
+        for depth, section in enumerate(page.sections):
+            if page.sections[: depth + 1] != above[: depth + 1]:
+                lines.append(f"{'    ' * depth}  - {json.dumps(section)}:")
+        above = page.sections
+        lines.append(f"{'    ' * len(above)}  - {json.dumps(page.title)}: {page.path}")
     return "\n".join(lines) + "\n"
+
+
+def without_formulas(file: pathlib.Path) -> None:
+    """Takes LaTeX out of the index of the search, which shows it as it is."""
+    index = json.loads(file.read_text())
+    for item in index["items"]:
+        item["text"] = re.sub(r"\\\[.*?\\\]|\\\(.*?\\\)", "", item["text"], flags=re.DOTALL)
+    file.write_text(json.dumps(index))
+
+
+def for_models(listed: list[Page]) -> dict[str, str]:
+    """The files llms.txt, a list of the pages, and llms-full.txt, their text."""
+    parts = [f"# jaxloss\n\n> {documented('jaxloss').partition(chr(10))[0]}"]
+    for section, group in itertools.groupby(listed, lambda page: (*page.sections, "Start")[0]):
+        lines = [f"- [{p.title}]({p.path.removesuffix('.md')}.html)" for p in group]
+        parts.append(f"## {section}\n\n" + "\n".join(lines))
+    full = "\n\n".join(re.sub(r"<svg.*?</svg>", "", page.text, flags=re.DOTALL) for page in listed)
+    full = re.sub(r"^::: (\S+)\n(?: {4}.*\n?)*", in_full, full, flags=re.MULTILINE)
+    return {"llms.txt": "\n\n".join(parts) + "\n", "llms-full.txt": full}
+
+
+def in_full(directive: re.Match[str]) -> str:
+    """Signature and docstring in place of what mkdocstrings would show."""
+    module, _, name = directive[1].rpartition(".")
+    thing = getattr(importlib.import_module(module), name) if module else jl
+    text = documented(directive[1], thing)
+    if not inspect.isroutine(thing):
+        return f"`{directive[1]}`\n\n{text}\n"
+    return f"```python\n{directive[1]}{inspect.signature(thing)}\n```\n\n{text}\n"
 
 
 def main(target: pathlib.Path = ROOT / "build") -> None:
@@ -414,6 +375,10 @@ def main(target: pathlib.Path = ROOT / "build") -> None:
     shutil.rmtree(target, ignore_errors=True)
     for folder in ("katex", "assets", "images"):
         shutil.copytree(ROOT / "docs" / folder, target / "docs" / folder)
+    shutil.copy(ROOT / "docs" / EXTENSION, target)
+    (target / PICTURES).mkdir()
+    for name, text in pictures().items():
+        (target / PICTURES / name).write_text(text)
     listed = list(pages())
     for page in listed:
         file = target / "docs" / page.path
@@ -426,6 +391,9 @@ def main(target: pathlib.Path = ROOT / "build") -> None:
     command = [str(builder), "build", "--strict", "--clean", "--config-file", "mkdocs.yml"]
     if subprocess.run(command, cwd=target).returncode:
         raise SystemExit("docs: the strict build failed; the first lines above say where.")
+    without_formulas(target / "site" / "search.json")
+    for name, text in for_models(listed).items():
+        (target / "site" / name).write_text(text)
     print(f"docs: {len(listed)} pages in {target / 'site'}")
 
 

@@ -1,8 +1,8 @@
-r"""Several losses as one: named terms and their weights in, one number to differentiate out.
+r"""Several losses as one: the weighted sum of named terms.
 
-`total` has the shape that `has_aux=True` expects: a scalar for the gradient, and the terms
-themselves for the log. A weight may be a number, a traced array, a parameter that is learned, or
-an Optax schedule; changing its value compiles nothing again.
+`total` returns what `has_aux=True` expects: a scalar to differentiate, and the terms themselves to
+log. A weight may be a number, a traced array, a learned parameter or an Optax schedule; changing
+its value compiles nothing again.
 """
 
 import functools
@@ -15,6 +15,8 @@ from jax import Array
 
 from jaxloss._core import reduction
 from jaxloss._core.checks import are_on, check
+from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.parameters import real_array
 from jaxloss._core.reduction import Mean
 from jaxloss.domains import finite
 
@@ -23,23 +25,26 @@ _TERM = "an array, a number or a `Mean`, bare or as a tuple `(values, weight)`"
 
 
 def total(terms: Mapping[str, Any], step: Any = None) -> tuple[Array, dict[str, Array]]:
-    r"""Adds up the means of named losses, each times its weight.
+    r"""Weighted sum of the means of named losses.
+
+    When to use: an objective of several terms, differentiated with `has_aux=True`, whose terms
+    are logged one by one.
 
     $$\sum_k w_k \bar\ell_k$$
 
-    The weight multiplies: with weight 0 a NaN term still makes the sum NaN, as it must, since the
-    gradient is lost as well. A term that is only to be logged belongs into the log alone.
+    The weight multiplies: a term that is NaN makes the sum NaN even with weight 0, because its
+    gradient is NaN as well. A quantity that is only logged does not belong among the terms.
 
     Args:
-        terms: For each name values, or a tuple `(values, weight)`; the weight is 1 if not given.
+        terms: For each name values, or a tuple `(values, weight)`; the default weight is 1.
             Values are an array of any shape, of which the mean is taken; a scalar; or the `Mean`
-            that `reduction="parts"` gives, which is divided here. A list is refused: it could
-            be meant as a pair. A weight is a scalar, traced or learned if you like, or a
-            schedule: a function of `step`.
-        step: What schedules are given: the number of steps taken so far.
+            of `reduction="parts"`, which is divided here. A list is refused, because it could be
+            meant as a pair. A weight is a scalar, possibly traced or learned, or a schedule: a
+            function of `step`.
+        step: The argument of schedules: the number of steps so far.
 
     Returns:
-        The total, and a dict of the terms *before* weighting, in the order given. All are
+        The total, and a dict of the terms *before* weighting, in the given order. All are
         scalars: float32, or float64 for a term of float64.
 
     Raises:
@@ -68,42 +73,44 @@ def total(terms: Mapping[str, Any], step: Any = None) -> tuple[Array, dict[str, 
         if are_on():
             check(_NAME, where, finite, value, {})
         unweighted[name] = value
-        # The terms decide the precision, as data do in a loss; a weight has no say.
+        # The dtype of a product is that of its term; the dtype of the weight does not matter.
         weighted.append(_weight(where, weight, step).astype(value.dtype) * value)
-    return functools.reduce(operator.add, weighted), unweighted
+    dtype = accumulator_dtype(*(term.dtype for term in weighted))
+    return functools.reduce(operator.add, [x.astype(dtype) for x in weighted]), unweighted
 
 
 def scalar(fun_name: str, what: str, values: Any) -> Array:
-    """One number, float32 or better: a `Mean` is divided, and of an array the mean is taken."""
+    """One number, float32 or float64: a `Mean` is divided, of an array the mean is taken."""
     if not isinstance(values, Mean):
-        return reduction.mean(_array(fun_name, what, values, _TERM))
-    value = jnp.asarray(values.value)
+        return reduction.mean(real_array(fun_name, what, values, _TERM))
+    dtype = accumulator_dtype(jnp.result_type(values.total))
+    parts = (jnp.asarray(x).astype(dtype) for x in (values.total, values.weight))
+    value = Mean(*parts).value
     if value.ndim:
         message = (
             f"{fun_name}: {what} holds means of shape {value.shape}, expected one mean. Merge them "
             f"exactly: write `jax.tree.map(jnp.sum, mean)`."
         )
         raise ValueError(message)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return value
 
 
 def vector(fun_name: str, losses: Any) -> Array:
-    """Several losses, a dict of what `scalar` takes or an array of shape (m,), as one array.
+    """Several losses as one array: a dict of what `scalar` accepts, or an array of shape (m,).
 
-    A dict is taken in the order of its sorted names: the one that it has after any `jit`.
+    The losses of a dict are ordered by name: the order that they have after any `jit`.
     """
     if isinstance(losses, Mapping):
         if not losses:
             raise ValueError(f"{fun_name}: there are no losses, expected at least one.")
-        return jnp.stack(
-            [scalar(fun_name, f"the loss {name!r}", losses[name]) for name in sorted(losses)]
-        )
+        values = [scalar(fun_name, f"the loss {name!r}", losses[name]) for name in sorted(losses)]
+        dtype = accumulator_dtype(*(value.dtype for value in values))
+        return jnp.stack([value.astype(dtype) for value in values])
     if jnp.ndim(losses) != 1 or jnp.size(losses) == 0:
         came = f"shape {losses.shape}" if hasattr(losses, "shape") else type(losses).__name__
         message = f"{fun_name}: `losses` is {came}, expected a dict, or an array of shape (m,)."
         raise ValueError(message)
-    array = _array(fun_name, "`losses`", jnp.asarray(losses), "real numbers")
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return to_accumulator(real_array(fun_name, "`losses`", jnp.asarray(losses), "real numbers"))
 
 
 def _weight(where: str, weight: Any, step: Any) -> Array:
@@ -115,25 +122,12 @@ def _weight(where: str, weight: Any, step: Any) -> Array:
             )
             raise ValueError(message)
         weight = weight(step)
-    array = _array(_NAME, f"`the weight of {where}`", weight, "a scalar, or a schedule of `step`")
+    expected = "a scalar, or a schedule of `step`"
+    array = real_array(_NAME, f"`the weight of {where}`", weight, expected)
     if array.ndim:
         message = (
-            f"{_NAME}: the weight of `{where}` has shape {array.shape}, expected a scalar. The pair "
-            f"is `(values, weight)`; weights of single examples go into the loss, as `weights=`."
+            f"{_NAME}: the weight of `{where}` has shape {array.shape}, expected a scalar. The "
+            f"pair is `(values, weight)`; weights of examples go into the loss, as `weights=`."
         )
         raise ValueError(message)
-    return array
-
-
-def _array(fun_name: str, what: str, given: Any, expected: str) -> Array:
-    try:
-        array = None if isinstance(given, list | tuple) else jnp.asarray(given)
-    except (TypeError, ValueError):
-        array = None
-    if array is None:
-        raise TypeError(f"{fun_name}: {what} is a {type(given).__name__}, expected {expected}.")
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
-        raise TypeError(
-            f"{fun_name}: {what} is {array.dtype}, expected {expected}, of real numbers."
-        )
     return array

@@ -114,3 +114,21 @@ def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> A
         return function(*arrays)
     reshaped = _in_shape(function, shape, better)
     return lax.platform_dependent(*arrays, cpu=reshaped, default=function)
+
+
+def _contract_all(x: Array) -> Array:
+    axes = tuple(range(1, x.ndim))
+    return lax.dot_general(x, x, ((axes, axes), ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def _contract_reshaped(x: Array) -> Array:
+    return _contract_all(x.reshape(x.shape[0], -1))
+
+
+def gram_matrix(x: Array) -> Array:
+    """The inner products of the slices `x[k]`, over all their axes.
+
+    On CPU a contraction over several axes transposes a copy of `x`, which takes 5 times as long as
+    over one axis. On accelerators the reshape would gather a leaf whose last axis is sharded.
+    """
+    return lax.platform_dependent(x, cpu=_contract_reshaped, default=_contract_all)

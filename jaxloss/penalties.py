@@ -1,12 +1,11 @@
-r"""Penalties: what a model pays for its parameters, as pure functions of a parameter pytree.
+r"""Penalties (regularizers): pure functions from a parameter pytree to one number.
 
-A penalty maps parameters to one number, which is *added* to a loss:
-`total({"fit": values, "decay": (l2(params), 1e-4)})`, or, without touching the loss,
-`jaxloss.transforms.add_penalty(l2, 1e-4)` in front of an optimizer. It sums over leaves, and does
-not divide by their number. None leaves are skipped, an empty tree costs 0, and half precision is
-summed in float32 while gradients come back in the dtype of each leaf.
+A penalty is *added* to a loss: `total({"fit": values, "decay": (l2(params), 1e-4)})`, or, without
+a change of the loss, `jaxloss.transforms.add_penalty(l2, 1e-4)` in front of an optimizer. It is a
+sum over all leaves, not a mean. None leaves are skipped, and the penalty of an empty tree is 0.
+Half precision is summed in float32; gradients have the dtype of each leaf.
 
-To leave biases out, hand over the other leaves alone, or give `add_penalty` a `mask`.
+To leave biases out, pass only the other leaves, or use the `mask` of `add_penalty`.
 """
 
 import functools
@@ -20,63 +19,46 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
-from jaxloss._core.checks import are_on, check
-from jaxloss.domains import Domain, positive, unit_interval
+from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
+from jaxloss.domains import positive, unit_interval
+
+_REMEDY = "Leave it out: put None in its place, or mask it out (`add_penalty(..., mask=...)`)."
 
 
 def _sum(
     fun_name: str,
-    cost: Callable[[Array], Array],
+    function: Callable[[Array], Array],
     params: Any,
     *,
     rank: int = 0,
     axis: int | tuple[int, ...] = (),
 ) -> Array:
-    """Adds up what the cost gives for every leaf, in float32 or better."""
-    total = jnp.zeros((), jnp.float32)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = f"params{jax.tree_util.keystr(path)}"
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating):
-            came = dtype if hasattr(leaf, "dtype") else f"of type {dtype.__name__}"
-            message = (
-                f"{fun_name}: `{name}` is {came}, expected floating-point parameters. Leave it out: put "
-                f"None in its place, or mask it out (`add_penalty(..., mask=...)`)."
-            )
-            raise TypeError(message)
-        leaf = jnp.asarray(leaf)
-        axes = axis if isinstance(axis, tuple) else (axis,)
+    """The sum of a function of every leaf, in float32 or float64."""
+    remedy = f"expected floating-point parameters. {_REMEDY}"
+    check_leaves(fun_name, params, jnp.floating, remedy)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    terms = [jnp.zeros((), jnp.float32)]
+    for name, leaf in named_leaves("params", params):
+        leaf = to_accumulator(leaf)
         if leaf.ndim < rank or not all(-leaf.ndim <= a < leaf.ndim for a in axes):
             needed = f"at least {rank} axes" if leaf.ndim < rank else f"an axis {axis}"
-            message = (
-                f"{fun_name}: `{name}` has shape {leaf.shape}, expected {needed}. Leave it out: put "
-                f"None in its place, or mask it out (`add_penalty(..., mask=...)`)."
-            )
+            message = f"{fun_name}: `{name}` has shape {leaf.shape}, expected {needed}. {_REMEDY}"
             raise ValueError(message)
-        leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        total = total + jnp.sum(cost(leaf))
-    return total
-
-
-def _option(fun_name: str, name: str, given: Any, domain: Domain) -> Array:
-    """A numeric option: a scalar, compared with its domain as far as it can be seen."""
-    if isinstance(given, int | float) and not domain.test(given, {})[0]:
-        raise ValueError(f"{fun_name}: `{name}` must be {domain.meaning}, got {given!r}.")
-    option = jnp.asarray(given)
-    if option.ndim:
-        raise ValueError(f"{fun_name}: `{name}` has shape {option.shape}, expected a scalar.")
-    if are_on():
-        check(fun_name, name, domain, option, {})
-    return option
+        terms.append(jnp.sum(function(leaf)))
+    dtype = accumulator_dtype(*(term.dtype for term in terms))
+    return functools.reduce(operator.add, [term.astype(dtype) for term in terms])
 
 
 def l1(params: Any) -> Array:
-    r"""Take it to have parameters that are exactly 0, in most of a model: the sum of magnitudes.
+    r"""L1 penalty (lasso): the sum of absolute values.
+
+    When to use: sparse models, most of whose parameters shall be exactly 0.
 
     $$\sum_i |p_i|$$
 
-    It pulls every parameter toward 0 with the same force. The gradient at 0 is 0, so that a bias
-    that starts there is left alone (`jax.grad(jnp.abs)` has 1 there).
+    The gradient at 0 is 0, so that a parameter that starts at 0 does not move (`jax.grad(jnp.abs)`
+    is 1 there).
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
@@ -98,12 +80,14 @@ def l1(params: Any) -> Array:
 
 
 def l2(params: Any) -> Array:
-    r"""Take it to keep parameters small without making any of them 0: half the squared norm.
+    r"""L2 penalty (ridge, weight decay): half the squared norm.
+
+    When to use: small parameters without sparsity.
 
     $$\frac12 \sum_i p_i^2$$
 
-    With the factor 1/2 its gradient is the parameters themselves, so that its weight is what
-    `weight_decay` is in Optax and torch; keras's `L2(w)`, without the factor, is `2 * w * l2`.
+    With the factor 1/2 its gradient is the parameters themselves, and its weight is the
+    `weight_decay` of Optax and torch. Keras's `L2(w)` has no such factor: it is `2 * w * l2`.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
@@ -125,14 +109,15 @@ def l2(params: Any) -> Array:
 
 
 def elastic_net(params: Any, *, l1_ratio: Any = 0.5) -> Array:
-    r"""Take it for exact zeros where parameters are correlated: a blend of `l1` and `l2`.
+    r"""Elastic net: a convex combination of `l1` and `l2`.
+
+    When to use: sparse models with groups of correlated parameters.
 
     $$\rho \sum_i |p_i| + \frac{1 - \rho}{2} \sum_i p_i^2$$
 
-    `l1` alone picks one of a group of correlated parameters; the quadratic part keeps the group
-    together. This is scikit-learn's definition, and glmnet's, where $\rho$ is called alpha.
-    Where a function of parameters alone is asked for, write
-    `functools.partial(elastic_net, l1_ratio=0.9)`.
+    `l1` alone selects one of a group of correlated parameters; with the quadratic term the whole
+    group stays. The definition is that of scikit-learn, and of glmnet, where $\rho$ is called
+    alpha. As an argument of `add_penalty` write `functools.partial(elastic_net, l1_ratio=0.9)`.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
@@ -153,7 +138,7 @@ def elastic_net(params: Any, *, l1_ratio: Any = 0.5) -> Array:
         Zou and Hastie, *Regularization and Variable Selection via the Elastic Net*, 2005.
     """
     fun_name = "jaxloss.penalties.elastic_net"
-    ratio = _option(fun_name, "l1_ratio", l1_ratio, unit_interval)
+    ratio = real_scalar(fun_name, "l1_ratio", l1_ratio, unit_interval)
     absolute = _sum(fun_name, numerics.absolute, params)
     square = _sum(fun_name, lambda x: 0.5 * jnp.square(x), params)
     ratio = ratio.astype(absolute.dtype)
@@ -161,16 +146,19 @@ def elastic_net(params: Any, *, l1_ratio: Any = 0.5) -> Array:
 
 
 def huber_penalty(params: Any, *, delta: Any = 1.0) -> Array:
-    r"""Take it to shrink small parameters in proportion, and large ones by no more than delta.
+    r"""Huber penalty: quadratic up to delta, linear beyond it.
+
+    When to use: weight decay that permits a few large parameters.
 
     $$\sum_i \begin{cases} \frac12 p_i^2 & |p_i| \le \delta \\
       \delta \left( |p_i| - \frac12 \delta \right) & |p_i| > \delta \end{cases}$$
 
-    `l2` for what is close to 0, `l1` for what is not: a few large parameters may stay large.
+    The gradient is the parameters, clipped to $\pm\delta$.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
-        delta: Where the parabola becomes a line, above 0; a scalar, which may be traced.
+        delta: The absolute value above which the penalty is linear, above 0; a scalar, which may
+            be traced.
 
     Returns:
         A scalar, 0 for an empty tree: float32, or float64 if a leaf is.
@@ -187,29 +175,31 @@ def huber_penalty(params: Any, *, delta: Any = 1.0) -> Array:
         Huber, *Robust Estimation of a Location Parameter*, 1964.
     """
     fun_name = "jaxloss.penalties.huber_penalty"
-    delta = _option(fun_name, "delta", delta, positive)
+    delta = real_scalar(fun_name, "delta", delta, positive)
 
-    def cost(x: Array) -> Array:
-        most = delta.astype(x.dtype)
-        bounded = jnp.clip(x, -most, most)
-        return bounded * (x - 0.5 * bounded)
+    def huber(x: Array) -> Array:
+        bound = delta.astype(x.dtype)
+        clipped = jnp.clip(x, -bound, bound)
+        return clipped * (x - 0.5 * clipped)
 
-    return _sum(fun_name, cost, params)
+    return _sum(fun_name, huber, params)
 
 
 def group_lasso(params: Any, *, axis: int | tuple[int, ...] = 0) -> Array:
-    r"""Take it to remove whole units: groups of parameters become 0 together, or not at all.
+    r"""Group lasso: the sum of the Euclidean norms of groups.
+
+    When to use: to remove whole units or filters: the parameters of a group become 0 together.
 
     $$\sum_g \sqrt{n_g} \, \lVert p_g \rVert_2$$
 
-    A group runs along `axis`; $n_g$ is its size. In a kernel of shape (inputs, outputs), `axis=0`
-    groups what leads to one output, `axis=1` what one input leads to, and in a convolution of shape
-    (height, width, inputs, outputs) `axis=(0, 1, 2)` makes a group of each filter. A group of
-    zeros has gradient 0.
+    A group consists of all entries along `axis`; $n_g$ is its size. In a kernel of shape (inputs,
+    outputs), `axis=0` makes a group of the weights into one output, `axis=1` of the weights from
+    one input. In a convolution kernel of shape (height, width, inputs, outputs), `axis=(0, 1, 2)`
+    makes a group of each filter. The gradient of a group of zeros is 0.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
-        axis: The axis or axes along which a group runs.
+        axis: The axis or axes of a group.
 
     Returns:
         A scalar, 0 for an empty tree: float32, or float64 if a leaf is.
@@ -227,19 +217,21 @@ def group_lasso(params: Any, *, axis: int | tuple[int, ...] = 0) -> Array:
     """
     axes = axis if isinstance(axis, tuple) else (axis,)
 
-    def cost(x: Array) -> Array:
+    def scaled_norms(x: Array) -> Array:
         size = math.prod(x.shape[a] for a in axes)
         return math.sqrt(size) * numerics.norm(x, axes)
 
-    return _sum("jaxloss.penalties.group_lasso", cost, params, axis=axis)
+    return _sum("jaxloss.penalties.group_lasso", scaled_norms, params, axis=axis)
 
 
 def total_variation(params: Any, *, axis: int | tuple[int, ...] = -1) -> Array:
-    r"""Take it to have neighbours agree, but for a few jumps: positions, time steps, pixels.
+    r"""Total variation (anisotropic): the sum of absolute differences of neighbours.
+
+    When to use: parameters along positions, time steps or pixels that are piecewise constant.
 
     $$\sum_i |p_{i + 1} - p_i|$$
 
-    Of several axes it is the sum over each (anisotropic). Equal neighbours have gradient 0.
+    With several axes it is the sum over the axes. The gradient of equal neighbours is 0.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
@@ -261,25 +253,28 @@ def total_variation(params: Any, *, axis: int | tuple[int, ...] = -1) -> Array:
     """
     axes = axis if isinstance(axis, tuple) else (axis,)
 
-    def cost(x: Array) -> Array:
-        jumps = [jnp.sum(numerics.absolute(jnp.diff(x, axis=a))) for a in axes]
-        return functools.reduce(operator.add, jumps)
+    def differences(x: Array) -> Array:
+        sums = [jnp.sum(numerics.absolute(jnp.diff(x, axis=a))) for a in axes]
+        return functools.reduce(operator.add, sums)
 
-    return _sum("jaxloss.penalties.total_variation", cost, params, axis=axis)
+    return _sum("jaxloss.penalties.total_variation", differences, params, axis=axis)
 
 
 def orthogonality(params: Any, *, axis: int = -1) -> Array:
-    r"""Take it to keep the units of a layer apart and of length 1: as if drawn orthogonal.
+    r"""Orthogonality penalty (soft orthogonality): the distance of the Gramian to the identity.
+
+    When to use: layers whose units shall stay orthonormal, as after an orthogonal initialization.
 
     $$\lVert W W^\top - I \rVert_F^2$$
 
-    The rows of W are numbered by `axis`, the outputs say, and hold all other axes. Where there are
-    more rows than entries in one, they cannot be orthogonal, and $W^\top W$ is compared instead. No
-    factor 1/2, as in the paper; keras's `OrthogonalRegularizer` looks at cosines.
+    The rows of W run along `axis`, for example that of the outputs, and hold all other axes.
+    Where there are more rows than columns, the rows cannot be orthogonal, and $W^\top W$ is used
+    instead. There is no factor 1/2, as in the paper. Keras's `OrthogonalRegularizer` penalizes
+    cosines.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
-        axis: The axis that numbers the units.
+        axis: The axis of the units.
 
     Returns:
         A scalar, 0 for an empty tree: float32, or float64 if a leaf is.
@@ -297,14 +292,14 @@ def orthogonality(params: Any, *, axis: int = -1) -> Array:
         Deep Networks?*, 2018.
     """
 
-    def cost(x: Array) -> Array:
+    def squared_distance(x: Array) -> Array:
         x = jnp.moveaxis(x, axis, 0)
         x = x.reshape(x.shape[0], -1)
         x = x if x.shape[0] <= x.shape[1] else x.T
         gramian = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
         return jnp.square(gramian - jnp.eye(len(x), dtype=x.dtype))
 
-    return _sum("jaxloss.penalties.orthogonality", cost, params, rank=2, axis=axis)
+    return _sum("jaxloss.penalties.orthogonality", squared_distance, params, rank=2, axis=axis)
 
 
 def _as_matrix(x: Array) -> Array:
@@ -312,20 +307,22 @@ def _as_matrix(x: Array) -> Array:
 
 
 def spectral_norm(params: Any, *, iterations: int = 10) -> Array:
-    r"""Take it to bound how much a layer can stretch its input: the largest singular values.
+    r"""Spectral norm penalty: the sum of the largest singular values of the matrices.
+
+    When to use: to bound the Lipschitz constant of a layer.
 
     $$\sum_W \sigma_1(W)$$
 
-    A leaf is a matrix of its last axis by all others. The singular vectors come from power
-    iteration, started at random but always the same, and are taken for constant: the gradient is
-    $u v^\top$, and has as many digits as the iterations gave. The value is never too large. A
-    matrix of zeros has gradient 0; where two singular values are equally large, one of their
-    subgradients is picked. Second derivatives are not those of the norm.
+    A leaf of several axes is a matrix whose columns run along the last axis. The singular vectors
+    are computed by power iteration from a fixed random start, and are constants of the gradient,
+    which is $u v^\top$. The value is a lower bound. The gradient of a matrix of zeros is 0; where
+    the two largest singular values are equal, it is one of the subgradients. Second derivatives are
+    those of $u^\top W v$ with constant $u$ and $v$, not of the norm.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
-        iterations: How many times each matrix and its transpose are applied; the error shrinks by
-            $(\sigma_2 / \sigma_1)^2$ each time.
+        iterations: The number of products with each matrix and its transpose; each multiplies the
+            error by $(\sigma_2 / \sigma_1)^2$.
 
     Returns:
         A scalar, 0 for an empty tree: float32, or float64 if a leaf is.
@@ -343,18 +340,18 @@ def spectral_norm(params: Any, *, iterations: int = 10) -> Array:
         Deep Learning*, 2017.
     """
 
-    def cost(x: Array) -> Array:
+    def largest(x: Array) -> Array:
         x = _as_matrix(x)
-        frozen = jax.lax.stop_gradient(x)
+        constant = jax.lax.stop_gradient(x)
         start = jax.random.normal(jax.random.key(0), x.shape[1:], x.dtype)
 
-        def once(_: Any, v: Array) -> Array:
-            return numerics.normalize(frozen.T @ numerics.normalize(frozen @ v))
+        def iterate(_: Any, v: Array) -> Array:
+            return numerics.normalize(constant.T @ numerics.normalize(constant @ v))
 
-        v = jax.lax.fori_loop(0, iterations, once, numerics.normalize(start))
+        v = jax.lax.fori_loop(0, iterations, iterate, numerics.normalize(start))
         return numerics.norm(x @ v)
 
-    return _sum("jaxloss.penalties.spectral_norm", cost, params, rank=2)
+    return _sum("jaxloss.penalties.spectral_norm", largest, params, rank=2)
 
 
 @jax.custom_jvp
@@ -364,21 +361,23 @@ def _sum_of_singular_values(x: Array) -> Array:
 
 @_sum_of_singular_values.defjvp
 def _sum_of_singular_values_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (x,), (to_x,) = primals, tangents
+    (x,), (x_dot,) = primals, tangents
     left, values, right = jnp.linalg.svd(x, full_matrices=False)
-    # What rounding makes of a 0 has no direction of its own: of all subgradients the shortest.
+    # Singular values within rounding count as 0: the shortest of all subgradients.
     alive = values > max(x.shape) * jnp.finfo(x.dtype).eps * jnp.max(values, initial=0)
-    return jnp.sum(values), jnp.sum((left * alive) @ right * to_x)
+    return jnp.sum(values), jnp.sum((left * alive) @ right * x_dot)
 
 
 def nuclear_norm(params: Any) -> Array:
-    r"""Take it to have matrices of low rank: the sum of their singular values.
+    r"""Nuclear norm (trace norm): the sum of the singular values.
+
+    When to use: matrices of low rank. It is to the singular values what `l1` is to numbers.
 
     $$\sum_W \sum_i \sigma_i(W)$$
 
-    A leaf is a matrix of its last axis by all others. It pulls every singular value toward 0 with
-    the same force, as `l1` does with numbers. The gradient is $U V^\top$, without the singular
-    values that are 0. It takes a singular value decomposition of every leaf.
+    A leaf of several axes is a matrix whose columns run along the last axis. The gradient is
+    $U V^\top$, over the singular values that are not 0. Each evaluation computes a singular value
+    decomposition of every leaf.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.

@@ -1,15 +1,23 @@
-r"""Regression: losses of a number predicted for a number.
+r"""Regression: losses of a predicted number.
 
-They are elementwise: prediction, target and result have one shape (`quantiles` and
-`cosine_distance`, of several numbers an example, stand at the end). $e$ stands for the error
-`prediction - target`. What tells them apart is how the pull of an example, the gradient, grows
-with its error: in proportion (squared), not at all (absolute), or in proportion and then no more
-(Huber). The pull decides what is estimated: the squared error finds the mean of the targets, the
-absolute error their median, a lopsided pull their quantiles and expectiles. For amounts over
-several orders of magnitude the relative errors count instead.
+Most are elementwise: prediction, target and result have one shape, and $e$ is the error
+`prediction - target`. `quantiles` and `cosine_distance`, at the end, take several numbers an
+example.
+
+A loss is chosen by its gradient as a function of the error. If the gradient is proportional to the
+error (`squared_error`), the fit is the conditional mean, and outliers have the most influence. If
+its size is constant (`absolute_error`), the fit is the conditional median. If it is proportional at
+first and then constant (`huber`, `pseudo_huber`, `log_cosh`), the fit is close to the mean and the
+influence of an outlier is bounded. If it depends on the sign of the error, the fit is a quantile
+(`pinball`) or an expectile. For positive amounts over several orders of magnitude there are losses
+of the relative error.
+
+How to read this file: the body of a loss is its equation. Where automatic differentiation of the
+equation would be inexact or not finite, the equation is a private function whose partial
+derivatives are written below it with `defjvps`, one for each argument.
 """
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +40,26 @@ from jaxloss.traits import (
     zero_at_match,
 )
 
+__all__ = [
+    "absolute_error",
+    "absolute_percentage_error",
+    "cosine_distance",
+    "epsilon_insensitive",
+    "expectile",
+    "huber",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "pinball",
+    "pseudo_huber",
+    "quantiles",
+    "smooth_l1",
+    "squared_epsilon_insensitive",
+    "squared_error",
+    "squared_log_error",
+    "symmetric_absolute_percentage_error",
+]
+
 
 @loss(convex, nonnegative, smooth, symmetric, translation_invariant, zero_at_match)
 def squared_error(
@@ -39,22 +67,21 @@ def squared_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict the mean, when errors are about normal and large ones truly cost more.
+    r"""Squared error: the loss of least squares.
+
+    When to use: regression to the conditional mean, with errors that are about Gaussian.
 
     $$\ell(e) = e^2$$
 
-    No factor 1/2: `optax.l2_loss` and `torch`'s textbooks differ there. An error twice as large
-    pulls twice as hard, so a few outliers can decide the fit.
+    There is no factor 1/2 (`optax.l2_loss` has one). The gradient is $2e$, so that a few outliers
+    can dominate the fit.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
 
     Returns:
         The squared error of each example, in the squared unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> squared_error([1.0, 2.0], [1.5, 2.0])
@@ -72,22 +99,21 @@ def absolute_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict the median, when some targets are far off and must not decide the fit.
+    r"""Absolute error.
+
+    When to use: regression to the conditional median, for targets with outliers or heavy tails.
 
     $$\ell(e) = |e|$$
 
-    Every example pulls with the same force, however small its error: near the optimum it wants a
-    decaying learning rate. The gradient at $e = 0$ is 0 (`jax.grad(jnp.abs)` has 1 there).
+    The gradient has size 1 however small the error, so that convergence needs a decaying learning
+    rate. It is 0 at $e = 0$, where `jax.grad(jnp.abs)` is 1.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
 
     Returns:
         The absolute error of each example, in the unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> absolute_error([1.0, 2.0], [1.5, 2.0])
@@ -100,12 +126,12 @@ def absolute_error(
 
 
 @jax.custom_jvp
-def _huber(error: Array, delta: Any) -> Array:
+def _huber(error: Array, delta: Array | float) -> Array:
     size = jnp.abs(error)
     return jnp.where(size < delta, 0.5 * jnp.square(error), delta * (size - 0.5 * delta))
 
 
-# Both rules use the error alone: a rule that uses the value would keep the value in memory.
+# The rules use the error, not the value: the value would then be kept in memory for them.
 _huber.defjvps(
     lambda error_dot, _, error, delta: jnp.clip(error, -delta, delta) * error_dot,
     lambda delta_dot, _, error, delta: numerics.relu(jnp.abs(error) - delta) * delta_dot,
@@ -140,8 +166,8 @@ def huber(
     `delta=1.345` has 95 % of the efficiency of the mean. `smooth_l1` is this divided by delta.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
         delta: The absolute error above which the loss is linear, in the unit of the target.
 
     Returns:
@@ -155,6 +181,25 @@ def huber(
         Huber, *Robust Estimation of a Location Parameter*, 1964.
     """
     return _huber(prediction - target, delta)
+
+
+@jax.custom_jvp
+def _smooth_l1(error: Array, beta: Array | float) -> Array:
+    slope = _smooth_l1_slope(error, beta)
+    return slope * (error - 0.5 * beta * slope)
+
+
+def _smooth_l1_slope(error: Array, beta: Array | float) -> Array:
+    """The error over beta, clipped to -1 and 1; its sign where beta is 0."""
+    inside = jnp.abs(error) < beta
+    ratio = jnp.where(inside, error, 0) / jnp.where(inside, beta, 1)
+    return jnp.where(inside, ratio, jnp.sign(error))
+
+
+_smooth_l1.defjvps(
+    lambda error_dot, _, error, beta: _smooth_l1_slope(error, beta) * error_dot,
+    lambda beta_dot, _, error, beta: -0.5 * jnp.square(_smooth_l1_slope(error, beta)) * beta_dot,
+)
 
 
 @loss(
@@ -173,25 +218,25 @@ def smooth_l1(
     beta: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for the absolute error without its kink: the Huber loss in the unit of the target.
+    r"""Smooth L1 loss: the absolute error with a parabola in place of its kink.
+
+    When to use: regression of bounding boxes and the like, where the gradient of a large error is
+    to have size 1 whatever beta is.
 
     $$\ell(e) = \begin{cases} \frac{1}{2 \beta} e^2 & |e| < \beta \\
       |e| - \frac12 \beta & |e| \ge \beta \end{cases}$$
 
-    It is `huber` divided by its delta: whatever beta is, a large error pulls with force 1. With
-    `beta=0` it is the absolute error, exactly. Bounding boxes are often fitted with it, with
-    beta 1/9.
+    This is `huber` divided by its delta. `beta=0` gives the absolute error exactly. Detectors often
+    use `beta=1/9`.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
-        beta: The error, in the unit of the target, at which the parabola becomes a line.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
+        beta: The absolute error above which the loss is linear, in the unit of the target; may be
+            0.
 
     Returns:
         The loss of each example, in the unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ, or beta is a number below 0.
 
     Example:
         >>> smooth_l1([0.0, 0.0], [0.5, 3.0], beta=2.0)
@@ -200,28 +245,43 @@ def smooth_l1(
     References:
         Girshick, *Fast R-CNN*, 2015.
     """
-    error = prediction - target
-    inside = jnp.abs(error) < beta
-    share = jnp.where(inside, error, 0) / jnp.where(inside, beta, 1)
-    # The pull: also the derivative of this form, in which the pull may be taken for constant.
-    pull = jnp.where(inside, share, jnp.sign(error))
-    return pull * (error - 0.5 * beta * pull)
+    return _smooth_l1(prediction - target, beta)
 
 
+def _legs(error: Array, delta: Array | float) -> tuple[Array, Array, Array]:
+    """The shorter and the longer of |error| and delta, and sqrt(1 + (shorter / longer)^2)."""
+    size = jnp.abs(error)
+    inside = size < delta
+    shorter, longer = jnp.where(inside, size, delta), jnp.where(inside, delta, size)
+    return shorter, longer, jnp.sqrt(1 + jnp.square(shorter / longer))
+
+
+# In terms of the two legs, no square and no quotient overflows where the result does not. That
+# holds for any order of the operations, so also if the compiler may reorder them ("fast math").
 @jax.custom_jvp
-def _pseudo_huber(error: Array, delta: Any) -> Array:
-    # Not delta**2 times a function of error / delta, whose square leaves the range of floats.
-    return error * (error / (2 + numerics.hypot1m1(error / delta)))
+def _pseudo_huber(error: Array, delta: Array | float) -> Array:
+    shorter, longer, root = _legs(error, delta)
+    inside = jnp.abs(error) < delta
+    return shorter * (jnp.abs(error) / (jnp.where(inside, 1, shorter / longer) + root))
 
 
-@_pseudo_huber.defjvp
-def _pseudo_huber_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (error, delta), (to_error, to_delta) = primals, tangents
-    excess = numerics.hypot1m1(error / delta)
-    pull = delta * (error / delta / (1 + excess))
-    return _pseudo_huber(error, delta), pull * to_error + delta * excess * (
-        excess / (1 + excess)
-    ) * to_delta
+def _pseudo_huber_slope(error: Array, delta: Array | float) -> Array:
+    inside, (_, _, root) = jnp.abs(error) < delta, _legs(error, delta)
+    return jnp.where(inside, error, jnp.sign(error) * delta) / root
+
+
+def _pseudo_huber_slope_in_delta(error: Array, delta: Array | float) -> Array:
+    """(hypot(error, delta) - delta)^2 / hypot(error, delta)."""
+    shorter, longer, root = _legs(error, delta)
+    inside, ratio = jnp.abs(error) < delta, shorter / longer
+    excess = jnp.where(inside, ratio, 1) / (jnp.where(inside, 1, ratio) + root)
+    return jnp.abs(error) * excess * (jnp.where(inside, ratio, 1) * excess / root)
+
+
+_pseudo_huber.defjvps(
+    lambda error_dot, _, error, delta: _pseudo_huber_slope(error, delta) * error_dot,
+    lambda delta_dot, _, error, delta: _pseudo_huber_slope_in_delta(error, delta) * delta_dot,
+)
 
 
 @loss(
@@ -241,23 +301,24 @@ def pseudo_huber(
     delta: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it in place of Huber where second derivatives count: it bends without a corner.
+    r"""Pseudo-Huber loss: a smooth approximation of the Huber loss, a branch of a hyperbola.
+
+    When to use: in place of `huber` where second derivatives are used, by Newton's method or by
+    boosting.
 
     $$\ell(e) = \delta^2 \left( \sqrt{1 + (e / \delta)^2} - 1 \right)$$
 
-    Half the squared error when small, $\delta |e|$ when large. `robust.charbonnier` is this
-    divided by $\delta^2$.
+    About half the squared error for small errors, $\delta |e|$ for large ones.
+    `robust.charbonnier` is this divided by $\delta^2$.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
-        delta: The error, in the unit of the target, about which the parabola becomes a line.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
+        delta: The absolute error around which the parabola becomes a line, in the unit of the
+            target.
 
     Returns:
         The loss of each example, in the squared unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ, or delta is a number that is not above 0.
 
     Example:
         >>> pseudo_huber([0.0, 0.0], [0.75, 1e-8])
@@ -278,22 +339,22 @@ def log_cosh(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like Huber when nothing should need tuning and the targets have about unit scale.
+    r"""Log-cosh loss.
+
+    When to use: in place of `huber` for targets of about unit scale, without an option to tune.
 
     $$\ell(e) = \log \cosh e$$
 
-    Half the squared error when small, $|e| - \log 2$ when large; the pull is $\tanh e$. It bends
-    at 1 in the unit of the target: divide both by another scale to move the bend.
+    About half the squared error for small errors, $|e| - \log 2$ for large ones; the gradient is
+    $\tanh e$. The transition is at an error of 1: to move it, divide prediction and target by
+    another scale.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
 
     Returns:
         The loss of each example.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> log_cosh([0.0, 0.0], [1e-4, 50.0])
@@ -306,9 +367,9 @@ def log_cosh(
     return numerics.log_cosh(prediction - target)
 
 
-def _pinball(error: Array, level: Any) -> Array:
-    """The error times a pull that depends on its sign; at 0 the pull is 0."""
-    return jnp.where(error > 0, 1 - level, jnp.where(error < 0, -level, 0)) * error
+def _pinball(error: Array, level: Array | float) -> Array:
+    # The sign is 0 at 0 and NaN at NaN, and has derivative 0: so the gradient is the first factor.
+    return jnp.where(error < 0, -level, jnp.sign(error) * (1 - level)) * error
 
 
 @loss(
@@ -326,27 +387,26 @@ def pinball(
     level: Real[ArrayLike, ""] | Real[ArrayLike, "*batch"] = 0.5,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict a bound that a given share of the targets stays below (the pinball loss).
+    r"""Pinball loss: the loss of quantile regression.
+
+    When to use: prediction of a conditional quantile, such as the bound that 90 % of the targets
+    stay below.
 
     $$\ell(e) = \max\left( (1 - \tau) e, -\tau e \right)$$
 
-    At level 0.9 a target above the prediction costs nine times as much as one as far below, so
-    that nine in ten end up below. Level 1/2 is half the absolute error: the median.
+    At level 0.9, a prediction that is too low costs nine times as much as one that is too high by
+    as much. Level 1/2 is half the absolute error. `quantiles` predicts several levels at once.
 
     Args:
-        prediction: The quantile that the model says.
-        target: What was observed, in the same unit.
-        level: The share of the targets that is to lie below the prediction; may differ between
-            examples.
+        prediction: Predicted quantiles.
+        target: Observed values, in the same unit.
+        level: The probability that a target is below the prediction; may differ between examples.
 
     Returns:
         The loss of each example, in the unit of the target.
 
-    Raises:
-        ValueError: If the shapes differ, or the level is a number outside 0 to 1.
-
     Example:
-        >>> quantile([0.0, 0.0], [1.0, -1.0], level=0.75)
+        >>> pinball([0.0, 0.0], [1.0, -1.0], level=0.75)
         Array([0.75, 0.25], dtype=float32)
 
     References:
@@ -363,26 +423,24 @@ def expectile(
     level: Real[ArrayLike, ""] | Real[ArrayLike, "*batch"] = 0.5,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for a lopsided mean: optimistic values, or bounds that weigh by how far.
+    r"""Expectile loss: the squared error with a weight for each sign.
+
+    When to use: an asymmetric mean, as in implicit Q-learning, or a bound that depends on how far
+    the targets exceed it and not on how many do.
 
     $$\ell(e) = \begin{cases} \tau e^2 & e < 0 \\ (1 - \tau) e^2 & e \ge 0 \end{cases}$$
 
-    Level 1/2 is half the squared error; level 0.9 minds predictions that are too low nine times as
-    much, and so approaches the maximum of the targets. Unlike a quantile it depends on how far
-    the targets exceed it, and it has no kink. (The docstring of rlax says the opposite of its code,
-    which agrees with this.)
+    Level 1/2 is half the squared error. The closer the level is to 1, the closer the minimum is to
+    the largest target. Unlike the pinball loss it has no kink.
 
     Args:
-        prediction: The expectile that the model says.
-        target: What was observed, in the same unit.
-        level: The weight of predictions that are too low; those too high weigh `1 - level`. May
-            differ between examples.
+        prediction: Predicted expectiles.
+        target: Observed values, in the same unit.
+        level: The weight of predictions that are too low; those that are too high have the weight
+            `1 - level`. May differ between examples.
 
     Returns:
         The loss of each example, in the squared unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ, or the level is a number outside 0 to 1.
 
     Example:
         >>> expectile([0.0, 0.0], [2.0, -2.0], level=0.75)
@@ -396,8 +454,8 @@ def expectile(
     return jnp.where(error < 0, level, 1 - level) * jnp.square(error)
 
 
-def _beyond(error: Array, epsilon: Any) -> Array:
-    """By how much the size of an error exceeds epsilon; its gradient at the edge is 0."""
+def _excess_over(error: Array, epsilon: Array | float) -> Array:
+    """max(0, |error| - epsilon), whose gradient at the kink is 0."""
     return numerics.relu(numerics.absolute(error) - epsilon)
 
 
@@ -417,22 +475,21 @@ def epsilon_insensitive(
     epsilon: Real[ArrayLike, ""] = 0.1,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when errors up to epsilon are as good as none: support vector regression.
+    r"""Epsilon-insensitive loss: the loss of support vector regression.
+
+    When to use: regression in which errors up to epsilon do not matter.
 
     $$\ell(e) = \max(0, |e| - \epsilon)$$
 
-    Examples inside the tube do not pull at all, so the fit depends on those outside alone.
+    Examples with a smaller error have gradient 0, so that the fit depends on the others alone.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
-        epsilon: The largest error that costs nothing, in the unit of the target.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
+        epsilon: The largest absolute error with loss 0, in the unit of the target.
 
     Returns:
         The loss of each example, in the unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ, or epsilon is a number below 0.
 
     Example:
         >>> epsilon_insensitive([0.0, 0.0], [0.25, -2.0], epsilon=0.5)
@@ -441,7 +498,7 @@ def epsilon_insensitive(
     References:
         Vapnik, *The Nature of Statistical Learning Theory*, 1995.
     """
-    return _beyond(prediction - target, epsilon)
+    return _excess_over(prediction - target, epsilon)
 
 
 @loss(
@@ -460,22 +517,21 @@ def squared_epsilon_insensitive(
     epsilon: Real[ArrayLike, ""] = 0.1,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like the squared error when errors up to epsilon are as good as none.
+    r"""Squared epsilon-insensitive loss.
+
+    When to use: like `squared_error`, where errors up to epsilon do not matter.
 
     $$\ell(e) = \max(0, |e| - \epsilon)^2$$
 
-    Smooth at the edge of the tube, and as sensitive to outliers as the squared error.
+    It is smooth at $|e| = \epsilon$, and as sensitive to outliers as the squared error.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
-        epsilon: The largest error that costs nothing, in the unit of the target.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
+        epsilon: The largest absolute error with loss 0, in the unit of the target.
 
     Returns:
         The loss of each example, in the squared unit of the target.
-
-    Raises:
-        ValueError: If the shapes differ, or epsilon is a number below 0.
 
     Example:
         >>> squared_epsilon_insensitive([0.0, 0.0], [0.25, -2.0], epsilon=0.5)
@@ -484,20 +540,20 @@ def squared_epsilon_insensitive(
     References:
         Vapnik, *The Nature of Statistical Learning Theory*, 1995.
     """
-    return jnp.square(_beyond(prediction - target, epsilon))
+    return jnp.square(_excess_over(prediction - target, epsilon))
 
 
 @jax.custom_jvp
 def _log1p_difference(a: Array, b: Array) -> Array:
-    """log(1 + a) - log(1 + b), where two close logarithms would cancel."""
-    high, low, sign = (jnp.where(a < b, x, y) for x, y in ((b, a), (a, b), (-1, 1)))
+    """log(1 + a) - log(1 + b), accurate where a and b are close."""
+    low, high, sign = (jnp.where(a < b, x, y) for x, y in ((a, b), (b, a), (-1, 1)))
     return sign * jnp.log1p((high - low) / (1 + low))
 
 
-@_log1p_difference.defjvp
-def _log1p_difference_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (a, b), (to_a, to_b) = primals, tangents
-    return _log1p_difference(a, b), to_a / (1 + a) - to_b / (1 + b)
+_log1p_difference.defjvps(
+    lambda a_dot, _, a, b: a_dot / (1 + a),
+    lambda b_dot, _, a, b: -b_dot / (1 + b),
+)
 
 
 @loss(
@@ -513,23 +569,22 @@ def squared_log_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for counts and amounts over orders of magnitude, when the ratio counts.
+    r"""Squared logarithmic error: the squared error of log(1 + x).
+
+    When to use: counts and amounts over several orders of magnitude, where relative errors matter.
 
     $$\ell(p, t) = \left( \log(1 + p) - \log(1 + t) \right)^2$$
 
-    Too low costs more than too high by the same amount. It is not convex: far above the target it
-    is almost flat. Nothing is clipped: values down to -1 are computed with (keras lifts what
-    is below 1e-7 to it).
+    A prediction that is too low costs more than one that is too high by as much. The loss is not
+    convex: far above the target it is almost flat. Nothing is clipped, and the formula is used down
+    to -1 (Keras replaces values below 1e-7).
 
     Args:
-        prediction: What the model says, at least 0.
-        target: What was observed, at least 0, in the same unit.
+        prediction: Predicted values, at least 0.
+        target: Observed values, at least 0, in the same unit.
 
     Returns:
         The squared difference of the logarithms.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> squared_log_error([1.0, 3.0], [3.0, 3.0])
@@ -543,20 +598,22 @@ def squared_log_error(
 
 @jax.custom_jvp
 def _relative_error(prediction: Array, target: Array) -> Array:
-    zero, error = target == 0, prediction - target
-    missed = jnp.where(error == 0, 0, jnp.inf).astype(error.dtype)
-    return jnp.where(zero, missed, jnp.abs(error) / jnp.abs(jnp.where(zero, 1, target)))
+    size, zero = jnp.abs(prediction - target), target == 0
+    return jnp.where(zero & (size > 0), jnp.inf, size / jnp.abs(jnp.where(zero, 1, target)))
 
 
-@_relative_error.defjvp
-def _relative_error_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # Of |e| / |t| the two parts of the slope in t cancel where the prediction is close to 0.
-    (prediction, target), (to_prediction, to_target) = primals, tangents
-    zero = target == 0
-    divisor = jnp.where(zero, 1, target)
-    slope = jnp.where(zero, 0, jnp.sign(prediction - target)) / (divisor * jnp.sign(divisor))
-    tangent = slope * to_prediction - slope * (prediction / divisor) * to_target
-    return _relative_error(prediction, target), tangent
+def _relative_error_slope(prediction: Array, target: Array) -> Array:
+    """The sign of the error over |target|; 0 where the target is 0, NaN where the error is NaN."""
+    divisor = jnp.where(target == 0, jnp.inf, jnp.abs(target))
+    return jnp.sign(prediction - target) / divisor
+
+
+# The rule in the target is one product: the derivatives of |p - t| and of 1 / |t| would cancel
+# where the prediction is close to 0.
+_relative_error.defjvps(
+    lambda p_dot, _, p, t: _relative_error_slope(p, t) * p_dot,
+    lambda t_dot, _, p, t: -_relative_error_slope(p, t) * (p / jnp.where(t == 0, 1, t)) * t_dot,
+)
 
 
 @loss(convex, nonnegative, zero_at_match, target=nonzero)
@@ -565,23 +622,24 @@ def absolute_percentage_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to report errors as a share of the target, when no target is close to 0.
+    r"""Absolute percentage error: the absolute error relative to the target.
+
+    When to use: forecasts whose errors are reported relative to the target, if no target is close
+    to 0.
 
     $$\ell(p, t) = \frac{|p - t|}{|t|}$$
 
-    A fraction: 0.25 is 25 % (keras multiplies by 100; scikit-learn does not). A forecast that is
-    too low never costs more than 1, so minimising it forecasts too low. A target of 0 costs inf
-    unless it is met (others divide by a small number instead).
+    A fraction: 0.25 is 25 % (Keras multiplies by 100; scikit-learn does not). A prediction between
+    0 and the target never costs more than 1, so that minimizing the loss predicts too low. At a
+    target of 0 the loss is infinite unless the prediction is 0 as well (others divide by a small
+    number instead).
 
     Args:
-        prediction: What the model says.
-        target: What was observed, not 0, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, not 0, in the same unit.
 
     Returns:
         The relative error of each example, as a fraction.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> absolute_percentage_error([3.0, 0.0, 1.0], [4.0, 4.0, 0.0])
@@ -599,15 +657,18 @@ def _symmetric_relative_error(a: Array, b: Array) -> Array:
     return 2 * (jnp.abs(a - b) / jnp.where(size == 0, 1, size))
 
 
-@_symmetric_relative_error.defjvp
-def _symmetric_relative_error_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # Of the quotient's slope the part that is left over: nothing where the signs differ.
-    (a, b), (to_a, to_b) = primals, tangents
-    alike = (jnp.sign(a) == jnp.sign(b)) & (a != 0)
-    size = jnp.where(alike, numerics.absolute(a) + numerics.absolute(b), 1)
-    slope = jnp.where(alike, 4 * jnp.sign(a - b), 0) / size
-    to_size = numerics.absolute(b) / size * to_a - numerics.absolute(a) / size * to_b
-    return _symmetric_relative_error(a, b), slope * to_size
+def _symmetric_relative_error_slope(a: Array, b: Array) -> Array:
+    """The derivative in a: 0 where the signs differ, since the loss is 2 there."""
+    same_sign = (jnp.sign(a) == jnp.sign(b)) & (a != 0)
+    size = jnp.where(same_sign, numerics.absolute(a) + numerics.absolute(b), 1)
+    slope = jnp.sign(a - b) * jnp.where(same_sign, 4, 0) / size  # NaN where an argument is
+    return slope * (numerics.absolute(b) / size)
+
+
+_symmetric_relative_error.defjvps(
+    lambda a_dot, _, a, b: _symmetric_relative_error_slope(a, b) * a_dot,
+    lambda b_dot, _, a, b: _symmetric_relative_error_slope(b, a) * b_dot,
+)
 
 
 @loss(nonnegative, bounded, symmetric, zero_at_match)
@@ -616,23 +677,22 @@ def symmetric_absolute_percentage_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to report relative errors when targets may be close to 0: it never exceeds 2.
+    r"""Symmetric absolute percentage error: the absolute error relative to the mean size of both.
+
+    When to use: to report relative errors of forecasts whose targets may be close to 0.
 
     $$\ell(p, t) = \frac{2 |p - t|}{|p| + |t|}$$
 
-    A fraction of the mean size of both, as in the M4 competition but for its factor 100; others
-    leave out the 2 and reach 1. Hard to train with: where the signs differ it is 2 and flat. Two
-    zeros cost 0.
+    A fraction from 0 to 2, as in the M4 competition without its factor 100; others leave out the 2
+    and reach 1. It is hard to train with, because it is constant where the signs differ. If
+    prediction and target are 0, the loss is 0.
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
 
     Returns:
         The relative error of each example, a fraction from 0 to 2.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> symmetric_absolute_percentage_error([1.0, -1.0, 0.0], [3.0, 4.0, 0.0])
@@ -658,26 +718,25 @@ def quantiles(
     level: Real[ArrayLike, "levels"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict a whole distribution as several quantiles of one target.
+    r"""Mean pinball loss of several quantiles of one target.
+
+    When to use: prediction of a distribution by its quantiles.
 
     $$\ell(p, t) = \frac{1}{K} \sum_{k=1}^K \max\left( (1 - \tau_k) e_k, -\tau_k e_k \right),
       \qquad e_k = p_k - t$$
 
-    The mean of `quantile` over the levels, so that their number does not change the scale
-    (others take the sum). With many quantiles at even levels, twice this is the continuous ranked
-    probability score. Nothing keeps the predicted quantiles in order.
+    The mean of `pinball` over the levels, so that the scale does not depend on their number (others
+    take the sum). With many evenly spaced levels, twice this is the continuous ranked probability
+    score. Nothing keeps the predicted quantiles in order.
 
     Args:
-        prediction: The quantiles that the model says, one a level.
-        target: What was observed, in the same unit.
-        level: The share of the targets that is to lie below each of them; if None, the middles
-            of even shares: 1/6, 1/2, 5/6 for three quantiles.
+        prediction: Predicted quantiles, one for each level.
+        target: Observed values, in the same unit.
+        level: The probability, for each quantile, that a target is below it. If None, the levels
+            are the midpoints of equal parts: 1/6, 1/2, 5/6 for three quantiles.
 
     Returns:
         The loss of each example, in the unit of the target.
-
-    Raises:
-        ValueError: If the shapes do not fit.
 
     Example:
         >>> quantiles([[-1.0, 1.0]], [3.0], level=[0.25, 0.75])
@@ -690,6 +749,7 @@ def quantiles(
     if level is None:
         count = prediction.shape[-1]
         level = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
+    level = jnp.broadcast_to(level, prediction.shape)
     return jnp.mean(_pinball(prediction - target[..., None], level), axis=-1)
 
 
@@ -699,25 +759,24 @@ def cosine_distance(
     target: Real[ArrayLike, "*batch features"],
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to match the direction of a vector, an embedding say, whatever its length.
+    r"""Cosine distance: 1 less the cosine of the angle between two vectors.
+
+    When to use: to match the direction of a vector, such as an embedding, and not its length.
 
     $$\ell(p, t) = 1 - \frac{\langle p, t \rangle}{\lVert p \rVert \, \lVert t \rVert}
       = \frac12 \left\lVert \frac{p}{\lVert p \rVert} - \frac{t}{\lVert t \rVert} \right\rVert^2$$
 
-    0 for one direction, 1 at a right angle, 2 for opposite ones. The second form is computed: it
-    keeps the digits of small angles. The gradient grows as the prediction gets shorter. A zero
-    vector has no direction: it costs 1, with gradient 0, and no epsilon is added. (keras returns
-    minus the cosine, mlx the cosine.)
+    0 for the same direction, 1 at a right angle, 2 for opposite directions. The second form is
+    computed, because the first loses the digits of small angles. The gradient is inversely
+    proportional to the length of the prediction. If a vector is zero, the loss is 1 with gradient
+    0; no epsilon is added. (Keras returns minus the cosine, MLX the cosine.)
 
     Args:
-        prediction: Vectors that the model says.
-        target: Vectors to be met.
+        prediction: Predicted vectors.
+        target: Target vectors.
 
     Returns:
         The distance of each pair of vectors, from 0 to 2.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> cosine_distance([[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [-2.0, 0.0]])
@@ -737,19 +796,18 @@ def mean_squared_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to report one number for a fit to the mean: `squared_error`, averaged by default.
+    r"""Mean squared error: `squared_error`, whose default reduction here is the mean.
+
+    When to use: to report or minimize the mean squared error without writing `reduction="mean"`.
 
     $$\frac{1}{n} \sum_{i=1}^n e_i^2$$
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
 
     Returns:
-        The mean squared error, a scalar, unless `reduction` says otherwise.
-
-    Raises:
-        ValueError: If the shapes differ.
+        The mean squared error, a scalar, unless `reduction` is given.
 
     Example:
         >>> mean_squared_error([1.0, 2.0], [1.5, 2.0])
@@ -758,7 +816,7 @@ def mean_squared_error(
     References:
         Gauss, *Theoria combinationis observationum erroribus minimis obnoxiae*, 1823.
     """
-    return jnp.square(prediction - target)
+    return squared_error(prediction, target)
 
 
 @loss(
@@ -775,19 +833,18 @@ def mean_absolute_error(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to report one number that outliers do not rule: `absolute_error`, averaged.
+    r"""Mean absolute error: `absolute_error`, whose default reduction here is the mean.
+
+    When to use: to report or minimize the mean absolute error without writing `reduction="mean"`.
 
     $$\frac{1}{n} \sum_{i=1}^n |e_i|$$
 
     Args:
-        prediction: What the model says.
-        target: What was observed, in the same unit.
+        prediction: Predicted values.
+        target: Observed values, in the same unit.
 
     Returns:
-        The mean absolute error, a scalar, unless `reduction` says otherwise.
-
-    Raises:
-        ValueError: If the shapes differ.
+        The mean absolute error, a scalar, unless `reduction` is given.
 
     Example:
         >>> mean_absolute_error([1.0, 2.0], [1.5, 2.0])
@@ -796,4 +853,4 @@ def mean_absolute_error(
     References:
         Laplace, *Sur quelques points du système du monde*, 1789.
     """
-    return numerics.absolute(prediction - target)
+    return absolute_error(prediction, target)

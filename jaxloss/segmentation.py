@@ -119,7 +119,7 @@ def dice(
     weights = _importance(
         probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
     )
-    each = numerics.share(missed, 2 * both + smooth)
+    each = numerics.fraction(missed, 2 * both + smooth)
     return _mean_over_classes(each, weights)
 
 
@@ -187,7 +187,7 @@ def tversky(
     weights = _importance(
         probabilities.shape[-1], class_weights, ignore_background, probabilities.dtype
     )
-    each = numerics.share(missed, both + smooth)
+    each = numerics.fraction(missed, both + smooth)
     return _mean_over_classes(each, weights)
 
 
@@ -252,4 +252,6 @@ def generalized_dice(
     # Only the ratios of the weights matter: in a unit that makes the largest of them 1.
     relative = numerics.quotient(lax.stop_gradient(jnp.min(size, axis=-1, keepdims=True)), size)
     weights = weights * jnp.square(relative)
-    return numerics.share(jnp.sum(weights * missed, axis=-1), 2 * jnp.sum(weights * both, axis=-1))
+    return numerics.fraction(
+        jnp.sum(weights * missed, axis=-1), 2 * jnp.sum(weights * both, axis=-1)
+    )

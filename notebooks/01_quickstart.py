@@ -13,11 +13,11 @@
 # %% [markdown]
 # # Quickstart: a model trained with composed losses
 #
-# Which loss, and does it matter? Three short experiments on data that comes with scikit-learn:
-# digits with a smoothed cross-entropy and a penalty, in one jitted step; the same digits with
-# 30 % of the labels wrong; and a regression in which 10 % of the targets are corrupted.
+# How much does the choice of a loss change a result? Three short experiments on data that comes
+# with scikit-learn: digits with a smoothed cross-entropy and a penalty, in one jitted step; the
+# same digits with 30 % wrong labels; and a regression in which 10 % of the targets are corrupted.
 #
-# Install what it needs with `pip install "jaxloss[demo]"`.
+# Install from a clone of the repository with `pip install ".[demo]"`.
 
 # %%
 import jax
@@ -60,8 +60,8 @@ def logits_of(params, images):
 
 
 # %% [markdown]
-# The loss is `jaxloss.total` of named terms, and comes back with the unweighted terms for the
-# log. The penalty on the weights is a link in the Optax chain: the biases are masked out.
+# The objective is `jaxloss.total` of named terms, which also returns the unweighted terms for the
+# log. The penalty on the weights is a link of the Optax chain; a mask excludes the biases.
 
 
 # %%
@@ -87,7 +87,7 @@ init, step = transforms.make_train_step(objective, optimizer, has_aux=True)
 
 @jax.jit
 def train_epoch(params, state, key, images, labels):
-    """All batches of one epoch, in an order drawn anew."""
+    """All batches of one epoch, in a new random order."""
     batches = jax.random.permutation(key, len(labels))[: len(labels) // 64 * 64].reshape(-1, 64)
 
     def one(carry, batch):
@@ -113,14 +113,14 @@ for epoch in (bar := tqdm(range(40), desc="digits")):
     bar.set_postfix(fit=f"{history[-1][0]:.3f}", held_out=f"{history[-1][1]:.1%}")
 clean_accuracy = history[-1][1]
 penalty = float(optax.tree.get(state, "penalty"))
-print(f"held-out accuracy {clean_accuracy:.1%}; the penalty of the weights was {penalty:.1f}")
+print(f"held-out accuracy {clean_accuracy:.1%}; the penalty of the weights is {penalty:.1f}")
 
 # %% [markdown]
 # ## 2. The same digits, 30 % of the labels wrong
 #
-# A wrong label costs the cross-entropy without bound, so a model that can will learn it by
-# heart. Smoothing bounds the confidence; the absolute error between probabilities and labels
-# bounds the cost itself. Only the loss changes, and everything is one function of it.
+# The cross-entropy of a wrong label is unbounded, so a model with enough parameters memorizes it.
+# Smoothing bounds the confidence of the model. The absolute error between probabilities and
+# labels is bounded itself. The three runs differ in the loss only.
 
 
 # %%
@@ -140,7 +140,7 @@ def absolute_error_of_probabilities(logits, labels):
 
 
 def train(loss, seen, seed, epochs=40):
-    """Held-out accuracy, against clean labels, after each epoch of training on those seen."""
+    """Held-out accuracy, against clean labels, after each epoch of training on the labels seen."""
     init, step = transforms.make_train_step(
         lambda p, x, y: loss(logits_of(p, x), y), optax.adam(2e-3)
     )
@@ -180,8 +180,8 @@ for name, value in noisy_accuracy.items():
 # %% [markdown]
 # ## 3. Diabetes: 10 % of the targets corrupted
 #
-# A linear model, fitted by L-BFGS through the same `minimize`. The held-out targets are clean,
-# and all losses are compared by the *same* scores, not each by its own.
+# A linear model, fitted by L-BFGS through the same `make_train_step`. The held-out targets are
+# clean, and all losses are compared by the *same* scores, not each by its own value.
 
 # %%
 diabetes = load_diabetes()
@@ -196,7 +196,7 @@ observed = jnp.where(corrupted, target + 800, target)
 losses = {
     "squared": jl.regression.squared_error,
     "absolute": jl.regression.absolute_error,
-    "huber": lambda p, t, **words: jl.regression.huber(p, t, delta=40.0, **words),
+    "huber": lambda p, t, **options: jl.regression.huber(p, t, delta=40.0, **options),
 }
 
 
@@ -232,7 +232,7 @@ for name, row in scores.items():
     print(f"{name:12}", *(f"{value:24.1f}" for value in row.values()))
 
 # %% [markdown]
-# ## In one picture
+# ## The results in one picture
 
 # %%
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
@@ -251,14 +251,16 @@ right.invert_yaxis()
 for axes in (left, middle, right):
     axes.spines[["top", "right"]].set_visible(False)
 figure.savefig("quickstart.png", dpi=120)
-print("the picture is quickstart.png")
+print("the picture is saved as quickstart.png")
 
 # %% [markdown]
 # ## What we saw
 #
-# Each loss answers another question. With clean labels the cross-entropy is hard to beat; with
-# wrong ones a bounded loss holds on to what the majority says; and a handful of gross targets
-# moves a squared error as far as they please.
+# - With clean labels the cross-entropy reaches a held-out accuracy above 97 %.
+# - With 30 % wrong labels the bounded loss stays more than 3 points above the cross-entropy, which
+#   memorizes wrong labels.
+# - With 10 % corrupted targets the held-out error of the squared error is more than 10 % above
+#   those of the Huber loss and of the absolute error.
 
 # %%
 assert clean_accuracy >= 0.97

@@ -13,13 +13,13 @@
 # %% [markdown]
 # # The shapes of losses
 #
-# **What does a loss do to an error?** Everything it will ever do is in two curves: its value says
-# what an error costs, its gradient says how hard that error pulls. We look at them, then let them
-# loose on the food expenditure of 235 Belgian households (Engel, 1857), which is skewed enough to
-# tell the losses apart.
+# **What does a loss do with an error?** Two curves describe it: the value, and the gradient,
+# which is the influence of an example on the fit. This notebook plots both for several losses,
+# and fits a constant under each to the food expenditure of 235 Belgian households (Engel, 1857).
+# The data are skewed, so that the fits differ.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[notebooks]"
+# Install from a clone of the repository: %pip install ".[notebooks]"
 import functools
 
 import jax
@@ -35,29 +35,29 @@ from jaxloss.robust import barron, cauchy, tukey
 # %% [markdown]
 # ## Value and gradient
 #
-# Nothing below is drawn from a formula: the curves are the function and its `jax.grad`.
+# The curves are computed from the functions and `jax.grad`, not from formulas.
 
 # %%
 axes = plot.compare([squared_error, absolute_error, huber, cauchy], over=(-4, 4))
 
 # %% [markdown]
-# On the left all look like bowls of one kind or another. On the right they part: the squared error
-# pulls ever harder, the absolute error always alike, Huber's no harder than delta, and Cauchy's
-# lets go again.
+# The values look alike near 0. The gradients differ: that of the squared error grows in
+# proportion to the error, that of the absolute error has a constant size, that of the Huber loss
+# is bounded by delta, and that of the Cauchy loss decreases again for large errors.
 #
-# ## An option under your thumb
+# ## An option as a slider
 #
-# The general robust loss goes from the squared error (alpha = 2) over Charbonnier's (1) and
-# Cauchy's (0) to Geman and McClure's (-2). The slider works without a kernel; arrow keys move it.
+# Barron's robust loss is the squared error at alpha = 2, the Charbonnier loss at 1, the Cauchy loss
+# at 0 and the Geman-McClure loss at -2. The slider works without a kernel, and with arrow keys.
 
 # %%
 plot.slider(barron, over={"alpha": np.linspace(-2, 2, 17)}, x=(-5, 5))
 
 # %% [markdown]
-# ## What an outlier can do
+# ## The influence of an outlier
 #
-# The best constant is fitted to a sample, one more observation moves from left to right, and the
-# picture shows how far it pulls the fit. It is the gradient again, as a consequence.
+# The best constant is fitted to a sample and one more observation. The plot shows how far the fit
+# moves as a function of that observation. The curve has the shape of the gradient.
 
 # %%
 tukey_3 = functools.partial(tukey, scale=3.0)
@@ -66,17 +66,17 @@ axes = plot.influence([squared_error, absolute_error, huber, tukey_3])
 # %% [markdown]
 # ## Losses of vectors
 #
-# A cross-entropy has no single curve. Along a telling line through its inputs, here the logit of
-# the right class, it has one; `plot.section` knows such a line for every loss of the catalogue.
+# A loss of a vector is a curve along a line through its inputs, here over the logit of the right
+# class. `plot.section` has such a line for the losses of the catalogue.
 
 # %%
 axes = plot.section(jl.classification.softmax_cross_entropy)
 
 # %% [markdown]
-# ## On real data: what a loss makes of the same households
+# ## On real data: the best constant under each loss
 #
-# The best constant under a loss is *what the loss returns*: mean, median, quantile. The choice of
-# a loss is the choice of a question.
+# The minimizer of a loss over a constant is the statistic that the loss estimates: the mean, the
+# median, a quantile.
 
 # %%
 spent = jnp.asarray(engel.load_pandas().data["foodexp"].to_numpy(), jnp.float32)
@@ -101,14 +101,20 @@ for name, value in best.items():
 
 # %% [markdown]
 # ## What we saw
+#
+# - The squared error estimates the mean, the absolute error the median, the pinball loss at level
+#   0.9 the value that 90 % of the households do not exceed.
+# - The households with the largest expenditure raise the mean above the median. Tukey's loss
+#   ignores them: its fit is below the median.
+# - The gradient of the squared error at an error of 1,000 is 2,000, that of the Huber loss is 1.
 
 # %%
 tolerance = 2 * float(grid[1] - grid[0])
 assert abs(best["squared error"] - spent.mean()) < tolerance
 assert abs(best["absolute error"] - jnp.median(spent)) < tolerance
 assert np.mean(spent <= best["quantile, level=0.9"] + tolerance) >= 0.9
-# The tail of rich households lifts the mean, hardly the median, and Tukey's fit not at all.
+# The largest expenditures raise the mean most, the median less, and Tukey's fit not at all.
 assert best["tukey, scale=600"] < best["absolute error"] < best["squared error"]
 assert jax.grad(squared_error)(1e3, 0.0) == 2000
 assert jax.grad(huber)(1e3, 0.0) == 1
-print("the mean, the median, and what lies between them are all questions of the loss")
+print("all conclusions hold")

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Robust regression
 #
-# **Which observations decide a fit, and should they?** Two classics: Engel's food expenditure,
-# where a few rich households rule the line, and Brownlee's stack-loss data, 21 days in the life of
-# a plant, four of which have occupied statisticians since 1965.
+# **Which observations determine a fit?** Two well-known data sets: Engel's food expenditure,
+# where a few households with a large income determine the line of least squares, and Brownlee's
+# stack-loss data, 21 days of a chemical plant, four of which the literature considers outliers.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[notebooks]"
+# Install from a clone of the repository: %pip install ".[notebooks]"
 import functools
 
 import jax
@@ -34,9 +34,9 @@ from jaxloss import transforms
 # %% [markdown]
 # ## One fitting function for all losses
 #
-# A linear model, by L-BFGS. The loss is an argument, and its `delta` or `scale` is traced, so that
-# nothing is compiled again when it changes. With a small delta Huber's loss is as good as the
-# absolute error, and smooth enough for L-BFGS.
+# A linear model is fitted by L-BFGS. The loss is an argument; its `delta` or `scale` is traced,
+# so that a new value does not recompile. With a small delta the Huber loss is close to the
+# absolute error but has a continuous gradient, which L-BFGS needs.
 
 
 # %%
@@ -45,9 +45,9 @@ def linear(params, inputs):
 
 
 def fit(loss, inputs, targets, start=None, steps=200):
-    """The parameters of least mean loss, from those of least squares or from others.
+    """The parameters of least mean loss, started at least squares or at `start`.
 
-    All columns are scaled to spread 1 while it works.
+    The columns are scaled to standard deviation 1 during the optimization.
     """
     centre, spread = inputs.mean(0), inputs.std(0)
     scaled = (inputs - centre) / spread
@@ -82,8 +82,9 @@ def fit_tukey(inputs, targets, scale, start):
 # %% [markdown]
 # ## Engel: food and income
 #
-# The mean line is drawn towards the rich households, who spend less on food than the others would
-# lead one to expect. The line of medians asks each household only on which side it lies.
+# A few households with a large income spend less on food than the trend of the others. They lower
+# the slope of the line of least squares. For the median line only the side of the line matters on
+# which a household lies, not its distance.
 
 # %%
 households = engel.load_pandas().data
@@ -104,14 +105,15 @@ ax.set(xlabel="income, Belgian francs a year", ylabel="food", ylim=(0, 2600))
 legend = ax.legend(frameon=False)
 
 # %% [markdown]
-# Koenker and Hallock report 147.48 + 0.4852 for the mean and 81.48 + 0.5602 for the median line.
+# Koenker and Hallock report 147.48 + 0.4852 income for the mean and 81.48 + 0.5602 income for the
+# median line.
 #
-# ## Stack loss: four days out of 21
+# ## Stack loss: four outliers among 21 days
 #
-# First the fit by squares, and its residuals in units of a robust spread: little looks wrong. An
-# outlier that rules the fit does not have a large residual. Then the medians, and from there
-# Tukey's loss, which is not convex and needs a good beginning: three fits, each with a scale of
-# three robust spreads of the residuals before it.
+# The first fit is least squares. An outlier that determines the fit does not have a large
+# residual, so that the residuals show almost nothing. The second fit is the median. The third is
+# Tukey's loss, which is not convex and therefore starts at the median fit: three fits, each with
+# a scale of three robust standard deviations of the residuals of the fit before it.
 
 # %%
 plant = stackloss.load_pandas().data
@@ -120,7 +122,7 @@ lost = jnp.asarray(plant["STACKLOSS"].to_numpy(), jnp.float32)
 
 
 def spread_of(residuals):
-    """The median size of a residual, scaled to be a standard deviation if errors are normal."""
+    """The median absolute residual, scaled to the standard deviation if errors are normal."""
     return 1.4826 * jnp.median(jnp.abs(residuals))
 
 
@@ -136,7 +138,7 @@ suspects = np.flatnonzero(np.abs(final / spread_of(final)) > 3) + 1
 for name, params in {"squares": by_squares, "medians": medians, "Tukey": robust}.items():
     slopes = ", ".join(f"{slope:.3f}" for slope in params["slope"])
     print(f"by {name:8} slopes {slopes}; level {params['level']:.1f}")
-print("more than 3 robust spreads off:", suspects)
+print("residuals above 3 robust standard deviations on days", suspects)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
 for ax, residuals, name in ((left, before, "by squares"), (right, final, "by Tukey's loss")):
@@ -146,13 +148,13 @@ for ax, residuals, name in ((left, before, "by squares"), (right, final, "by Tuk
 for day in suspects:
     place = (day, final[day - 1] / spread_of(final))
     right.annotate(str(day), place, (4, 4), textcoords="offset points")
-label = left.set_ylabel("residual / robust spread")
+label = left.set_ylabel("residual / robust standard deviation")
 
 # %% [markdown]
-# ## By what matters
+# ## Comparison by one score
 #
-# Losses cannot be compared by their own values. `catalogue.compare` cross-validates all of them
-# with the same scores: here how far off a typical day is.
+# The values of different losses cannot be compared. `catalogue.compare` cross-validates the fits
+# with the same score, here the median absolute error of a held-out day.
 
 
 # %%
@@ -176,6 +178,11 @@ table
 
 # %% [markdown]
 # ## What we saw
+#
+# - The lines of the Engel data agree with the published ones.
+# - The fit by Tukey's loss shows the four outliers of the stack-loss data, days 1, 3, 4 and 21,
+#   as residuals above 3 robust standard deviations. In the residuals of least squares at most one
+#   day is above 3.
 
 # %%
 published = {"squared": (147.4754, 0.4852), "huber, delta=1: medians": (81.4822, 0.5602)}
@@ -183,6 +190,6 @@ for name, (level, slope) in published.items():
     np.testing.assert_allclose(lines[name]["level"], level, rtol=5e-3)
     np.testing.assert_allclose(lines[name]["slope"][0], slope, rtol=5e-3)
 np.testing.assert_allclose(by_squares["slope"], [0.7156, 1.2953, -0.1521], atol=1e-3)
-assert set(suspects) == {1, 3, 4, 21}, "the four days that the literature found"
-assert np.sum(np.abs(before / spread_of(before)) > 3) <= 1, "by squares at most one shows"
-print("the fit by squares hides what it was ruled by; a redescending loss shows it")
+assert set(suspects) == {1, 3, 4, 21}, "the outliers reported in the literature"
+assert np.sum(np.abs(before / spread_of(before)) > 3) <= 1, "least squares shows at most one"
+print("all conclusions hold")

@@ -10,15 +10,16 @@
 #     name: python3
 # ---
 # %% [markdown]
-# # Quantiles and honest intervals
+# # Quantiles and prediction intervals
 #
-# **How sure is a prediction, and is it as sure as it says?** Rich households differ in what they
-# spend on food more than poor ones do. An interval of one width for all is honest on average and
-# wrong for everyone; quantiles learn the width. We fit both to Engel's data, hold out each
-# household once, and count.
+# **Does a 90 % prediction interval contain 90 % of new observations, for all inputs?** The food
+# expenditure of households with a large income varies more than that of households with a small
+# one. An interval of one width for all can have the right coverage on average and the wrong
+# coverage at each income; quantile regression learns the width. Both are fitted to Engel's data,
+# each household is held out once, and the households inside the intervals are counted.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[notebooks]"
+# Install from a clone of the repository: %pip install ".[notebooks]"
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -36,8 +37,9 @@ food = jnp.asarray(households["foodexp"].to_numpy() / 1000, jnp.float32)
 # %% [markdown]
 # ## Seven levels in one loss
 #
-# `regression.quantiles` is the mean of the quantile loss over levels; the model says one line a
-# level. It is convex but has kinks, so plain Adam with a step that shrinks to nothing is enough.
+# `regression.quantiles` is the mean of the pinball loss over several levels; the model is one
+# line for each level. The loss is convex but not differentiable everywhere, so that Adam needs a
+# learning rate that decreases to 0.
 
 # %%
 levels = jnp.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
@@ -59,7 +61,7 @@ def fit(objective, params, steps=3000):
 
 
 def quantile_lines(income, food, known):
-    """Lines fitted to the households that are known: `where` leaves the others out."""
+    """Lines fitted to the known households: `where` removes the others."""
 
     def objective(params):
         return jl.regression.quantiles(
@@ -71,7 +73,7 @@ def quantile_lines(income, food, known):
 
 
 def normal_band(income, food, known):
-    """A line and one variance for all, by maximum likelihood."""
+    """A line and one variance for all incomes, by maximum likelihood."""
 
     def objective(params):
         mean = params["level"] + params["slope"] * income
@@ -99,8 +101,8 @@ axes = ax.set(xlabel="income, 1000 francs a year", ylabel="food", xlim=(0.3, 3.2
 # %% [markdown]
 # ## Each household is held out once
 #
-# Twenty folds are twenty masks, so that the cross-validation is one `vmap` over `where`: no data
-# are copied, and everything is compiled once.
+# Twenty folds are twenty masks, so that the cross-validation is one `vmap` over `where`. No data
+# are copied, and the fit is compiled once.
 
 # %%
 folds = 20
@@ -123,10 +125,10 @@ left.set(title="quantiles", xlabel="level", ylabel="share of households below")
 axes = right.set(title="one normal width for all", xlabel="level", ylabel="")
 
 # %% [markdown]
-# ## Honest for whom?
+# ## Coverage by income
 #
-# The share of households inside the 90 % interval, for the poorer, middle and richer third. One
-# width for all is far too wide for the poor and too narrow for the rich.
+# The share of households inside the 90 % interval, for the third with the smallest, the middle and
+# the largest income.
 
 # %%
 third = np.searchsorted(np.quantile(income, [1 / 3, 2 / 3]), income)
@@ -139,22 +141,31 @@ def inside(bounds):
 
 coverage = {"quantiles": inside(unseen), "one normal width": inside(of_normal)}
 for name, shares in coverage.items():
-    print(f"{name:18}", "  ".join(f"{s:.0%}" for s in shares), "(poorer, middle, richer)")
+    print(f"{name:18}", "  ".join(f"{s:.0%}" for s in shares), "(smallest, middle, largest income)")
 pinball = {
     name: float(jl.regression.quantiles(bounds, food, level=levels, reduction="mean"))
     for name, bounds in (("quantiles", unseen), ("one normal width", of_normal))
 }
-print({name: round(value, 4) for name, value in pinball.items()}, "held-out quantile loss")
+print({name: round(value, 4) for name, value in pinball.items()}, "held-out pinball loss")
 
 # %% [markdown]
 # ## What we saw
+#
+# - The slopes agree with those that Koenker and Hallock published, and increase with the level: the
+#   interval is wider for larger incomes.
+# - One width for all contains more than 97 % of the households with the smallest and less than 85
+#   % of those with the largest income, where it should contain 90 %.
+# - The coverage of the quantiles is 84 %, 94 % and 94 %: within 7 points of 90 % in each third,
+#   but too low for the smallest incomes. Lines fitted to 223 households are uncertain themselves,
+#   and a line may be the wrong shape there.
+# - The held-out pinball loss of the quantiles is smaller.
 
 # %%
 published = [0.3434, 0.4018, 0.4741, 0.5602, 0.6440, 0.6863, 0.7091]
 np.testing.assert_allclose(fitted["slope"], published, atol=5e-3)
-assert np.all(np.diff(fitted["slope"]) > 0), "the richer, the wider"
+assert np.all(np.diff(fitted["slope"]) > 0), "wider for larger incomes"
 assert np.abs(coverage["quantiles"] - 0.9).max() < 0.07
 assert coverage["one normal width"][0] > 0.97
 assert coverage["one normal width"][2] < 0.85
 assert pinball["quantiles"] < pinball["one normal width"]
-print("the quantiles are honest for poor and rich; one width for all is honest for nobody")
+print("all conclusions hold")

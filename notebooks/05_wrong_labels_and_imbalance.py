@@ -10,14 +10,14 @@
 #     name: python3
 # ---
 # %% [markdown]
-# # Wrong labels and rare ones
+# # Wrong labels and rare labels
 #
-# **When is the cross-entropy not enough, and what does the remedy cost?** First digits of which
-# 40 % carry a wrong label; then the functions of 2,417 yeast genes, 14 labels of which the rarest
-# holds for 34 of them.
+# **When does another loss predict better than the cross-entropy, and what is its drawback?** The
+# first data are digits of which 40 % have a wrong label. The second are the functions of 2,417
+# yeast genes: 14 labels, the rarest of which holds for 34 genes.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[notebooks]"
+# Install from a clone of the repository: %pip install ".[notebooks]"
 import functools
 
 import jax
@@ -34,8 +34,8 @@ from jaxloss import plot, transforms
 # %% [markdown]
 # ## One training loop
 #
-# A network with one hidden layer; only the loss is exchanged. It returns what the logits for unseen
-# inputs were after each epoch.
+# A network with one hidden layer; the runs differ in the loss only. The function returns the
+# logits of held-out inputs after each epoch.
 
 
 # %%
@@ -75,7 +75,7 @@ def train(loss, key, inputs, labels, unseen, rate=2e-3, epochs=80):
 # %% [markdown]
 # ## Digits, 40 % of the labels wrong
 #
-# What does the guide say?
+# The catalogue recommends:
 
 # %%
 jl.catalogue.choose(task="multiclass", wrong_labels=True)
@@ -110,10 +110,11 @@ ax.set(xlabel="epoch", ylabel="accuracy on clean labels", ylim=(0.5, 1))
 legend = ax.legend(frameon=False, loc="lower left")
 
 # %% [markdown]
-# The cross-entropy learns the right labels first, and then the wrong ones by heart. The bounded
-# losses stop pulling where the model is sure of another class.
+# With the cross-entropy the network learns the right labels first and memorizes the wrong labels
+# later. The gradient of the bounded losses vanishes where the model predicts another class with
+# certainty.
 #
-# ## Yeast: 14 labels, few of them common
+# ## Yeast: 14 labels, most of them rare
 
 # %%
 rows = [(list(x.values()), list(y.values())) for x, y in Yeast()]
@@ -130,10 +131,10 @@ losses = {
 }
 
 
-def macro_f1(said, truth):
+def macro_f1(predicted, truth):
     """The harmonic mean of precision and recall, averaged over the labels."""
-    both = (said & truth).sum(0)
-    return float((2 * both / np.maximum(said.sum(0) + truth.sum(0), 1)).mean())
+    both = (predicted & truth).sum(0)
+    return float((2 * both / np.maximum(predicted.sum(0) + truth.sum(0), 1)).mean())
 
 
 truth = np.asarray(functions[:split], bool)
@@ -143,28 +144,35 @@ for name, loss in losses.items():
         loss, jax.random.key(0), genes[split:], functions[split:], genes[:split], 3e-4, 12
     )[-1]
     probabilities[name] = np.asarray(jax.nn.sigmoid(logits))
-    said = probabilities[name] > 0.5
-    found[name] = macro_f1(said, truth)
-    recall[name] = float((said & truth).sum() / truth.sum())
-    print(f"{name:22} macro F1 {found[name]:.3f}, of what holds it finds {recall[name]:.1%}")
+    predicted = probabilities[name] > 0.5
+    found[name] = macro_f1(predicted, truth)
+    recall[name] = float((predicted & truth).sum() / truth.sum())
+    print(f"{name:22} macro F1 {found[name]:.3f}, recall {recall[name]:.1%}")
 
 # %% [markdown]
-# ## What the remedy costs
+# ## The drawback: calibration
 #
-# The asymmetric loss finds more of the rare labels, since it hushes the negatives. Asked how sure
-# it is, it exaggerates: its probabilities are not what happens.
+# The asymmetric loss has the higher recall, since it reduces the weight of negative examples. Its
+# probabilities are therefore too high: it is not a proper loss.
 
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
 gap = {}
-for ax, (name, said) in zip(panels, probabilities.items(), strict=True):
-    plot.calibration(said, truth, ax=ax)
+for ax, (name, predicted) in zip(panels, probabilities.items(), strict=True):
+    plot.calibration(predicted, truth, ax=ax)
     ax.set_title(name)
-    gap[name] = float(np.abs(said.mean() - truth.mean()))
-print({name: round(value, 3) for name, value in gap.items()}, "too high or too low on average")
+    gap[name] = float(np.abs(predicted.mean() - truth.mean()))
+print("mean probability minus frequency:", {name: round(value, 3) for name, value in gap.items()})
 
 # %% [markdown]
 # ## What we saw
+#
+# - With 40 % wrong labels the two bounded losses reach a held-out accuracy more than 5 points above
+#   that of the cross-entropy.
+# - On rare labels the asymmetric loss raises the recall by more than 10 points and the macro F1 by
+#   more than 0.02.
+# - Only the probabilities of the cross-entropy, which is proper, agree with the frequencies: on
+#   average to 0.03.
 
 # %%
 assert reached["generalized_cross_entropy"] > reached["softmax_cross_entropy"] + 0.05
@@ -172,4 +180,4 @@ assert reached["symmetric_cross_entropy"] > reached["softmax_cross_entropy"] + 0
 assert found["asymmetric"] > found["sigmoid_cross_entropy"] + 0.02
 assert recall["asymmetric"] > recall["sigmoid_cross_entropy"] + 0.1
 assert gap["sigmoid_cross_entropy"] < 0.03 < gap["asymmetric"]
-print("bounded against wrong labels, asymmetric against rare ones, and calibrated only if proper")
+print("all conclusions hold")

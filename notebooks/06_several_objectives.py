@@ -11,14 +11,14 @@
 # ---
 
 # %% [markdown]
-# # Two losses, one model: who wins?
+# # Several objectives: ways to combine two losses
 #
-# **Where does each way of adding up two conflicting losses end?** A network squeezes the digits of
-# scikit-learn through a code of three numbers. From the code one head says which digit it is,
-# another draws the image again. Three numbers are not enough for both.
+# **Which trade-off does each way of combining two conflicting losses reach?** A network encodes the
+# digits of scikit-learn in three numbers. From this code one head classifies the digit and another
+# reconstructs the image. Three numbers are not enough for both.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# Install from a clone of the repository: %pip install ".[demo]"
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -72,27 +72,27 @@ def losses(params, x, y):
 # %% [markdown]
 # ## Do they conflict?
 #
-# `gradients.conflicts` looks at one point: the norm of the gradient of each loss, the cosines
-# between them, and what the look cost.
+# At one point, `gradients.conflicts` returns the norm of the gradient of each loss, the cosines
+# between the gradients, and the time of this computation.
 
 # %%
 params = init_params(jax.random.key(0))
 print(gradients.conflicts(losses, params, images[training], labels[training]))
 
 # %% [markdown]
-# At the start they agree: anything is better than nothing. That is soon over, as we shall see.
+# At the initial parameters the gradients agree. They conflict later, as the cosines below show.
 #
-# ## Three ways to add up
+# ## Three ways to combine
 #
 # - a **sum** with fixed weights, one run for each choice of the weights: `jaxloss.total`;
-# - **uncertainty**: the weights are learned, as parameters;
-# - **UPGrad** and **Nash**: the gradients come stacked, and the head of the Optax chain combines
-#   them so that no loss is harmed. Its state keeps the cosines.
+# - **uncertainty**: the weights are parameters and are learned;
+# - **UPGrad** and **Nash**: the first link of the Optax chain receives the stacked gradients and
+#   combines them into a direction in which no loss increases. Its state holds the cosines.
 
 
 # %%
 def train(differentiate, head, seed, steps=800):
-    """The losses at the end, held-out accuracy, and the state of the chain at every step."""
+    """Final losses, held-out accuracy, and the state of the chain at every step."""
     params = {"model": init_params(jax.random.key(seed)), "log_variances": jnp.zeros(2)}
     optimizer = optax.chain(head, optax.adam(2e-3))
 
@@ -160,7 +160,7 @@ for name, (of_class, of_image, right) in ends.items():
     print(f"{name:12} {of_class:8.4f} {of_image:8.4f} {right:9.1%}")
 
 # %% [markdown]
-# ## The front, and the angle between the gradients
+# ## The trade-off, and the angle between the gradients
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -174,7 +174,7 @@ styles = {
 }
 for name, (marker, color) in styles.items():
     left.plot(*ends[name][:2], marker, color=color, markersize=9, label=name)
-left.set(title="where each ends", xlabel="loss of the class, nats", ylabel="error of the image")
+left.set(title="final losses", xlabel="loss of the class, nats", ylabel="error of the image")
 left.legend(frameon=False)
 
 
@@ -193,11 +193,13 @@ for axes in (left, right):
 # %% [markdown]
 # ## What we saw
 #
-# The two losses conflict for most of the training. UPGrad, which never harms the one for the
-# other, ends better in both than the equal sum, and in as many steps no sum that was tried is
-# better in both than it. Nash, which does not mind the units of a loss, goes further toward the
-# image. What they spare is the search for the weights; what they cost is a backward pass a loss.
-# Learned uncertainty costs nothing, and is a good first try.
+# - The gradients conflict in more than 20 % of the steps.
+# - UPGrad, whose direction increases neither loss, reaches lower values of both losses than the
+#   equal sum. In the same number of steps none of the sums is better in both.
+# - Nash, which does not depend on the units of the losses, reconstructs the images better and
+#   classifies worse.
+# - Aggregators of gradients need no search for weights, but one backward pass for each loss.
+#   Learned uncertainty needs one backward pass in all.
 
 # %%
 conflicting = float(np.mean(cosines["UPGrad"] < 0))

@@ -13,12 +13,13 @@
 # %% [markdown]
 # # Sequences of very different lengths
 #
-# **Does it matter how micro-batches are averaged?** A model of the next letter, trained on the
-# descriptions of the data sets that come with scikit-learn: 80 paragraphs, from headings of 9
-# letters to prose of 1,173. Sorted by length, as one does to save padding, in four micro-batches.
+# **Does it matter how micro-batches are averaged?** A model of the next letter is trained on the
+# descriptions of the data sets in scikit-learn: 80 paragraphs, from headings of 9 letters to
+# prose of 1,173. They are sorted by length, which is often done to reduce padding, and split into
+# four micro-batches.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# Install from a clone of the repository: %pip install ".[demo]"
 import re
 
 import jax
@@ -46,8 +47,8 @@ print(f"{len(paragraphs)} paragraphs, {len(letters)} letters;", end=" ")
 print("letters in each quarter:", [int(quarter.sum()) for quarter in quarters])
 
 # %% [markdown]
-# Each paragraph is a row of letters, padded to the longest, and a mask says which are real. The
-# model sees the three letters before: an embedding and one hidden layer.
+# Each paragraph is a row of letters, padded to the longest; a mask marks the letters. The model
+# has an embedding of the three previous letters and one hidden layer.
 
 # %%
 CONTEXT, PAD = 3, len(letters)
@@ -76,7 +77,7 @@ def logits_of(params, before):
 
 
 def loss(params, before, following, real):
-    """The mean over letters, undivided: its total, and how many letters counted."""
+    """The mean over letters as a pair: the sum, and the number of letters."""
     return jl.classification.softmax_cross_entropy(
         logits_of(params, before), following, where=real, reduction="parts"
     )
@@ -85,9 +86,11 @@ def loss(params, before, following, real):
 # %% [markdown]
 # ## One step, three ways
 #
-# The gradient of the whole batch; of four micro-batches by `accumulate_value_and_grad`, which
-# needs a quarter of the memory; and the mean of the gradients of the four, each divided by its own
-# number of letters, as accumulation is often written.
+# - The gradient of the whole batch.
+# - The gradient over four micro-batches by `accumulate_value_and_grad`, which needs a quarter of
+#   the memory.
+# - The mean of the four gradients, each divided by its own number of letters, as accumulation is
+#   often written.
 
 # %%
 batch = (before, following, real)
@@ -112,13 +115,14 @@ _, expected = whole(params, *batch)
 errors = {name: apart(f(params, *batch)[1], expected) for name, f in
           {"exact": exact, "averaged": averaged}.items()}  # fmt: skip
 for name, error in errors.items():
-    print(f"{name:9} micro-batches: the gradient is {error:.1e} off")
+    print(f"{name:9} micro-batches: relative error of the gradient {error:.1e}")
 
 # %% [markdown]
 # ## Two models
 #
-# Nothing fails, and both losses fall. But the second model is fitted to another text: one in which
-# the letters of headings count as much as those of prose, twenty times as many.
+# Both runs succeed, and both losses decrease. But the second model minimizes another loss, in
+# which the quarter with the short headings has the same weight as the quarter with the long
+# paragraphs, which has twenty times as many letters.
 
 
 # %%
@@ -161,7 +165,7 @@ for name, score in scores.items():
 
 
 def write(params, start, count=60, seed=1):
-    """What the model writes, letter by letter, each drawn from what it expects."""
+    """Text generated letter by letter, each drawn from the predicted distribution."""
     text = [PAD] * CONTEXT + [index[letter] for letter in start]
     key = jax.random.key(seed)
     for i in range(count):
@@ -175,7 +179,7 @@ for name, params in models.items():
     print(f"{name:9} writes: {write(params, 'the ')}")
 
 # %% [markdown]
-# ## In one picture
+# ## The results in one picture
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -197,9 +201,10 @@ for axes in (left, right):
 # %% [markdown]
 # ## What we saw
 #
-# Averages of averages are the gradient of another loss, here by more than half; the model they
-# lead to knows the headings by heart and the prose less well. With the mean as a pair, its total
-# and its weight, the micro-batches give the gradient of the whole batch, to rounding.
+# - The mean of the means of micro-batches has another gradient: here its relative error is above
+#   50 %. The model trained with it predicts headings better and prose worse.
+# - With the mean as a pair of sum and weight, micro-batches give the gradient of the whole batch
+#   up to rounding.
 
 # %%
 assert errors["exact"] < 1e-5

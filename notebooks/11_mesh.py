@@ -13,12 +13,13 @@
 # %% [markdown]
 # # One loss over eight devices
 #
-# A mesh of eight devices, made of one CPU, so that everything here runs anywhere. The same loss is
-# computed under `jit`, where shardings say it all, and inside `shard_map`, where each device sees
-# its own shard. The compiled programs tell what is sent. Background: `docs/meshes.md`.
+# **Is a loss over a mesh equal to the loss on one device, and what is sent?** One CPU provides
+# eight devices, so that the notebook runs anywhere. The same loss is computed under `jit` from
+# sharded arrays, and inside `shard_map`, where each device computes with its own shard. The
+# compiled programs show what is sent. Background: `docs/meshes.md`.
 
 # %%
-# On Colab, install first: %pip install "jaxloss[demo]"
+# Install from a clone of the repository: %pip install ".[demo]"
 import os
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # before jax starts
@@ -38,9 +39,9 @@ from jaxloss.classification import softmax_cross_entropy
 assert jax.device_count() == 8
 
 # %% [markdown]
-# ## Data, and the answer of one device
+# ## Data, and the loss on one device
 #
-# 512 tokens, 1,024 classes; a third of the tokens is padding, and most of it on the last devices.
+# 512 tokens, 1,024 classes; a third of the tokens is padding, which is on the last devices.
 
 # %%
 TOKENS, DIM, CLASSES = 512, 32, 1024
@@ -61,7 +62,7 @@ print(f"the loss is {expected[0]:.6f}")
 # %% [markdown]
 # ## Under `jit`
 #
-# Tokens over `data`, classes over `model`. Nothing but the arrays changes.
+# The tokens are split over `data`, the classes over `model`. The code is that of one device.
 
 # %%
 mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -82,7 +83,7 @@ under_jit = program(*arrays)
 
 
 def sent(program):
-    """How often each collective stands in the compiled code, and its largest result."""
+    """The number of collectives of each kind in the compiled code, and the size of the largest."""
     found = {}
     for line in program.as_text().splitlines():
         match = re.search(r"= (.*?) (all-reduce|all-gather|collective-permute)\(", line)
@@ -95,14 +96,14 @@ def sent(program):
 
 
 print("collectives, and the entries of the largest:", sent(program))
-print("the gradient of the weight lies", under_jit[1][1].sharding.spec)
+print("sharding of the gradient of the weight:", under_jit[1][1].sharding.spec)
 
 # %% [markdown]
 # ## Inside `shard_map`
 #
-# Each device has 256 tokens and 256 classes. `axis_name` says over which axis the vocabulary is
-# split; `reduction="parts"` and `psum` make one mean of all tokens that count, however unevenly
-# they lie. Averaging the means of the devices would give something else:
+# Each device has 256 tokens and 256 classes. `axis_name` is the mesh axis over which the
+# vocabulary is split. `reduction="parts"` and `psum` give the mean over all unmasked tokens,
+# however they are distributed. The average of the means of the devices is another number:
 
 # %%
 SPECS = P("data"), P(None, "model"), P("data"), P("data")
@@ -136,8 +137,8 @@ print("collectives, and the entries of the largest:", sent(program_of_slopes))
 # %% [markdown]
 # ## A contrastive batch over all devices
 #
-# 256 pairs, 32 a device, each with all 255 others as negatives. In the ring a shard of the right
-# side travels from device to device: no device ever holds more than one.
+# 256 pairs, 32 on each device, each with all 255 others as negatives. In the ring the shards of the
+# second set are sent from device to device, and each device holds one at a time.
 
 # %%
 left = jnp.asarray(generator.normal(size=(256, 16)), jnp.float32)
@@ -145,9 +146,9 @@ right = left + jnp.asarray(generator.normal(size=(256, 16)), jnp.float32)
 line = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def clip_over(way):
+def clip_over(strategy):
     return jax.shard_map(
-        lambda x, y: sharded.clip(x, y, axis_name="data", temperature=0.2, strategy=way),
+        lambda x, y: sharded.clip(x, y, axis_name="data", temperature=0.2, strategy=strategy),
         mesh=line,
         in_specs=P("data"),
         out_specs=P(),
@@ -168,22 +169,25 @@ for name, function in values.items():
     compiled = jax.jit(jax.value_and_grad(function, (0, 1))).lower(left, right).compile()
     values[name], slopes_of_clip = compiled(left, right)
     memory[name] = compiled.memory_analysis().temp_size_in_bytes / 1024
-    print(f"{name:10} {values[name]:.6f} {memory[name]:6.0f} KiB a device", sent(compiled))
+    print(f"{name:10} {values[name]:.6f} {memory[name]:6.0f} KiB per device", sent(compiled))
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 counts = np.asarray(where).reshape(2, -1).sum(1)
 axes[0].bar(["devices 0-3", "devices 4-7"], counts)
-axes[0].set(title="tokens that count", ylabel="of 256")
+axes[0].set(title="unmasked tokens", ylabel="of 256")
 axes[1].bar(list(memory), list(memory.values()), color="C1")
-axes[1].set(title="CLIP: temporary memory a device", ylabel="KiB")
+axes[1].set(title="CLIP: temporary memory per device", ylabel="KiB")
 plt.show()
 
 # %% [markdown]
 # ## What we saw
 #
-# One number, three ways to compute it, and no logits, hidden states or weights sent around. A mean
-# of means is a different number.
+# - Under `jit` and inside `shard_map` the loss and its gradients equal those of one device up to
+#   rounding, and the compiled programs gather no logits, hidden states or weights.
+# - The average of the means of the devices is another number.
+# - CLIP over eight devices has the value of one device with "ring" and with "gather"; the ring
+#   needs the least memory.
 
 # %%
 np.testing.assert_allclose(under_jit[0], expected[0], rtol=1e-5)

@@ -514,7 +514,7 @@ def test_a_balancer_without_losses_says_where_they_go(name):
     balancer = BALANCERS[name]
     with pytest.raises(ValueError, match=rf"{name}: `losses` was not given.*losses=losses"):
         balancer.update(balancer.init(2), gramian=jnp.eye(2))
-    with pytest.raises(ValueError, match=rf"{name}: 3 losses came, expected 2"):
+    with pytest.raises(ValueError, match=rf"{name}: got 3 losses, expected 2"):
         balancer.update(balancer.init(2), losses=jnp.ones(3), gramian=jnp.eye(2))
 
 
@@ -556,7 +556,7 @@ def test_smooth_tchebycheff_is_between_the_maximum_and_a_sum():
         (
             lambda: agg.con_fig(jnp.eye(2), preference=jnp.ones(3)),
             ValueError,
-            r"config: `preference` has shape \(3,\), expected \(2,\)",
+            r"con_fig: `preference` has shape \(3,\), expected \(2,\)",
         ),
         (lambda: agg.krum(jnp.eye(3), byzantine=1), ValueError, r"krum: of 3 gradients, .*<= 0"),
         (lambda: agg.trimmed_mean(jnp.ones((2, 1))), ValueError, "trim` can be 0 to 0, got 1"),
@@ -574,7 +574,7 @@ def test_smooth_tchebycheff_is_between_the_maximum_and_a_sum():
         (
             lambda: agg.grad_vac().update(agg.grad_vac().init(3), gramian=jnp.eye(2)),
             ValueError,
-            "2 gradients came, expected 3",
+            "got 2 gradients, expected 3",
         ),
         (lambda: agg.gramian({"w": jnp.ones(3), "b": 1.0}), ValueError, r"`updates\['b'\]` has"),
         (lambda: agg.gramian({}), ValueError, "no leaves"),

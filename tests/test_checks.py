@@ -1,5 +1,10 @@
 """Value checks: off and absent by default; on, they raise with the values, wherever they run."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -189,3 +194,99 @@ def test_nan_of_a_wrong_label_reaches_the_slope_where_a_hinge_is_flat():
         value, slope = jax.value_and_grad(loss)(jnp.asarray(data[0]), *data[1:])
         assert jnp.isnan(value)
         assert jnp.all(jnp.isnan(slope))
+
+
+# --- after a failure ------------------------------------------------------------------------------
+
+
+def test_after_a_failure_that_was_caught_the_next_call_is_clean():
+    for place in ("jit", "grad of scan", "eager"):
+        with pytest.raises(ValueError, match=NAMED):
+            jl.checked(PLACES[place])(LOGITS, BAD)
+        for run in PLACES.values():
+            jl.checked(run)(LOGITS, GOOD)
+    jax.effects_barrier()
+
+
+def test_what_failed_first_is_the_reason_of_what_came_after():
+    def step(labels):
+        if not np.isfinite(jax.jit(loss)(LOGITS, labels)):
+            raise FloatingPointError("a loss that is not finite")
+
+    with pytest.raises(ValueError, match=NAMED) as caught:
+        jl.checked(step)(BAD)
+    assert isinstance(caught.value.__cause__, FloatingPointError)
+    jl.checked(step)(GOOD)
+
+
+def test_an_error_from_compiled_code_tells_where_the_loss_was_called():
+    line = step_that_calls_a_loss.__code__.co_firstlineno + 1
+    for run in (jax.jit(step_that_calls_a_loss), jax.jit(jax.grad(step_that_calls_a_loss))):
+        expected = rf"got nan\. \(Called in .*test_checks.py, line {line}\.\)"
+        with pytest.raises(ValueError, match=expected):
+            jl.checked(run)(jnp.nan)
+
+
+def step_that_calls_a_loss(prediction):
+    return jl.regression.huber(prediction, 0.0)
+
+
+def test_a_program_compiled_with_checks_raises_outside_them_too():
+    with jl.checks():
+        compiled = jax.jit(loss).lower(LOGITS, BAD).compile()
+    with pytest.raises(Exception, match="class ids from 0 to classes - 1 .*got 10"):
+        jax.block_until_ready((compiled(LOGITS, BAD), jax.effects_barrier()))
+    jax.block_until_ready(compiled(LOGITS, GOOD))
+
+
+def test_blocks_may_be_nested_and_each_raises_its_own():
+    def outer(labels):
+        with pytest.raises(ValueError, match=NAMED), jl.checks():
+            jax.jit(loss)(LOGITS, BAD)
+        return jax.jit(loss)(LOGITS, labels)
+
+    jl.checked(outer)(GOOD)
+    with pytest.raises(ValueError, match=NAMED):
+        jl.checked(outer)(BAD)
+
+
+@pytest.mark.slow
+def test_on_eight_devices_a_failure_is_one_error_and_leaves_nothing_behind():
+    script = pathlib.Path(__file__).parent / "meshes" / "checks_on_devices.py"
+    flags = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    run = subprocess.run(
+        [sys.executable, script], env=flags, capture_output=True, text=True, check=False
+    )
+    assert run.stdout.endswith("clean\n"), run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+
+
+# --- weights, and arguments in the wrong place ----------------------------------------------------
+
+
+def test_negative_weights_of_a_mean_are_named():
+    weights = jnp.array([1.0, -1.0])
+    for run in (jl.regression.huber, jax.jit(jl.regression.huber, static_argnames="reduction")):
+        for reduction in ("mean", "parts"):
+            expected = r"`weights` must be at least 0, got -1\.0 at flat index 1"
+            with pytest.raises(ValueError, match=expected):
+                jl.checked(run)([1.0, 2.0], 0.0, weights=weights, reduction=reduction)
+        for reduction in ("none", "sum"):  # there a weight is a factor, an advantage say
+            jl.checked(run)([1.0, 2.0], 0.0, weights=weights, reduction=reduction)
+    jl.checked(jl.regression.huber)(
+        [1.0, 2.0], 0.0, weights=weights, where=[True, False], reduction="mean"
+    )
+
+
+def test_swapped_arguments_are_told_by_their_kinds():
+    expected = r"`labels` must be between 0 and 1, got -1\.3 .*\. Are the arguments swapped\?"
+    with pytest.raises(ValueError, match=expected):
+        jl.checked(jl.classification.sigmoid_cross_entropy)(
+            jnp.array([0, 1]), jnp.array([-1.3, 2.0])
+        )
+    expected = r"sum to 1 along the class axis, got 3\.0\. Integers of this shape are one-hot"
+    with pytest.raises(ValueError, match=expected):
+        jl.checked(jl.classification.softmax_cross_entropy)(jnp.zeros(3), jnp.array([1, 2, 0]))

@@ -45,8 +45,8 @@ def slopes(function, *arguments):
         ("total_variation", [1.0, 0.0], [0.0, 1.0], 1.0),
         ("renyi", [0.0, NONE], [0.5, 0.5], np.log(2)),
         ("renyi", [-1.0, NONE], [1.0, 0.0], 1.0),
-        ("alpha", [0.0, NONE], [1.0, 0.0], 0.0),
-        ("alpha", [NONE, 0.0], [1.0, 0.0], 4.0),
+        ("alpha_divergence", [0.0, NONE], [1.0, 0.0], 0.0),
+        ("alpha_divergence", [NONE, 0.0], [1.0, 0.0], 4.0),
         ("bernoulli_kl", 1.0, 1.0, 0.0),
         ("bernoulli_kl", 0.5, 0.0, np.log(2)),
         ("bernoulli_kl", 1e-30, 0.0, 1e-30),
@@ -69,8 +69,8 @@ def test_zeros_cost_nothing_and_all_derivatives_are_finite(name, prediction, tar
         ("bernoulli_kl", 1.0, 0.5, {}),
         ("renyi", [0.0, NONE], [0.5, 0.5], {"order": 1.0}),
         ("renyi", [0.0, NONE], [0.5, 0.5], {"order": 2.0}),
-        ("alpha", [0.0, NONE], [0.5, 0.5], {"order": 1.0}),
-        ("alpha", [-0.7, -0.7], [1.0, 0.0], {"order": 0.0}),
+        ("alpha_divergence", [0.0, NONE], [0.5, 0.5], {"order": 1.0}),
+        ("alpha_divergence", [-0.7, -0.7], [1.0, 0.0], {"order": 0.0}),
     ],
 )
 def test_what_is_ruled_out_costs_inf(name, prediction, target, options):
@@ -128,12 +128,12 @@ def test_orders_with_a_name():
     np.testing.assert_allclose(divergence.renyi(log_p, half, order=0.0), -np.log(0.3), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["renyi", "alpha"])
+@pytest.mark.parametrize("name", ["renyi", "alpha_divergence"])
 def test_the_slope_in_the_order_is_that_of_differences(name):
     with jax.enable_x64(True):
         log_p, q = jnp.log(jnp.asarray(P, jnp.float64)), jnp.asarray(Q, jnp.float64)
         loss = jax.jit(jax.vmap(lambda order: getattr(divergence, name)(log_p, q, order=order)))
-        orders = jnp.array([1.0, 0.5, 0.01, 0.999999, 2.0, 7.0] + [0.0] * (name == "alpha"))
+        orders = jnp.array([1.0, 0.5, 0.01, 0.999999, 2.0, 7.0] + [0.0] * (name == "alpha_divergence"))
         _, slope = jax.jvp(loss, (orders,), (jnp.ones_like(orders),))
         difference = (loss(orders + 1e-5) - loss(orders - 1e-5)) / 2e-5
         np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-7)
@@ -142,7 +142,7 @@ def test_the_slope_in_the_order_is_that_of_differences(name):
 def test_a_masked_class_does_not_exist():
     mask = jnp.array([True, False, True, True])
     kept = jnp.array([0, 2, 3])
-    for name in ("kl", "kl_log", "reverse_kl", "generalized_kl", "renyi", "alpha", "kl_logits"):
+    for name in ("kl", "kl_log", "reverse_kl", "generalized_kl", "renyi", "alpha_divergence", "kl_logits"):
         loss = getattr(divergence, name)
         target = jnp.log(Q) if name in ("kl_log", "kl_logits") else Q
         got = loss(jnp.log(P), target, mask=mask)

@@ -31,17 +31,29 @@ ROOT = pathlib.Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+def load(name):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
+def build():
+    pytest.importorskip("nbconvert", reason="the site needs the group docs")
+    return load("build")
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    pytest.importorskip("griffe", reason="the site needs the group docs")
+    return load("runtime")
+
+
+@pytest.fixture(scope="module")
 def site(build, tmp_path_factory):
-    pytest.importorskip("zensical", reason="the site is built with zensical: group docs")
+    pytest.importorskip("zensical", reason="the site needs the group docs")
     target = tmp_path_factory.mktemp("docs") / "build"
     build.main(target)
     return target / "site"
@@ -55,12 +67,12 @@ def snippets(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
 
 
-def alike(value, told):
-    """Whether a value is the one that a comment tells; dots stand for what is left out."""
+def matches(value, comment):
+    """Whether a value is the one in a comment, in which dots replace what is left out."""
     try:
-        expected = eval(told, {"nan": np.nan})
+        expected = eval(comment, {"nan": np.nan})
     except SyntaxError:
-        return all(part in str(value) for part in told.split("..."))
+        return all(part in str(value) for part in comment.split("..."))
     if isinstance(expected, str):
         return value == expected
     np.testing.assert_allclose(jnp.asarray(value), expected, rtol=2e-3)
@@ -69,51 +81,116 @@ def alike(value, told):
 
 @pytest.mark.parametrize("name", ["index.md", "tutorial.md"])
 def test_snippets_run_and_their_comments_are_results(name, monkeypatch, capsys):
-    jl.catalogue.losses()  # loads the shelves, which register once
+    jl.catalogue.losses()  # imports the families, which register once
     monkeypatch.setattr(registry, "_registry", dict(registry._registry))
     names, compared = {"__name__": name}, 0
     for snippet in snippets(name):
         exec(compile(snippet, name, "exec"), names)
         printed = capsys.readouterr().out
-        for code, told in COMMENTED.findall(snippet):
+        for code, comment in COMMENTED.findall(snippet):
             if code.strip().startswith("print"):
-                assert all(part.strip() in printed for part in told.split("...")), told
+                assert all(part.strip() in printed for part in comment.split("...")), comment
             else:
-                assert alike(eval(code, names), told), code
+                assert matches(eval(code, names), comment), code
             compared += 1
     plt.close("all")
     assert compared >= (10 if name == "tutorial.md" else 0)
 
 
-def test_docstrings_are_cut_at_their_headings(build):
-    text = inspect.getdoc(jl.regression.huber)
-    cut = build.sections(text)
-    assert list(cut) == ["", "Args", "Returns", "Raises", "Example", "References"]
-    arguments = dict(build.entries(cut["Args"]))
-    assert list(arguments) == list(inspect.signature(jl.regression.huber).parameters)
-    assert arguments["where"].startswith("Booleans")
-    assert build.works_of("A, *One*,\nlong, 1999.\nB, 2000.") == [
-        "A, *One*, long, 1999.",
-        "B, 2000.",
-    ]
+def test_sections_of_docstrings_become_those_of_the_reference(runtime):
+    text = """Title.
+
+When to use: always.
+
+Example:
+    >>> 1 + 1
+    2
+
+References:
+    A, *One*,
+    long, 1999.
+    B, 2000."""
+    expected = """Title.
+
+**When to use:** always.
+
+Examples:
+    >>> 1 + 1
+    2
+
+**References**
+
+- A, *One*, long, 1999.
+- B, 2000.
+
+"""
+    assert runtime.sections(text) == expected
 
 
-def test_signatures_are_shown_whole(build):
-    shown = build.signature("huber", jl.regression.huber)
-    for word in ("prediction: Real", "*,", "delta", "where", "weights", "reduction", "-> Float"):
-        assert word in shown
-    assert "jaxtyping" not in shown
-    assert "typing." not in shown
+def test_signatures_are_those_of_run_time(runtime):
+    spec = inspect.signature(jl.regression.huber)
+    shown = {name: runtime.parameter(p) for name, p in spec.parameters.items()}
+    assert list(shown) == ["prediction", "target", "delta", "where", "weights", "reduction"]
+    assert str(shown["prediction"].annotation) == 'Real[ArrayLike, "*batch"]'
+    assert shown["reduction"].default == "'none'"
+    assert runtime.annotation(spec.return_annotation) == 'Float[Array, "*batch"]'
 
 
-def test_names_of_losses_become_links_outside_code(build):
-    losses = jl.catalogue.losses()
-    text = "`huber` and `robust.cauchy`, `delta`\n```python\n`huber`\n```"
+def test_names_of_losses_become_links_outside_code(runtime):
+    info = jl.catalogue.of(jl.regression.huber)
+    text = "`squared_error`, `huber`, `delta` and `robust.cauchy`\n>>> `squared_error`\n"
     expected = (
-        "[`huber`](regression.md#huber) and [`robust.cauchy`](robust.md#cauchy), `delta`\n"
-        "```python\n`huber`\n```"
+        "[`squared_error`][jaxloss.regression.squared_error], `huber`, `delta` and "
+        "[`robust.cauchy`][jaxloss.robust.cauchy]\n>>> `squared_error`\n"
     )
-    assert build.linked(text, list(losses), "regression") == expected
+    assert runtime.linked(text, info) == expected
+    assert runtime.linked("`squared_error`") == "`squared_error`"
+
+
+def test_picture_and_traits_are_behind_the_formula(runtime, monkeypatch):
+    monkeypatch.setattr(runtime, "picture", lambda info: "<picture>\n")
+    info = jl.catalogue.of(jl.regression.huber)
+    text = runtime.loss_text(info, inspect.getdoc(info.function))
+    formula, picture, arguments = (text.index(part) for part in ("$$", "<picture>", "Args:"))
+    assert formula < picture < arguments
+    assert all(trait.meaning in text for trait in info.traits)
+
+
+def test_navigation_nests_the_sections(build):
+    page = lambda title, *sections: build.Page(sections, title, f"{title}.md", "")
+    listed = [page("home"), page("all", "Losses"), page("huber", "Losses", "Regression")]
+    assert build.navigation([*listed, page("kl", "Losses", "Divergences")]) == (
+        'nav:\n  - "home": home.md\n  - "Losses":\n      - "all": all.md\n'
+        '      - "Regression":\n          - "huber": huber.md\n'
+        '      - "Divergences":\n          - "kl": kl.md\n'
+    )
+
+
+def test_names_elsewhere_lead_to_what_is_in_the_package(build):
+    text = build.names_page().text
+    assert "| `huber_loss`, `HuberLoss`, `Huber` | [`jl.regression.huber`]" in text
+    assert build.in_package("regression.huber")
+    assert not build.in_package("not_yet.anything")
+    with pytest.raises(SystemExit, match=r"jaxloss\.regression\.hubber, which does not exist"):
+        build.in_package("regression.hubber")
+
+
+def test_models_get_every_page_with_docstrings_in_place_of_directives(build):
+    pages = [
+        build.Page((), "jaxloss", "index.md", "# jaxloss\n"),
+        build.Page(("Losses",), "huber", "losses/huber.md", "::: jaxloss.regression.huber\n"),
+    ]
+    files = build.for_models(pages)
+    assert "- [huber](losses/huber.html)" in files["llms.txt"]
+    assert "jaxloss.regression.huber(prediction:" in files["llms-full.txt"]
+    assert ":::" not in files["llms-full.txt"]
+
+
+def test_search_shows_no_formulas(build, tmp_path):
+    file = tmp_path / "search.json"
+    file.write_text(json.dumps({"items": [{"text": r"A \(x\) and \[y \\ z\] B"}]}))
+    build.without_formulas(file)
+    assert json.loads(file.read_text())["items"][0]["text"].split() == ["A", "and", "B"]
 
 
 def test_links_between_files_become_links_of_the_site(build):
@@ -142,7 +219,8 @@ def test_every_public_name_is_documented(build):
         thing = getattr(jl, name)
         assert inspect.getdoc(thing), f"jaxloss.{name} has no docstring"
         if inspect.ismodule(thing):
-            for inner, value in build.public(thing):
+            for inner in build.public(thing):
+                value = getattr(thing, inner)
                 if inspect.isroutine(value) or inspect.isclass(value):
                     assert inspect.getdoc(value), f"jaxloss.{name}.{inner} has no docstring"
 
@@ -209,13 +287,19 @@ def test_no_link_is_broken(parsed):
 
 
 @pytest.mark.slow
-def test_every_loss_has_its_entry_and_the_guide_its_cards(site, parsed):
+def test_every_loss_has_its_page_and_the_guide_its_choices(site, parsed):
     for info in jl.catalogue.losses():
         if info.family:
-            page = parsed[(site / "losses" / f"{info.family}.html").resolve()]
-            assert info.function.__name__ in page.anchors
+            name = info.function.__name__
+            path = (site / "losses" / info.family / f"{name}.html").resolve()
+            assert f"jaxloss.{info.name}" in parsed[path].anchors
+            text = path.read_text()
+            positions = [text.index(part) for part in ("<h1", "where", "arithmatex", "Returns:")]
+            assert positions == sorted(positions), name
+            index = parsed[(site / "losses" / info.family / "index.html").resolve()]
+            assert f"{name}.html" in index.links
     guide = (site / "choosing.html").read_text()
-    assert guide.count('class="choice"') == len(jl.catalogue.choose())
+    assert guide.count('class="cell"') == len(jl.catalogue.choose())
 
 
 # Opens every page at two widths in a frame and writes down what it saw.

@@ -63,8 +63,8 @@ SHAPES = {
     ),
     "shapes are shown as they came": (
         cross_entropy(zeros(2, 3, 4), zeros(2, 4, 3), axis=1),
-        f"{CE}: `labels` has shape (2, 4, 3), expected (2, 3, 4) to fit `logits`, whose classes lie "
-        "along axis 1. Nothing is broadcast here: only a scalar is.",
+        f"{CE}: `labels` has shape (2, 4, 3), expected (2, 3, 4) to fit `logits`, whose classes "
+        "lie along axis 1. Nothing is broadcast here: only a scalar is.",
     ),
     "several class axes": (
         cross_entropy(zeros(2, 3, 4, 5), zeros(2, 3, 5, 4), axis=(1, 3)),
@@ -78,9 +78,9 @@ SHAPES = {
     ),
     "class ids in a column": (
         cross_entropy(LOGITS, IDS[:, None]),
-        f"{CE}: `labels` is int32 of shape (4, 1), expected integers of shape (4,), or real numbers "
-        "of shape (4, 3) to fit `logits`. Nothing is broadcast here: write `jnp.squeeze(labels, "
-        "-1)`.",
+        f"{CE}: `labels` is int32 of shape (4, 1), expected integers of shape (4,), or real "
+        "numbers of shape (4, 3) to fit `logits`. Nothing is broadcast here: write "
+        "`jnp.squeeze(labels, -1)`.",
     ),
     "a target in a column": (
         huber(VALUES, VALUES[:, None]),
@@ -114,9 +114,9 @@ SHAPES = {
     ),
     "swapped arguments": (
         cross_entropy(IDS, LOGITS),
-        f"{CE}: `labels` is float32 of shape (4, 3), expected integers of shape (), or real numbers "
-        "of shape (4,). Exchanged, the first two arguments would fit: it takes (logits, labels), "
-        "in this order.",
+        f"{CE}: `labels` is float32 of shape (4, 3), expected integers of shape (), or real "
+        "numbers of shape (4,). Exchanged, the first two arguments would fit: it takes (logits, "
+        "labels), in this order.",
     ),
     "no classes": (
         cross_entropy(zeros(4, 0), IDS),
@@ -135,9 +135,9 @@ def test_a_shape_that_does_not_fit(call, message):
 DTYPES = {
     "class ids that are floats": (
         cross_entropy(LOGITS, zeros(4)),
-        f"{CE}: `labels` is float32 of shape (4,), expected integers of shape (4,), or real numbers "
-        "of shape (4, 3) to fit `logits`. Write `labels.astype(int)` if that is what its numbers "
-        "mean.",
+        f"{CE}: `labels` is float32 of shape (4,), expected integers of shape (4,), or real "
+        "numbers of shape (4, 3) to fit `logits`. Write `labels.astype(int)` if that is what its "
+        "numbers mean.",
     ),
     "a mask of floats": (
         huber(VALUES, VALUES, where=VALUES),
@@ -159,8 +159,8 @@ DTYPES = {
     ),
     "nothing": (
         huber(None, VALUES),
-        f"{HUBER}: `prediction` is None, of which no array can be made. Give an array, a number, or "
-        "a list of numbers.",
+        f"{HUBER}: `prediction` is None, of which no array can be made. Give an array, a number, "
+        "or a list of numbers.",
     ),
     "a dict": (
         huber({"prediction": 1.0}, VALUES),

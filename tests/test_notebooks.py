@@ -1,6 +1,6 @@
-"""Notebooks are their scripts: the pair agrees, was executed without an error, and is small.
+"""A notebook and its script agree; it was executed without an error, and is small.
 
-Executing the scripts is the slow tier's part; each ends in assertions of what it concludes.
+The slow tier executes the scripts; each ends in assertions of its conclusions.
 """
 
 import json
@@ -72,12 +72,17 @@ def test_shows_pictures_and_is_small(script):
 
 
 @each
-def test_says_how_to_install_and_ends_in_conclusions(script):
-    code = [source for kind, source in cells_of_script(script) if kind == "code"]
-    assert re.search(
-        r'pip install "jaxloss\[(demo|notebooks)\]"', script.read_text().partition("import")[0]
-    )
-    assert re.search(r"^assert |assert_", code[-1], re.MULTILINE)
+def test_gives_the_command_that_installs_it_from_a_clone(script):
+    beginning = script.read_text().partition("import")[0]
+    assert re.search(r'pip install "\.\[(demo|notebooks)\]"', beginning)
+
+
+@each
+def test_ends_in_conclusions_in_prose_and_asserts_them(script):
+    (*_, (_, prose), (_, code)) = cells_of_script(script)
+    assert prose.startswith("## What we saw\n\n"), "write the conclusions as prose"
+    assert len(prose.split()) > 30, "write the conclusions as prose"
+    assert re.search(r"^assert |assert_", code, re.MULTILINE), "assert the conclusions"
     headings = re.findall(r"^# #+ .*", script.read_text(), re.MULTILINE)
     assert len(headings) >= 4
 

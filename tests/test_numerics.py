@@ -191,7 +191,7 @@ VECTOR = {
     "log_softmax": lambda x: jnp.maximum(numerics.log_softmax(x), -99),
     "norm": numerics.norm,
     "normalize": numerics.normalize,
-    "sums": lambda x: jnp.stack(numerics.fused_sums(x, jnp.sign(x), x * x)),
+    "fused_sums": lambda x: jnp.stack(numerics.fused_sums(x, jnp.sign(x), x * x)),
     "cosine_similarity": lambda x: numerics.cosine_similarity(x, x[::-1] * jnp.arange(4)),
 }
 

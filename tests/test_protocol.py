@@ -101,7 +101,7 @@ EVERY = rows(CASES)
 # `MultiSteps`, `apply_if_finite` and modules keep gradients in the shape of the parameters.
 UNSTACKED = {name: case for name, case in CASES.items() if not case.stacked}
 EVERY_UNSTACKED = rows(UNSTACKED)
-NOT_TRANSFORMATIONS = {"loss_scale", "minimize", "select"}
+NOT_TRANSFORMATIONS = {"loss_scale", "make_train_step", "tree_where"}
 
 
 def parameters(dtype=np.float32):
@@ -478,7 +478,7 @@ def test_a_mask_of_the_wrong_structure_is_named():
         transforms.regularize(ADAM, penalties.l2, 0.1, mask={"w": True}),
     ):
         params = parameters()
-        with pytest.raises(ValueError, match=r"transforms\.\w+: `mask` does not fit the parameter"):
+        with pytest.raises(ValueError, match=r"transforms\.\w+: `mask` does not have the structure"):
             tx.update(params, tx.init(params), params)
 
 

@@ -1,10 +1,11 @@
-"""What the regression losses do at their kinks, edges and special options."""
+"""The regression losses at their kinks, at the ends of their options, and with NaN."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxloss as jl
 from jaxloss import regression
 
 
@@ -17,6 +18,55 @@ def test_smooth_l1_without_beta_is_the_absolute_error(error):
     np.testing.assert_array_equal(slopes, (np.sign(error), -0.5 * (error != 0)))
 
 
+@pytest.mark.parametrize(
+    "name", [info.name for info in jl.catalogue.losses() if info.family == "regression"]
+)
+def test_a_nan_that_counts_has_a_nan_gradient(name):
+    loss = getattr(regression, name.partition(".")[2])
+    vector = {"cosine_distance": (2,), "quantiles": (2,)}.get(loss.__name__, ())
+    shapes = vector, () if loss.__name__ == "quantiles" else vector
+    compiled = jax.jit(jax.value_and_grad(lambda *x: jnp.sum(loss(*x)), argnums=(0, 1)))
+    for place in (0, 1):
+        data = [np.full(shape, 0.5 + k, np.float32) for k, shape in enumerate(shapes)]
+        data[place].reshape(-1)[0] = np.nan
+        value, slopes = compiled(*data)
+        assert np.isnan(value)
+        assert np.isnan(slopes[place].reshape(-1)[0])
+
+
+def test_a_nan_relative_to_a_target_of_0_is_seen():
+    value, slope = jax.value_and_grad(regression.absolute_percentage_error)(jnp.nan, 0.0)
+    assert np.isnan(value)
+    assert np.isnan(slope)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("huber", "delta"),
+        ("smooth_l1", "beta"),
+        ("pseudo_huber", "delta"),
+        ("pinball", "level"),
+        ("expectile", "level"),
+        ("epsilon_insensitive", "epsilon"),
+        ("squared_epsilon_insensitive", "epsilon"),
+    ],
+)
+def test_an_option_may_be_a_whole_number(name, option):
+    slopes = [
+        jax.grad(lambda p: getattr(regression, name)(p, 0.0, **{option: number}))(3.0)  # noqa: B023
+        for number in (1, 1.0)
+    ]
+    assert slopes[0] == slopes[1]
+
+
+def test_quantiles_under_strict_promotion():
+    data = jnp.zeros((4, 3)), jnp.ones(4)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        jax.make_jaxpr(jax.grad(lambda p, t: jnp.sum(regression.quantiles(p, t))))(*data)
+        jax.make_jaxpr(lambda p, t: regression.quantiles(p, t, level=[0.1, 0.5, 0.9]))(*data)
+
+
 def test_smooth_l1_is_huber_over_delta():
     errors = jnp.linspace(-3, 3, 25)
     expected = regression.huber(errors, 0.0, delta=0.5) / 0.5
@@ -24,15 +74,19 @@ def test_smooth_l1_is_huber_over_delta():
 
 
 @pytest.mark.parametrize(
-    ("error", "delta", "expected"),
-    [(1e-3, 1e20, 5e-7), (1e25, 1e-5, 1e20), (1e-8, 1.0, 5e-17), (1e-25, 1e-25, 0.0)],
+    ("error", "delta"),
+    [(1e-3, 1e20), (1e25, 1e-5), (1e-8, 1.0), (1e30, 1e-20), (1e37, 3.0), (2e19, 3e18), (0, 1)],
 )
-def test_pseudo_huber_needs_no_square_of_delta(error, delta, expected):
-    value, slopes = jax.value_and_grad(
-        lambda e, d: regression.pseudo_huber(e, 0.0, delta=d), argnums=(0, 1)
-    )(error, delta)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    assert np.all(np.isfinite(slopes))
+@pytest.mark.parametrize("fast_math", [False, True])
+def test_pseudo_huber_overflows_only_where_its_value_does(error, delta, fast_math):
+    """Neither the square of the error nor its ratio to delta need be representable."""
+    function = jax.value_and_grad(lambda e, d: regression.pseudo_huber(e, 0.0, delta=d), (0, 1))
+    compiled = jax.jit(function, compiler_options={"xla_cpu_enable_fast_math": fast_math})
+    value, slopes = compiled(*np.float32([error, delta]))
+    length = np.hypot(error, delta)
+    expected = [error / length * delta, (error / (length + delta) * error) ** 2 / length]
+    np.testing.assert_allclose(value, error / (length + delta) * error * delta, rtol=1e-6)
+    np.testing.assert_allclose(slopes, expected, rtol=2e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize(
@@ -40,18 +94,18 @@ def test_pseudo_huber_needs_no_square_of_delta(error, delta, expected):
     [
         "absolute_error",
         "smooth_l1",
-        "quantile",
+        "pinball",
         "epsilon_insensitive",
         "absolute_percentage_error",
         "symmetric_absolute_percentage_error",
     ],
 )
-def test_the_pull_at_a_match_is_0(name):
+def test_the_gradient_at_a_match_is_0(name):
     slopes = jax.grad(getattr(regression, name), argnums=(0, 1))(2.0, 2.0)
     np.testing.assert_array_equal(slopes, (0, 0))
 
 
-def test_quantile_of_a_sample_is_its_minimum():
+def test_pinball_is_smallest_at_the_quantile_of_a_sample():
     sample = jnp.arange(11.0)
     guesses = jnp.linspace(-1, 11, 121)
     cost = jax.vmap(lambda g: regression.pinball(g, sample, level=0.85, reduction="mean"))(guesses)
@@ -71,12 +125,12 @@ def test_quantiles_average_each_quantile():
 
 
 @pytest.mark.parametrize("level", [-0.1, 1.5])
-def test_a_level_that_is_no_share_is_refused(level):
+def test_a_level_outside_0_to_1_is_refused(level):
     with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
         regression.pinball(0.0, 0.0, level=level)
 
 
-def test_expectile_minds_too_low_predictions_by_its_level():
+def test_expectile_weighs_predictions_that_are_too_low_by_its_level():
     np.testing.assert_allclose(regression.expectile([-1.0, 1.0], 0.0, level=0.9), [0.9, 0.1])
 
 
@@ -116,7 +170,7 @@ def test_cosine_distance_of_a_small_angle_keeps_its_digits():
     np.testing.assert_allclose(value, 5e-9, rtol=1e-5)
 
 
-def test_a_zero_vector_is_at_distance_1_and_does_not_pull():
+def test_a_zero_vector_is_at_distance_1_with_gradient_0():
     function = lambda p: jnp.sum(regression.cosine_distance(p, jnp.array([1.0, 2.0])))
     value, slope = jax.value_and_grad(function)(jnp.zeros(2))
     assert value == 1

@@ -282,10 +282,14 @@ def test_a_value_kept_by_a_line_search_is_still_found():
         ({"weight": None}, TypeError, "`weight` is a NoneType, expected"),
         ({"weight": "0.1"}, TypeError, "`weight` is a str, expected"),
         ({"weight": 1j}, TypeError, "`weight` is complex64, expected"),
-        ({"mask": {"w": True}}, ValueError, "`mask` does not fit the parameters: "),
+        (
+            {"mask": {"w": True}},
+            ValueError,
+            "`mask` does not have the structure of the parameters: ",
+        ),
         ({"mask": {"w": 1.0, "b": True}}, TypeError, r"`mask\['w'\]` is 1\.0, expected True or"),
-        ({"penalty": lambda p: p["b"]}, ValueError, r"`penalty` gave shape \(2,\).*jnp.sum"),
-        ({"penalty": lambda p: 1j}, TypeError, "`penalty` gave complex64, expected a real"),
+        ({"penalty": lambda p: p["b"]}, ValueError, r"`penalty` returned shape \(2,\).*jnp.sum"),
+        ({"penalty": lambda p: 1j}, TypeError, "`penalty` returned complex64, expected a real"),
     ],
 )
 def test_what_is_wrong_is_named(arguments, error, message):
@@ -505,7 +509,7 @@ def test_micro_batches_over_calls_are_one_step_of_the_whole_batch():
     assert not np.any(state.gradients["b"])
 
 
-def test_minimize_says_what_micro_batches_weigh():
+def test_the_train_step_passes_the_weight_of_a_micro_batch():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 6, 2)).astype(np.float32)
     mask = rng.random((4, 6)) < np.array([1.0, 0.2, 0.6, 0.0])[:, None]
@@ -549,9 +553,11 @@ def test_what_accumulate_refuses():
         tx.update(params, tx.init(params), params)
     with pytest.raises(ValueError, match=r"`value_fn`\), which here is that of the last micro"):
         tx.update(params, tx.init(params), params, weight=1.0, value=1.0, grad=params, value_fn=l2)
-    with pytest.raises(ValueError, match="`every` is 0, expected"):
+    with pytest.raises(ValueError, match="`micro_batches` is 0, expected"):
         accumulate(optax.adam(0.1), 0)
-    with pytest.raises(TypeError, match="accumulate: `inner` is adam, expected what Optax makes"):
+    with pytest.raises(
+        TypeError, match="accumulate: `inner` is adam, expected an Optax transformation"
+    ):
         accumulate(optax.adam, 2)
 
 
@@ -838,13 +844,17 @@ def test_any_function_along_the_first_axis_is_a_rule():
         ),
         (aggregate(aggregators.upgrad, 3), {"b": 1.0}, r"`updates\['b'\]` has shape \(\)"),
         (aggregate(aggregators.dwa(1), 2), {"w": jnp.ones((2, 2))}, "`losses` was not given"),
-        (aggregate(jnp.sum, 2), {"w": jnp.ones((2, 2))}, r"`weighting` gave shape \(\)"),
+        (aggregate(jnp.sum, 2), {"w": jnp.ones((2, 2))}, r"`weighting` returned shape \(\)"),
         (
             aggregate_coordinates(aggregators.trimmed_mean, 3),
             {"w": jnp.ones((4, 2))},
             r"aggregate_coordinates: `updates\['w'\]` has shape \(4, 2\), expected \(3",
         ),
-        (aggregate_coordinates(jnp.sum, 2), {"w": jnp.ones((2, 2))}, r"`rule` gave shape \(\) for"),
+        (
+            aggregate_coordinates(jnp.sum, 2),
+            {"w": jnp.ones((2, 2))},
+            r"`rule` returned shape \(\) for",
+        ),
     ],
 )
 def test_gradients_that_are_not_stacked_are_named(tx, updates, message):
@@ -862,7 +872,7 @@ def test_heads_want_functions_and_counts():
             make(aggregators.upgrad, 0)
 
 
-# --- minimize -----------------------------------------------------------------------------------
+# --- make_train_step ----------------------------------------------------------------------------
 
 
 def ridge(params, target):
@@ -994,24 +1004,34 @@ def test_multi_steps_forwards_the_value():
             np.ones(3, np.float32),
             False,
             ValueError,
-            r"shape \(3,\), expected one.*reduction=\"mean\"",
+            r"the value of the loss has shape \(3,\), expected one.*reduction=\"mean\"",
         ),
-        (Mean(np.ones(3), np.ones(3)), False, ValueError, r"shape \(3,\).*tree.map\(jnp.sum, mean"),
-        ((1.0, {}), False, TypeError, "a tuple of 2, expected a scalar.*`has_aux=True`"),
-        (1.0, True, TypeError, r"float, expected a pair `\(value, aux\)`"),
-        ((1.0, 2.0, 3.0), True, TypeError, "a tuple of 3, expected a pair"),
-        (3, False, TypeError, "int32, expected a floating-point"),
-        (None, False, TypeError, "a NoneType, expected a scalar"),
+        (
+            Mean(np.ones(3), np.ones(3)),
+            False,
+            ValueError,
+            r"the value of the loss holds means of shape \(3,\).*tree.map\(jnp.sum, mean",
+        ),
+        (
+            (1.0, {}),
+            False,
+            TypeError,
+            "the loss returned a tuple of 2, expected a scalar.*`has_aux=True`",
+        ),
+        (1.0, True, TypeError, r"the loss returned a float, expected a pair `\(value, aux\)`"),
+        ((1.0, 2.0, 3.0), True, TypeError, "the loss returned a tuple of 3, expected a pair"),
+        (3, False, TypeError, "the value of the loss is int32, expected a floating-point"),
+        (None, False, TypeError, "the value of the loss is a NoneType, expected a scalar"),
     ],
 )
 def test_what_a_loss_may_not_give(result, has_aux, error, message):
     init, step = make_train_step(lambda p: result, optax.sgd(0.1), has_aux=has_aux)
-    with pytest.raises(error, match=f"minimize: the loss gave {message}"):
+    with pytest.raises(error, match=f"make_train_step: {message}"):
         step(jnp.ones(2), init(jnp.ones(2)))
 
 
-def test_what_minimize_needs():
-    with pytest.raises(TypeError, match=r"minimize: `tx` is adam, .*optax.adam\(1e-3\)"):
+def test_what_make_train_step_refuses():
+    with pytest.raises(TypeError, match=r"make_train_step: `tx` is adam, .*optax.adam\(1e-3\)"):
         make_train_step(l2, optax.adam)
     init, step = make_train_step(lambda p: 1.0, optax.sgd(0.1))
     for leaf, came in [(np.arange(2), "int64"), (jnp.tanh, "of type")]:

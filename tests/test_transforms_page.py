@@ -1,4 +1,4 @@
-"""The page on the Optax side is true: its snippets run in order, and name what exists."""
+"""The page `docs/optax.md`: its snippets run in order, and the names in it exist."""
 
 import inspect
 import pathlib
@@ -11,25 +11,26 @@ from jaxloss import aggregators, gradients, transforms
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "optax.md"
 
-
-AROUND = [
-    found
+FUNCTIONS = [
+    function
     for module in (aggregators, gradients, transforms, jl.penalties)
     for name in getattr(module, "__all__", dir(module))
-    if inspect.isfunction(found := getattr(module, name))
+    if inspect.isfunction(function := getattr(module, name))
     and name[0] != "_"
-    and found.__module__.startswith(module.__name__)
+    and function.__module__.startswith(module.__name__)
 ]
 
 
-@pytest.mark.parametrize("function", AROUND, ids=lambda f: f"{f.__module__}.{f.__name__}")
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f"{f.__module__}.{f.__name__}")
 def test_docstrings_have_every_part(function):
     text = inspect.getdoc(function)
     missing = [part for part in ("Args:", "Returns:", "Example:", "$$") if part not in text]
     assert not missing, f"{function.__name__}: write {missing}"
     assert len(text.splitlines()[0]) <= 100
-    takes = [p for p in inspect.signature(function).parameters.values() if p.kind < 4]
-    for parameter in takes:
+    advised = text.splitlines()[2].startswith("When to use: ")
+    assert advised or function.__name__ in gradients.__all__, "the second paragraph is the advice"
+    described = [p for p in inspect.signature(function).parameters.values() if p.kind < 4]
+    for parameter in described:
         assert f"{parameter.name}:" in text, f"{function.__name__}: describe `{parameter.name}`"
 
 
@@ -46,13 +47,13 @@ def test_snippets_run_in_order():
     assert set(names["mean_of_clipped"]) == {"w", "b"}
 
 
-def test_every_name_in_backticks_that_looks_like_ours_is_ours():
+def test_names_in_backticks_exist():
     known = {
         *jl.__all__, *aggregators.__all__, *gradients.__all__, *transforms.__all__,
         *dir(jl.penalties),
     }  # fmt: skip
-    for module, name in re.findall(r"\b(gradients|transforms|aggregators|penalties)\.(\w+)",
-                                   PAGE.read_text()):  # fmt: skip
+    modules = re.findall(r"\b(gradients|transforms|aggregators|penalties)\.(\w+)", PAGE.read_text())
+    for module, name in modules:
         assert hasattr(getattr(jl, module), name), f"{module}.{name}"
-    rules = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", PAGE.read_text(), re.MULTILINE)
-    assert {name.strip("`") for row in rules for name in row.split(", ")} <= known
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", PAGE.read_text(), re.MULTILINE)
+    assert {name.strip("`") for row in rows for name in row.split(", ")} <= known

@@ -1,7 +1,7 @@
-"""Value, gradient, jaxpr and optimized HLO of every setting of the suite: saved, or compared with what was saved.
+"""Compares value, gradient, jaxpr and optimized HLO of every setting of the suite with saved ones.
 
-    python tools/snapshot.py save FILE [--no-compile]
-    python tools/snapshot.py compare FILE
+`tools/snapshot.py save FILE [--no-compile]` saves them; `tools/snapshot.py compare FILE` prints the
+settings that differ, and where jaxprs differ compares HLO and numbers.
 """
 
 import hashlib
@@ -9,14 +9,15 @@ import pathlib
 import pickle
 import re
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-import cases
 
 # Names of settings that have changed since a file was saved: (pattern, replacement).
 RENAMED = (
@@ -29,18 +30,20 @@ RENAMED = (
 )
 
 
-def renamed(name):
+Functions = tuple[Callable[..., Any], list[jax.Array]]
+
+
+def renamed(name: str) -> str:
+    """The present name of a setting."""
     for pattern, new in RENAMED:
         name = re.sub(pattern, new, name)
     return name
 
 
-def functions(setting):
+def functions(setting: cases.Setting) -> Functions:
+    """A function that returns value and gradients of a setting, and its data."""
     data, options = setting.data(), setting.options()
     at = setting.floating()
-
-    def values(*data):
-        return setting.loss(*data, reduction="none", **options)
 
     def gradients(*data):
         def total(*floating):
@@ -50,58 +53,92 @@ def functions(setting):
 
         return jax.value_and_grad(total, tuple(range(len(at))))(*(data[i] for i in at))
 
-    return (lambda *data: (values(*data), gradients(*data))), [jnp.asarray(x) for x in data]
+    def both(*data):
+        return setting.loss(*data, reduction="none", **options), gradients(*data)
+
+    return both, [jnp.asarray(x) for x in data]
 
 
-def normal(text):
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    text = re.sub(r"(name|jvp|jvp_jaxpr_fun|fwd|bwd|jvp_jaxpr_thunk|callback|debug_info)=[^\s\]]+(<[^>]*>)?", "", text)
-    return text
+def jaxpr_hash(f: Callable[..., Any], data: list[jax.Array]) -> str:
+    """A hash of the jaxpr without addresses and names of functions."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(jax.make_jaxpr(f)(*data)))
+    names = "name|jvp|jvp_jaxpr_fun|fwd|bwd|jvp_jaxpr_thunk|callback|debug_info"
+    return _hash(re.sub(rf"({names})=[^\s\]]+(<[^>]*>)?", "", text))
 
 
-def hlo(compiled):
+def hlo_hash(compiled: jax.stages.Compiled) -> str:
+    """A hash of the optimized HLO without metadata and names."""
     text = re.sub(r", metadata=\{[^}]*\}", "", compiled.as_text())
     text = re.sub(r"(FileNames|FunctionNames|FileLocations|StackFrames)\n(.*\n)*?\n", "", text)
-    return hashlib.sha256(re.sub(r"%?[\w.-]+", "", text).encode()).hexdigest()
+    return _hash(re.sub(r"%?[\w.-]+", "", text))
 
 
-def main():
-    mode, file = sys.argv[1:3]
-    compile_ = "--no-compile" not in sys.argv
-    old = pickle.load(open(file, "rb")) if mode == "compare" else {}
-    old = {renamed(name): entry for name, entry in old.items()}
-    found, worse = {}, 0
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def difference(new: Any, old: Any) -> str:
+    """Whether two trees of arrays hold the same numbers, else how far they are apart in ULP."""
+    pairs = list(zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True))
+    if all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+        return "same"
+    apart = [
+        np.abs(np.float64(a) - b) / np.maximum(np.spacing(np.abs(np.float32(b))), 1e-45)
+        for a, b in pairs
+    ]
+    return f"differ by {max(np.max(x, initial=0) for x in apart):.1f} ULP"
+
+
+def snapshot(setting: cases.Setting, *, compiles: bool) -> dict[str, Any]:
+    """Hash of the jaxpr, and if asked for hash of the HLO and results."""
+    f, data = functions(setting)
+    entry = {"jaxpr": jaxpr_hash(f, data)}
+    if compiles:
+        compiled = jax.jit(f).lower(*data).compile()
+        entry |= {"hlo": hlo_hash(compiled), "out": jax.tree.map(np.asarray, compiled(*data))}
+    return entry
+
+
+def named() -> Iterator[tuple[str, cases.Setting]]:
+    """The settings by unique names: a prime for each repetition."""
+    seen = set()
     for setting in cases.settings():
-        f, data = functions(setting)
         name = str(setting)
-        while name in found:
+        while name in seen:
             name += "'"
-        jaxpr = normal(str(jax.make_jaxpr(f)(*data)))
-        entry = found[name] = {"jaxpr": hashlib.sha256(jaxpr.encode()).hexdigest()}
-        if mode == "save":
-            if compile_:
-                compiled = jax.jit(f).lower(*data).compile()
-                entry["hlo"] = hlo(compiled)
-                entry["out"] = jax.tree.map(np.asarray, compiled(*data))
-            continue
-        before = old.get(name)
+        seen.add(name)
+        yield name, setting
+
+
+def compare(old: dict[str, dict[str, Any]]) -> None:
+    """Prints what differs from saved entries."""
+    for name, setting in named():
+        before = old.pop(name, None)
         if before is None:
             print(f"{name}: new")
-            continue
-        if before["jaxpr"] == entry["jaxpr"]:
-            continue
-        if "out" not in before:
-            print(f"{name}: jaxpr differs")
-            continue
-        compiled = jax.jit(f).lower(*data).compile()
-        out = jax.tree.map(np.asarray, compiled(*data))
-        same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(before["out"]), strict=True))
-        ulp = max(float(np.max(np.abs(np.asarray(a, np.float64) - b) / np.maximum(np.spacing(np.abs(np.asarray(b, np.float32))), 1e-45), initial=0)) for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(before["out"]), strict=True))
-        print(f"{name}: jaxpr differs; HLO {'same' if hlo(compiled) == before['hlo'] else 'differs'}; numbers {'same' if same else f'differ by {ulp:.1f} ULP'}")
-    if mode == "save":
-        pickle.dump(found, open(file, "wb"))
-    for name in old.keys() - found.keys():
+        elif snapshot(setting, compiles=False)["jaxpr"] != before["jaxpr"]:
+            if "out" not in before:
+                print(f"{name}: jaxpr differs")
+                continue
+            now = snapshot(setting, compiles=True)
+            hlo = "same" if now["hlo"] == before["hlo"] else "differs"
+            numbers = difference(now["out"], before["out"])
+            print(f"{name}: jaxpr differs; HLO {hlo}; numbers {numbers}", flush=True)
+    for name in old:
         print(f"{name}: gone")
 
 
-main()
+def main(mode: str, file: str, *options: str) -> None:
+    """Saves or compares."""
+    path = pathlib.Path(file)
+    if mode == "compare":
+        saved = pickle.loads(path.read_bytes())
+        compare({renamed(name): entry for name, entry in saved.items()})
+    else:
+        compiles = "--no-compile" not in options
+        found = {name: snapshot(setting, compiles=compiles) for name, setting in named()}
+        path.write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -22,7 +22,16 @@ from jaxloss._core.spec import ArraySpec, LossSpec
 from jaxloss._core.typing import Shape
 from jaxloss.domains import Domain
 
-__all__ = ["ARRAYS", "as_array", "bind", "check_choice", "check_options", "convert", "to_arrays"]
+__all__ = [
+    "ARRAYS",
+    "as_array",
+    "bind",
+    "check_choice",
+    "check_options",
+    "convert",
+    "option",
+    "to_arrays",
+]
 
 ARRAYS = (jax.Array, np.ndarray)
 
@@ -100,15 +109,13 @@ def check_choice(fun_name: str, name: str, given: Any, choices: tuple[Any, ...])
 def as_array(fun_name: str, name: str, value: Any) -> Any:
     """A NumPy or JAX array of numbers that JAX can hold."""
     try:
-        array = np.asarray(value) if not isinstance(value, jax.Array) else value
-        # A list that holds traced arrays is an object to NumPy, and an array to JAX.
-        array = jnp.asarray(value) if array.dtype == object else array
+        array = _array_of(value)
     except (TypeError, ValueError, OverflowError) as error:
         came = "None" if value is None else f"a {type(value).__name__}"
         reason = f" ({str(error).rstrip('.')})" if isinstance(value, list | tuple | int) else ""
         raise TypeError(
-            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. Give an array, "
-            f"a number, or a list of numbers."
+            f"{fun_name}: `{name}` is {came}, of which no array can be made{reason}. "
+            f"Give an array, a number, or a list of numbers."
         ) from None
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
@@ -122,6 +129,17 @@ def as_array(fun_name: str, name: str, value: Any) -> Any:
         message = f"{fun_name}: `{name}` holds text or dates ({array.dtype}), expected numbers."
         raise TypeError(message)
     return array if array.dtype == held and array.dtype.isnative else array.astype(held)
+
+
+def _array_of(value: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:  # of a list that holds traced numbers
+        return jnp.asarray(value)
+    # A list that holds traced arrays is an object to NumPy, and an array to JAX.
+    return jnp.asarray(value) if array.dtype == object else array
 
 
 @functools.lru_cache(maxsize=256)
@@ -146,6 +164,11 @@ def convert(spec: LossSpec, name: str, x: Any, form: ArraySpec, batch: Shape, dt
         x = jnp.asarray(x).astype(dtype)
     stretches = x.ndim == 0 and form.batched and not form.event and batch
     return jnp.broadcast_to(x, batch) if stretches else x
+
+
+def option(spec: LossSpec, name: str, value: Any) -> Any:
+    """The option that the body sees: a number is a float, as JVP rules need a tangent of it."""
+    return float(value) if name in spec.numeric_options and type(value) is int else value
 
 
 def check_options(

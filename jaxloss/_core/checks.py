@@ -142,9 +142,9 @@ def checked(step: Callable[P, T]) -> Callable[P, T]:
 
     Example:
         >>> import jax, jaxloss as jl
-        >>> checked(jax.jit(jl.regression.squared_error))(jnp.nan, 1.0)
+        >>> checked(jax.jit(jl.regression.squared_error))(jnp.nan, 1.0)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: jaxloss.regression.squared_error: `prediction` must be finite, got nan.
+        ValueError: jaxloss.regression.squared_error: `prediction` must be finite, got nan. (Called...
     """
 
     @functools.wraps(step)

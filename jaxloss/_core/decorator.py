@@ -25,7 +25,7 @@ from typing import Any, ParamSpec, overload
 import jax.numpy as jnp
 
 from jaxloss._core import labels, masking, shapes
-from jaxloss._core.arguments import ARRAYS, bind, check_options, convert, to_arrays
+from jaxloss._core.arguments import ARRAYS, bind, check_options, convert, option, to_arrays
 from jaxloss._core.body import evaluate_body
 from jaxloss._core.checks import are_on, check, check_arguments
 from jaxloss._core.reduction import TypeOfReduction, reduce
@@ -126,7 +126,7 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
         arrays, valid = labels.guard(spec, arrays, forms, given | sizes)
 
     # The mathematics.
-    inputs = {name: arrays.get(name, given[name]) for name in spec.arguments}
+    inputs = {n: arrays[n] if n in arrays else option(spec, n, given[n]) for n in spec.arguments}
     values = evaluate_body(spec, inputs, batch, sizes, dtype)
 
     # The result.

@@ -36,15 +36,16 @@ def to_index(fun_name: str, name: str, x: Any, *, bounded: bool) -> Array:
     held, given = jnp.iinfo(dtype), jnp.iinfo(x.dtype)
     if given.max <= held.max and given.min >= held.min:
         return jnp.asarray(x).astype(dtype)
-    if isinstance(x, np.ndarray):
-        if not bounded and x.size and (x.max() > held.max or x.min() < held.min):
-            raise ValueError(
-                f"{fun_name}: `{name}` holds ids that {dtype} cannot hold (up to {x.max()}). "
-                f"Number them from 0: `numpy.unique({name}, return_inverse=True)[1]`."
-            )
-        return jnp.asarray(np.clip(x, max(held.min, given.min), held.max).astype(dtype))
-    # Without bounds the conversion of unsigned integers keeps different ids different.
-    return (jnp.minimum(x, held.max) if bounded else x).astype(dtype)
+    if not bounded and x.dtype.itemsize == np.dtype(dtype).itemsize:
+        return jnp.asarray(x.astype(dtype))  # unsigned integers that differ still differ
+    if isinstance(x, jax.Array):
+        return jnp.minimum(x, held.max).astype(dtype)
+    if not bounded and x.size and (x.max() > held.max or x.min() < held.min):
+        raise ValueError(
+            f"{fun_name}: `{name}` holds ids that {dtype} cannot hold (up to {x.max()}). Number "
+            f"them from 0: `numpy.unique({name}, return_inverse=True)[1]`."
+        )
+    return jnp.asarray(np.clip(x, max(held.min, given.min), held.max).astype(dtype))
 
 
 def guard(

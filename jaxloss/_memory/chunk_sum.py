@@ -1,13 +1,13 @@
-r"""The engine of every loss that is a sum over rows: one chunk of rows at a time.
+r"""A sum over rows, computed one chunk of rows at a time, with its gradients.
 
 $$L(\theta, x) = \sum_j \ell(\theta, x_j), \qquad
   \dot L = \Bigl\langle \sum_j \partial_\theta \ell(\theta, x_j), \dot\theta \Bigr\rangle
   + \sum_j \langle \partial_x \ell(\theta, x_j), \dot x_j \rangle$$
 
-The sums on the right need no cotangent, since the loss is one number: they are added up in the
-loop that computes the loss, while a chunk is at hand, and multiplied by the cotangent afterwards.
-So nothing of a chunk is kept or computed twice. As the rule of a `jax.custom_jvp` it is linear in
-the tangents, and is made of functions that JAX differentiates again, maps and shards.
+The loss is one number, so its cotangent is a factor of all gradients. They are added up in the
+loop that computes the loss, and multiplied by the cotangent afterwards: no array of a chunk is kept
+or computed twice. The rule of the `jax.custom_jvp` is linear in the tangents and consists of
+functions that JAX differentiates, maps and shards.
 """
 
 import functools
@@ -24,157 +24,219 @@ from jaxloss._memory.layout import (
     Split,
     accumulator_dtype,
     merge_strided,
+    real_rows,
     split_strided,
     take_chunk,
     zeros_like,
 )
 from jaxloss._memory.mesh import vma
+from jaxloss.numerics._vectors import power_of_two_near
+
+# A pytree of arrays that all rows share, or of arrays with the rows of one chunk.
+Shared = Any
+Rows = Any
+
+# From `shared`, rows, and which rows are real (None: all) to the sum of their losses and to other
+# results, one entry a row.
+Value = Callable[[Shared, Rows, Array | None], tuple[Array, Any]]
+
+# From the same, and what is `Wanted`, to the sum of the losses, the other results, the gradients of
+# `shared` added to those so far, and the gradients of the rows; None where none is wanted.
+ValueAndGrad = Callable[[Shared, Rows, Array | None, "Wanted"], tuple[Array, Any, Shared, Rows]]
 
 
-def _put(into: Any, tree: Any, j: Any) -> Any:
-    def update(x: Array, part: Array) -> Array:
-        return lax.dynamic_update_index_in_dim(x, part.astype(x.dtype), j, 1)
-
-    return jax.tree.map(update, into, tree)
-
-
-# A term computes, for one chunk, (the sum of its losses, and what else is wanted a row).
-Term = Callable[[Any, Any], tuple[Array, Any]]
-
-
-class Slopes(NamedTuple):
-    """What is wanted of a chunk besides its value.
+class Wanted(NamedTuple):
+    """The gradients that are wanted of a chunk.
 
     Attributes:
-        shared: For each shared leaf, the gradients added up so far, or None if none is wanted.
-        rows: For each leaf of the rows, whether its gradient is wanted.
+        sums: Like `shared`: the gradients added up so far, None if none is wanted.
+        rows: Like the rows: whether a gradient is wanted.
     """
 
-    shared: list[Array | None]
-    rows: list[bool]
-
-
-def slopes_by_autodiff(term: Term, shared: list[Any], rows: list[Any], wanted: Slopes) -> Any:
-    """The value of a chunk, what else it gives, sums with its gradients added, row gradients."""
-    leaves = [*shared, *rows]
-    moving = [s is not None for s in wanted.shared] + wanted.rows
-
-    def function(floating: list[Any]) -> Any:
-        source = iter(floating)
-        whole = [next(source) if m else x for x, m in zip(leaves, moving, strict=True)]
-        return term(whole[: len(shared)], whole[len(shared) :])
-
-    at = [x for x, m in zip(leaves, moving, strict=True) if m]
-    value, pull, aux = jax.vjp(function, at, has_aux=True)
-    found = iter(pull(jnp.ones_like(value))[0])
-    sums = [None if s is None else s + next(found).astype(s.dtype) for s in wanted.shared]
-    return value, aux, sums, [next(found) if m else None for m in wanted.rows]
+    sums: Shared
+    rows: Rows
 
 
 class ChunkedSum(NamedTuple):
-    """What is static about a sum over chunks."""
+    """The static part of a sum over chunks.
 
-    term: Term
+    Attributes:
+        split: How the rows are split.
+        value: Computes the sum of a chunk.
+        value_and_grad: Computes its gradients as well; by default, JAX differentiates `value`.
+    """
+
     split: Split
-    slopes: Callable[..., Any] = slopes_by_autodiff
+    value: Value
+    value_and_grad: ValueAndGrad | None = None
+
+
+class RowGradient(NamedTuple):
+    """The gradient of rows, which waits for its cotangent in the dtype of the rows.
+
+    Attributes:
+        values: The gradient over `unit`.
+        unit: For float16 a power of 2 a row, so that a small gradient keeps its digits; or None.
+    """
+
+    values: Array
+    unit: Array | None
+
+
+def _store(gradient: Array, dtype: Any) -> RowGradient:
+    if dtype != jnp.float16 or gradient.dtype == dtype:
+        return RowGradient(gradient.astype(dtype), None)
+    size = jnp.max(jnp.abs(gradient), tuple(range(1, gradient.ndim)), keepdims=True, initial=0)
+    # Not smaller, or the derivative of a gradient that is almost 0 would overflow.
+    unit = jnp.maximum(power_of_two_near(size), 2.0**-10)
+    return RowGradient((gradient / unit).astype(dtype), unit)
+
+
+def _inner(gradient: Array | RowGradient, tangent: Array) -> Array:
+    """The inner product. A `vdot` would flatten a sharded gradient, and so gather it."""
+    values, unit = gradient if isinstance(gradient, RowGradient) else (gradient, None)
+    wide = accumulator_dtype(values.dtype)
+    values = values.astype(wide)
+    return jnp.sum((values if unit is None else values * unit) * tangent.astype(wide))
+
+
+def by_autodiff(value: Value) -> ValueAndGrad:
+    """Derives `value_and_grad` of a chunk."""
+
+    def value_and_grad(shared: Shared, rows: Rows, real: Array | None, wanted: Wanted) -> Any:
+        leaves, tree = jax.tree.flatten((shared, rows))
+        shared_tree, rows_tree = jax.tree.structure(shared), jax.tree.structure(rows)
+        sums = shared_tree.flatten_up_to(wanted.sums)
+        moves = [s is not None for s in sums] + jax.tree.leaves(wanted.rows)
+
+        def of_moving(moving: list[Array]) -> tuple[Array, Any]:
+            source = iter(moving)
+            every = [next(source) if m else x for x, m in zip(leaves, moves, strict=True)]
+            return value(*tree.unflatten(every), real)
+
+        moving = [x for x, m in zip(leaves, moves, strict=True) if m]
+        total, vjp_fn, aux = jax.vjp(of_moving, moving, has_aux=True)
+        found = iter(vjp_fn(jnp.ones_like(total))[0])
+        gradients = [next(found) if m else None for m in moves]
+        of_shared, of_rows = gradients[: len(sums)], gradients[len(sums) :]
+        added = [
+            None if s is None else s + g.astype(s.dtype)
+            for s, g in zip(sums, of_shared, strict=True)
+        ]
+        return total, aux, shared_tree.unflatten(added), rows_tree.unflatten(of_rows)
+
+    return value_and_grad
+
+
+def _loop(
+    how: Split, of_chunk: Callable[..., Any], sums: Any, shared: Shared, rows: Rows
+) -> tuple[Array, Any, Any]:
+    """Adds up `of_chunk(sums, shared, rows, real) -> (total, sums, results a row)` over chunks."""
+    parts = jax.tree.map(lambda x: split_strided(x, how, "first"), rows), real_rows(how)
+
+    def at(sums: Any, j: Any) -> Any:
+        return of_chunk(sums, shared, *take_chunk(parts, j))
+
+    def merged(found: Any) -> Any:
+        return jax.tree.map(lambda x: merge_strided(x, how), found)
+
+    if isinstance(how.chunks, int) and how.chunks == 1:
+        total, sums, found = at(sums, 0)
+        return total, sums, merged(jax.tree.map(lambda x: x[:, None], found))
+
+    def start(sums: Any) -> Any:
+        total, _, found = at(sums, 0)
+        every = (how.size, how.chunks)
+        return total, jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:, None], every + x.shape[1:]), found
+        )
+
+    def step(carry: Any, j: Array) -> Any:
+        total, sums, collected = carry
+        value, sums, found = at(sums, j)
+        collected = jax.tree.map(
+            lambda x, part: lax.dynamic_update_index_in_dim(x, part, j, 1), collected, found
+        )
+        return (total + value, sums, collected), None
+
+    total, collected = jax.tree.map(zeros_like, jax.eval_shape(start, sums))
+    (total, sums, collected), _ = lax.scan(step, (total, sums, collected), jnp.arange(how.chunks))
+    return total, sums, merged(collected)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum_chunks(program: ChunkedSum, shared: list[Any], rows: list[Any]) -> tuple[Array, Any]:
-    cuts = [split_strided(x, program.split) for x in rows]
+def sum_chunks(program: ChunkedSum, shared: Shared, rows: Rows) -> tuple[Array, Any]:
+    """The sum over all rows, and the other results of each row, which have no gradient.
 
-    def step(carry: Any, j: Any) -> Any:
-        total, collected = carry
-        value, found = program.term(shared, take_chunk(cuts, j))
-        return (total + value, _put(collected, found, j)), None
+    Inside `shard_map` all arrays must vary over the same axes: see `unify_vma`.
+    """
 
-    value, found = _loop(step, _nothing(program, shared, rows), program.split)
-    return value, jax.tree.map(lambda x: merge_strided(x, program.split), found)
+    def of_chunk(_: None, *chunk: Any) -> Any:
+        value, aux = program.value(*chunk)
+        return value, None, aux
 
-
-def _nothing(program: ChunkedSum, shared: list[Any], rows: list[Any]) -> tuple[Array, Any]:
-    """Zeros for the total, and room for what all chunks give besides."""
-    how = program.split
-
-    def outcome(shared: Any, rows: Any) -> Any:
-        value, found = program.term(shared, take_chunk([split_strided(x, how) for x in rows], 0))
-        return value, jax.tree.map(
-            lambda x: jnp.broadcast_to(x[:, None], (how.size, how.chunks, *x.shape[1:])), found
-        )
-
-    return jax.tree.map(zeros_like, jax.eval_shape(outcome, shared, rows))
+    total, _, aux = _loop(program.split, of_chunk, None, shared, rows)
+    return total, aux
 
 
-def _loop(step: Any, carry: Any, how: Split) -> Any:
-    if how.chunks == 1:
-        return step(carry, 0)[0]
-    return lax.scan(step, carry, jnp.arange(how.chunks))[0]
-
-
-@functools.partial(_sum_chunks.defjvp, symbolic_zeros=True)
+# The rule is not elementwise: its gradients come from the loop that computes the sum.
+@functools.partial(sum_chunks.defjvp, symbolic_zeros=True)
 def _sum_chunks_jvp(program: ChunkedSum, primals: Any, tangents: Any) -> Any:
-    moves = [tuple(not isinstance(t, SymbolicZero) for t in group) for group in tangents]
-    total, aux, gradients = _with_slopes(program, *moves, *primals)
-    tangent = jnp.zeros_like(total)
-    for gradient, t in zip(gradients, [*tangents[0], *tangents[1]], strict=True):
+    leaves = jax.tree.leaves(tangents)
+    moves = tuple(not isinstance(x_dot, SymbolicZero) for x_dot in leaves)
+    total, aux, gradients = _sum_and_grads(program, moves, *primals)
+    total_dot = jnp.zeros_like(total)
+    for gradient, x_dot in zip(gradients, leaves, strict=True):
         if gradient is not None:
-            # Not a `vdot`, which would flatten a sharded gradient, and so gather it first.
-            part = jnp.sum(gradient * t.astype(gradient.dtype))
+            part = _inner(gradient, x_dot)
             over = tuple(sorted(vma(part) - vma(total)))
             part = lax.psum(part, over) if over else part
-            tangent = tangent + part.astype(total.dtype)
-    return (total, aux), (tangent, jax.tree.map(_no_tangent, aux))
+            total_dot = total_dot + part.astype(total.dtype)
+    return (total, aux), (total_dot, jax.tree.map(zero_tangent, aux))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _with_slopes(
-    program: ChunkedSum, of_shared: Any, of_rows: Any, shared: list[Any], rows: list[Any]
-) -> tuple[Array, Any, list[Array | None]]:
-    """The total, what else the term gives, and the gradients of the leaves that move."""
-    how = program.split
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _sum_and_grads(
+    program: ChunkedSum, moves: tuple[bool, ...], shared: Shared, rows: Rows
+) -> tuple[Array, Any, list[Any]]:
+    """The sum, the other results, and the gradients of the leaves that move."""
+    shared_leaves, shared_tree = jax.tree.flatten(shared)
+    row_leaves, rows_tree = jax.tree.flatten(rows)
+    count = len(shared_leaves)
     sums = [
         zeros_like(x, accumulator_dtype(x.dtype)) if m else None
-        for x, m in zip(shared, of_shared, strict=True)
+        for x, m in zip(shared_leaves, moves[:count], strict=True)
     ]
-    cuts = [split_strided(x, how) for x in rows]
-    found = [zeros_like(x) if m else None for x, m in zip(cuts, of_rows, strict=True)]
+    wanted_rows = rows_tree.unflatten(moves[count:])
+    value_and_grad = program.value_and_grad or by_autodiff(program.value)
 
-    # Differentiated in reverse, the loop would keep what every chunk computes on the way.
+    # Otherwise the transpose of the loop would keep the intermediate arrays of every chunk.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def slopes(sums: Any, shared: Any, rows: Any) -> Any:
-        return program.slopes(program.term, shared, rows, Slopes(sums, list(of_rows)))
+    def of_chunk(sums: list[Any], *chunk: Any) -> Any:
+        wanted = Wanted(shared_tree.unflatten(sums), wanted_rows)
+        value, aux, found, of_rows = value_and_grad(*chunk, wanted)
+        stored = [
+            _store(g, x.dtype) if m else None
+            for g, x, m in zip(
+                rows_tree.flatten_up_to(of_rows), row_leaves, moves[count:], strict=True
+            )
+        ]
+        return value, shared_tree.flatten_up_to(found), (aux, stored)
 
-    def step(carry: Any, j: Any) -> Any:
-        total, collected, sums, found = carry
-        value, aux, sums, gradients = slopes(sums, shared, take_chunk(cuts, j))
-        # A gradient that nobody wants may have been computed on the way.
-        gradients = [None if f is None else g for f, g in zip(found, gradients, strict=True)]
-        return (total + value, _put(collected, aux, j), sums, _put(found, gradients, j)), None
-
-    total, aux, sums, found = _loop(step, (*_nothing(program, shared, rows), sums, found), how)
-    aux = jax.tree.map(lambda x: merge_strided(x, how), aux)
-    return total, aux, [*sums, *(None if f is None else merge_strided(f, how) for f in found)]
+    total, sums, (aux, stored) = _loop(program.split, of_chunk, sums, shared, rows)
+    return total, aux, [*sums, *stored]
 
 
-# A rule that is the function's own derivative, and yet not idle: differentiated once, the loop
-# stays closed, where JAX would move its constants out, each an array as large as a chunk's.
-@_with_slopes.defjvp
-def _with_slopes_jvp(
-    program: ChunkedSum, of_shared: Any, of_rows: Any, primals: Any, tangents: Any
+# The rule is the derivative of the function, and keeps the loop closed while JAX differentiates it
+# once: JAX would move constants out of the body, each an array as large as that of a chunk.
+@_sum_and_grads.defjvp
+def _sum_and_grads_jvp(
+    program: ChunkedSum, moves: tuple[bool, ...], primals: Any, tangents: Any
 ) -> Any:
-    function = functools.partial(_with_slopes.fun, program, of_shared, of_rows)
-    return jax.jvp(function, primals, tangents)
+    return jax.jvp(functools.partial(_sum_and_grads.fun, program, moves), primals, tangents)
 
 
-def _no_tangent(x: Array) -> Any:
+def zero_tangent(x: Array) -> Any:
+    """The tangent of a result without a gradient."""
     inexact = jnp.issubdtype(x.dtype, jnp.inexact)
     return jnp.zeros_like(x) if inexact else np.zeros(x.shape, jax.dtypes.float0)
-
-
-def sum_chunks(program: ChunkedSum, shared: list[Any], rows: list[Any]) -> tuple[Array, Any]:
-    """The sum of a term over all chunks, with gradients computed in the same loop.
-
-    Returns also what the term gives a row, joined; no gradient passes that. Inside `shard_map`
-    all leaves must vary over the same axes (`_mesh.alike`).
-    """
-    return _sum_chunks(program, shared, rows)

@@ -6,8 +6,11 @@ one chunk of it, with the gradients of the plain one.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+import functools
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +18,25 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer, eval_jaxpr
 
-from jaxloss._core.reduction import Mean, TypeOfReduction, reduce, total_weight
-from jaxloss._memory.chunk_map import map_chunks
+from jaxloss._core.reduction import TypeOfReduction, reduce
+from jaxloss._memory.chunk_map import is_floating, map_chunks
 from jaxloss._memory.chunk_sum import ChunkedSum, sum_chunks
-from jaxloss._memory.layout import Split, accumulator_dtype, plan_split, split_strided, take_chunk
-from jaxloss._memory.mesh import shards, unify_vma, vma
+from jaxloss._memory.layout import (
+    Split,
+    accumulator_dtype,
+    check_chunk_size,
+    plan_split,
+    split_strided,
+    take_chunk,
+)
+from jaxloss._memory.mesh import shards, unify_vma, vma, vma_of
+from jaxloss._memory.row_factors import holds_float16, row_factors
 
 Policy = Literal["fastest", "least_memory"]
 
 _NAME = "jaxloss.chunked"
-_BUDGET = 64 * 2**20
+_BUDGET = 64 * 2**20  # bytes
+_FEW_ROWS = 128  # rows by which a function of a symbolic number of rows is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,82 +44,95 @@ class Plan:
     """How the rows of a call are split, and why: print it.
 
     Attributes:
-        rows: How many rows came.
-        size: How many of them are computed at once.
-        chunks: How often.
-        padding: How many rows are made up, and masked, so that all chunks have one size.
+        rows: The number of rows.
+        chunk_size: The number of rows that are computed at once.
+        chunks: The number of chunks.
+        padding: The number of rows that are added, and masked, so that all chunks have one size.
         bytes_a_row: The largest array that the function makes, per row.
-        budget: What that array may take, in bytes; None if the size was given.
+        budget: The bytes that this array may take on a device; None if the size was given.
+        shards: The number of devices that are known to share the rows.
     """
 
     rows: int
-    size: int
+    chunk_size: int
     chunks: int
     padding: int
     bytes_a_row: int
     budget: int | None
+    shards: int = 1
 
     def __str__(self) -> str:
         """One line."""
         padded = f" (the last padded by {self.padding})" if self.padding else ""
         limit = "" if self.budget is None else f" of at most {self.budget / 2**20:.3g}"
+        where = f" on each of {self.shards} devices" if self.shards > 1 else ""
+        taken = self.chunk_size // self.shards * self.bytes_a_row / 2**20
         return (
-            f"{self.rows} rows as {self.chunks} x {self.size}{padded}; the largest array of a "
-            f"chunk takes {self.size * self.bytes_a_row / 2**20:.3g}{limit} MiB"
+            f"{self.rows} rows as {self.chunks} x {self.chunk_size}{padded}; the largest array of "
+            f"a chunk takes {taken:.3g}{limit} MiB{where}"
         )
+
+    __repr__ = __str__
 
 
 def chunked(
     fn: Callable[..., Any],
-    size: int | None = None,
+    chunk_size: int | None = None,
     *,
     reduction: TypeOfReduction = "mean",
     policy: Policy = "fastest",
 ) -> "Chunked":
-    r"""Take it when a loss makes more a row than memory holds: it computes a chunk of rows at once.
+    r"""Loss of many rows, computed one chunk of rows at a time.
+
+    When to use: a loss whose arrays of all rows do not fit in memory, such as the logits of all
+    tokens.
 
     $$\frac{\sum_i w_i\, \ell(\theta, x_i)}{\sum_i w_i}, \qquad \theta \text{ shared}, \quad
       x_i \text{ a row}$$
 
     Value and gradients are those of the plain loss, to rounding. "fastest" computes the gradients
-    of a chunk together with its loss, which for a linear layer are 3 matrix products instead of
-    the 4 of recomputing, and 2 if the layer is frozen; from the forward to the backward pass it
-    holds what it returns, the gradients, in float32. "least_memory" holds nothing and computes
-    every chunk again. Either way `grad`, `jvp`, `linearize`, Hessians and `vmap` work. For second
-    derivatives take `jvp` of `grad`, which stays in chunks; `grad` of `grad` does not.
+    of a chunk together with its loss: for a linear layer that takes 3 matrix products, and 2 if
+    the layer is frozen, where recomputation takes 4. Between the forward and the backward pass it
+    holds the gradients, those of `shared` in float32. "least_memory" holds nothing and computes
+    every chunk again. With either policy `grad`, `jvp`, `linearize`, Hessians and `vmap` work. For
+    second derivatives use `jvp` of `grad`, which stays in chunks; `grad` of `grad` does not.
 
-    A chunk takes rows far apart, j, j + k, j + 2k ... of k chunks, so that rows which are sharded
-    over devices stay where they are: no device sees the rows of another.
+    A chunk consists of the rows j, j + k, j + 2k ... of k chunks, so that rows which are sharded
+    over devices stay where they are.
 
-    **The size.** Not given, it is the largest for which no array that `fn` makes, as read off its
-    jaxpr, takes more than 64 MiB, or than the shared arrays in float32 if they are larger (their
-    gradients are rewritten with every chunk); and a multiple of 128 from there on. Given or not,
-    it is then lowered, at most by half, to a size that divides the rows. If there is none, the
-    rows are copied and padded, and the padding is masked.
+    **The size of a chunk.** By default it is the largest for which no array that `fn` makes, as
+    its jaxpr tells, takes more than 64 MiB, or than the shared arrays in float32 if those are
+    larger (their gradients are rewritten with every chunk); above 128 it is a multiple of 128. On
+    an Explicit mesh the rows of one device are counted. Given or not, the size is then lowered, at
+    most by half, to one that divides the rows. If there is none, the last chunk is padded with
+    copies of a row, which are masked.
+
+    `fn` is compiled once for each shape, also if it is called eagerly.
 
     Args:
-        fn: From `shared` and a chunk of each of the rows to one loss a row. It may be any
-            loss of this library, with anything in front of it; what couples rows to each other,
-            as batch normalization does, would couple those of a chunk alone. Arrays that it
-            closes over have gradients too.
-        size: The largest number of rows to compute at once.
+        fn: From `shared` and a chunk of each of the rows to one loss a row: any loss of this
+            library, with anything in front of it. What couples rows to each other, as batch
+            normalization does, would couple those of a chunk only. Arrays that `fn` closes over
+            have gradients too.
+        chunk_size: The largest number of rows to compute at once.
         reduction: "mean", "sum", "parts", or "none", which always computes chunks again.
         policy: "fastest" or "least_memory".
 
     Returns:
         A function `(shared, *rows, where=None, weights=None)` of pytrees; rows lie along the
         first axis of each leaf. `where` and `weights` have one entry a row: a False row is
-        replaced by zeros before `fn` sees it. Its method `plan(shared, *rows)` tells the size.
+        replaced by zeros before `fn` is called, except for PRNG keys. Its method
+        `plan(shared, *rows)` gives the size.
 
     Raises:
-        ValueError: If the size is not positive, or there is no such reduction or policy; when
+        ValueError: If the size is not positive, or the reduction or the policy is unknown; when
             called, if rows differ in number or `fn` does not give one value a row.
         TypeError: If the size is not an integer; when called, if `fn` gives no real numbers.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxloss.classification import softmax_cross_entropy
-        >>> head = chunked(lambda w, x, y: softmax_cross_entropy(x @ w, y), size=2)
+        >>> head = chunked(lambda w, x, y: softmax_cross_entropy(x @ w, y), chunk_size=2)
         >>> head(jnp.zeros((3, 4)), jnp.ones((5, 3)), jnp.arange(5) % 4)
         Array(1.3862944, dtype=float32)
 
@@ -115,10 +140,8 @@ def chunked(
         Hsu et al., *Liger Kernel: Efficient Triton Kernels for LLM Training*, 2024.
         Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
-        raise TypeError(f"{_NAME}: `size` is {size!r}, expected a positive integer or None.")
-    if size is not None and size < 1:
-        raise ValueError(f"{_NAME}: `size` is {size}, expected at least 1 row at a time.")
+    if chunk_size is not None:
+        chunk_size = check_chunk_size(_NAME, chunk_size)
     for name, given, known in (
         ("reduction", reduction, ("none", "mean", "sum", "parts")),
         ("policy", policy, ("fastest", "least_memory")),
@@ -126,15 +149,41 @@ def chunked(
         if given not in known:
             expected = ", ".join(map(repr, known))
             raise ValueError(f"{_NAME}: `{name}` is {given!r}, expected one of {expected}.")
-    return Chunked(fn, None if size is None else int(size), reduction, policy)
+    return Chunked(fn, chunk_size, reduction, policy)
+
+
+class _Data(NamedTuple):
+    """The arrays of a call.
+
+    Attributes:
+        consts: The arrays that the function closes over.
+        shared: The leaves of `shared`.
+        rows: The leaves of the rows.
+        where: Which rows count, or None.
+        weights: The weights of the rows, or None.
+    """
+
+    consts: list[Array]
+    shared: list[Array]
+    rows: list[Array]
+    where: Array | None
+    weights: Array | None
+
+
+class _OfRows(NamedTuple):
+    """The rows of `_Data`, and what their losses are multiplied by."""
+
+    rows: list[Array]
+    where: Array | None
+    factors: Array | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """What `chunked` returns: the loss, and its plan."""
+    """The loss that `chunked` returns, and its plan."""
 
     fn: Callable[..., Any]
-    size: int | None
+    chunk_size: int | None
     reduction: TypeOfReduction
     policy: Policy
 
@@ -143,43 +192,13 @@ class Chunked:
         shared, rows, where, weights = unify_vma(
             _as_arrays("shared", shared),
             _as_arrays("rows", rows),
-            _a_row("where", where, rows),
-            _a_row("weights", weights, rows),
+            _per_row("where", where, rows),
+            _per_row("weights", weights, rows),
         )
         how, _ = self._split(shared, rows)
-        if where is None and how.padding:
-            where = jnp.ones(how.rows, bool)
-        function, hoisted, dtype = _closed(self.fn, shared, rows, how)
-        if where is not None and weights is not None:
-            weights = jnp.where(where, weights, 0)
-        counts = where is not None, weights is not None
-        leaves = [*jax.tree.leaves(rows), *(x for x in (where, weights) if x is not None)]
-
-        def values(everything: Any, leaves: Any) -> Any:
-            mask = leaves[-1 - counts[1]] if counts[0] else None
-            factors = leaves[-1] if counts[1] else None
-            data = leaves[: len(leaves) - sum(counts)]
-            if mask is not None:
-                data = [jnp.where(_along(mask, x), x, jnp.zeros((), x.dtype)) for x in data]
-            found = function(everything, data)
-            return reduce(found.astype(accumulator_dtype(found.dtype)), mask, factors, "none")
-
-        everything = [*jax.tree.leaves(shared), *hoisted]
-        if self.reduction == "none":
-            return map_chunks(values, how, everything, leaves)
-        weight = total_weight((how.rows,), where, weights, dtype)
-        # A mean is divided inside the loop, so that the gradients leave it as they are returned.
-        scale = 1 / jnp.where((weight == 0) | (self.reduction != "mean"), 1, weight)
-        if self.policy == "fastest":
-
-            def term(everything: Any, leaves: Any) -> Any:
-                *everything, scale = everything
-                return scale * jnp.sum(values(everything, leaves)), ()
-
-            result, _ = sum_chunks(ChunkedSum(term, how), *unify_vma([*everything, scale], leaves))
-        else:
-            result = scale * jnp.sum(map_chunks(values, how, everything, leaves))
-        return Mean(result, weight) if self.reduction == "parts" else result
+        program, consts = _trace(self.fn, shared, rows, how)
+        data = _Data(consts, jax.tree.leaves(shared), jax.tree.leaves(rows), where, weights)
+        return program.evaluate(how, self.reduction, self.policy, unify_vma(data)[0])
 
     def plan(self, shared: Any, *rows: Any) -> Plan:
         """How these rows would be split; arrays may be `jax.ShapeDtypeStruct`s.
@@ -192,40 +211,104 @@ class Chunked:
             8192 rows as 16 x 512; the largest array of a chunk takes 64 of at most 64 MiB
         """
         how, budget = self._split(shared, rows)
-        taken = _bytes_a_row(self.fn, shared, rows)
-        return Plan(how.rows, how.size, how.chunks, how.padding, taken, budget)
+        taken = _bytes_a_row(self.fn, shared, rows, how.size if self.chunk_size else how.rows)
+        return Plan(how.rows, how.size, how.chunks, how.padding, taken or 1, budget, how.shards)
 
     def _split(self, shared: Any, rows: Any) -> tuple[Split, int | None]:
         count, leaf = _count(rows)
-        pieces = shards(leaf, 0) if isinstance(leaf, jax.Array) else 1
-        if self.size is not None:
-            return plan_split(count, self.size, pieces), None
-        of_shared = sum(4 * x.size for x in jax.tree.leaves(shared) if _floating(x))
-        budget = max(_BUDGET, of_shared)
-        most = max(1, budget // max(1, _bytes_a_row(self.fn, shared, rows)))
-        return plan_split(count, most if most < 128 else most // 128 * 128, pieces), budget
+        devices = shards(leaf, 0) if isinstance(leaf, jax.Array) else 1
+        if self.chunk_size is not None:
+            return plan_split(count, self.chunk_size, devices), None
+        of_shared = sum(4 * x.size for x in jax.tree.leaves(shared) if is_floating(x))
+        budget = max(_BUDGET, of_shared if isinstance(of_shared, int) else 0)
+        taken = _bytes_a_row(self.fn, shared, rows, count)
+        most = _FEW_ROWS if taken is None else max(1, budget // taken)
+        most = most if most < 128 else most // 128 * 128
+        return plan_split(count, most * devices, devices), budget
 
 
-def _floating(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)
+class _Program:
+    """A function of rows as a jaxpr, and the loss that it makes, compiled once for each shape."""
+
+    def __init__(self, jaxpr: Any, dtype: Any):
+        self.jaxpr, self.dtype = jaxpr, dtype
+        self.evaluate = jax.jit(self._evaluate, static_argnums=(0, 1, 2))
+
+    def values(self, shared: tuple[list[Array], list[Array]], rows: _OfRows) -> Array:
+        """The losses of some rows, times their factors; 0 where they do not count."""
+        leaves = rows.rows
+        if rows.where is not None:
+            leaves = [_fill(x, rows.where) for x in leaves]
+        consts, arguments = shared
+        (found,) = eval_jaxpr(self.jaxpr, consts, *arguments, *leaves)
+        return reduce(found.astype(self.dtype), rows.where, rows.factors, "none")
+
+    def _evaluate(self, how: Split, reduction: TypeOfReduction, policy: Policy, data: _Data) -> Any:
+        shared, where, weights = (data.consts, data.shared), data.where, data.weights
+        if where is not None and weights is not None:
+            weights = jnp.where(where, weights, 0)
+        if reduction == "none":
+            return map_chunks(self.values, how, shared, _OfRows(data.rows, where, weights))
+        factors, reduced = row_factors(
+            how.rows, where, weights, reduction, self.dtype, float16=holds_float16(data)
+        )
+
+        def value(shared: Any, rows: _OfRows, real: Array | None) -> tuple[Array, tuple[()]]:
+            values = self.values(shared, rows)
+            return jnp.sum(values if real is None else jnp.where(real, values, 0)), ()
+
+        total = functools.partial(sum_chunks, ChunkedSum(how, value))
+        total = jax.checkpoint(total) if policy == "least_memory" else total
+        return reduced(total(*unify_vma(shared, _OfRows(data.rows, where, factors)))[0])
 
 
-def _along(mask: Array, x: Array) -> Array:
-    """The mask of rows, for an array of more axes."""
-    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+# The programs of each function: tracing it again gives a new jaxpr, which would be compiled again.
+_programs: weakref.WeakKeyDictionary[Any, dict[Any, _Program]] = weakref.WeakKeyDictionary()
+
+
+def _compiled_once(fn: Callable[..., Any], program: _Program) -> _Program:
+    """The program of the same text that `fn` had before, or this one.
+
+    Their inner constants are the same arrays, which the first program keeps alive.
+    """
+    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
+    constants = [id(x) for inner in _inner(program.jaxpr) for x in getattr(inner, "consts", ())]
+    try:
+        return _programs.setdefault(fn, {}).setdefault((text, *constants), program)
+    except TypeError:  # no weak reference, or no hash
+        return program
+
+
+def _inner(jaxpr: Any) -> Iterator[Any]:
+    """The jaxprs inside a jaxpr, at any depth."""
+    for equation in jaxpr.eqns:
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(getattr(inner, "jaxpr", inner), "eqns"):
+                    yield inner
+                    yield from _inner(getattr(inner, "jaxpr", inner))
+
+
+def _fill(x: Array, where: Array) -> Array:
+    """Zeros where a row does not count; a PRNG key holds nothing that could do harm."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    where = where.reshape(where.shape + (1,) * (x.ndim - 1))
+    return jnp.where(where, x, jnp.zeros((), x.dtype))
 
 
 def _as_arrays(name: str, tree: Any) -> Any:
     def convert(path: Any, leaf: Any) -> Any:
+        where = f"{name}{jax.tree_util.keystr(path)}"
         try:
-            return jnp.asarray(leaf)
+            x = jnp.asarray(leaf)
         except TypeError:
-            where = f"{name}{jax.tree_util.keystr(path)}"
             message = (
-                f"{_NAME}: `{where}` is a {type(leaf).__name__}, expected an array. What is no "
+                f"{_NAME}: `{where}` is a {type(leaf).__name__}, expected an array. What is not an "
                 f"array belongs into the closure of the function."
             )
             raise TypeError(message) from None
+        return x
 
     return jax.tree_util.tree_map_with_path(convert, tree)
 
@@ -249,7 +332,7 @@ def _count(rows: Any) -> tuple[int, Any]:
     return np.shape(leader)[0], leader
 
 
-def _a_row(name: str, given: Any, rows: Any) -> Any:
+def _per_row(name: str, given: Any, rows: Any) -> Any:
     if given is None:
         return None
     array, (count, _) = jnp.asarray(given), _count(rows)
@@ -262,22 +345,22 @@ def _a_row(name: str, given: Any, rows: Any) -> Any:
     return array if name == "where" else array.astype(accumulator_dtype(array.dtype))
 
 
-def _closed(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[Any, list[Any], Any]:
-    """The function of flat lists, the traced arrays that it closes over, the dtype of its sum.
+def _trace(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[_Program, list[Array]]:
+    """The function of the rows of a chunk as a program, and the arrays that it closes over.
 
-    A `custom_jvp` sees no derivative but through its arguments, so the function is traced once,
-    and what its jaxpr has picked up on the way becomes one.
+    A `custom_jvp` has derivatives for its arguments alone, so the arrays of the closure must
+    become arguments.
     """
-    leaves, form = jax.tree.flatten(shared)
-    row_leaves, row_form = jax.tree.flatten(rows)
+    shared_leaves, shared_tree = jax.tree.flatten(shared)
+    row_leaves, rows_tree = jax.tree.flatten(rows)
 
-    def flat(leaves: Any, row_leaves: Any) -> Any:
-        return fn(jax.tree.unflatten(form, leaves), *jax.tree.unflatten(row_form, row_leaves))
+    def flat(shared_leaves: list[Array], row_leaves: list[Array]) -> Any:
+        return fn(shared_tree.unflatten(shared_leaves), *rows_tree.unflatten(row_leaves))
 
     example = jax.eval_shape(
-        lambda x: take_chunk([split_strided(leaf, how) for leaf in x], 0), row_leaves
+        lambda leaves: take_chunk([split_strided(x, how) for x in leaves], 0), row_leaves
     )
-    closed, shape = jax.make_jaxpr(flat, return_shape=True)(leaves, example)
+    closed, shape = jax.make_jaxpr(flat, return_shape=True)(shared_leaves, example)
     if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != (how.size,):
         came = shape.shape if isinstance(shape, jax.ShapeDtypeStruct) else jax.tree.structure(shape)
         message = (
@@ -285,52 +368,40 @@ def _closed(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[Any, list[Any]
             f"({how.size},), one loss a row. Did it reduce? Leave `reduction` to `chunked`."
         )
         raise ValueError(message)
-    if not jnp.issubdtype(shape.dtype, jnp.floating):
+    if not is_floating(shape):
         raise TypeError(
             f"{_NAME}: the function gives {shape.dtype}, expected floating-point losses."
         )
-    traced = [isinstance(c, Tracer) for c in closed.consts]
-    # A traced Python number has no dtype yet.
-    hoisted = [jnp.asarray(c) for c, t in zip(closed.consts, traced, strict=True) if t]
-    axes = frozenset().union(*(vma(x) for x in (*leaves, *row_leaves, *hoisted)))
-    for x in hoisted:
-        if vma(x) != axes:
+    axes = vma_of(shared_leaves, row_leaves, closed.consts)
+    for x in closed.consts:
+        if isinstance(x, Tracer) and vma(x) != axes:
             message = (
                 f"{_NAME}: the function closes over an array of shape {x.shape} that is the same on "
                 f"all devices of the mesh axes {sorted(axes - vma(x))}: pass it as `shared`."
             )
             raise ValueError(message)
-
-    def function(everything: list[Any], row_leaves: list[Any]) -> Any:
-        given = iter(everything[len(leaves) :])
-        consts = [next(given) if t else c for c, t in zip(closed.consts, traced, strict=True)]
-        arguments = (*everything[: len(leaves)], *row_leaves)
-        return eval_jaxpr(closed.jaxpr, consts, *arguments)[0]
-
-    return function, hoisted, accumulator_dtype(shape.dtype)
+    program = _Program(closed.jaxpr, accumulator_dtype(shape.dtype))
+    # A traced Python number has no dtype yet.
+    return _compiled_once(fn, program), [jnp.asarray(x) for x in closed.consts]
 
 
-def _bytes_a_row(fn: Any, shared: Any, rows: Any) -> int:
-    """How much the largest array that the function makes grows with each row."""
+def _bytes_a_row(fn: Any, shared: Any, rows: Any, count: int) -> int | None:
+    """The size of the largest array that the function makes of `count` rows, per row.
 
-    def sizes(count: int) -> list[int]:
-        few = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), rows)
-        return list(_sizes(jax.make_jaxpr(fn)(shared, *few).jaxpr))
+    An array has rows if an axis is a multiple of their number. None if a size is symbolic.
+    """
+    count = count if isinstance(count, int) else _FEW_ROWS
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), rows)
+    jaxpr = jax.make_jaxpr(fn)(shared, *some).jaxpr
+    every = [jaxpr, *(getattr(inner, "jaxpr", inner) for inner in _inner(jaxpr))]
+    sizes = list(_sizes(every, max(count, 1)))
+    return max([1, *sizes]) if all(isinstance(size, int) for size in sizes) else None
 
-    # Not 1 and 2: an axis of size 1 is treated in ways of its own.
-    growth = [more - less for less, more in zip(sizes(2), sizes(3), strict=False)]
-    return max([1, *growth])
 
-
-def _sizes(jaxpr: Any) -> Iterable[int]:
-    """The bytes of every array that a program makes, those of inner programs included."""
-    for equation in jaxpr.eqns:
+def _sizes(jaxprs: Iterable[Any], count: int) -> Iterator[int]:
+    """The bytes per row of every array that jaxprs make of `count` rows."""
+    for equation in (equation for jaxpr in jaxprs for equation in jaxpr.eqns):
         for x in equation.outvars:
-            yield getattr(x.aval, "size", 0) * getattr(
-                getattr(x.aval, "dtype", None), "itemsize", 0
-            )
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _sizes(inner)
+            shape, dtype = getattr(x.aval, "shape", ()), getattr(x.aval, "dtype", None)
+            if any(n % count == 0 for n in shape):
+                yield x.aval.size * getattr(dtype, "itemsize", 0) // count

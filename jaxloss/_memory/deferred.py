@@ -1,9 +1,9 @@
-"""Functions of rows and of all that they meet: the pairs of a set, some rows of them at a time.
+"""Functions of rows that meet all of a set, evaluated for some rows at a time.
 
-A sum over rows has its gradients made in the loop that computes it: of a square of similarities
-that takes three products of matrices. Where each row is wanted, its cotangent comes later, and
-the chunk is computed again when it has come: four. So a loss in chunks is `Pending`, and the
-contract, which knows the reduction, says which.
+The gradients of a sum over rows are computed in the loop that computes the sum: for a matrix of
+similarities that takes three matrix products. If the values of the rows are wanted, their
+cotangents come later and the chunks are computed again: four products. A loss in chunks therefore
+returns `DeferredRows`, and the contract, which knows the reduction, evaluates them.
 """
 
 import dataclasses
@@ -17,13 +17,15 @@ from jax import Array
 from jaxloss._core.reduction import Mean, TypeOfReduction, reduce, total_weight
 from jaxloss._memory.chunk_map import map_chunks
 from jaxloss._memory.chunk_sum import ChunkedSum, sum_chunks
-from jaxloss._memory.layout import Split, plan_split
-from jaxloss._memory.mesh import shards, unify_vma
+from jaxloss._memory.layout import checked_split
+from jaxloss._memory.mesh import unify_vma
+
+__all__ = ["DeferredRows", "checked_split", "map_rows", "materialize"]
 
 
 @dataclasses.dataclass(frozen=True)
 class DeferredRows:
-    """Values that are not computed before it is known whether more than their sum is wanted.
+    """Values that are computed when it is known whether only their sum is wanted.
 
     Attributes:
         shape: Their shape.
@@ -38,7 +40,7 @@ class DeferredRows:
     total: Callable[[Array], Array]
 
     def reduced(self, where: Any, weights: Any, reduction: TypeOfReduction) -> Any:
-        """Their sum or mean, as `reduction.reduce` has it."""
+        """Their sum or mean: what `reduction.reduce` makes of the values."""
         factors = reduce(jnp.ones(self.shape, self.dtype), where, weights, "none")
         total = self.total(factors)
         weights = None if weights is None else factors
@@ -46,8 +48,8 @@ class DeferredRows:
         return {"sum": total, "parts": parts, "mean": parts.value}[reduction]
 
 
-def materialize(values: Any) -> Array:
-    """The values of what may be `Pending`."""
+def materialize(values: Array | DeferredRows) -> Array:
+    """The values themselves."""
     return values.values() if isinstance(values, DeferredRows) else values
 
 
@@ -59,36 +61,38 @@ def map_rows(
     rows: list[Any],
     *,
     batch: int,
-) -> Any:
-    """A function of rows and of all that they meet: `Pending`, some at a time, if `chunk_size` is given.
+) -> Array | DeferredRows:
+    """`function(shared, [*rows, places])`: deferred, in chunks, if `chunk_size` is given.
 
-    `function(shared, [*rows, places])` gives one value a row; what is None stays None. Arrays have
-    `batch` leading axes: one set an example. A total is that of floating values.
+    Args:
+        fun_name: The name of the loss.
+        function: Gives one value a row; what is None stays None.
+        chunk_size: How many rows to compute at once, or None for all.
+        shared: What every row meets.
+        rows: What the rows have.
+        batch: The number of leading axes of all arrays: one set for each of their entries.
+
+    Returns:
+        The values, of floating dtype.
     """
     places = jnp.arange(rows[0].shape[batch], dtype=jnp.int32)
     if chunk_size is None:
         return function(shared, [*rows, places])
-    how = checked_split(fun_name, places.size, chunk_size, rows[0], batch)
-    # Numbers have no dtype to be restored, and must not decide on one.
+    how = checked_split(fun_name, places.shape[0], chunk_size, rows[0], batch)
+    # A Python number has no dtype to be restored, and must not decide on one.
     shared = [jnp.asarray(x, rows[0].dtype) if isinstance(x, int | float) else x for x in shared]
-    leaves, form = jax.tree.flatten(shared)
-    row_leaves, row_form = jax.tree.flatten(rows)
 
-    def of_chunk(leaves: Any, row_leaves: Any) -> Array:
-        *row_leaves, places = row_leaves
-        return function(form.unflatten(leaves), [*row_form.unflatten(row_leaves), places])
+    def values_of_set(shared: Any, rows: Any) -> Array:
+        return map_chunks(function, how, *unify_vma(shared, [*rows, places]))
 
-    def values_of_set(leaves: Any, row_leaves: Any) -> Array:
-        return map_chunks(of_chunk, how, *unify_vma(leaves, [*row_leaves, places]))
+    def total_of_set(shared: Any, rows: Any, factors: Array) -> Array:
+        def value(shared: Any, chunk: Any, real: Array | None) -> Any:
+            rows, factors = chunk
+            values = factors * function(shared, rows)
+            return jnp.sum(values if real is None else jnp.where(real, values, 0)), ()
 
-    def total_of_set(leaves: Any, row_leaves: Any, factors: Array) -> Array:
-        def term(leaves: Any, row_leaves: Any) -> Any:
-            *row_leaves, factors = row_leaves
-            return jnp.sum(factors * of_chunk(leaves, row_leaves)), ()
-
-        return sum_chunks(
-            ChunkedSum(term, how), *unify_vma(leaves, [*row_leaves, places, factors])
-        )[0]
+        chunk = [*rows, places], factors
+        return sum_chunks(ChunkedSum(how, value), *unify_vma(shared, chunk))[0]
 
     def of_sets(of_set: Callable[..., Array], *arguments: Any) -> Array:
         axes = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, arguments)
@@ -99,19 +103,6 @@ def map_rows(
     return DeferredRows(
         rows[0].shape[: batch + 1],
         rows[0].dtype,
-        lambda: of_sets(values_of_set, leaves, row_leaves),
-        lambda factors: jnp.sum(of_sets(total_of_set, leaves, row_leaves, factors)),
+        lambda: of_sets(values_of_set, shared, rows),
+        lambda factors: jnp.sum(of_sets(total_of_set, shared, rows, factors)),
     )
-
-
-def checked_split(fun_name: str, size: int, chunk_size: Any, rows: Array, axis: int) -> Split:
-    """How a set is split along an axis; a chunk that is no number of rows is refused."""
-    if type(chunk_size) is not int:
-        raise TypeError(
-            f"{fun_name}: `chunk_size` is {chunk_size!r}, expected a number of rows or None."
-        )
-    if chunk_size < 1:
-        raise ValueError(
-            f"{fun_name}: `chunk_size` is {chunk_size}, expected at least 1 row at a time."
-        )
-    return plan_split(size, chunk_size, shards(rows, axis))

@@ -1,41 +1,61 @@
 """How rows are split into chunks, and how arrays are laid out for a loop over chunks.
 
-Chunk j of k takes the rows j, j + k, j + 2k ... Rows that lie in blocks on several devices then
-give each device its part of every chunk; a chunk of adjacent rows would lie on one device.
+Chunk j of k consists of the rows j, j + k, j + 2k ... If the rows lie in blocks on several devices,
+each device then has its part of every chunk. A chunk of adjacent rows would lie on one device.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
-from jaxloss._memory.mesh import is_unsharded, pcast_varying, vma
+from jaxloss._memory.mesh import is_unsharded, pcast_varying, shards, vma
+
+Fill = Literal["zeros", "first"]
 
 
 class Split(NamedTuple):
-    """How rows are split: into chunks of `size`, which may hold a few rows too many in all."""
+    """How rows are split: into `chunks` chunks of `size` rows, the last ones padded.
+
+    Attributes:
+        rows: The number of rows; it may be a symbolic dimension of `jax.export`.
+        size: The number of rows of a chunk; never symbolic, unless all rows are one chunk.
+        chunks: The number of chunks.
+        shards: The number of devices that are known to share the rows. Each shard is padded by
+            itself, and gives its part of every chunk.
+    """
 
     rows: int
     size: int
     chunks: int
+    shards: int = 1
 
     @property
     def padding(self) -> int:
-        """How many rows are made up, and masked."""
+        """The number of rows that are added, and masked."""
         return self.size * self.chunks - self.rows
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether rows may be added: so it is if their number is symbolic."""
+        return not (isinstance(self.padding, int) and self.padding == 0)
 
 
 def plan_split(rows: int, most: int, shards: int = 1) -> Split:
     """Splits rows into chunks of at most `most`, and of at least half of that.
 
-    A size that divides is preferred, since then no array is copied to be padded; among those the
-    one with most factors of 2, so that devices share a chunk evenly. Rows that are known to be in
-    shards are never padded: there the size divides, however small, and each shard gives its part.
+    A size that divides the rows is preferred, since no array is copied to be padded; among those
+    the one with most factors of 2, so that devices share a chunk evenly. A chunk has at least one
+    row of each shard. If the number of rows is symbolic, chunks have `most` rows.
     """
-    if rows % shards == 0 and most >= shards > 1:
-        sizes = [n for n in range(1, most // shards + 1) if rows // shards % n == 0]
-        return Split(rows, sizes[-1] * shards, rows // shards // sizes[-1])
+    if shards > 1:
+        local = plan_split(rows // shards, max(1, most // shards))
+        return Split(rows, local.size * shards, local.chunks, shards)
+    if not isinstance(rows, int):
+        return Split(rows, most, -(-rows // most))
     if rows <= most:
         return Split(rows, max(rows, 1), 1)
     sizes = [n for n in range(most // 2 + 1, most + 1) if rows % n == 0]
@@ -46,40 +66,88 @@ def plan_split(rows: int, most: int, shards: int = 1) -> Split:
     return Split(rows, -(-rows // chunks), chunks)
 
 
-def split_strided(x: Array, how: Split) -> Array:
-    """Brings the rows into the form (size, count, ...), of which [:, j] is chunk j."""
-    if how.padding:
-        x = jnp.pad(x, [(0, how.padding)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(how.size, how.chunks, *x.shape[1:])
+def checked_split(fun_name: str, size: int, chunk_size: Any, rows: Array, axis: int) -> Split:
+    """The split of `size` rows along an axis, into chunks of at most `chunk_size` rows."""
+    return plan_split(size, check_chunk_size(fun_name, chunk_size), shards(rows, axis))
+
+
+def check_chunk_size(fun_name: str, chunk_size: Any, name: str = "chunk_size") -> int:
+    """The size of a chunk as an int: it decides on shapes, so it must be known when tracing."""
+    if isinstance(chunk_size, jax.core.Tracer):
+        message = (
+            f"{fun_name}: `{name}` is a traced array, expected an int: it decides on shapes. "
+            f'Write `jax.jit(..., static_argnames="{name}")`.'
+        )
+        raise TypeError(message)
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int | np.integer):
+        message = f"{fun_name}: `{name}` is {chunk_size!r}, expected a number of rows or None."
+        raise TypeError(message)
+    if chunk_size < 1:
+        raise ValueError(
+            f"{fun_name}: `{name}` is {chunk_size}, expected at least 1 row at a time."
+        )
+    return int(chunk_size)
+
+
+def split_strided(x: Array, how: Split, fill: Fill = "zeros") -> Array:
+    """Brings the rows into the form (size, chunks, ...), of which [:, j] is chunk j.
+
+    The padding holds zeros, or copies of the first row of each shard. A function of rows is defined
+    for the latter, if it is for the first row.
+    """
+    of_row = x.shape[1:]
+    if how.is_padded:
+        rows, size = how.rows // how.shards, how.size // how.shards  # of a shard
+        x = _pad(x.reshape(how.shards, rows, *of_row), size * how.chunks - rows, fill)
+        x = x.reshape(how.shards, size, how.chunks, *of_row)
+    return x.reshape(how.size, how.chunks, *of_row)
+
+
+def _pad(x: Array, count: int, fill: Fill) -> Array:
+    shape = (x.shape[0], count, *x.shape[2:])
+    more = jnp.broadcast_to(x[:, :1], shape) if fill == "first" else jnp.zeros(shape, x.dtype)
+    return jnp.concatenate([x, more], axis=1)
+
+
+def real_rows(how: Split) -> Array | None:
+    """Which rows are not padding, in the form (size, chunks); None if all are."""
+    if not how.is_padded:
+        return None
+    rows, size = how.rows // how.shards, how.size // how.shards  # of a shard
+    places = jnp.arange(size)[:, None] * how.chunks + jnp.arange(how.chunks)
+    return jnp.tile(places < rows, (how.shards, 1))
 
 
 def merge_strided(x: Array, how: Split) -> Array:
-    """The inverse of `cut`."""
-    return x.reshape(how.size * how.chunks, *x.shape[2:])[: how.rows]
+    """The inverse of `split_strided`."""
+    of_row = x.shape[2:]
+    if how.is_padded:
+        rows, size = how.rows // how.shards, how.size // how.shards  # of a shard
+        x = x.reshape(how.shards, size, how.chunks, *of_row)
+        x = x.reshape(how.shards, size * how.chunks, *of_row)[:, :rows]
+    return x.reshape(how.rows, *of_row)
 
 
-def to_scan(x: Array, how: Split) -> Array:
-    """Brings the rows into the form (chunks, size, ...) for a scan: as they lie, if they may."""
-    if not is_unsharded():
-        return jnp.moveaxis(split_strided(x, how), 1, 0)
-    if how.padding:
-        x = jnp.pad(x, [(0, how.padding)] + [(0, 0)] * (x.ndim - 1))
+def to_scan(x: Array, how: Split, fill: Fill = "zeros") -> Array:
+    """Brings the rows into the form (chunks, size, ...) for a scan; in place if none is sharded."""
+    if how.is_padded or not is_unsharded(x):
+        return jnp.moveaxis(split_strided(x, how, fill), 1, 0)
     return x.reshape(how.chunks, how.size, *x.shape[1:])
 
 
 def from_scan(x: Array, how: Split) -> Array:
-    """The inverse of `stacked`."""
-    if not is_unsharded():
+    """The inverse of `to_scan`."""
+    if how.is_padded or not is_unsharded(x):
         return merge_strided(jnp.moveaxis(x, 0, 1), how)
-    return x.reshape(how.chunks * how.size, *x.shape[2:])[: how.rows]
+    return x.reshape(how.rows, *x.shape[2:])
 
 
 def take_chunk(tree: Any, j: Any) -> Any:
-    """Chunk j of arrays that were cut."""
+    """Chunk j of arrays that `split_strided` has split."""
     return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, j, 1, keepdims=False), tree)
 
 
-def accumulator_dtype(dtype: Any) -> Any:
+def accumulator_dtype(dtype: DTypeLike) -> np.dtype:
     """The dtype in which numbers of this one are added up."""
     return jnp.promote_types(dtype, jnp.float32)
 

@@ -1,8 +1,11 @@
-"""What the types of arrays say about a mesh: which axes they vary over, how they are split."""
+"""What the types of arrays say about a mesh: over which axes they vary, how they are split."""
 
+import math
 from typing import Any
 
 import jax
+from jax import Array
+from jax.sharding import AbstractMesh, AxisType
 
 
 def vma(x: Any) -> frozenset[str]:
@@ -12,11 +15,16 @@ def vma(x: Any) -> frozenset[str]:
     return frozenset() if manual is None else manual.varying
 
 
+def vma_of(*trees: Any) -> frozenset[str]:
+    """The manual mesh axes over which any leaf differs between devices."""
+    return frozenset().union(*(vma(x) for x in jax.tree.leaves(trees)))
+
+
 def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
     """The same arrays, marked as different on the devices of these axes.
 
-    The transpose of the mark is a sum over the devices: placed before a loop, it makes that one
-    sum and not one a turn.
+    The transpose of the mark is a sum over the devices. Before a loop, that is one sum; inside,
+    it is one in every iteration.
     """
 
     def mark(x: Any) -> Any:
@@ -28,52 +36,67 @@ def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
 
 def unify_vma(*trees: Any) -> Any:
     """The same trees, each array marked as different on every axis over which one of them is."""
-    axes = frozenset().union(*(vma(x) for x in jax.tree.leaves(trees)))
-    return pcast_varying(trees, axes)
+    return pcast_varying(trees, vma_of(trees))
+
+
+def _mesh_of(x: Any) -> AbstractMesh:
+    return jax.typeof(x).sharding.mesh
 
 
 def shards(x: Any, axis: int) -> int:
-    """Into how many pieces an axis is split, as far as its type says: 1 unless it is Explicit."""
+    """Into how many pieces the type of an array splits an axis: 1 unless it is Explicit."""
     sharding = jax.typeof(x).sharding
     names = sharding.spec[axis] if axis < len(sharding.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
-    explicit = jax.sharding.AxisType.Explicit
-    sizes = [sharding.mesh.shape[n] for n in names if _type_of(sharding.mesh, n) == explicit]
-    count = 1
-    for size in sizes:
-        count *= size
-    return count
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+    return math.prod(sharding.mesh.shape[n] for n in names if kinds[n] == AxisType.Explicit)
 
 
-def _type_of(mesh: Any, name: str) -> Any:
-    return dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[name]
+def possible_shards(x: Any, axis: int) -> int:
+    """Into how many equal pieces an axis must be cut so that no piece crosses two devices.
 
-
-def is_unsharded() -> bool:
-    """Whether arrays are surely whole on a device: then neighbours may be taken together.
-
-    Elsewhere the compiler may have split them, and would gather what is taken from one shard.
+    An Auto axis of the mesh does not say what it splits: it may split this axis.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    manual = bool(mesh.axis_names) and set(mesh.manual_axes) == set(mesh.axis_names)
-    return jax.device_count() == 1 or manual
+    mesh = _mesh_of(x)
+    known = shards(x, axis)
+    auto = [mesh.shape[n] for n, kind in _axes(mesh) if kind == AxisType.Auto]
+    pieces = known * math.prod(auto)
+    return pieces if x.shape[axis] % pieces == 0 else known
 
 
-def require_split(fun_name: str, name: str, x: Any, axis_name: Any) -> None:
-    """Refuses a mesh axis that is not there, or over which an array does not differ."""
+def _axes(mesh: AbstractMesh) -> list[tuple[str, AxisType]]:
+    return list(zip(mesh.axis_names, mesh.axis_types, strict=True))
+
+
+def is_unsharded(*arrays: Array) -> bool:
+    """Whether no mesh can split the arrays: neither that of their types nor that of the context.
+
+    Only then may neighbours be taken together. Elsewhere they may lie on one device, and the
+    compiler would gather them.
+    """
+    meshes = [jax.sharding.get_abstract_mesh(), *map(_mesh_of, arrays)]
+    return all(
+        kind == AxisType.Manual or mesh.shape[name] == 1
+        for mesh in meshes
+        for name, kind in _axes(mesh)
+    )
+
+
+def require_split(fun_name: str, name: str, x: Array, axis_name: str | tuple[str, ...]) -> None:
+    """Raises if a mesh axis does not exist here, or an array does not differ over it."""
     mesh = jax.sharding.get_abstract_mesh()
     for axis in (axis_name,) if isinstance(axis_name, str) else tuple(axis_name):
         if axis not in mesh.axis_names:
             message = (
-                f"{fun_name}: there is no mesh axis {axis!r} here, only {mesh.axis_names}. `axis_name` "
-                f"is for the inside of `jax.shard_map`; under plain `jit` the shardings of the "
-                f"arrays say it all."
+                f"{fun_name}: there is no mesh axis {axis!r} here, only {mesh.axis_names}. "
+                f"`axis_name` is for the inside of `jax.shard_map`; under plain `jit` the "
+                f"shardings of the arrays are enough."
             )
             raise ValueError(message)
         if axis not in vma(x):
             message = (
-                f"{fun_name}: `{name}` is the same on all devices of the mesh axis {axis!r}. Split it "
-                f"with `in_specs`, and leave `check_vma` of `jax.shard_map` on: without it "
-                f"gradients would silently be multiplied by the number of devices."
+                f"{fun_name}: `{name}` is the same on all devices of the mesh axis {axis!r}. "
+                f"Split it with `in_specs`, and leave `check_vma` of `jax.shard_map` on: without "
+                f"it gradients would silently be multiplied by the number of devices."
             )
             raise ValueError(message)

@@ -1,24 +1,24 @@
-"""Several gradients as one: weights that do not let one loss win at the expense of another.
+"""Aggregators: rules that combine the gradients of several losses into one update.
 
-Where losses pull against each other, the gradient of their sum belongs to the loudest. What is
-here looks at the gradients, or at the course of the losses, and says how to add them up:
+Where the gradients of several losses conflict, the longest dominates their sum. The rules here
+compute weights from the gradients, or from the history of the losses:
 
-- **of the Gramian** (`upgrad`, `dual_projection`, `mgda`, `cagrad`, `pcgrad`, `aligned_mtl`,
-  `imtl_g`, `nash`, `fair_grad`, `con_fig`, `krum`): functions from the inner products of the
-  gradients, shape (m, m), to their weights, shape (m,);
-- **with a memory** (`dwa`, `famo`, `gradnorm`, `relobralo`, `soft_adapt`, `random`, `grad_vac`):
-  a `Balancer`, whose `update` maps a state and the losses, or the Gramian, to weights;
-- **of the losses alone** (`uncertainty`, `imtl_l`, `geometric_mean`, `smooth_tchebycheff`): one
-  number to differentiate, some with scales that are learned beside the parameters;
-- **entry by entry** (`trimmed_mean`, `grad_drop`): functions of a stacked leaf.
+- **Weightings** (`upgrad`, `dual_projection`, `mgda`, `cagrad`, `pcgrad`, `aligned_mtl`, `imtl_g`,
+  `nash`, `fair_grad`, `con_fig`, `krum`) are functions from the Gramian of the gradients, of shape
+  (m, m), to their weights, of shape (m,).
+- **Balancers** (`dwa`, `famo`, `gradnorm`, `relobralo`, `soft_adapt`, `random`, `grad_vac`) have a
+  state: `update` maps it and the losses, or the Gramian, to weights and the next state.
+- **Scalarizations** (`uncertainty`, `imtl_l`, `geometric_mean`, `smooth_tchebycheff`) are functions
+  from the losses to one number to differentiate, some with learned scales.
+- **Coordinate-wise rules** (`trimmed_mean`, `grad_drop`) are functions of a stacked leaf.
 
-The first two stand in a chain as `transforms.aggregate`, the last as
-`transforms.aggregate_coordinates`, both on the stacked gradients of
-`gradients.multi_value_and_grad(losses)`, which also takes a function of the Gramian itself. They
-cost a backward pass a loss; balancers that need no Gramian cost nothing at the level of the losses,
-as weights in `jaxloss.total`.
+`transforms.aggregate` makes a link of a chain from a weighting or a balancer,
+`transforms.aggregate_coordinates` from a coordinate-wise rule. Both act on the stacked gradients of
+`gradients.multi_value_and_grad(losses)`, which also accepts a weighting itself, and need a backward
+pass for each loss. Balancers that need no Gramian can weight the losses instead, in
+`jaxloss.total`, with one backward pass.
 
-Everything is compiled, with no solver outside JAX, and every threshold is relative: gradients
+All rules are compiled, without a solver outside JAX, and every threshold is relative: gradients
 scaled by 1e-6 give the same direction.
 """
 

@@ -1,9 +1,10 @@
-"""Balancers: weights that follow the course of the losses, with a state that goes in and out.
+"""Balancers: weights that depend on the history of the losses, with an explicit state.
 
-`weights, state = balancer.update(state, losses=losses)` at every step; the weights, which are not
-differentiated, multiply the losses or their gradients: `jaxloss.total({"a": (a, weights[0]), ...})`
-costs one backward pass, `transforms.aggregate(balancer, m)` one a loss. Both give the same steps.
-Those that look at gradients stand in the module beside.
+Call `weights, state = balancer.update(state, losses=losses)` at every step. The weights are
+constants of the gradient. They multiply the losses, with one backward pass
+(`jaxloss.total({"a": (a, weights[0]), ...})`), or their gradients, with one backward pass for each
+loss (`transforms.aggregate(balancer, m)`). Both ways give the same steps. Balancers that depend on
+gradients are in `_gradient_balancers`.
 """
 
 from collections.abc import Callable
@@ -18,21 +19,21 @@ from jaxloss._combine import vector
 
 
 class Balancer(NamedTuple):
-    """A pair of pure functions: a weighting with a memory.
+    """A weighting with a state: a pair of pure functions.
 
     Attributes:
-        init: `init(m)` gives the state for m losses, a pytree of arrays.
-        update: `update(state, losses=..., gramian=...)` gives the weights for these losses, of
-            shape (m,), and the next state. Losses are an array of shape (m,), or a dict, taken in
-            the order of its sorted names.
+        init: `init(m)` returns the state for m losses, a pytree of arrays.
+        update: `update(state, losses=..., gramian=...)` returns the weights for these losses, of
+            shape (m,), and the next state. Losses are an array of shape (m,), or a dict, which is
+            ordered by name.
     """
 
     init: Callable[[int], Any]
     update: Callable[..., tuple[Array, Any]]
 
 
-def seen(fun_name: str, losses: Any, count: int) -> Array:
-    """The losses as an array of shape (m,) without a gradient; raises if they were not given."""
+def constant_losses(fun_name: str, losses: Any, count: int) -> Array:
+    """The losses as a float32 array of shape (m,), without a gradient."""
     if losses is None:
         message = (
             f"{fun_name}: `losses` was not given, but the weights depend on them: write "
@@ -42,19 +43,18 @@ def seen(fun_name: str, losses: Any, count: int) -> Array:
         raise ValueError(message)
     losses = jax.lax.stop_gradient(vector(fun_name, losses)).astype(jnp.float32)
     if losses.size != count:
-        raise ValueError(
-            f"{fun_name}: {losses.size} losses came, expected {count}, as `init` was told."
-        )
+        message = f"{fun_name}: got {losses.size} losses, expected {count}, as given to `init`."
+        raise ValueError(message)
     return losses
 
 
 def step_key(seed: int, step: Array) -> Array:
-    """The key of a step, made of a counter: any checkpoint takes a state of plain numbers."""
+    """The key of a step, from a counter, so that a checkpoint holds only ordinary arrays."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
 class DwaState(NamedTuple):
-    """The losses of the running epoch, added up, and the means of the two before it."""
+    """The sum of the losses of the current epoch, and the means of the two epochs before it."""
 
     step: Array
     total: Array
@@ -63,7 +63,9 @@ class DwaState(NamedTuple):
 
 
 def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
-    r"""Take it to weigh more what improves less: by the ratio of the last two epochs.
+    r"""Dynamic weight averaging (DWA): larger weights for losses that decreased less.
+
+    When to use: losses that decrease at different rates, at the cost of one backward pass.
 
     $$w_k = m \, \mathrm{softmax}_k \frac{r_k}{T}, \qquad
       r_k = \frac{\bar L_k(e - 1)}{\bar L_k(e - 2)}$$
@@ -71,14 +73,14 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
     In the first two epochs all weights are 1; their sum is always m.
 
     Args:
-        steps_per_epoch: Over how many updates the losses are averaged.
-        temperature: How even the weights are; 2 in the paper.
+        steps_per_epoch: The number of updates over which the losses are averaged.
+        temperature: The larger, the more even are the weights; 2 in the paper.
 
     Returns:
         A `Balancer` that needs `losses`.
 
     Raises:
-        ValueError: If `steps_per_epoch` is below 1, or `temperature` not above 0.
+        ValueError: If `steps_per_epoch` is below 1, or `temperature` is not above 0.
 
     Example:
         >>> balancer = dwa(steps_per_epoch=1)
@@ -99,7 +101,7 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
 
     def update(state: DwaState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
         del gramian
-        losses = seen(fun_name, losses, state.total.size)
+        losses = constant_losses(fun_name, losses, state.total.size)
         epoch, place = state.step // steps_per_epoch, state.step % steps_per_epoch
         ratios = state.newer / jnp.where(epoch < 2, 1, state.older)
         weights = losses.size * jax.nn.softmax(ratios / temperature)
@@ -117,7 +119,7 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
 
 
 class FamoState(NamedTuple):
-    """The logits of the weights, the state of their optimizer, and the losses seen last."""
+    """The logits of the weights, the state of their optimizer, and the previous losses."""
 
     step: Array
     logits: Array
@@ -126,27 +128,28 @@ class FamoState(NamedTuple):
 
 
 def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any = 0.0) -> Balancer:
-    r"""Take it for many losses: all improve at the same relative rate, for one backward pass.
+    r"""FAMO: weights that equalize the relative decrease of all losses.
+
+    When to use: many losses, at the cost of one backward pass.
 
     $$w_k = \frac{z_k / (L_k - b_k)}{\sum_l z_l / (L_l - b_l)}, \qquad
       z = \mathrm{softmax}(\xi), \qquad \xi \leftarrow \xi - \eta \, \mathrm{Adam} \left(
       \nabla_\xi z^\top \log \frac{L - b}{L' - b} + \gamma \xi \right)$$
 
-    $L'$ are the losses after the step: here those of the next update. On one batch after another
-    that is a noisier version of the paper, which evaluates the old batch once more; to do as the
-    paper does, call `update` a second time with those losses, and use its state but not its
-    weights.
+    $L'$ are the losses after the step: here those of the next update, on the next batch. The paper
+    evaluates the same batch again, which is less noisy; to do so, call `update` a second time with
+    those losses, and use its state but not its weights.
 
     Args:
-        learning_rate: Of the logits.
-        weight_decay: Of the logits.
-        ideal: The value that each loss could have at best, a scalar or of shape (m,).
+        learning_rate: The learning rate of the logits.
+        weight_decay: The weight decay of the logits.
+        ideal: A lower bound of each loss, a scalar or of shape (m,).
 
     Returns:
         A `Balancer` that needs `losses`, above `ideal`.
 
     Raises:
-        ValueError: From `update`, if the losses do not fit.
+        ValueError: From `update`, if the losses are missing or not as many as given to `init`.
 
     Example:
         >>> balancer = famo()
@@ -165,10 +168,10 @@ def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any
 
     def update(state: FamoState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
         del gramian
-        losses = seen(fun_name, losses, state.logits.size)
+        losses = constant_losses(fun_name, losses, state.logits.size)
         above = jnp.maximum(losses - ideal, 0) + 1e-8
-        _, pull = jax.vjp(jax.nn.softmax, state.logits)
-        (gradient,) = pull(jnp.log(state.previous) - jnp.log(above))
+        _, vjp_fn = jax.vjp(jax.nn.softmax, state.logits)
+        (gradient,) = vjp_fn(jnp.log(state.previous) - jnp.log(above))
         change, optimizer = tx.update(gradient, state.optimizer, state.logits)
         first = state.step == 0
         logits, optimizer = jax.tree.map(
@@ -183,7 +186,7 @@ def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any
 
 
 class RelobraloState(NamedTuple):
-    """The weights, and the losses seen first and last."""
+    """The weights, and the first and the previous losses."""
 
     step: Array
     weights: Array
@@ -194,7 +197,9 @@ class RelobraloState(NamedTuple):
 def relobralo(
     *, alpha: float = 0.999, temperature: float = 0.1, lookback: float = 0.999, seed: int = 0
 ) -> Balancer:
-    r"""Take it for physics-informed losses: by relative progress, with random looks far back.
+    r"""ReLoBRaLo: weights from relative progress, compared with the last step or with the first.
+
+    When to use: physics-informed networks, with losses of residuals and boundary conditions.
 
     $$w(t) = \alpha \left( \rho \, w(t - 1) + (1 - \rho) \hat w(t, 0) \right) + (1 - \alpha)
       \hat w(t, t - 1), \qquad
@@ -203,16 +208,16 @@ def relobralo(
     $\rho$ is 1 with the probability `lookback`, else 0.
 
     Args:
-        alpha: How much of the past is kept.
-        temperature: How even the weights are.
-        lookback: How rarely the weights are drawn back to the progress since the start.
-        seed: For $\rho$.
+        alpha: The share of the past that each step keeps.
+        temperature: The larger, the more even are the weights.
+        lookback: The probability that the past is that of the weights, not of the first losses.
+        seed: The seed of $\rho$.
 
     Returns:
         A `Balancer` that needs `losses`. Its first weights are 1, and their sum is always m.
 
     Raises:
-        ValueError: From `update`, if the losses do not fit.
+        ValueError: From `update`, if the losses are missing or not as many as given to `init`.
 
     Example:
         >>> balancer = relobralo()
@@ -233,15 +238,15 @@ def relobralo(
         state: RelobraloState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, Any]:
         del gramian
-        losses = seen(fun_name, losses, state.weights.size)
+        losses = constant_losses(fun_name, losses, state.weights.size)
         first = state.step == 0
 
         def since(past: Array) -> Array:
             safe = jnp.where(past == 0, 1, past)
             return losses.size * jax.nn.softmax(losses / (temperature * safe))
 
-        kept = jax.random.bernoulli(step_key(seed, state.step), lookback)
-        history = jnp.where(kept, state.weights, since(state.initial))
+        rho = jax.random.bernoulli(step_key(seed, state.step), lookback)
+        history = jnp.where(rho, state.weights, since(state.initial))
         weights = alpha * history + (1 - alpha) * since(state.previous)
         weights = jnp.where(first, state.weights, weights)
         initial = jnp.where(first, losses, state.initial)
@@ -251,7 +256,7 @@ def relobralo(
 
 
 class SoftAdaptState(NamedTuple):
-    """The losses seen last."""
+    """The previous losses."""
 
     step: Array
     previous: Array
@@ -260,21 +265,25 @@ class SoftAdaptState(NamedTuple):
 def soft_adapt(
     *, beta: float = 0.1, normalized: bool = False, loss_weighted: bool = False
 ) -> Balancer:
-    r"""Take it to weigh more what improves less: by the change of each loss since the last step.
+    r"""SoftAdapt: larger weights for losses that decreased less since the last step.
+
+    When to use: losses that decrease at different rates, without epochs, at the cost of one
+    backward pass.
 
     $$w_k = \mathrm{softmax}_k(\beta s_k), \qquad s_k = L_k(t) - L_k(t - 1)$$
 
     Args:
-        beta: How strongly; negative favours what improves most.
-        normalized: Whether the changes are divided by the sum of their sizes.
-        loss_weighted: Whether the weights are multiplied by the losses, and again made to sum to 1.
+        beta: The sharpness of the softmax; if negative, losses that decreased more have larger
+            weights.
+        normalized: Whether the changes are divided by the sum of their absolute values.
+        loss_weighted: Whether the weights are multiplied by the losses, and then normalized again.
 
     Returns:
-        A `Balancer` that needs `losses`. Its weights sum to 1; the first are 1/m, before they are
-        multiplied.
+        A `Balancer` that needs `losses`. Its weights sum to 1; the first are 1/m, or proportional
+        to the losses with `loss_weighted`.
 
     Raises:
-        ValueError: From `update`, if the losses do not fit.
+        ValueError: From `update`, if the losses are missing or not as many as given to `init`.
 
     Example:
         >>> balancer = soft_adapt()
@@ -293,7 +302,7 @@ def soft_adapt(
         state: SoftAdaptState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, Any]:
         del gramian
-        losses = seen(fun_name, losses, state.previous.size)
+        losses = constant_losses(fun_name, losses, state.previous.size)
         change = jnp.where(state.step == 0, 0, losses - state.previous)
         if normalized:
             size = jnp.sum(jnp.abs(change))
@@ -308,19 +317,21 @@ def soft_adapt(
 
 
 class RandomState(NamedTuple):
-    """How many weights were drawn, and for how many losses."""
+    """The number of draws, and the last weights."""
 
     step: Array
     weights: Array
 
 
 def random(seed: int = 0) -> Balancer:
-    r"""Take it as the baseline that balancers must beat: new random weights at every step.
+    r"""Random loss weighting (RLW): new random weights at every step.
+
+    When to use: a baseline for other balancers.
 
     $$w = \mathrm{softmax}(z), \qquad z \sim N(0, I)$$
 
     Args:
-        seed: For the weights.
+        seed: The seed of the weights.
 
     Returns:
         A `Balancer` that needs nothing; its weights sum to 1.

@@ -1,7 +1,8 @@
-"""Balancers that look at gradients: at how long they are, or at the angles they used to have.
+"""Balancers that depend on the lengths of the gradients, or on the history of their angles.
 
-They are given the Gramian: in a chain by `transforms.aggregate`, elsewhere as
-`balancer.update(state, losses=losses, gramian=gramian)`, from `gradients.value_and_gramian`.
+They need the Gramian. In a chain `transforms.aggregate` passes it; elsewhere write
+`balancer.update(state, losses=losses, gramian=gramian)`, with that of
+`gradients.value_and_gramian`.
 """
 
 from typing import Any, NamedTuple
@@ -11,11 +12,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.aggregators._balancers import Balancer, seen, step_key
+from jaxloss.aggregators._balancers import Balancer, constant_losses, step_key
 from jaxloss.aggregators._quadratic import check_gramian
 
 
-def _given(fun_name: str, gramian: Any) -> Array:
+def _required(fun_name: str, gramian: Any) -> Array:
     if gramian is None:
         message = (
             f"{fun_name}: `gramian` was not given, but the weights depend on the gradients: write "
@@ -27,7 +28,7 @@ def _given(fun_name: str, gramian: Any) -> Array:
 
 
 class GradNormState(NamedTuple):
-    """The weights, the state of their optimizer, and the losses seen first."""
+    """The weights, the state of their optimizer, and the first losses."""
 
     step: Array
     weights: Array
@@ -36,25 +37,26 @@ class GradNormState(NamedTuple):
 
 
 def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
-    r"""Take it to have all losses train at the same pace: by the lengths of their gradients.
+    r"""GradNorm: weights that balance the lengths of the gradients and the rates of training.
+
+    When to use: losses that shall train at the same rate, whatever their scales.
 
     $$\min_w \sum_k \left| w_k \lVert g_k \rVert - \bar G \, r_k^\alpha \right|, \qquad
       r_k = \frac{L_k / L_k(0)}{\frac1m \sum_l L_l / L_l(0)}$$
 
-    $\bar G$ is the mean of the weighted lengths, taken for constant. The weights take a step of
-    Adam against the slope of this after every update, are kept at 0 or above, and rescaled so
-    that their sum is m. The paper takes gradients of the last shared layer alone: pass the Gramian
-    of those.
+    $\bar G$ is the mean of the weighted lengths, and a constant of the gradient. After every update
+    the weights take a step of Adam on this objective, are clipped at 0, and rescaled so that their
+    sum is m. The paper uses the gradients of the last shared layer only: pass the Gramian of those.
 
     Args:
-        alpha: How much a loss that lags behind is favoured; 0 makes the lengths equal.
-        learning_rate: Of the weights.
+        alpha: The strength with which slower losses are favoured; 0 makes the lengths equal.
+        learning_rate: The learning rate of the weights.
 
     Returns:
-        A `Balancer` that needs `losses` and `gramian`, of which it looks at the diagonal.
+        A `Balancer` that needs `losses` and `gramian`, of which it uses the diagonal.
 
     Raises:
-        ValueError: From `update`, if either is missing or does not fit.
+        ValueError: From `update`, if either is missing, or not of the size given to `init`.
 
     Example:
         >>> balancer = gradnorm(learning_rate=0.5)
@@ -76,14 +78,14 @@ def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
     def update(
         state: GradNormState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, Any]:
-        losses = seen(fun_name, losses, state.weights.size)
-        norms = jnp.sqrt(jnp.diagonal(_given(fun_name, gramian))).astype(jnp.float32)
+        losses = constant_losses(fun_name, losses, state.weights.size)
+        norms = jnp.sqrt(jnp.diagonal(_required(fun_name, gramian))).astype(jnp.float32)
         initial = jnp.where(state.step == 0, losses, state.initial)
         ratios = losses / jnp.where(initial == 0, 1, initial)
         mean = jnp.mean(ratios)
-        pace = ratios / jnp.where(mean == 0, 1, mean)
+        rates = ratios / jnp.where(mean == 0, 1, mean)
         lengths = state.weights * norms
-        slope = norms * jnp.sign(lengths - jnp.mean(lengths) * pace**alpha)
+        slope = norms * jnp.sign(lengths - jnp.mean(lengths) * rates**alpha)
         change, optimizer = tx.update(slope, state.optimizer, state.weights)
         weights = jnp.maximum(jnp.asarray(optax.apply_updates(state.weights, change)), 0)
         weights = weights * weights.size / jnp.sum(weights)
@@ -93,32 +95,34 @@ def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
 
 
 class GradVacState(NamedTuple):
-    """The cosines that each gradient has had with each other, averaged over steps."""
+    """The moving averages of the cosines between the gradients."""
 
     step: Array
     targets: Array
 
 
 def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
-    r"""Take it where gradients usually agree: it restores the cosine that two of them used to have.
+    r"""Gradient vaccine (GradVac): restores the usual cosine of two gradients where it is smaller.
+
+    When to use: gradients that usually agree. `pcgrad` changes only gradients that conflict.
 
     $$g_k' \leftarrow g_k' + \frac{\lVert g_k' \rVert \left( \hat\phi \sqrt{1 - \phi^2} - \phi
       \sqrt{1 - \hat\phi^2} \right)}{\lVert g_l \rVert \sqrt{1 - \hat\phi^2}} g_l
       \quad \text{if } \phi < \hat\phi_{kl}, \qquad
       \hat\phi \leftarrow (1 - \beta) \hat\phi + \beta \phi$$
 
-    $\phi$ is the cosine of $g_k'$ and $g_l$; the others come in a random order. While the
-    targets $\hat\phi$ are 0, as they start, it is `pcgrad`, and like it gives a sum.
+    $\phi$ is the cosine of $g_k'$ and $g_l$, for all other $l$ in a random order. The targets
+    $\hat\phi$ start at 0, where it equals `pcgrad`. The direction is a sum, not a mean.
 
     Args:
-        decay: How fast the targets follow, beta.
-        seed: For the orders.
+        decay: The share of the current cosine in the targets, beta.
+        seed: The seed of the orders.
 
     Returns:
         A `Balancer` that needs `gramian`.
 
     Raises:
-        ValueError: From `update`, if it is missing or does not fit.
+        ValueError: From `update`, if it is missing, or not of the size given to `init`.
 
     Example:
         >>> balancer = grad_vac()
@@ -137,21 +141,21 @@ def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
         state: GradVacState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, GradVacState]:
         del losses
-        matrix = _given(fun_name, gramian)
+        matrix = _required(fun_name, gramian)
         count = state.targets.shape[0]
         if len(matrix) != count:
             message = (
-                f"{fun_name}: {len(matrix)} gradients came, expected {count}, as `init` was told."
+                f"{fun_name}: got {len(matrix)} gradients, expected {count}, as given to `init`."
             )
             raise ValueError(message)
 
-        def vaccinate(own: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+        def vaccinate(k: Array, targets: Array, key: Array) -> tuple[Array, Array]:
             order = jax.random.permutation(key, count)
 
             def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
                 weights, targets = carry
                 other = order[i]
-                apart = other != own
+                different = other != k
                 norm = jnp.sqrt(jnp.maximum(weights @ (matrix @ weights), 0))
                 other_norm = jnp.sqrt(matrix[other, other])
                 size = norm * other_norm
@@ -162,13 +166,13 @@ def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
                 sine_target = jnp.sqrt(jnp.maximum(1 - target**2, 0))
                 divisor = other_norm * sine_target
                 share = norm * (target * sine - phi * sine_target)
-                needed = apart & (phi < target) & (divisor > 0)
+                needed = different & (phi < target) & (divisor > 0)
                 change = jnp.where(needed, share / jnp.where(divisor > 0, divisor, 1), 0)
-                kept = targets[other] + decay * (phi.astype(targets.dtype) - targets[other])
-                targets = targets.at[other].set(jnp.where(apart, kept, targets[other]))
+                moved = targets[other] + decay * (phi.astype(targets.dtype) - targets[other])
+                targets = targets.at[other].set(jnp.where(different, moved, targets[other]))
                 return weights.at[other].add(change), targets
 
-            unit = (jnp.arange(count) == own).astype(matrix.dtype)
+            unit = (jnp.arange(count) == k).astype(matrix.dtype)
             return jax.lax.fori_loop(0, count, step, (unit, targets))
 
         keys = jax.random.split(step_key(seed, state.step), count)

@@ -1,58 +1,54 @@
 """The small convex problems behind the weightings, solved to rounding, for any number of losses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.dtypes import to_accumulator
 
-def check_gramian(fun_name: str, gramian: Array) -> Array:
-    """A square matrix, in float32 or better, without a gradient: weights are not differentiated."""
+
+def check_gramian(fun_name: str, gramian: Any) -> Array:
+    """A square matrix, in float32 or float64, without a gradient: weights are constants."""
     gramian = jnp.asarray(gramian)
     if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.size:
         message = (
-            f"{fun_name}: `gramian` has shape {gramian.shape}, expected (m, m), the inner products of m "
-            f"gradients: write `jaxloss.aggregators.gramian(stacked)`."
+            f"{fun_name}: `gramian` has shape {gramian.shape}, expected (m, m), the inner products "
+            f"of m gradients: write `jaxloss.aggregators.gramian(stacked)`."
         )
         raise ValueError(message)
-    dtype = jnp.promote_types(gramian.dtype, jnp.float32)
-    return jax.lax.stop_gradient(gramian.astype(dtype))
+    return jax.lax.stop_gradient(to_accumulator(gramian))
 
 
-def check_preference(fun_name: str, preference: Array | None, gramian: Array) -> Array:
-    """How much each loss counts: 1/m unless said otherwise."""
+def check_preference(fun_name: str, preference: Any, gramian: Array) -> Array:
+    """The relative importance of each loss; 1/m by default."""
     count = gramian.shape[0]
     if preference is None:
         return jnp.full(count, 1 / count, gramian.dtype)
     preference = jnp.asarray(preference)
     if preference.shape != (count,):
         message = (
-            f"{fun_name}: `preference` has shape {preference.shape}, expected ({count},), a number for "
-            f"each loss."
+            f"{fun_name}: `preference` has shape {preference.shape}, expected ({count},), a number "
+            f"for each loss."
         )
         raise ValueError(message)
     return preference.astype(gramian.dtype)
 
 
-def normalized(gramian: Array) -> Array:
-    """The matrix divided by its trace, whatever its scale; zeros stay."""
+def divide_by_trace(gramian: Array) -> Array:
+    """The matrix divided by its trace, which makes it independent of scale; zeros stay."""
     trace = jnp.trace(gramian)
     return gramian / jnp.where(trace == 0, 1, trace)
 
 
-def correlation(gramian: Array) -> tuple[Array, Array]:
-    """The cosines between the gradients, and the inverse of each norm; 0 for a gradient of 0."""
-    norms = jnp.sqrt(jnp.diagonal(gramian))
-    inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))
-    return gramian * inverse * inverse[:, None], inverse
-
-
 def rounding(matrix: Array) -> float:
-    """About how far rounding moves an eigenvalue, as a share of the largest."""
+    """The order of magnitude of rounding errors in eigenvalues, relative to the largest."""
     return len(matrix) * float(jnp.finfo(matrix.dtype).eps)
 
 
 def pseudo_inverse_times(matrix: Array, vector: Array) -> Array:
-    """The shortest solution of a symmetric system, where eigenvalues of rounding count as 0."""
+    """The shortest solution of a symmetric system; eigenvalues within rounding count as 0."""
     values, vectors = jnp.linalg.eigh(matrix)
     kept = values > 10 * rounding(matrix) * jnp.max(values)
     return vectors @ (jnp.where(kept, 1 / jnp.where(kept, values, 1), 0) * (vectors.T @ vector))
@@ -63,16 +59,16 @@ def nonnegative_minimum(matrix: Array, vector: Array) -> Array:
 
     Block principal pivoting (Júdice and Pires, 1994): guess which entries are 0, solve for the
     others, and flip all guesses whose sign is wrong; where that does not improve, flip only the
-    last one, which is known to end (Murty). Each round costs a solve; a handful are enough, and
-    the last one gives all digits, which no iteration on the values does.
+    last one, which terminates (Murty). Each round is one solve, and a few suffice. The last solve
+    gives all digits, which an iteration on the values does not.
     """
     scale = jax.lax.rsqrt(jnp.diagonal(matrix))
-    matrix, vector = matrix * scale * scale[:, None], vector * scale
+    matrix, vector = matrix * scale[None, :] * scale[:, None], vector * scale
     size, slack = len(vector), 10 * rounding(matrix)
     eye, index = jnp.eye(size, dtype=matrix.dtype), jnp.arange(size)
 
     def solve(free: Array) -> tuple[Array, Array]:
-        both = free & free[:, None]
+        both = free[None, :] & free[:, None]
         z = jnp.linalg.solve(jnp.where(both, matrix, eye), jnp.where(free, -vector, 0))
         slope = matrix @ z + vector
         largest = jnp.max(jnp.abs(z))
@@ -84,9 +80,9 @@ def nonnegative_minimum(matrix: Array, vector: Array) -> Array:
         free, _, wrong, fewest, patience, rounds = state
         count = jnp.sum(wrong)
         better = count < fewest
-        all_at_once = better | (patience > 0)
+        flip_all = better | (patience > 0)
         last = index == jnp.max(jnp.where(wrong, index, -1))
-        free = free ^ jnp.where(all_at_once, wrong, last)
+        free = free ^ jnp.where(flip_all, wrong, last)
         z, wrong = solve(free)
         patience = jnp.where(better, 3, jnp.maximum(patience - 1, 0))
         return free, z, wrong, jnp.minimum(count, fewest), patience, rounds + 1

@@ -1,8 +1,8 @@
-"""Several losses as one number to differentiate: no more than one backward pass.
+"""Scalarizations: several losses as one number to differentiate, with one backward pass.
 
-`losses` is a dict of losses, taken in the order of their sorted names (the one that JAX gives every
-dict), or an array of shape (m,). What is learned (log variances, log
-scales) belongs among the parameters: mask it out of weight decay and of penalties.
+`losses` is a dict of losses, ordered by name as JAX orders every dict, or an array of shape (m,).
+Learned scales (log variances, log scales) are parameters: mask them out of weight decay and
+penalties.
 """
 
 from typing import Any
@@ -14,24 +14,28 @@ from jaxloss import numerics
 from jaxloss._combine import vector
 
 
-def _fitting(fun_name: str, name: str, given: Any, losses: Array) -> Array:
+def _of_shape(fun_name: str, name: str, given: Any, losses: Array) -> Array:
     array = jnp.asarray(given)
     if array.shape not in ((), losses.shape):
         message = (
-            f"{fun_name}: `{name}` has shape {array.shape}, expected {losses.shape}, one a loss."
+            f"{fun_name}: `{name}` has shape {array.shape}, expected {losses.shape}, a number for "
+            f"each loss."
         )
         raise ValueError(message)
     return jnp.broadcast_to(array, losses.shape).astype(losses.dtype)
 
 
 def uncertainty(losses: Any, log_variances: Any) -> Array:
-    r"""Take it to learn how noisy each task is, and weigh it accordingly.
+    r"""Uncertainty weighting: the noise of each task is learned, and determines its weight.
+
+    When to use: regression and classification losses of different scales, with weights that are
+    learned at the cost of one backward pass.
 
     $$\sum_k \frac12 \left( e^{-s_k} L_k + s_k \right)$$
 
-    The log-likelihood of normal errors with variance $e^{s_k}$, if $L_k$ is a mean squared error.
-    At the best s the weight of a loss is $1 / (2 L_k)$: learned, it minimizes the sum of the logs
-    of the losses. Start it at 0 (TorchJD does; LibMTL starts at -0.5).
+    For a mean squared error $L_k$ it is the negative log-likelihood of Gaussian errors with
+    variance $e^{s_k}$. At the optimal s the weight of a loss is $1 / (2 L_k)$, and the sum of the
+    logarithms of the losses is minimized. Start s at 0, as TorchJD does (LibMTL starts at -0.5).
 
     Args:
         losses: A dict of losses, or an array of shape (m,).
@@ -52,17 +56,20 @@ def uncertainty(losses: Any, log_variances: Any) -> Array:
     """
     fun_name = "jaxloss.aggregators.uncertainty"
     losses = vector(fun_name, losses)
-    s = _fitting(fun_name, "log_variances", log_variances, losses)
+    s = _of_shape(fun_name, "log_variances", log_variances, losses)
     return 0.5 * jnp.sum(jnp.exp(-s) * losses + s)
 
 
 def imtl_l(losses: Any, log_scales: Any) -> Array:
-    r"""Take it to learn scales that make all losses equally large.
+    r"""Impartial multi-task learning (IMTL-L): learned scales that make all losses equally large.
+
+    When to use: losses of different scales, with weights that are learned at the cost of one
+    backward pass.
 
     $$\sum_k \left( e^{s_k} L_k - s_k \right)$$
 
-    At the best s every scaled loss is 1, and the sum of their logs is minimized, as in
-    `uncertainty`, but at twice the pull.
+    At the optimal s every scaled loss is 1, and the sum of the logarithms of the losses is
+    minimized, as in `uncertainty`, with twice its gradient.
 
     Args:
         losses: A dict of losses, or an array of shape (m,).
@@ -83,17 +90,19 @@ def imtl_l(losses: Any, log_scales: Any) -> Array:
     """
     fun_name = "jaxloss.aggregators.imtl_l"
     losses = vector(fun_name, losses)
-    s = _fitting(fun_name, "log_scales", log_scales, losses)
+    s = _of_shape(fun_name, "log_scales", log_scales, losses)
     return jnp.sum(jnp.exp(s) * losses - s)
 
 
 def geometric_mean(losses: Any) -> Array:
-    r"""Take it when losses of different units are to count by their relative improvement.
+    r"""Geometric mean of the losses.
+
+    When to use: positive losses of different units, which shall count by their relative decrease.
 
     $$\left( \prod_k L_k \right)^{1/m}$$
 
-    The weight of a loss is inverse to its size. A loss of 0 makes it 0, with gradient 0: there is
-    then nothing left to improve.
+    The weight of a loss is inversely proportional to it. Where a loss is 0, so are the mean and its
+    gradient.
 
     Args:
         losses: A dict of losses, or an array of shape (m,), at least 0.
@@ -120,18 +129,21 @@ def geometric_mean(losses: Any) -> Array:
 def smooth_tchebycheff(
     losses: Any, *, mu: Any = 1.0, weights: Any = None, ideal: Any = 0.0
 ) -> Array:
-    r"""Take it to reach a chosen point of the front: a smooth maximum of the weighted losses.
+    r"""Smooth Tchebycheff scalarization: a smooth maximum of the weighted losses.
+
+    When to use: to reach a chosen point of the Pareto front, also where the front is not convex.
 
     $$\mu \log \sum_k \exp \frac{w_k (L_k - z_k)}{\mu}$$
 
-    Every trade-off, those on a hollow front included, is the minimum for some weights; a weighted
-    sum finds only the bulging part. A small mu is close to the maximum itself.
+    Every point of the Pareto front is the minimum for some weights and a small enough mu; a
+    weighted sum reaches only those on its convex hull. As mu approaches 0 the value approaches the
+    maximum.
 
     Args:
         losses: A dict of losses, or an array of shape (m,).
-        mu: How smooth, above 0, in the unit of the weighted losses.
-        weights: What each loss is multiplied by, of shape (m,); if None, 1/m.
-        ideal: The value that each loss could have at best, a scalar or of shape (m,).
+        mu: The smoothness, above 0, in the unit of the weighted losses.
+        weights: The factor of each loss, of shape (m,); if None, 1/m.
+        ideal: A lower bound of each loss, a scalar or of shape (m,).
 
     Returns:
         A scalar.
@@ -148,7 +160,8 @@ def smooth_tchebycheff(
     """
     fun_name = "jaxloss.aggregators.smooth_tchebycheff"
     losses = vector(fun_name, losses)
-    weights = _fitting(fun_name, "weights", 1 / losses.size if weights is None else weights, losses)
-    above = weights * (losses - _fitting(fun_name, "ideal", ideal, losses))
+    weights = 1 / losses.size if weights is None else weights
+    weights = _of_shape(fun_name, "weights", weights, losses)
+    above = weights * (losses - _of_shape(fun_name, "ideal", ideal, losses))
     mu = jnp.asarray(mu).astype(losses.dtype)
     return mu * numerics.logsumexp(above / mu)

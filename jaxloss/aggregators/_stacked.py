@@ -1,4 +1,4 @@
-"""Stacked gradients: their inner products, and their weighted sum."""
+"""Stacked gradients: their Gramian, its cosines, and their weighted sum."""
 
 import functools
 import operator
@@ -8,14 +8,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.parameters import named_leaves
+from jaxloss._xla import gram_matrix
+
 
 def gramian(stacked: Any) -> Array:
-    r"""Multiplies every gradient of a stack with every other: all that a weighting needs.
+    r"""Gramian of stacked gradients: the inner product of every pair.
+
+    When to use: the input of a weighting, where gradients are computed by other means than
+    `gradients.value_and_gramian`.
 
     $$G_{kl} = \langle g_k, g_l \rangle$$
 
-    On accelerators each leaf is contracted over its own axes, without a reshape, so that a sharded
-    leaf needs no more than a sum across devices.
+    On accelerators each leaf is contracted over all its own axes, without a reshape, so that a
+    sharded leaf needs no communication but a sum over devices.
 
     Args:
         stacked: A pytree of gradients, each of shape (m, ...); None leaves are skipped.
@@ -24,8 +31,8 @@ def gramian(stacked: Any) -> Array:
         A symmetric matrix of shape (m, m): float32, or float64 if a leaf is.
 
     Raises:
-        ValueError: If there is no leaf, or one has no first axis, or another size of it than the
-            rest; the message names it.
+        ValueError: If there is no leaf, or the first axes of the leaves are missing or differ in
+            size; the message names the leaf.
 
     Example:
         >>> gramian({"w": jnp.array([[3.0, 0.0], [0.0, 2.0]]), "b": jnp.array([4.0, 1.0])}).tolist()
@@ -35,29 +42,16 @@ def gramian(stacked: Any) -> Array:
     if not named:
         message = "jaxloss.aggregators.gramian: there are no leaves, expected some of (m, ...)."
         raise ValueError(message)
-    return functools.reduce(operator.add, [_product(leaf) for _, leaf in named])
-
-
-def _product(x: Any) -> Array:
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    def contracted(x: Array) -> Array:
-        inner = tuple(range(1, x.ndim))
-        return jax.lax.dot_general(
-            x, x, ((inner, inner), ((), ())), precision=jax.lax.Precision.HIGHEST
-        )
-
-    def flattened(x: Array) -> Array:
-        return contracted(x.reshape(x.shape[0], -1))
-
-    # Over several axes at once the CPU transposes a copy of the stack: 5 times slower. Elsewhere
-    # the reshape would gather a leaf whose last axis is sharded.
-    return jax.lax.platform_dependent(x, cpu=flattened, default=contracted)
+    products = [gram_matrix(to_accumulator(leaf)) for _, leaf in named]
+    dtype = accumulator_dtype(*(product.dtype for product in products))
+    return functools.reduce(operator.add, [product.astype(dtype) for product in products])
 
 
 def combine(weights: Array, stacked: Any) -> Any:
-    r"""Adds up the gradients of a stack, each times its weight.
+    r"""Weighted sum of stacked gradients.
+
+    When to use: weights that are computed outside of `transforms.aggregate` and
+    `gradients.multi_value_and_grad`.
 
     $$\sum_k w_k g_k$$
 
@@ -69,8 +63,8 @@ def combine(weights: Array, stacked: Any) -> Any:
         A pytree of gradients of shape (...), in their dtypes.
 
     Raises:
-        ValueError: If the first axis of a leaf has another size than there are weights; the
-            message names it.
+        ValueError: If the first axis of a leaf has another size than the weights; the message
+            names the leaf.
 
     Example:
         >>> combine(jnp.array([1.0, 0.5]), {"w": jnp.array([[3.0, 0.0], [0.0, 2.0]])})
@@ -79,51 +73,59 @@ def combine(weights: Array, stacked: Any) -> Any:
     weights = jnp.asarray(weights)
     check_stacked("jaxloss.aggregators.combine", stacked, weights.size)
 
-    def of(x: Any) -> Array:
+    def weighted_sum(x: Any) -> Array:
         x = jnp.asarray(x)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.tensordot(weights.astype(wide), x.astype(wide), 1).astype(x.dtype)
+        wide = to_accumulator(x)
+        return jnp.tensordot(weights.astype(wide.dtype), wide, 1).astype(x.dtype)
 
-    return jax.tree.map(of, stacked)
+    return jax.tree.map(weighted_sum, stacked)
 
 
 def cosines(gramian: Array) -> Array:
-    r"""The cosines between the gradients of a Gramian: 0 where one of them is 0.
+    r"""Cosine similarities of gradients, from their Gramian.
+
+    When to use: to see which losses conflict: those whose gradients have a negative cosine.
 
     $$\frac{G_{kl}}{\sqrt{G_{kk} G_{ll}}}$$
 
     Args:
-        gramian: A matrix of shape (m, m), as `gramian` makes it.
+        gramian: A matrix of shape (m, m), as `gramian` returns it.
 
     Returns:
-        A matrix of shape (m, m), between -1 and 1, 1 on the diagonal of a gradient that is not 0.
+        A matrix of shape (m, m), between -1 and 1: 1 on the diagonal, and 0 in the rows and
+        columns of a gradient that is 0.
 
     Example:
         >>> cosines(jnp.array([[4.0, -4.0], [-4.0, 4.0]])).tolist()
         [[1.0, -1.0], [-1.0, 1.0]]
     """
+    return jnp.clip(normalize(jnp.asarray(gramian))[0], -1, 1)
+
+
+def normalize(gramian: Array) -> tuple[Array, Array]:
+    """The Gramian of the normalized gradients, and the inverse norms; 0 for a gradient of 0."""
     norms = jnp.sqrt(jnp.diagonal(gramian))
     inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))
-    return jnp.clip(gramian * inverse * inverse[:, None], -1, 1)
+    return gramian * inverse[None, :] * inverse[:, None], inverse
 
 
 def check_stacked(
     fun_name: str, stacked: Any, expected: int | None = None, params: Any = None
 ) -> list[tuple[str, Any]]:
-    """The leaves of a stack and their names; raises where one is not of so many gradients."""
+    """The named leaves of a stack; raises unless each has the shape (expected, ...)."""
     named = []
     known = jax.tree.structure(params) == jax.tree.structure(stacked)
     shapes = [jnp.shape(p) for p in jax.tree.leaves(params)] if known else []
-    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(stacked)):
-        name, shape = f"updates{jax.tree_util.keystr(path)}", jnp.shape(leaf)
+    for i, (name, leaf) in enumerate(named_leaves("updates", stacked)):
+        shape = jnp.shape(leaf)
         inner = shapes[i] if known else shape[1:]
         if not shape or shape[1:] != inner or (expected is not None and shape[0] != expected):
             count = "m" if expected is None else expected
             wanted = ", ".join(map(str, (count, *inner))) if known else f"{count}, ..."
             message = (
                 f"{fun_name}: `{name}` has shape {shape}, expected ({wanted}): a gradient for each "
-                f"loss, stacked along the first axis, as "
-                f"`gradients.multi_value_and_grad(losses)` gives them."
+                f"loss, stacked along the first axis, as `gradients.multi_value_and_grad(losses)` "
+                f"returns them."
             )
             raise ValueError(message)
         expected = shape[0]

@@ -1,4 +1,4 @@
-"""Weights from the Gramian by discrete choices: projections in a random order, a vote."""
+"""Weightings by discrete choices: projections in a random order, and selection."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,16 @@ from jaxloss.aggregators._quadratic import check_gramian
 
 
 def pcgrad(gramian: Array, key: Array) -> Array:
-    r"""Take it as the classic: each gradient gives up what conflicts with another, one by one.
+    r"""Gradient surgery (PCGrad): removes from each gradient its components against the others.
+
+    When to use: the classic method, as a baseline. `upgrad` does not depend on a random order.
 
     $$g_k' \leftarrow g_k' - \frac{\min(0, \langle g_k', g_l \rangle)}{\lVert g_l \rVert^2} g_l
       \quad \text{for all } l \ne k, \qquad d = \sum_k g_k'$$
 
-    The others come in a random order, which matters from three losses on: a later projection can
-    bring back an earlier conflict. For two losses it harms neither. The sum, not the mean, as in
-    the paper.
+    The projections onto the others are done in a random order, which matters for three losses and
+    more: a later projection can bring back an earlier conflict. With two losses the result
+    conflicts with neither. The direction is a sum, not a mean, as in the paper.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
@@ -37,24 +39,26 @@ def pcgrad(gramian: Array, key: Array) -> Array:
     gramian = check_gramian("jaxloss.aggregators.pcgrad", gramian)
     count = len(gramian)
 
-    def give_up(own: Array, key: Array) -> Array:
+    def project(k: Array, key: Array) -> Array:
         order = jax.random.permutation(key, count)
 
         def step(i: Array, weights: Array) -> Array:
             other = order[i]
             inner, square = gramian[other] @ weights, gramian[other, other]
-            conflict = (inner < 0) & (other != own) & (square > 0)
-            share = jnp.where(conflict, inner / jnp.where(square > 0, square, 1), 0)
-            return weights.at[other].add(-share)
+            conflict = (inner < 0) & (other != k) & (square > 0)
+            component = jnp.where(conflict, inner / jnp.where(square > 0, square, 1), 0)
+            return weights.at[other].add(-component)
 
-        return jax.lax.fori_loop(0, count, step, (jnp.arange(count) == own).astype(gramian.dtype))
+        return jax.lax.fori_loop(0, count, step, (jnp.arange(count) == k).astype(gramian.dtype))
 
     keys = jax.random.split(key, count)
-    return jnp.sum(jax.vmap(give_up)(jnp.arange(count), keys), axis=0)
+    return jnp.sum(jax.vmap(project)(jnp.arange(count), keys), axis=0)
 
 
 def krum(gramian: Array, *, byzantine: int, selected: int = 1) -> Array:
-    r"""Take it when some of the gradients may be wrong or hostile: keep those amid the others.
+    r"""Krum (multi-Krum): the mean of the gradients that are nearest to their neighbours.
+
+    When to use: gradients of which some may be corrupt or adversarial (byzantine).
 
     $$s_k = \sum_{l \in N_k} \lVert g_k - g_l \rVert, \qquad w_k = \frac1n \text{ for the } n
       \text{ smallest}$$
@@ -64,18 +68,18 @@ def krum(gramian: Array, *, byzantine: int, selected: int = 1) -> Array:
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        byzantine: How many gradients may be wrong, f; at most m - 3.
-        selected: How many gradients are averaged, n.
+        byzantine: The number of gradients that may be corrupt, f; at most m - 3.
+        selected: The number of gradients that are averaged, n.
 
     Returns:
         Weights of shape (m,), whose sum is 1.
 
     Raises:
-        ValueError: If the Gramian is not square, or too small for so many.
+        ValueError: If the Gramian is not square, or too small for `byzantine` or `selected`.
 
     Example:
-        >>> near = jnp.array([[1.0, 0.0], [1.1, 0.0], [0.9, 0.0], [-9.0, 0.0]])
-        >>> krum(near @ near.T, byzantine=1)
+        >>> stacked = jnp.array([[1.0, 0.0], [1.1, 0.0], [0.9, 0.0], [-9.0, 0.0]])
+        >>> krum(stacked @ stacked.T, byzantine=1)
         Array([1., 0., 0., 0.], dtype=float32)
 
     References:
@@ -91,7 +95,7 @@ def krum(gramian: Array, *, byzantine: int, selected: int = 1) -> Array:
         )
         raise ValueError(message)
     squares = jnp.diagonal(gramian)
-    distances = jnp.sqrt(jnp.maximum(squares + squares[:, None] - 2 * gramian, 0))
+    distances = jnp.sqrt(jnp.maximum(squares[None, :] + squares[:, None] - 2 * gramian, 0))
     distances = jnp.where(jnp.eye(count, dtype=bool), jnp.inf, distances)
     scores = jnp.sum(jnp.sort(distances, axis=1)[:, : count - byzantine - 2], axis=1)
     rank = jnp.argsort(jnp.argsort(scores))

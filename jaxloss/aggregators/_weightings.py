@@ -1,6 +1,7 @@
-r"""Weights from the Gramian: how to add gradients up, given only their inner products.
+r"""Weightings: functions from the Gramian of the gradients to their weights.
 
-The direction is $d = \sum_k w_k g_k$; a loss improves where $\langle g_k, d \rangle > 0$.
+The update direction is $d = \sum_k w_k g_k$. A small step along $-d$ decreases a loss where
+$\langle g_k, d \rangle > 0$; otherwise $d$ conflicts with it.
 """
 
 import jax
@@ -10,40 +11,42 @@ from jax import Array
 from jaxloss.aggregators._quadratic import (
     check_gramian,
     check_preference,
-    correlation,
+    divide_by_trace,
     nonnegative_minimum,
-    normalized,
     pseudo_inverse_times,
     rounding,
 )
+from jaxloss.aggregators._stacked import normalize
 
-_WHERE = "jaxloss.aggregators."
+_MODULE = "jaxloss.aggregators."
 
 
-def _regularized(gramian: Array, regularization: float) -> Array:
-    return normalized(gramian) + regularization * jnp.eye(len(gramian), dtype=gramian.dtype)
+def _regularize(gramian: Array, regularization: float) -> Array:
+    return divide_by_trace(gramian) + regularization * jnp.eye(len(gramian), dtype=gramian.dtype)
 
 
 def _project(gramian: Array, weights: Array) -> Array:
-    """The weights at least as large whose direction is shortest: it then conflicts with nobody."""
+    """The weights v >= weights with the shortest direction, which conflicts with no gradient."""
     return weights + nonnegative_minimum(gramian, gramian @ weights)
 
 
 def upgrad(
     gramian: Array, *, preference: Array | None = None, regularization: float = 1e-4
 ) -> Array:
-    r"""Take it first: no loss is harmed, and each counts in proportion to its gradient.
+    r"""UPGrad: the mean of the gradients, each projected onto the cone without conflict.
+
+    When to use: the first choice. No loss increases, and each counts in proportion to its gradient.
 
     $$w = \sum_k \arg\min_{v \ge u_k e_k} v^\top G v$$
 
-    Every gradient is projected onto the cone of directions that harm no loss, and the projections
-    are averaged. Without conflict it is the mean.
+    The dual cone of the gradients holds the directions that conflict with none of them. Without
+    conflict the direction is the mean.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        preference: How much each loss counts, of shape (m,); if None, 1/m.
-        regularization: What is added to the diagonal, as a share of the trace. It keeps weights
-            finite where gradients are opposite, and lets a loss be harmed by about as much.
+        preference: The relative importance of each loss, of shape (m,); if None, 1/m.
+        regularization: Added to the diagonal, relative to the trace. It keeps weights finite where
+            gradients are opposite, and permits a conflict of about that size.
 
     Returns:
         Weights of shape (m,).
@@ -58,27 +61,28 @@ def upgrad(
     References:
         Quinton and Rey, *Jacobian Descent for Multi-Objective Optimization*, 2024.
     """
-    fun_name = f"{_WHERE}upgrad"
+    fun_name = f"{_MODULE}upgrad"
     gramian = check_gramian(fun_name, gramian)
     preference = check_preference(fun_name, preference, gramian)
-    matrix = _regularized(gramian, regularization)
+    matrix = _regularize(gramian, regularization)
     return jnp.sum(jax.vmap(lambda u: _project(matrix, u))(jnp.diag(preference)), axis=0)
 
 
 def dual_projection(
     gramian: Array, *, preference: Array | None = None, regularization: float = 1e-4
 ) -> Array:
-    r"""Take it to change the mean gradient as little as needed for no loss to be harmed.
+    r"""Dual cone projection: the mean gradient, projected onto the cone without conflict.
+
+    When to use: to change the mean gradient as little as possible such that no loss increases.
 
     $$w = \arg\min_{v \ge u} v^\top G v$$
 
-    The mean is projected onto the cone of directions that harm no loss, where `upgrad` projects
-    every gradient. Long gradients win more often.
+    `upgrad` projects each gradient instead of their mean. Here long gradients have more influence.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        preference: How much each loss counts, of shape (m,); if None, 1/m.
-        regularization: What is added to the diagonal, as a share of the trace.
+        preference: The relative importance of each loss, of shape (m,); if None, 1/m.
+        regularization: Added to the diagonal, relative to the trace.
 
     Returns:
         Weights of shape (m,).
@@ -93,20 +97,22 @@ def dual_projection(
     References:
         Lopez-Paz and Ranzato, *Gradient Episodic Memory for Continual Learning*, 2017.
     """
-    fun_name = f"{_WHERE}dual_projection"
+    fun_name = f"{_MODULE}dual_projection"
     gramian = check_gramian(fun_name, gramian)
     preference = check_preference(fun_name, preference, gramian)
-    return _project(_regularized(gramian, regularization), preference)
+    return _project(_regularize(gramian, regularization), preference)
 
 
 def mgda(gramian: Array) -> Array:
-    r"""Take it to improve all losses at the same rate, down to a point where that is impossible.
+    r"""Multiple-gradient descent (MGDA): the shortest convex combination of the gradients.
+
+    When to use: to decrease all losses at the same rate, and to stop at a Pareto-stationary point.
 
     $$w = \arg\min_{v \ge 0, \, \sum v = 1} v^\top G v$$
 
-    The shortest convex combination; 0 exactly where no direction improves all losses (Pareto
-    stationarity). Short gradients win: it all but ignores a loss far from its optimum. Solved
-    exactly, where others run so many steps of Frank and Wolfe.
+    It is 0 exactly where no direction decreases all losses (Pareto stationarity). Short gradients
+    get most of the weight, so a loss far from its minimum is almost ignored. The quadratic program
+    is solved exactly, not by steps of Frank and Wolfe.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
@@ -125,28 +131,30 @@ def mgda(gramian: Array) -> Array:
         Désidéri, *Multiple-Gradient Descent Algorithm (MGDA)*, 2012.
         Sener and Koltun, *Multi-Task Learning as Multi-Objective Optimization*, 2018.
     """
-    gramian = check_gramian(f"{_WHERE}mgda", gramian)
-    # On the ray of the solution the minimum of z'Gz/2 - sum(z): the same problem without the sum.
-    little, ones = 4 * rounding(gramian), jnp.ones(len(gramian), gramian.dtype)
-    matrix = _regularized(gramian, little)
-    ray = nonnegative_minimum(matrix, -ones)
-    ray = nonnegative_minimum(matrix, -ones - little * ray)  # takes the regularization back
-    return ray / jnp.sum(ray)
+    gramian = check_gramian(f"{_MODULE}mgda", gramian)
+    # The minimum of z'Gz/2 - sum(z) over z >= 0 is a multiple of the solution.
+    shift, ones = 4 * rounding(gramian), jnp.ones(len(gramian), gramian.dtype)
+    matrix = _regularize(gramian, shift)
+    multiple = nonnegative_minimum(matrix, -ones)
+    multiple = nonnegative_minimum(matrix, -ones - shift * multiple)  # removes the regularization
+    return multiple / jnp.sum(multiple)
 
 
 def cagrad(gramian: Array, *, c: float = 0.5) -> Array:
-    r"""Take it to follow the mean gradient, but help the worst loss within a ball around it.
+    r"""Conflict-averse gradient descent (CAGrad): the best direction for the worst loss in a ball.
+
+    When to use: to minimize the mean loss, with some care for the loss that improves least.
 
     $$d = \arg\max_{\lVert d - g_0 \rVert \le c \lVert g_0 \rVert} \min_k \langle g_k, d \rangle,
       \qquad g_0 = \frac1m \sum_k g_k$$
 
-    With c = 0 it is the mean; with c < 1 it converges to a minimum of the mean loss. The largest
-    improvement of the worst loss is the root of a convex function of one number, which a few
-    steps of Newton's method find to rounding.
+    The ball is centred at the mean gradient. With c = 0 the direction is the mean; with c < 1 the
+    iteration converges to a minimum of the mean loss. The solution is the root of a convex function
+    of one variable, found to rounding by a few steps of Newton's method.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        c: The radius of the ball, as a share of the norm of the mean; at least 0.
+        c: The radius of the ball, relative to the norm of the mean; at least 0.
 
     Returns:
         Weights of shape (m,).
@@ -161,9 +169,9 @@ def cagrad(gramian: Array, *, c: float = 0.5) -> Array:
     References:
         Liu et al., *Conflict-Averse Gradient Descent for Multi-Task Learning*, 2021.
     """
-    gramian = check_gramian(f"{_WHERE}cagrad", gramian)
+    gramian = check_gramian(f"{_MODULE}cagrad", gramian)
     mean = jnp.full(len(gramian), 1 / len(gramian), gramian.dtype)
-    matrix = _regularized(gramian, 4 * rounding(gramian))
+    matrix = _regularize(gramian, 4 * rounding(gramian))
     slope = matrix @ mean
     radius = c * jnp.sqrt(mean @ slope)
 
@@ -177,25 +185,27 @@ def cagrad(gramian: Array, *, c: float = 0.5) -> Array:
         )
         return level - change, y, jnp.abs(length - radius), rounds + 1
 
-    # No lower than the root, by the worst loss alone; from there Newton's steps descend to it.
+    # The start is not below the root, from where Newton's steps decrease monotonically to it.
     start = jnp.min(slope + radius * jnp.sqrt(jnp.diagonal(matrix)))
     tolerance = 4 * jnp.finfo(gramian.dtype).eps * radius
     state = (start, jnp.zeros_like(mean), jnp.full_like(radius, jnp.inf), jnp.asarray(0))
     _, y, *_ = jax.lax.while_loop(lambda s: (s[2] > tolerance) & (s[3] < 30), step, state)
-    return mean + jnp.where(jnp.diagonal(gramian) > 0, y, 0)  # a gradient of 0 has no say
+    return mean + jnp.where(jnp.diagonal(gramian) > 0, y, 0)  # 0 for a gradient of 0
 
 
 def aligned_mtl(gramian: Array, *, preference: Array | None = None) -> Array:
-    r"""Take it to remove conflict and dominance at once: as if the gradients were orthogonal.
+    r"""Aligned-MTL: the mean after the gradients are made orthogonal and equally long.
+
+    When to use: to remove conflict between gradients, and dominance of the longest, at once.
 
     $$w = \sqrt{\lambda_{\min}} \, G^{-1/2} u$$
 
-    The gradients are replaced by the nearest ones at right angles, as long as the smallest
-    principal component. Components of rounding are left out.
+    The gradients are replaced by the nearest orthogonal ones, whose length is that of the smallest
+    principal component. Components below rounding are left out.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        preference: How much each loss counts, of shape (m,); if None, 1/m.
+        preference: The relative importance of each loss, of shape (m,); if None, 1/m.
 
     Returns:
         Weights of shape (m,).
@@ -210,7 +220,7 @@ def aligned_mtl(gramian: Array, *, preference: Array | None = None) -> Array:
     References:
         Senushkin et al., *Independent Component Alignment for Multi-Task Learning*, 2023.
     """
-    fun_name = f"{_WHERE}aligned_mtl"
+    fun_name = f"{_MODULE}aligned_mtl"
     gramian = check_gramian(fun_name, gramian)
     preference = check_preference(fun_name, preference, gramian)
     values, vectors = jnp.linalg.eigh(gramian)
@@ -222,7 +232,9 @@ def aligned_mtl(gramian: Array, *, preference: Array | None = None) -> Array:
 
 
 def imtl_g(gramian: Array) -> Array:
-    r"""Take it to have the direction project onto every gradient equally.
+    r"""Impartial multi-task learning (IMTL-G): equal projections onto all gradients.
+
+    When to use: to give all losses the same influence, whatever the lengths of their gradients.
 
     $$\left\langle \frac{g_k}{\lVert g_k \rVert}, d \right\rangle = \text{const}, \qquad
       \sum_k w_k = 1$$
@@ -246,8 +258,8 @@ def imtl_g(gramian: Array) -> Array:
     References:
         Liu et al., *Towards Impartial Multi-Task Learning*, 2021.
     """
-    gramian = check_gramian(f"{_WHERE}imtl_g", gramian)
-    cosines, inverse = correlation(gramian)
+    gramian = check_gramian(f"{_MODULE}imtl_g", gramian)
+    cosines, inverse = normalize(gramian)
     longest = jnp.max(jnp.where(inverse > 0, 1 / jnp.where(inverse > 0, inverse, 1), 0))
     weights = inverse * longest * pseudo_inverse_times(cosines, (inverse > 0).astype(gramian.dtype))
     total = jnp.sum(weights)
@@ -256,17 +268,19 @@ def imtl_g(gramian: Array) -> Array:
 
 
 def con_fig(gramian: Array, *, preference: Array | None = None) -> Array:
-    r"""Take it for physics-informed losses: the same cosine with every gradient, at full length.
+    r"""ConFIG: the same cosine with every gradient, and a length that decreases with conflict.
+
+    When to use: physics-informed networks, with losses of residuals and boundary conditions.
 
     $$\left\langle \frac{g_k}{\lVert g_k \rVert}, \frac{d}{\lVert d \rVert} \right\rangle
       = \text{const}, \qquad \lVert d \rVert = \sum_k \left\langle g_k,
       \frac{d}{\lVert d \rVert} \right\rangle$$
 
-    The direction of `imtl_g`; its length shrinks as the gradients conflict.
+    The direction is that of `imtl_g`.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        preference: The cosines wanted, up to a factor, of shape (m,); if None, all equal.
+        preference: The desired cosines, up to a factor, of shape (m,); if None, all equal.
 
     Returns:
         Weights of shape (m,).
@@ -275,16 +289,16 @@ def con_fig(gramian: Array, *, preference: Array | None = None) -> Array:
         ValueError: If the Gramian is not square, or the preference does not fit.
 
     Example:
-        >>> config(jnp.array([[4.0, 0.0], [0.0, 1.0]]))
+        >>> con_fig(jnp.array([[4.0, 0.0], [0.0, 1.0]]))
         Array([0.75, 1.5 ], dtype=float32)
 
     References:
         Liu, Chu and Thuerey, *ConFIG: Towards Conflict-free Training of PINNs*, 2025.
     """
-    fun_name = f"{_WHERE}config"
+    fun_name = f"{_MODULE}con_fig"
     gramian = check_gramian(fun_name, gramian)
     preference = check_preference(fun_name, preference, gramian)
-    cosines, inverse = correlation(gramian)
+    cosines, inverse = normalize(gramian)
     weights = pseudo_inverse_times(cosines, preference)
     square = weights @ (cosines @ weights)
     norms = jnp.sqrt(jnp.diagonal(gramian))
@@ -295,18 +309,20 @@ def con_fig(gramian: Array, *, preference: Array | None = None) -> Array:
 
 
 def fair_grad(gramian: Array, *, alpha: float = 1.0) -> Array:
-    r"""Take it to choose how fair: from the sum of the improvements to the least of them.
+    r"""FairGrad: the direction that maximizes the alpha-fair utility of the improvements.
+
+    When to use: to choose between the sum of the improvements (small alpha), their product
+    (alpha = 1) and the smallest of them (large alpha).
 
     $$(G w)_k = w_k^{-1/\alpha}, \qquad w > 0$$
 
-    It maximizes the alpha-fair utility of the improvements: alpha = 1 is `nash`, a large alpha
-    looks at the worst loss alone. Where no direction improves all losses there is no solution, and
-    the weights are large and their direction short. The minimum of a convex function, found by
-    Newton's method to rounding, also for gradients of very different lengths.
+    alpha = 1 is `nash`. Where no direction decreases all losses there is no solution: the weights
+    are large and their direction is short. The solution is the minimum of a convex function, found
+    to rounding by Newton's method, also for gradients of very different lengths.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).
-        alpha: How fair, above 0; may be traced.
+        alpha: The degree of fairness, above 0; may be traced.
 
     Returns:
         Weights of shape (m,), above 0; 0 for a gradient that is 0.
@@ -321,16 +337,16 @@ def fair_grad(gramian: Array, *, alpha: float = 1.0) -> Array:
     References:
         Ban and Ji, *Fair Resource Allocation in Multi-Task Learning*, 2024.
     """
-    gramian = check_gramian(f"{_WHERE}fair_grad", gramian)
+    gramian = check_gramian(f"{_MODULE}fair_grad", gramian)
     power = 1 / jnp.asarray(alpha, gramian.dtype)
     size = jnp.trace(gramian) / len(gramian)
     size = jnp.where(size == 0, 1, size)
-    cosines, inverse = correlation(gramian / size)
+    cosines, inverse = normalize(gramian / size)
     alive = inverse > 0
-    both = alive & alive[:, None]
+    both = alive[None, :] & alive[:, None]
     eye = jnp.eye(len(gramian), dtype=gramian.dtype)
     matrix = jnp.where(both, cosines, eye) + 4 * rounding(gramian) * eye
-    # In y = norm * w the matrix is that of the cosines, and the lengths are factors of a utility.
+    # In y = norm * w the matrix holds the cosines, and the norms become factors of the utility.
     factor = jnp.where(alive, inverse, 1) ** (1 - power)
 
     def cost(y: Array) -> Array:
@@ -340,13 +356,13 @@ def fair_grad(gramian: Array, *, alpha: float = 1.0) -> Array:
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         y, _, rounds = state
-        pull = factor * y**-power
-        gradient = matrix @ y - pull
-        change = -jnp.linalg.solve(matrix + jnp.diag(power * pull / y), gradient)
-        # In the units of y: how far, and how far at most.
+        slope = factor * y**-power
+        gradient = matrix @ y - slope
+        change = -jnp.linalg.solve(matrix + jnp.diag(power * slope / y), gradient)
+        # The longest step length up to 1 that keeps y positive.
         longest = jnp.minimum(1, 0.95 / jnp.maximum(jnp.max(-change / y), 1e-3))
         lengths = longest * 0.5 ** jnp.arange(12, dtype=y.dtype)
-        trials = y + lengths[:, None] * change
+        trials = y[None, :] + lengths[:, None] * change[None, :]
         costs = jax.vmap(cost)(trials)
         near = jnp.max(jnp.abs(change / y)) < 1e-3
         y = jnp.where(near, y + change, trials[jnp.nanargmin(costs)])
@@ -359,17 +375,19 @@ def fair_grad(gramian: Array, *, alpha: float = 1.0) -> Array:
         jnp.asarray(0),
     )
     y, *_ = jax.lax.while_loop(lambda s: (s[1] > tolerance) & (s[2] < 100), step, start)
-    y, *_ = step((y, y[0], jnp.asarray(0)))  # quadratic convergence: one more is exact
+    y, *_ = step((y, y[0], jnp.asarray(0)))  # convergence is quadratic: one more step is exact
     return jnp.where(alive, y * inverse, 0) * size ** (-1 / (1 + power))
 
 
 def nash(gramian: Array) -> Array:
-    r"""Take it to split the improvement as bargaining players would: scale-free in every loss.
+    r"""Nash-MTL: the Nash bargaining solution, independent of the scale of every loss.
+
+    When to use: losses of different units that shall have the same influence.
 
     $$(G w)_k = \frac{1}{w_k}, \qquad w > 0$$
 
-    Multiplying a loss by a number does not change its share. It is `fair_grad` with alpha = 1; the
-    direction has norm $\sqrt m$.
+    The product of the improvements is maximal, so a factor on a loss changes nothing. It is
+    `fair_grad` with alpha = 1; the direction has norm $\sqrt m$.
 
     Args:
         gramian: Inner products of the gradients, of shape (m, m).

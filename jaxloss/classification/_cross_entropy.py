@@ -18,13 +18,11 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
+from jaxloss.numerics._labels import is_static_zero, take_label, uniform_over_finite
 from jaxloss.numerics._softmax_nll import (
-    is_static_zero,
     sigmoid_nll,
     softmax_cross_entropy_dense,
     softmax_nll,
-    take_label,
-    uniform_over_finite,
 )
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Real
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import class_ids, distribution, extended, nonnegative_number, positive
-from jaxloss.numerics._double_double import two_product, two_sum
+from jaxloss.numerics._double_double import DD, two_product, two_sum
 from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense, softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
 
@@ -80,7 +80,7 @@ def logit_adjusted(
     offset = jnp.where(occurs, temperature * logs, -jnp.inf)
     adjusted, lost = two_sum(logits, offset)
     if labels.ndim < logits.ndim:
-        return softmax_nll(adjusted, labels, lost)  # also where a first-order term underflows
+        return softmax_nll(DD(adjusted, lost), labels)  # also where a first-order term underflows
     return _surprise(adjusted, lost, labels)
 
 

@@ -28,7 +28,8 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._double_double import two_sum
-from jaxloss.numerics._softmax_nll import take_label
+from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._reductions import variadic_reduce
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
 
 
@@ -96,7 +97,7 @@ def _largest_of(parts: Any) -> tuple[Array, Array]:
 
 def _largest(x: Array) -> tuple[Array, Array]:
     """The largest number along the last axis, and how many are that large, in one pass."""
-    return numerics.variadic_reduce((x, jnp.ones_like(x)), (-np.inf, 0), _larger, _largest_of)
+    return variadic_reduce((x, jnp.ones_like(x)), (-np.inf, 0), _larger, _largest_of)
 
 
 @jax.custom_jvp

@@ -26,14 +26,9 @@ from jaxloss.domains import (
     nonpositive_number,
     unit_interval,
 )
-from jaxloss.numerics._double_double import two_product
-from jaxloss.numerics._softmax_nll import (
-    exp_dd,
-    expected_function_of_nll,
-    is_static_zero,
-    softmax_nll_dd,
-    uniform_over_finite,
-)
+from jaxloss.numerics._double_double import DD, exp_dd, two_product
+from jaxloss.numerics._labels import is_static_zero, uniform_over_finite
+from jaxloss.numerics._softmax_nll import expected_function_of_nll, softmax_nll_dd
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
 
 
@@ -46,10 +41,10 @@ def _of_labels(
 ) -> Array:
     """A function of the surprise of the label; or its mean, if labels are distributions.
 
-    It is given the rounded surprise, what rounding took of that, and the options.
+    It is given the surprise as a `DD`, and the options.
     """
     if labels.ndim < logits.ndim:
-        value = function(*softmax_nll_dd(logits, labels), *options)
+        value = function(softmax_nll_dd(logits, labels), *options)
         return value if class_weights is None else class_weights[labels] * value
     weights = labels if class_weights is None else class_weights * labels
     options = tuple(jnp.asarray(x, logits.dtype) for x in options)
@@ -100,9 +95,9 @@ def _focal_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return value, slope * tangents[0] + numerics.multiply_no_nan(logarithm, value) * tangents[1]
 
 
-def _focal_of_label(surprise: Array, lost: Array, gamma: Array) -> Array:
-    """The same of a rounded surprise, without an exponential that would show what was lost."""
-    return _focal(surprise, gamma)
+def _focal_of_label(nll: DD, gamma: Array) -> Array:
+    """`_focal` of the rounded number: its derivative has no exponential that would need `lo`."""
+    return _focal(nll.hi, gamma)
 
 
 @loss(
@@ -290,11 +285,12 @@ def asymmetric(
 
 
 @jax.custom_jvp
-def _bounded(surprise: Array, lost: Array, bound: Array) -> Array:
+def _bounded(nll: DD, bound: Array) -> Array:
     """(1 - exp(-q s)) / q: the surprise s itself at q = 0, and the less of it the larger q.
 
-    What rounding took of s, `lost`, matters to the slope exp(-q s) alone, and has none.
+    The low-order word of s is used by the slope exp(-q s) alone.
     """
+    surprise = nll.hi
     exponent = surprise * jnp.where(bound == 0, 1, bound)
     # Where the exponent is that small, also if q is a denormal number, the surprise is exact.
     same = (bound == 0) | (exponent < 1e-30)
@@ -303,10 +299,10 @@ def _bounded(surprise: Array, lost: Array, bound: Array) -> Array:
 
 @_bounded.defjvp
 def _bounded_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    surprise, lost, bound = primals
-    value = _bounded(surprise, lost, bound)
-    exponent, taken = two_product(jnp.where(bound == 0, 0, surprise), bound)
-    slope = exp_dd(-exponent, -(taken + bound * lost))
+    (surprise, lost), bound = primals
+    value = _bounded(*primals)
+    exponent, error = two_product(jnp.where(bound == 0, 0, surprise), bound)
+    slope = exp_dd(-DD(exponent, error + bound * lost))
     # d value / dq = s^2 f(q s), where f(z) = (z e^-z + e^-z - 1) / z^2, a series near 0.
     small = exponent < 0.5
     near = jnp.where(small, exponent, 0)
@@ -322,7 +318,7 @@ def _bounded_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     many = jnp.where(small, 0, surprise)
     far = (numerics.multiply_no_nan(slope, many) - value) / jnp.where(small, 1, bound)
     to_bound = jnp.where(small, jnp.square(few) * series, far)
-    return value, slope * tangents[0] + to_bound * tangents[2]
+    return value, slope * tangents[0].hi + to_bound * tangents[1]
 
 
 @loss(
@@ -373,21 +369,21 @@ def generalized_cross_entropy(
 
 
 @jax.custom_jvp
-def _miss(surprise: Array, lost: Array) -> Array:
-    """1 - p, where p = exp(-surprise - lost), which matters to its slope, p, alone."""
-    return -jnp.expm1(-surprise)
+def _miss(nll: DD) -> Array:
+    """1 - p, where p = exp(-nll); the low-order word is used by its slope, p, alone."""
+    return -jnp.expm1(-nll.hi)
 
 
 @_miss.defjvp
 def _miss_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # JAX has 1 + expm1 for the slope, which is 0 where p is small.
-    surprise, lost = primals
-    return _miss(surprise, lost), exp_dd(-surprise, -lost) * tangents[0]
+    (nll,), (nll_dot,) = primals, tangents
+    return _miss(nll), exp_dd(-nll) * nll_dot.hi
 
 
-def _surprise_and_miss(surprise: Array, lost: Array, alpha: Array, beta: Array) -> Array:
+def _surprise_and_miss(nll: DD, alpha: Array, beta: Array) -> Array:
     """alpha * s + beta * (1 - p), where p = exp(-s)."""
-    return alpha * surprise + beta * _miss(surprise, lost)
+    return alpha * nll.hi + beta * _miss(nll)
 
 
 @loss(

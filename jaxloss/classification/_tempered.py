@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int, Real
 
-from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
 from jaxloss.numerics._double_double import two_product, two_sum
+from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2, exprel, log1p_over_x
 from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
@@ -91,7 +91,7 @@ def _tempered_softmax_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     # With the normalizer held, a surprise s changes by -(exp(-us) - 1 + us) / u^2.
     held = -jnp.square(safe) * _excess_ratio(-u * safe)
     moved = jnp.sum(p * held, axis=-1, keepdims=True) / total
-    change = slopes * -numerics.subtract_weighted_mean(to_logits, powers / total, -1)
+    change = slopes * -subtract_weighted_mean(to_logits, powers / total, -1)
     change = jnp.where(possible, change + (held - slopes * moved) * to_u, 0)
     return (p, surprise, lost), (-p * change, change, jnp.zeros_like(lost))
 

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from jaxloss import numerics
 from jaxloss._xla import recompute
+from jaxloss.numerics._vectors import power_of_two_near
 
 
 def _largest(x: Array, y: Array) -> tuple[Array, Array]:
@@ -29,7 +30,7 @@ def _largest(x: Array, y: Array) -> tuple[Array, Array]:
 @jax.custom_jvp
 def gap_of_distances(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     """|x - y| - |x - z| and both distances, of points of any size; slopes at distance 0 are 0."""
-    powers = list(map(numerics.power_of_two_near, _largest(jnp.abs(x - y), jnp.abs(x - z))))
+    powers = list(map(power_of_two_near, _largest(jnp.abs(x - y), jnp.abs(x - z))))
     power = jnp.maximum(*powers)
     # Differences are quicker computed again, in each pass, than held.
     x, y, z, *scales = recompute((x, y, z, *(1 / p[..., None] for p in (*powers, power))))

@@ -25,7 +25,8 @@ from jaxloss._memory.deferred import checked_split
 from jaxloss._memory.layout import Split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma
 from jaxloss.numerics._double_double import two_quotient, two_sum
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap, take_label
+from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 
 def product(x: Array, y: Array) -> Array:
@@ -107,7 +108,7 @@ def _others_of_rows_jvp(primals: Any, tangents: Any) -> tuple[Others, Others]:
 
 def surprise(own: Array, lost: Array, others: Others) -> Array:
     """-log of the softmax of what has similarity `own + lost`, among itself and others."""
-    return nll_from_gap(others.rest, (others.top - own) - lost)
+    return nll_from_gap(others.rest, (others.top - own) - lost)[0]
 
 
 class Sums(NamedTuple):

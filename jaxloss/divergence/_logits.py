@@ -13,7 +13,8 @@ from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.divergence._terms import keep
 from jaxloss.domains import extended, positive
 from jaxloss.numerics._double_double import two_quotient, two_sum
-from jaxloss.numerics._softmax_nll import take_label
+from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x
 from jaxloss.traits import (
     bounded_gradient,
@@ -57,7 +58,7 @@ def _log_ratio(
     close = jnp.all(alike, axis=-1, keepdims=True)
     live = close & ~dead
     lost = (lost - take_label(lost, first)[..., None]) / temperature
-    distance = numerics.subtract_weighted_mean(jnp.where(live, shift + lost, 0), q, -1)
+    distance = subtract_weighted_mean(jnp.where(live, shift + lost, 0), q, -1)
     distance = jnp.where(live, distance, 0)
     near = jnp.log1p(jnp.sum(q * expm1_minus_x(-distance), axis=-1, keepdims=True))
     # Far from each other each class is counted with p - q more, which sums to 0: no term is

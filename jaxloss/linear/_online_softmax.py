@@ -20,7 +20,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss import numerics
 from jaxloss._memory.layout import accumulator_dtype
 from jaxloss._memory.mesh import pcast_varying, shards, vma
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_and_log_total, take_label
+from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 
 class Layer(NamedTuple):
@@ -268,7 +269,7 @@ def _values(sums: Sums, labels: Labels, shared: Shared) -> tuple[Array, Array]:
     """The loss of each row, and its log-normalizer."""
     top = _finite(sums.top)
     gap = jnp.where(sums.label == jnp.inf, 0, top - sums.label)
-    values, excess = nll_and_log_total(sums.rest, gap)
+    values, excess = nll_from_gap(sums.rest, gap)
     if labels.own is not None:
         values = labels.own * values
     if sums.gaps is not None:

@@ -139,7 +139,7 @@ def negative_binomial(
     few = few | huge
     mean, log_mean = jnp.where(few, 1, mean), jnp.where(few, 0, log_mean)
     ahead, total = total_count + count, total_count + mean
-    change = numerics.quotient(mean - count, count) * numerics.share(total_count, mean)
+    change = numerics.quotient(mean - count, count) * numerics.fraction(total_count, mean)
     log_ahead = log_ratio(ahead, total)
     log_share = log_ahead + (log_mean - jnp.log(count))
     spread = total_count * ratio_minus_log1p(numerics.quotient(count - mean, total), log_ahead)

@@ -1,44 +1,185 @@
-"""Error-free transformations: what rounding takes from a sum or a product, as a float of its own.
+r"""Double-double numbers: an unevaluated sum of two floats, with about twice the digits of one.
 
-Where a result is exponentiated, or nearly vanishes, its last place is many last places of what
-comes out of it; the lost part is then put back to first order. Gradients see the rounded result
-alone. A sum or product that overflows lost nothing.
+Where a rounded number is exponentiated, or a difference nearly vanishes, one unit in its last place
+becomes many in the result. The error-free transformations `two_sum` and `two_product` return the
+rounded result together with its rounding error, as a `DD`; operations on a `DD` carry the error
+along, and `exp_dd` and `at_dd` use it.
 """
 
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jaxloss.numerics._dtypes import half_in_float32
+from jaxloss.numerics._polynomials import horner
 
-def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded a + b, and what rounding took (Knuth)."""
+
+class DD(NamedTuple):
+    """The number `hi + lo`: a float, and a correction of at most about its last place.
+
+    The operators take a `DD` or an array on the right, except that `*` and `/` take an array. Under
+    differentiation `lo` is a constant, so that a `DD` has the derivatives of `hi`. It is 0 where it
+    would be infinite or NaN, for instance where `hi` has overflowed.
+
+    Attributes:
+        hi: The number as rounded to its dtype.
+        lo: The number less `hi`, itself rounded.
+    """
+
+    hi: Array
+    lo: Array
+
+    def __neg__(self) -> DD:
+        return DD(-self.hi, -self.lo)
+
+    def __add__(self, other: DD | Array) -> DD:  # type: ignore[override]  # not of tuples
+        if not isinstance(other, DD):
+            total = two_sum(self.hi, other)
+            return DD(total.hi, finite(total.lo + self.lo))
+        total = two_sum(self.hi, other.hi)
+        return DD(total.hi, finite(total.lo + (self.lo + other.lo)))
+
+    def __sub__(self, other: DD | Array) -> DD:
+        return self + -other
+
+    def __mul__(self, factor: Array) -> DD:  # type: ignore[override]  # not of a tuple
+        product = two_product(self.hi, factor)
+        return DD(product.hi, finite(product.lo + self.lo * factor))
+
+    def __truediv__(self, divisor: Array) -> DD:
+        quotient = two_quotient(self.hi, divisor)
+        return DD(quotient.hi, finite(quotient.lo + self.lo / divisor))
+
+    def renormalized(self) -> DD:
+        """The same number with the smallest possible `lo`, where operations have let it grow."""
+        hi = self.hi + self.lo
+        return DD(hi, finite(self.lo - (hi - self.hi)))
+
+
+def two_sum(a: Array, b: Array) -> DD:
+    """`a + b` and its rounding error (Knuth)."""
     total = a + b
-    # Of a constant a, XLA would make b of (a + b) - a, unless a choice stands between.
+    # If a is a constant, XLA simplifies (a + b) - a to b, unless a select separates the two.
     seen = jnp.where(b == b, total, b)
     back = seen - a
-    return total, finite((a - (seen - back)) + (b - back))
+    return DD(total, finite((a - (seen - back)) + (b - back)))
 
 
-def two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded a * b, and what rounding took (Dekker): from halves whose products are exact."""
-    # Behind a barrier, or a fused multiply-add uses a product that was not rounded.
+def two_product(a: Array, b: Array) -> DD:
+    """`a * b` and its rounding error (Dekker), from halves whose products are exact."""
+    # Without the barrier, a fused multiply-add below would use the product before it is rounded.
     product = lax.optimization_barrier(a * b)
     info = jnp.finfo(product.dtype)
-    # Two constants, XLA would sum in another order, unless a choice by the product is made first.
+    # If both are constants, XLA reorders the sum, unless a select by the product comes first.
     (a1, a2), (b1, b2) = (
         (head, x - head)
         for x in (jnp.where(product == product, x, product) for x in (a, b))
         for head in [lax.reduce_precision(x, info.nexp, info.nmant // 2)]
     )
-    return product, finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2)
+    return DD(product, finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2))
 
 
-def two_quotient(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded a / b, and what rounding took, itself rounded."""
+def two_quotient(a: Array, b: Array) -> DD:
+    """`a / b` and its rounding error, itself rounded."""
     ratio = lax.optimization_barrier(a / b)
-    product, lost = two_product(ratio, b)
-    return ratio, finite(((a - product) - lost) / b)
+    product, error = two_product(ratio, b)
+    return DD(ratio, finite(((a - product) - error) / b))
 
 
-def finite(lost: Array) -> Array:
-    """What rounding took: nothing where it is no number, and never with a slope."""
-    return lax.stop_gradient(jnp.where(jnp.abs(lost) < jnp.inf, lost, 0))
+def finite(lo: Array) -> Array:
+    """The low-order word of a `DD`: 0 where not finite, and constant under differentiation."""
+    return lax.stop_gradient(jnp.where(jnp.abs(lo) < jnp.inf, lo, 0))
+
+
+def at_dd(function: Callable[[Array], Array], x: DD) -> Array:
+    """`function(hi + lo)`, to first order in `lo`."""
+    value, correction = jax.jvp(function, (x.hi,), (x.lo,))
+    return value + correction
+
+
+LOG_2 = math.log(2)
+LOG_2_ERROR = 2.3190468138462996e-17  # log(2) less the float64 nearest to it
+
+
+@functools.cache
+def _constants(dtype: Any) -> tuple[float, float, list[float]]:
+    """log(2) as a large and a small part, and a polynomial for (e^f - 1 - f) / f^2, |f| < 0.35."""
+    info = jnp.finfo(dtype)
+    unit = 2.0 ** (1 + info.nexp - info.nmant)  # products of the large part and n are exact
+    large = round(LOG_2 / unit) * unit
+    taylor = np.polynomial.Polynomial([1 / math.factorial(n + 2) for n in range(20)])
+    degree = 4 if info.bits == 32 else 10  # its error is below the rounding of the dtype
+    short = np.polynomial.Chebyshev.interpolate(taylor, degree, [-0.35, 0.35])
+    series = short.convert(kind=np.polynomial.Polynomial).coef
+    return large, (LOG_2 - large) + LOG_2_ERROR, series.tolist()
+
+
+def _reduced(x: DD | Array) -> tuple[Array, Array]:
+    """n and f, with x = n log(2) + f and |f| at most log(2) / 2, for an x whose exp is a number."""
+    hi = x.hi if isinstance(x, DD) else x
+    info, (large, small, _) = jnp.finfo(hi.dtype), _constants(hi.dtype)
+    integer = np.dtype(f"int{info.bits}").type
+    # The shift is so large that the sum has no bits for a fraction: its last bits hold n.
+    shift = np.asarray(1.5 * 2.0**info.nmant, hi.dtype)
+    n = lax.bitcast_convert_type(hi * (1 / LOG_2) + shift, integer) - shift.view(integer)
+    multiple = n.astype(hi.dtype)
+    rest = x.lo - multiple * small if isinstance(x, DD) else -(multiple * small)
+    return n, (hi - multiple * large) + rest
+
+
+def _expm1_near_0(f: Array) -> Array:
+    """exp(f) - 1 for |f| up to log(2) / 2."""
+    return (horner(f, _constants(f.dtype)[2]) * f + 1) * f
+
+
+def _power_of_2(n: Array, dtype: Any) -> Array:
+    info = jnp.finfo(dtype)
+    return lax.bitcast_convert_type((n + (info.maxexp - 1)) << info.nmant, dtype)
+
+
+@jax.custom_jvp
+def exp_dd(x: DD) -> Array:
+    """exp(x) with 0.7 ULP, for x up to 88; 0 where the result would not be a normal number.
+
+    The exponential of a rounded x has an error of as many last places as x is large. On CPU this
+    costs no more than `jnp.exp`.
+    """
+    impossible = x.hi < math.log(jnp.finfo(x.hi.dtype).tiny)
+    n, f = _reduced(x)
+    power = jnp.where(impossible, 0, _power_of_2(n, x.hi.dtype))
+    return (_expm1_near_0(jnp.where(impossible, 0, f)) + 1) * power
+
+
+# Not the derivative of the polynomial, which is 3 ULP off: in second derivatives such terms cancel.
+exp_dd.defjvps(lambda x_dot, out, x: out * x_dot.hi)
+
+
+@jax.custom_jvp
+def _expm1(x: Array) -> Array:
+    info = jnp.finfo(x.dtype)
+    n, f = _reduced(jnp.clip(x, -info.nmant, info.maxexp * LOG_2 + 0.3))
+    half = _power_of_2(n - 1, x.dtype)  # 2^n may overflow where the result does not
+    return 2 * (half * _expm1_near_0(f) + (half - 0.5))
+
+
+_expm1.defjvps(lambda x_dot, out, x: jnp.exp(x) * x_dot)
+
+
+@half_in_float32
+def expm1(x: Array) -> Array:
+    r"""$e^x - 1$ with at most 1.4 ULP; its derivative is $e^x$.
+
+    XLA's `jnp.expm1` has up to 5.3 ULP on (-1, 0) on CPU, where it takes three times as long.
+
+    >>> f"{expm1(jnp.float32(-1e-10)):.6g}", float(expm1(-jnp.inf))
+    ('-1e-10', -1.0)
+    """
+    return _expm1(jnp.asarray(x))

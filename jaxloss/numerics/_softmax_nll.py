@@ -1,195 +1,159 @@
-r"""The engine of every loss with a softmax or a sigmoid in it: -log p, exact in value and gradient.
+r"""-log p of a softmax or a sigmoid, accurate in value and gradient: the core of every such loss.
 
-`logsumexp(x) - x[y]` loses the loss of a confident right answer: `1 + tiny` rounds to 1 before
-the logarithm is taken, and `p - 1` to 0 in the gradient. Here the sum leaves out the term that
-is 1, so that [20, 0] costs 2.06e-9 and not 0, at the same time and memory.
+`logsumexp(x) - x[y]` is 0 for a confident correct prediction: `1 + tiny` is rounded to 1 before the
+logarithm is taken, and `p - 1` to 0 in the gradient. Here the sum leaves out the term that is 1,
+so that the logits [20, 0] have a loss of 2.06e-9 and not 0, at the same time and memory.
 """
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss import numerics
-from jaxloss._memory.mesh import shards
-from jaxloss.numerics._double_double import finite, two_sum
+from jaxloss.numerics._double_double import DD, exp_dd, finite, two_sum
+from jaxloss.numerics._elementwise import multiply_no_nan, softplus
+from jaxloss.numerics._labels import is_label, take_label
+from jaxloss.numerics._reductions import fused_sums
 
 
-@functools.cache
-def _constants(dtype: Any) -> tuple[float, float, list[float]]:
-    """Log 2 as a large and a small part, and the series (e^f - 1 - f) / f^2 for |f| < 0.35."""
-    info = jnp.finfo(dtype)
-    unit = 2.0 ** (1 + info.nexp - info.nmant)  # of which all multiples that occur are exact
-    large = round(math.log(2) / unit) * unit
-    taylor = np.polynomial.Polynomial([1 / math.factorial(n + 2) for n in range(20)])
-    degree = 4 if info.bits == 32 else 10  # right to rounding
-    short = np.polynomial.Chebyshev.interpolate(taylor, degree, [-0.35, 0.35])
-    series = short.convert(kind=np.polynomial.Polynomial).coef
-    return large, math.log(2) - large, series.tolist()
+# Jitted because `jax_debug_nans` would report the rounding error of a logit of -inf, which is NaN
+# and is not used.
+@functools.partial(jax.jit, inline=True)
+def exp_shifted(logits: Array | DD, top: Array) -> Array:
+    """exp(logits - top), accurate as if the difference were not rounded, for logits up to the top.
 
-
-@jax.custom_jvp
-def exp_dd(x: Array, lost: Array) -> Array:
-    """exp(x + lost), of an x that was rounded and what rounding took; for x up to 88.
-
-    The rounded exponent alone would cost half as many last places as its size. XLA's exponential
-    cannot be told of the rest; this one takes no longer than that, on CPU, and is 0.7 ULP off. It
-    is 0 where the result would be no normal number. No slope goes to what was lost.
+    It is exactly 1 at the top. Logits of +inf equal the top, those of -inf give 0.
     """
-    info, (large, small, series) = jnp.finfo(x.dtype), _constants(x.dtype)
-    integer = np.dtype(f"int{info.bits}").type
-    # x is n log(2) + f. What is added first leaves no bits for a fraction: n stands in the last.
-    shift = np.asarray(1.5 * 2.0**info.nmant, x.dtype)
-    n = lax.bitcast_convert_type(x * (1 / math.log(2)) + shift, integer) - shift.view(integer)
-    multiple = n.astype(x.dtype)
-    impossible = x < math.log(info.tiny)
-    f = jnp.where(impossible, 0, (x - multiple * large) + (lost - multiple * small))
-    total = jnp.full_like(f, series[-1])
-    for coefficient in reversed(series[:-1]):
-        total = total * f + coefficient
-    power = lax.bitcast_convert_type((n + (info.maxexp - 1)) << info.nmant, x.dtype)
-    return ((total * f + 1) * f + 1) * jnp.where(impossible, 0, power)
-
-
-@exp_dd.defjvp
-def _exp_of_sum_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # Not the slope of the series, which is 3 ULP off: in second derivatives these nearly cancel.
-    exps = exp_dd(*primals)
-    return exps, exps * tangents[0]
-
-
-def exp_shifted(logits: Array, top: Array, lost: Array | float = 0.0) -> Array:
-    """exp(logits - top + lost) as if nothing were rounded: 1 at the top, less below it.
-
-    +inf counts as the top, -inf as impossible. `lost` is what the logits have lost before.
-    """
-    largest = float(jnp.finfo(logits.dtype).max)
-    logits, top = jnp.minimum(logits, largest), jnp.minimum(top, largest)
-    shifted = logits - top  # and what rounding took of it (Knuth), NaN where that is infinite
-    back = shifted - logits
-    lost = (logits - (shifted - back)) - (top + back) + lost
-    return exp_dd(shifted, lax.stop_gradient(lost))
+    hi = logits.hi if isinstance(logits, DD) else logits
+    largest = float(jnp.finfo(hi.dtype).max)
+    hi, top = jnp.minimum(hi, largest), jnp.minimum(top, largest)
+    # The sum of Knuth, in fewer operations than `two_sum`: neither number is a constant.
+    shifted = hi - top
+    back = shifted - hi
+    lo = (hi - (shifted - back)) - (top + back)
+    if isinstance(logits, DD):
+        lo = lo + logits.lo
+    return exp_dd(DD(shifted, lax.stop_gradient(lo)))
 
 
 def _top(logits: Array) -> Array:
-    """The largest of each row, and 0 for a row of -inf."""
+    """The largest logit of each row; 0 for a row of -inf."""
     top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
     return jnp.where(top == -jnp.inf, 0, top)
 
 
 def _below(top: Array, logits: Array) -> Array:
-    """How far below the top: at least 0, and 0 for +inf."""
+    """The top less the logits: at least 0, and 0 for +inf."""
     return jnp.where(logits == jnp.inf, 0, top - logits)
 
 
-def take_label(x: Array, place: Array) -> Array:
-    """The entry of each row at a place; without a gather, where that would cross devices."""
-    if shards(x, x.ndim - 1) > 1:
-        is_place = place[..., None] == jnp.arange(x.shape[-1], dtype=place.dtype)
-        return jnp.sum(jnp.where(is_place, x, 0), axis=-1)
-    return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
+def nll_from_gap(rest: Array, gap: Array) -> tuple[Array, Array]:
+    """-log p of an entry, and the logarithm of the sum of exp(logit - top) over all entries.
 
+    No rule is needed: the derivatives of these formulas are accurate.
 
-def nll_from_gap(rest: Array, gap: Array) -> Array:
-    """-log p of what lies `gap` below a top, beside others: rest is their sum of exp(logit - top).
-
-    The formula is right without a rule, which a scan forgets.
+    Args:
+        rest: The sum of exp(logit - top) over the other entries.
+        gap: The top less the entry's own logit; its error-free value may be a little below 0.
     """
     near = gap < 64
     odds = rest * jnp.exp(jnp.where(near, gap, 0))
     far = jnp.where(near, 64, gap)
     total = jnp.where(near, 1, rest) + jnp.exp(-far)
-    total = jnp.where(total == 0, 1, total)  # nothing is possible
-    return jnp.where(near, jnp.log1p(odds), far + jnp.log(total))
+    total = jnp.where(total == 0, 1, total)  # every entry is -inf
+    nll = jnp.where(near, jnp.log1p(odds), far + jnp.log(total))
+    whole = rest + jnp.exp(-gap)
+    whole = jnp.where(whole == 0, 1, whole)
+    return nll, jnp.where(gap == 0, jnp.log1p(rest + jnp.expm1(-gap)), jnp.log(whole))
 
 
-def _of_class(logits: Array, labels: Array, lost: Array | None) -> tuple[Array, Array, Array]:
-    """-log softmax(logits + lost)[label], its gradient, and the log of the sum over the top."""
-    # Of the sum over all classes, 1 + tiny would lose the tiny; the sum over the others keeps it.
-    # One array serves the sum and the gradient, so nothing else of the logits' size is stored.
-    label = labels[..., None]
-    is_label = label == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    top = _top(logits)
-    others = jnp.where(is_label, 0, exp_shifted(logits, top, 0.0 if lost is None else lost))
+def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
+    """-log softmax(logits)[label], its gradient, and the log of the sum of exp(logit - top)."""
+    # The sum over all classes would round 1 + tiny; the sum over the others keeps the tiny. The
+    # array of their exponentials serves the sum and the gradient: no other array of the logits'
+    # size is stored.
+    hi = logits.hi if isinstance(logits, DD) else logits
+    at_label, top = is_label(hi, labels), _top(hi)
+    others = jnp.where(at_label, 0, exp_shifted(logits, top))
     rest = jnp.sum(others, axis=-1, keepdims=True)
-    gap = _below(top, take_label(logits, labels)[..., None])
-    if lost is not None:
-        gap = gap - lax.stop_gradient(take_label(lost, labels)[..., None])
+    gap = _below(top, take_label(hi, labels)[..., None])
+    if isinstance(logits, DD):
+        gap = gap - take_label(logits.lo, labels)[..., None]
     total = rest + jnp.exp(-gap)
-    total = jnp.where(total == 0, 1, total)  # a row of -inf alone
-    gradient = jnp.where(is_label, -rest, others) / total
-    return nll_from_gap(rest, gap)[..., 0], gradient, jnp.log(total)[..., 0]
+    total = jnp.where(total == 0, 1, total)  # every logit is -inf
+    gradient = jnp.where(at_label, -rest, others) / total
+    nll, log_total = nll_from_gap(rest, gap)
+    return nll[..., 0], gradient, log_total[..., 0]
 
 
 @jax.custom_jvp
-def softmax_nll(logits: Array, labels: Array, lost: Array | None = None) -> Array:
-    """-log softmax(logits)[label], with all its digits however sure or wrong the logits are.
+def softmax_nll(logits: Array | DD, labels: Array) -> Array:
+    """-log softmax(logits)[label], accurate however confident and however wrong the logits are.
 
-    `lost` is what rounding has taken of the logits already.
+    Logits that are themselves the result of a sum or a product may be given as a `DD`.
     """
-    return _of_class(logits, labels, lost)[0]
+    return _of_class(logits, labels)[0]
 
 
+# A full rule: it reduces over the classes.
 @softmax_nll.defjvp
-def _surprise_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The value is that of the function itself: differentiated again, it must obey this rule.
+def _softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The value is the function itself, so that this rule also applies to second derivatives.
     gradient = _of_class(*primals)[1]
-    return softmax_nll(*primals), jnp.sum(gradient * tangents[0], axis=-1)
+    logits_dot = tangents[0].hi if isinstance(tangents[0], DD) else tangents[0]
+    return softmax_nll(*primals), jnp.sum(gradient * logits_dot, axis=-1)
 
 
 @jax.custom_jvp
-def softmax_nll_dd(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """The rounded surprise of a class, and what rounding took, to the last place of 1.
+def softmax_nll_dd(logits: Array, labels: Array) -> DD:
+    """`softmax_nll` with its rounding error, to the last place of 1.
 
-    For exponentials: half a last place of a surprise of 80 is 32 last places of exp(-80).
+    For functions of p = exp(-nll): half a unit in the last place of a loss of 80 is 32 units in the
+    last place of exp(-80).
     """
-    surprise, _, log_total = _of_class(logits, labels, None)
+    nll, _, log_total = _of_class(logits, labels)
     top, at_label = _top(logits)[..., 0], take_label(logits, labels)
-    taken = log_total + two_sum(top, -at_label)[1]
-    return surprise, finite((_below(top, at_label) - surprise) + taken)
+    return DD(nll, finite((_below(top, at_label) - nll) + (log_total + two_sum(top, -at_label).lo)))
 
 
 @softmax_nll_dd.defjvp
-def _two_surprise_of_class_jvp(primals: Any, tangents: Any) -> Any:
+def _softmax_nll_dd_jvp(primals: Any, tangents: Any) -> tuple[DD, DD]:
     logits, labels = primals
-    surprise, taken = softmax_nll_dd(logits, labels)
-    _, change = jax.jvp(lambda x: softmax_nll(x, labels), (logits,), (tangents[0],))
-    return (surprise, taken), (change, jnp.zeros_like(taken))
+    nll = softmax_nll_dd(logits, labels)
+    _, nll_dot = jax.jvp(lambda x: softmax_nll(x, labels), (logits,), (tangents[0],))
+    return nll, DD(nll_dot, jnp.zeros_like(nll.lo))
 
 
-@jax.custom_jvp
-def nll_and_log_total(rest: Array, gap: Array) -> tuple[Array, Array]:
-    """-log p of a class that is `gap` below the top, and log(sum of exp(logit - top))."""
-    total = rest + jnp.exp(-gap)
-    total = jnp.where(total == 0, 1, total)
-    excess = jnp.where(gap == 0, jnp.log1p(rest + jnp.expm1(-gap)), jnp.log(total))
-    return gap + excess, excess
+class _Sums(NamedTuple):
+    """What the derivatives of a cross-entropy are computed from, beside logits and labels.
+
+    Attributes:
+        top: The largest logit of each row.
+        exps: exp(logit - top).
+        rest: The sum of `exps` less the 1 of one largest logit.
+        labels_off_top: The sum of the labels at the other logits.
+        labels_on_top: The sum of the labels at the largest logits.
+    """
+
+    top: Array
+    exps: Array
+    rest: Array
+    labels_off_top: Array
+    labels_on_top: Array
 
 
-@nll_and_log_total.defjvp
-def _surprise_of_gap_jvp(primals: Any, tangents: Any) -> Any:
-    (rest, gap), (rest_dot, gap_dot) = primals, tangents
-    exp = jnp.exp(-gap)
-    total = jnp.where(rest + exp == 0, 1, rest + exp)
-    # Of the gap: 1 - p of the label, from the others alone.
-    surprise = (rest_dot + rest * gap_dot) / total
-    return nll_and_log_total(rest, gap), (surprise, (rest_dot - exp * gap_dot) / total)
-
-
-def _parts_of_distribution(logits: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
-    """-sum(labels * log softmax(logits)), and what its derivatives are made of."""
+def _dense_and_sums(logits: Array, labels: Array) -> tuple[Array, _Sums]:
+    """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
     at_top, gap = exps == 1, _below(top, logits)
-    # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. There exps is
-    # 1, but not its derivative.
-    below, ties, off_top, on_top, gaps = numerics.fused_sums(
+    # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
+    # `exps - 1` is 0 and has the derivative of `exps`.
+    below, ties, off_top, on_top, gaps = fused_sums(
         jnp.where(at_top, exps - 1, exps),
         at_top.astype(exps.dtype),
         jnp.where(at_top, 0, labels),
@@ -198,156 +162,155 @@ def _parts_of_distribution(logits: Array, labels: Array) -> tuple[Array, tuple[A
     )
     rest = below + jnp.maximum(ties - 1, 0)
     value = gaps + jnp.log1p(rest) * (off_top + on_top)
-    return value, (top, exps, rest[..., None], off_top[..., None], on_top[..., None])
+    return value, _Sums(top, exps, rest[..., None], off_top[..., None], on_top[..., None])
 
 
-# Value and parts in one: computed apart, their sums would be read from memory twice.
-_of_distribution = jax.custom_jvp(_parts_of_distribution)
+# Value and sums are one function: XLA would read the logits once more for the sums alone.
+_dense = jax.custom_jvp(_dense_and_sums)
 
 
-@functools.partial(_of_distribution.defjvp, symbolic_zeros=True)
-def _of_distribution_jvp(primals: Any, tangents: Any) -> Any:
+# A full rule: it reduces over the classes.
+@functools.partial(_dense.defjvp, symbolic_zeros=True)
+def _dense_jvp(primals: Any, tangents: Any) -> Any:
     logits, labels = primals
-    value, parts = _of_distribution(logits, labels)
-    top, exps, rest, off_top, on_top = parts
-    tangent, to_parts = jnp.zeros_like(value), [jnp.zeros_like(x) for x in parts]
-    at_top = exps == 1
-    if not isinstance(tangents[0], SymbolicZero):
-        gradient = _share_less(labels, exps, rest, off_top, on_top)
-        tangent = tangent + jnp.sum(gradient * tangents[0], axis=-1)
-        to_parts[1] = exps * tangents[0]
-        to_parts[2] = jnp.sum(to_parts[1], axis=-1, keepdims=True)
-    if not isinstance(tangents[1], SymbolicZero):
-        surprise, _ = _two_surprises(logits, labels, top, rest)
-        tangent = tangent + jnp.sum(surprise * tangents[1], axis=-1)
-        to_parts[3] = jnp.sum(jnp.where(at_top, 0, tangents[1]), axis=-1, keepdims=True)
-        to_parts[4] = jnp.sum(jnp.where(at_top, tangents[1], 0), axis=-1, keepdims=True)
-    return (value, parts), (tangent, tuple(to_parts))
+    logits_dot, labels_dot = tangents
+    value, sums = _dense(logits, labels)
+    value_dot, sums_dot = jnp.zeros_like(value), _Sums(*map(jnp.zeros_like, sums))
+    at_top = sums.exps == 1
+    if not isinstance(logits_dot, SymbolicZero):
+        value_dot = value_dot + jnp.sum(_dense_gradient(labels, sums) * logits_dot, axis=-1)
+        exps_dot = sums.exps * logits_dot
+        rest_dot = jnp.sum(exps_dot, axis=-1, keepdims=True)
+        sums_dot = sums_dot._replace(exps=exps_dot, rest=rest_dot)
+    if not isinstance(labels_dot, SymbolicZero):
+        nll = _dense_nll(logits, labels, sums)
+        value_dot = value_dot + jnp.sum(nll.hi * labels_dot, axis=-1)
+        sums_dot = sums_dot._replace(
+            labels_off_top=jnp.sum(jnp.where(at_top, 0, labels_dot), axis=-1, keepdims=True),
+            labels_on_top=jnp.sum(jnp.where(at_top, labels_dot, 0), axis=-1, keepdims=True),
+        )
+    return (value, sums), (value_dot, sums_dot)
 
 
-def _share_less(labels: Array, exps: Array, rest: Array, off_top: Array, on_top: Array) -> Array:
-    """p sum(labels) - labels, of labels with these sums off the top and on it."""
-    # At the top p rounds to 1 and p - q to 0; its complement, the rest, does not.
+def _dense_gradient(labels: Array, sums: _Sums) -> Array:
+    """softmax(logits) * sum(labels) - labels."""
+    # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
+    exps, rest = sums.exps, sums.rest
     scaled = jnp.where(
         exps == 1,
-        (off_top + (on_top - labels)) * exps - labels * (rest - (exps - 1)),
-        (off_top + on_top) * exps - labels * (1 + rest),
+        (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),
+        (sums.labels_off_top + sums.labels_on_top) * exps - labels * (1 + rest),
     )
     return scaled / (1 + rest)
 
 
-def _two_surprises(logits: Array, labels: Array, top: Array, rest: Array) -> tuple[Array, Array]:
-    """-log softmax(logits), and what rounding took of it; 0 for an impossible class of label 0."""
-    surprise, taken = two_sum(jnp.log1p(rest), _below(top, logits))
-    surprise = jnp.where((labels == 0) & (surprise == jnp.inf), 0, surprise)
-    return surprise, taken + two_sum(top, -logits)[1]
+def _dense_nll(logits: Array, labels: Array, sums: _Sums) -> DD:
+    """-log softmax(logits); 0 at a class with logit -inf and label 0."""
+    nll = two_sum(jnp.log1p(sums.rest), _below(sums.top, logits))
+    hi = jnp.where((labels == 0) & (nll.hi == jnp.inf), 0, nll.hi)
+    return DD(hi, nll.lo + two_sum(sums.top, -logits).lo)
 
 
 def softmax_cross_entropy_dense(logits: Array, labels: Array) -> Array:
-    """-sum(labels * log softmax(logits)), where an impossible class of label 0 costs nothing."""
-    return _of_distribution(logits, labels)[0]
+    """-sum(labels * log softmax(logits)), where a class with logit -inf and label 0 adds 0."""
+    return _dense(logits, labels)[0]
 
 
-def _parts_of_mean(function: Any, logits: Array, labels: Array, *options: Array) -> Any:
-    """sum(labels * function(-log softmax(logits), *options)), and parts of its derivatives."""
+def _expected_and_sums(
+    function: Callable[..., Array], logits: Array, labels: Array, *options: Array
+) -> tuple[Array, _Sums]:
+    """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
     at_top = exps == 1
-    below, ties = numerics.fused_sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
+    below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
     rest = (below + jnp.maximum(ties - 1, 0))[..., None]
-    terms = labels * function(*_two_surprises(logits, labels, top, rest), *options)
-    # A choice comes last: XLA on CPU takes a last product apart, and writes out both factors.
-    return jnp.sum(jnp.where(labels == 0, 0, terms), axis=-1), (top, exps, rest)
+    nothing = jnp.zeros_like(rest)
+    sums = _Sums(top, exps, rest, nothing, nothing)
+    terms = labels * function(_dense_nll(logits, labels, sums), *options)
+    # The select comes last: XLA on CPU splits a final product and writes its factors to memory.
+    return jnp.sum(jnp.where(labels == 0, 0, terms), axis=-1), sums
 
 
-_mean_over_labels = jax.custom_jvp(_parts_of_mean, nondiff_argnums=(0,))
+_expected = jax.custom_jvp(_expected_and_sums, nondiff_argnums=(0,))
 
 
-@_mean_over_labels.defjvp
-def _mean_over_labels_jvp(function: Any, primals: Any, tangents: Any) -> Any:
+# A full rule: it reduces over the classes.
+@_expected.defjvp
+def _expected_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -> Any:
     logits, labels, *options = primals
-    value, parts = _mean_over_labels(function, *primals)
-    top, exps, rest = parts
-    surprise, taken = _two_surprises(logits, labels, top, rest)
-    of_each, slope = jax.jvp(
-        lambda s: function(s, taken, *options), (surprise,), (jnp.ones_like(surprise),)
+    logits_dot, labels_dot, *options_dot = tangents
+    value, sums = _expected(function, *primals)
+    nll = _dense_nll(logits, labels, sums)
+    values, slopes = jax.jvp(
+        lambda hi: function(DD(hi, nll.lo), *options), (nll.hi,), (jnp.ones_like(nll.hi),)
     )
-    pull = labels * slope
-    off_top, on_top = numerics.fused_sums(
-        jnp.where(exps == 1, 0, pull), jnp.where(exps == 1, pull, 0)
-    )
-    gradient = _share_less(pull, exps, rest, off_top[..., None], on_top[..., None])
-    tangent = jnp.sum(gradient * tangents[0], axis=-1) + jnp.sum(of_each * tangents[1], axis=-1)
+    weights, at_top = labels * slopes, sums.exps == 1
+    off_top, on_top = fused_sums(jnp.where(at_top, 0, weights), jnp.where(at_top, weights, 0))
+    known = sums._replace(labels_off_top=off_top[..., None], labels_on_top=on_top[..., None])
+    value_dot = jnp.sum(_dense_gradient(weights, known) * logits_dot, axis=-1)
+    value_dot = value_dot + jnp.sum(values * labels_dot, axis=-1)
     if options:
-        _, change = jax.jvp(
-            functools.partial(function, surprise, taken), tuple(options), tangents[2:]
+        _, by_options = jax.jvp(
+            functools.partial(function, nll), tuple(options), tuple(options_dot)
         )
-        tangent = tangent + jnp.sum(labels * change, axis=-1)
-    to_exps = exps * tangents[0]
-    to_parts = jnp.zeros_like(top), to_exps, jnp.sum(to_exps, axis=-1, keepdims=True)
-    return (value, parts), (tangent, to_parts)
+        value_dot = value_dot + jnp.sum(labels * by_options, axis=-1)
+    exps_dot = sums.exps * logits_dot
+    rest_dot = jnp.sum(exps_dot, axis=-1, keepdims=True)
+    sums_dot = _Sums(*map(jnp.zeros_like, sums))._replace(exps=exps_dot, rest=rest_dot)
+    return (value, sums), (value_dot, sums_dot)
 
 
 def expected_function_of_nll(
     function: Callable[..., Array], logits: Array, labels: Array, *options: Array
 ) -> Array:
-    """sum(labels * function(-log softmax(logits), *options)), for a function of each element.
+    """sum(labels * function(-log softmax(logits), *options)), for an elementwise function.
 
-    It is given the surprises as rounded, what rounding took of them, and the options.
+    The function takes a `DD` and the options. It should be defined at module level.
     """
-    return _mean_over_labels(function, logits, labels, *options)[0]
+    return _expected(function, logits, labels, *options)[0]
 
 
 @jax.custom_jvp
 def _both_sigmoids(x: Array) -> tuple[Array, Array]:
-    """sigmoid(x) and sigmoid(-x) of one exponential, each with all its digits."""
-    exp = jnp.exp(jnp.where(x < 0, x, -x))  # not -|x|, which has no slope at 0
+    """sigmoid(x) and sigmoid(-x), from one exponential, each with all its digits."""
+    exp = jnp.exp(jnp.where(x < 0, x, -x))  # not -|x|, which has no derivative at 0
     near, far = 1 / (1 + exp), exp / (1 + exp)
     return jnp.where(x < 0, far, near), jnp.where(x < 0, near, far)
 
 
+# A full rule: the function has two results, with opposite derivatives.
 @_both_sigmoids.defjvp
 def _both_sigmoids_jvp(primals: Any, tangents: Any) -> Any:
-    yes, no = _both_sigmoids(*primals)
-    slope = yes * no * tangents[0]
-    return (yes, no), (slope, -slope)
+    positive, negative = _both_sigmoids(*primals)
+    slope = positive * negative * tangents[0]
+    return (positive, negative), (slope, -slope)
 
 
 @jax.custom_jvp
 def sigmoid_nll(logits: Array, yes: Array, no: Array) -> Array:
-    """-yes * log sigmoid(logits) - no * log sigmoid(-logits); 0 of an infinite surprise is 0."""
+    """-yes * log sigmoid(logits) - no * log sigmoid(-logits), where 0 * inf is 0."""
     shared = jnp.log1p(jnp.exp(jnp.where(logits < 0, logits, -logits)))
     of_yes = shared + jnp.where(logits < 0, -logits, 0)
     of_no = shared + jnp.where(logits < 0, 0, logits)
     plain = yes * of_yes + no * of_no
-    careful = numerics.multiply_no_nan(yes, of_yes) + numerics.multiply_no_nan(no, of_no)
-    # A choice comes last: XLA on CPU takes a last sum apart, and writes both terms out before it.
+    careful = multiply_no_nan(yes, of_yes) + multiply_no_nan(no, of_no)
+    # The select comes last: XLA on CPU splits a final sum and writes both of its terms to memory.
     return jnp.where(plain < jnp.inf, plain, careful)
 
 
+# A full rule: the derivatives in `yes` and `no`, which most callers do not need, cost logarithms.
 @functools.partial(sigmoid_nll.defjvp, symbolic_zeros=True)
-def _surprise_of_bit_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _sigmoid_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logits, yes, no = primals
-    to_logits, to_yes, to_no = tangents
-    tangent = jnp.zeros_like(logits)
-    if not isinstance(to_logits, SymbolicZero):
-        of_yes, of_no = _both_sigmoids(logits)
-        tangent = tangent + (no * of_yes - yes * of_no) * to_logits
-    for weight, direction, x in ((yes, to_yes, -logits), (no, to_no, logits)):
-        if not isinstance(direction, SymbolicZero):
-            surprise = numerics.softplus(x)
-            surprise = jnp.where((weight == 0) & (surprise == jnp.inf), 0, surprise)
-            tangent = tangent + surprise * direction
-    return sigmoid_nll(logits, yes, no), tangent
-
-
-def uniform_over_finite(logits: Array) -> Array:
-    """The distribution that label smoothing mixes in: even over the classes that are possible."""
-    possible = logits > -jnp.inf
-    count = jnp.sum(possible, axis=-1, keepdims=True, dtype=jnp.int32)
-    return possible / jnp.maximum(count, 1).astype(logits.dtype)
-
-
-def is_static_zero(option: Any) -> bool:
-    """Whether an option is the number 0, known before tracing; a traced 0 is computed with."""
-    return isinstance(option, int | float) and option == 0
+    logits_dot, yes_dot, no_dot = tangents
+    nll_dot = jnp.zeros_like(logits)
+    if not isinstance(logits_dot, SymbolicZero):
+        positive, negative = _both_sigmoids(logits)
+        nll_dot = nll_dot + (no * positive - yes * negative) * logits_dot
+    for weight, weight_dot, x in ((yes, yes_dot, -logits), (no, no_dot, logits)):
+        if not isinstance(weight_dot, SymbolicZero):
+            nll = softplus(x)
+            nll = jnp.where((weight == 0) & (nll == jnp.inf), 0, nll)
+            nll_dot = nll_dot + nll * weight_dot
+    return sigmoid_nll(logits, yes, no), nll_dot

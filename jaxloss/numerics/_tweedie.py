@@ -1,7 +1,7 @@
-r"""The integral of $(y - t) / t^p$, for every power p and with all digits where it nearly vanishes.
+r"""The integral of $(y - t) / t^p$ from the mean to y, for every power p, without cancellation.
 
-It is the deviance of Tweedie's family, halved, and the divergence of the bi-tempered loss. As the
-textbook has it, three powers over $1 - p$ and $2 - p$ cancel where y is close to the mean, and
+It is half the deviance of the Tweedie distributions, and the divergence of the bi-tempered loss. In
+the textbook formula, three powers over $1 - p$ and $2 - p$ cancel where y is close to the mean, and
 are 0 / 0 at p = 1 and 2.
 """
 
@@ -21,11 +21,11 @@ _RULE = tuple(zip((0.5 + _NODES).tolist(), _WEIGHTS.tolist(), strict=True))
 def tweedie_half_deviance(mean: Array, target: Array, log_ratio: Array, power: Array) -> Array:
     """The integral of (target - t) / t^power for t from mean to target, both above 0.
 
-    `log_ratio` is log(target / mean), which the caller may know better than a quotient does.
+    `log_ratio` is log(target / mean), which the caller may know more accurately than a quotient.
     """
     near = jnp.abs(log_ratio) < 2
     inner, outer = jnp.where(near, log_ratio, 0), jnp.where(near, 2, log_ratio)
-    # With t = mean exp(s log_ratio) the integrand is smooth, and never below 0.
+    # Substituting t = mean exp(s log_ratio) makes the integrand smooth and at least 0.
     close = inner * sum(
         weight * jnp.expm1((1 - node) * inner) * jnp.exp((2 - power) * node * inner)
         for node, weight in _RULE
@@ -37,7 +37,7 @@ def tweedie_half_deviance(mean: Array, target: Array, log_ratio: Array, power: A
 
 def boxcox_difference(x: Array, y: Array, log_ratio: Array, power: Array) -> Array:
     """(x^power - y^power) / power, which is log(x / y) at power 0."""
-    exponent = power * jnp.minimum(log_ratio, 1e30)  # 0 times infinity is no number
+    exponent = power * jnp.minimum(log_ratio, 1e30)  # 0 * inf would be NaN
     slow = jnp.abs(exponent) < 1
     close = y**power * log_ratio * exprel(jnp.where(slow, exponent, 0))
     return jnp.where(slow, close, (x**power - y**power) / jnp.where(slow, 1, power))

@@ -1,15 +1,15 @@
-"""Losses for Optax: gradient transformations that live in `optax.chain`, and a step around them.
+"""Gradient transformations for Optax, and a training step.
 
-Optax is imported with this module, not with `jaxloss`. What is here is a real
-`optax.GradientTransformationExtraArgs`: it takes and forwards any extra argument (`value`, `grad`,
-`value_fn`), its state keeps its dtypes under `jax.lax.scan`, and its buffers can be donated.
+Each transformation is an `optax.GradientTransformationExtraArgs`: it accepts and forwards any extra
+argument (`value`, `grad`, `value_fn`), its state keeps its dtypes under `jax.lax.scan`, and its
+buffers can be donated. Optax is imported with this module, not with `jaxloss`.
 
 - Links of a chain: `add_penalty`, `add_anchored_penalty`, `add_ema_penalty`.
-- Heads of a chain on the stacked gradients of several losses: `aggregate`,
+- First links of a chain, on the stacked gradients of several losses: `aggregate`,
   `aggregate_coordinates`.
 - Wrappers of an optimizer: `regularize`, `accumulate`, `dynamic_loss_scale`, `skip_nonfinite`;
-  with `loss_scale` and `tree_where` beside the last two.
-- `make_train_step`: a loss and an optimizer as a step.
+  `loss_scale` and `tree_where` belong to the last two.
+- `make_train_step` joins a loss and an optimizer.
 """
 
 from jaxloss.transforms._aggregate import (

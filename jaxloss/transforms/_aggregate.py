@@ -1,4 +1,4 @@
-"""The head of a chain for several losses: stacked gradients in, one gradient out."""
+"""The first link of a chain for several losses: stacked gradients in, one gradient out."""
 
 import inspect
 from collections.abc import Callable
@@ -9,27 +9,28 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxloss._core.parameters import check_count, describe
 from jaxloss.aggregators._balancers import Balancer, step_key
 from jaxloss.aggregators._stacked import check_stacked, combine, cosines, gramian
 
 
-def _takes_key(function: Callable[..., Any]) -> bool:
+def _accepts_key(function: Callable[..., Any]) -> bool:
     return "key" in inspect.signature(function).parameters
 
 
 class AggregateState(NamedTuple):
-    """What `aggregate` saw and did last, for the log.
+    """The weights, norms and cosines of the last update, to log.
 
     Attributes:
-        count: How many updates were made. An int32 scalar.
-        loss_weights: What each gradient was multiplied by, of shape (m,).
+        count: The number of updates. An int32 scalar.
+        loss_weights: The weight of each gradient, of shape (m,).
         norms: The norm of each gradient, of shape (m,).
         cosines: The cosine between each pair of gradients, of shape (m, m): where it is negative,
             they conflict.
-        balancer_state: The state of a `Balancer`; () of a function.
+        balancer_state: The state of a `Balancer`; () for a function.
     """
 
-    count: Array  # type: ignore[assignment]  # what Optax calls it; tuples have a method `count`
+    count: Array  # type: ignore[assignment]  # Optax's name for it; tuples have a method `count`
     loss_weights: Array
     norms: Array
     cosines: Array
@@ -37,44 +38,46 @@ class AggregateState(NamedTuple):
 
 
 class AggregateCoordinatesState(NamedTuple):
-    """How many updates were made.
+    """The number of updates.
 
     Attributes:
-        count: An int32 scalar: what random rules draw their key of.
+        count: An int32 scalar, from which the keys of random rules are derived.
     """
 
-    count: Array  # type: ignore[assignment]  # what Optax calls it; tuples have a method `count`
+    count: Array  # type: ignore[assignment]  # Optax's name for it; tuples have a method `count`
 
 
 def aggregate(
     weighting: Callable[..., Array] | Balancer, num_losses: int, *, seed: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds up the gradients of several losses, with weights that settle their conflicts.
+    r"""Weighted sum of the gradients of several losses, with weights that resolve conflicts.
+
+    When to use: several losses whose gradients conflict, with any Optax optimizer behind it.
 
     $$u = \sum_k w_k g_k, \qquad w = w(G), \quad G_{kl} = \langle g_k, g_l \rangle$$
 
-    It comes first in a chain, and is given stacked gradients:
-    `chain(aggregate(aggregators.upgrad, 3), adam(1e-3))` updated with what
-    `gradients.multi_value_and_grad(losses)` gives. What stands before it in a chain (clipping,
-    accumulation) acts on all of them as one. `optax.MultiSteps` and `accumulate` cannot be put
-    around it, since they keep gradients in the shape of parameters: accumulate the losses.
-    What is stacked is told from what is not by the parameters, where `update` is given them.
+    It is the first link of a chain, and its input are stacked gradients, from
+    `gradients.multi_value_and_grad(losses)`: `chain(aggregate(aggregators.upgrad, 3), adam(1e-3))`.
+    A link before it (clipping, accumulation) would act on the stack as one gradient.
+    `optax.MultiSteps` and `accumulate` cannot wrap it, because they hold gradients in the shape of
+    the parameters: accumulate the losses instead. Where `update` is given `params`, the shapes of
+    the stack are compared with theirs.
 
     Args:
         weighting: A function from the Gramian to the weights, of `jaxloss.aggregators` or your
-            own, which may take a `key`; or a `Balancer`.
-        num_losses: How many losses there are, m.
-        seed: For the keys of a function that takes one.
+            own, with or without an argument `key`; or a `Balancer`.
+        num_losses: The number of losses, m.
+        seed: The seed of the keys, for a function with an argument `key`.
 
     Returns:
         A gradient transformation from leaves of shape (m, ...) to leaves of shape (...), whose
-        state is an `AggregateState`. A `Balancer` that looks at the losses is given them as an
+        state is an `AggregateState`. A `Balancer` that depends on the losses needs them as an
         extra argument: `tx.update(stacked, state, params, losses=losses)`.
 
     Raises:
         TypeError: If `weighting` is neither a function nor a `Balancer`.
-        ValueError: If a leaf has no first axis of m, and the message names it; if the weights are
-            not m; if a balancer needs losses that were not given.
+        ValueError: If a leaf has no first axis of size m, and the message names it; if the weights
+            do not have shape (m,); if a balancer needs losses that were not given.
 
     Example:
         >>> from jaxloss import aggregators
@@ -89,15 +92,12 @@ def aggregate(
     fun_name = "jaxloss.transforms.aggregate"
     if not isinstance(weighting, Balancer) and not callable(weighting):
         message = (
-            f"{fun_name}: `weighting` is a {type(weighting).__name__}, expected a function of the "
+            f"{fun_name}: `weighting` is {describe(weighting)}, expected a function of the "
             f"Gramian, or a `Balancer`: write `aggregators.upgrad`."
         )
         raise TypeError(message)
-    if not isinstance(num_losses, int) or num_losses < 1:
-        message = f"{fun_name}: `num_losses` is {num_losses!r}, expected an integer of at least 1."
-        raise ValueError(message)
-    remembers = isinstance(weighting, Balancer)
-    random = not remembers and _takes_key(weighting)
+    num_losses = check_count(fun_name, "num_losses", num_losses)
+    random = not isinstance(weighting, Balancer) and _accepts_key(weighting)
 
     def init(params: Any) -> AggregateState:
         del params
@@ -129,7 +129,7 @@ def aggregate(
         weights = jnp.asarray(weights)
         if weights.shape != (num_losses,):
             message = (
-                f"{fun_name}: `weighting` gave shape {weights.shape}, expected ({num_losses},)."
+                f"{fun_name}: `weighting` returned shape {weights.shape}, expected ({num_losses},)."
             )
             raise ValueError(message)
         return combine(weights, updates), AggregateState(
@@ -146,18 +146,21 @@ def aggregate(
 def aggregate_coordinates(
     rule: Callable[..., Array], num_losses: int, *, seed: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Merges the gradients of several losses entry by entry: a trimmed mean, a median, a vote.
+    r"""Coordinate-wise aggregation of the gradients of several losses: trimmed mean, median.
+
+    When to use: gradients of which single entries may be corrupt, or rules that are not a weighted
+    sum of whole gradients.
 
     $$u_i = \mathrm{rule}(g_{1i}, \dots, g_{mi})$$
 
-    Like `aggregate` it comes first in a chain and is given stacked gradients, but it does not
-    weigh losses as wholes: `functools.partial(jnp.median, axis=0)` is a rule, too.
+    Like `aggregate` it is the first link of a chain, and its input are stacked gradients. Any
+    function along the first axis is a rule, `functools.partial(jnp.median, axis=0)` for example.
 
     Args:
-        rule: A function from a leaf of shape (m, ...) to one of shape (...), which may take a
-            `key`: `aggregators.trimmed_mean`, `aggregators.grad_drop`, or your own.
-        num_losses: How many losses there are, m.
-        seed: For the keys of a rule that takes one; every leaf has its own.
+        rule: A function from a leaf of shape (m, ...) to one of shape (...), with or without an
+            argument `key`: `aggregators.trimmed_mean`, `aggregators.grad_drop`, or your own.
+        num_losses: The number of losses, m.
+        seed: The seed of the keys, for a rule with an argument `key`; each leaf has its own key.
 
     Returns:
         A gradient transformation from leaves of shape (m, ...) to leaves of shape (...), whose
@@ -165,8 +168,8 @@ def aggregate_coordinates(
 
     Raises:
         TypeError: If `rule` is not a function.
-        ValueError: If a leaf has no first axis of m, or the rule gives another shape; the message
-            names the leaf.
+        ValueError: If a leaf has no first axis of size m, or the rule returns another shape; the
+            message names the leaf.
 
     Example:
         >>> from jaxloss import aggregators
@@ -179,12 +182,10 @@ def aggregate_coordinates(
     """
     fun_name = "jaxloss.transforms.aggregate_coordinates"
     if not callable(rule):
-        message = f"{fun_name}: `rule` is a {type(rule).__name__}, expected a function of a leaf."
+        message = f"{fun_name}: `rule` is {describe(rule)}, expected a function of a leaf."
         raise TypeError(message)
-    if not isinstance(num_losses, int) or num_losses < 1:
-        message = f"{fun_name}: `num_losses` is {num_losses!r}, expected an integer of at least 1."
-        raise ValueError(message)
-    random = _takes_key(rule)
+    num_losses = check_count(fun_name, "num_losses", num_losses)
+    random = _accepts_key(rule)
 
     def init(params: Any) -> AggregateCoordinatesState:
         del params
@@ -195,17 +196,18 @@ def aggregate_coordinates(
     ) -> tuple[Any, AggregateCoordinatesState]:
         del extra_args
         named = check_stacked(fun_name, updates, num_losses, params)
-        merged = []
+        aggregated = []
         for i, (name, leaf) in enumerate(named):
             key = jax.random.fold_in(step_key(seed, state.count), i)
-            merged.append(rule(leaf, key=key) if random else rule(leaf))
-            if jnp.shape(merged[-1]) != jnp.shape(leaf)[1:]:
+            aggregated.append(rule(leaf, key=key) if random else rule(leaf))
+            if jnp.shape(aggregated[-1]) != jnp.shape(leaf)[1:]:
                 message = (
-                    f"{fun_name}: `rule` gave shape {jnp.shape(merged[-1])} for `{name}`, expected "
-                    f"{jnp.shape(leaf)[1:]}."
+                    f"{fun_name}: `rule` returned shape {jnp.shape(aggregated[-1])} for `{name}`, "
+                    f"expected {jnp.shape(leaf)[1:]}."
                 )
                 raise ValueError(message)
-        return jax.tree.unflatten(jax.tree.structure(updates), merged), AggregateCoordinatesState(
+        treedef = jax.tree.structure(updates)
+        return jax.tree.unflatten(treedef, aggregated), AggregateCoordinatesState(
             jnp.asarray(optax.safe_increment(state.count))
         )
 

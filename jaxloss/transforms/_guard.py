@@ -1,4 +1,4 @@
-"""A guard: steps that are not finite are skipped, counted, and never hidden."""
+"""A guard against NaN and infinity: it skips and counts steps that are not finite."""
 
 from typing import Any, NamedTuple
 
@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import all_finite, update_if, wrapped
+from jaxloss.transforms._common import all_finite, update_if, with_extra_args
 
 
 class SkipNonfiniteState(NamedTuple):
-    """What `skip_nonfinite` saw, for the log, and the state of what it guards.
+    """Counts of skipped steps, to log, and the state of the optimizer inside.
 
     Attributes:
-        skipped: How many steps were skipped since `init`. An int32 scalar.
-        consecutive: How many of them in a row, up to the last step. An int32 scalar.
-        last_ok: Whether the last step was taken. A boolean scalar.
-        inner_state: The state of the optimizer inside: after a skipped step the one before it.
+        skipped: The number of steps skipped since `init`. An int32 scalar.
+        consecutive: The number of them in a row, up to the last step. An int32 scalar.
+        last_ok: Whether the last step was applied. A boolean scalar.
+        inner_state: The state of the optimizer inside, which a skipped step does not change.
     """
 
     skipped: Array
@@ -28,21 +28,23 @@ class SkipNonfiniteState(NamedTuple):
 def skip_nonfinite(
     inner: optax.GradientTransformation, *, check_value: bool = True
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Skips a step whose gradient, loss or update is NaN or infinite, and counts it.
+    r"""Skips and counts steps whose gradient, loss or update is NaN or infinite.
+
+    When to use: long training runs, where a single bad batch must not destroy the parameters.
 
     $$(u, s) \leftarrow \begin{cases} \mathrm{inner}(g, s) & g, L \text{ and } u
       \text{ are finite} \\ (-0, s) & \text{else} \end{cases}$$
 
-    A skipped step leaves the parameters and every state inside as they were, bit for bit. It
-    looks at what comes in, at what goes out (a penalty inside may overflow), and at the `value`:
-    a loss can be NaN while its gradient is finite, where a label names no class. It goes on
-    skipping for as long as it must, and does not apply the NaN after so many (as
-    `optax.apply_if_finite` does), so look at `consecutive`: training that only skips has ended.
-    What the model carries beside its parameters is yours to keep: see `select`.
+    A skipped step leaves the parameters and every state inside as they were, bit for bit. Three
+    things are checked: the gradients; the new updates, since a penalty inside may overflow; and the
+    extra argument `value`, since a loss can be NaN while its gradient is finite, where a label is
+    not a class id. `optax.apply_if_finite` applies the NaN after a number of skipped steps; this
+    never does, so look at `consecutive`: a run that only skips has ended. `tree_where` protects
+    what a model carries beside its parameters.
 
     Args:
-        inner: What Optax makes: `optax.adam(1e-3)`, or a chain.
-        check_value: Whether the extra argument `value` is looked at, where it is given.
+        inner: An Optax transformation: `optax.adam(1e-3)`, or a chain.
+        check_value: Whether the extra argument `value` is checked, where it is given.
 
     Returns:
         A gradient transformation, whose state is a `SkipNonfiniteState`.
@@ -59,7 +61,7 @@ def skip_nonfinite(
     References:
         Micikevicius et al., *Mixed Precision Training*, 2018.
     """
-    inner = wrapped("jaxloss.transforms.skip_nonfinite", "inner", inner)
+    inner = with_extra_args("jaxloss.transforms.skip_nonfinite", "inner", inner)
 
     def init(params: Any) -> SkipNonfiniteState:
         zero = jnp.zeros((), jnp.int32)
@@ -69,9 +71,9 @@ def skip_nonfinite(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SkipNonfiniteState]:
         value = extra_args.get("value") if check_value else None
-        fine = all_finite(updates, value)
+        finite = all_finite(updates, value)
         new, inner_state, ok = update_if(
-            fine, inner, updates, state.inner_state, params, extra_args, check=True
+            finite, inner, updates, state.inner_state, params, extra_args, check=True
         )
         return new, SkipNonfiniteState(
             jnp.where(ok, state.skipped, optax.safe_increment(state.skipped)),

@@ -1,4 +1,4 @@
-"""Half precision: gradients scaled so that small ones do not vanish, and steps that overflowed."""
+"""Dynamic loss scaling for half precision, with a guard against overflow."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import all_finite, holds, update_if, wrapped
+from jaxloss._core.dtypes import to_accumulator
+from jaxloss.transforms._common import all_finite, find_states, update_if, with_extra_args
 
 _NAME = "jaxloss.transforms.dynamic_loss_scale"
 
@@ -16,9 +17,10 @@ class DynamicLossScaleState(NamedTuple):
     """The scale of the next backward pass, and the state of the optimizer inside.
 
     Attributes:
-        loss_scale: What the next backward pass is to be seeded with. A float32 scalar.
+        loss_scale: The cotangent of the next backward pass. A float32 scalar.
         good_steps: Steps without an overflow since the scale last changed. An int32 scalar.
-        skipped: How many steps overflowed since `init`, and were skipped. An int32 scalar.
+        skipped: The number of steps that overflowed since `init`, and were skipped. An int32
+            scalar.
         inner_state: The state of the optimizer inside.
     """
 
@@ -37,25 +39,27 @@ def dynamic_loss_scale(
     minimum: float = 1.0,
     maximum: float = 2.0**24,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Trains in float16: divides scaled gradients, skips those that overflowed, adapts the scale.
+    r"""Dynamic loss scaling: unscales gradients, skips steps that overflowed, adapts the scale.
+
+    When to use: training in float16, whose small gradients would round to 0. bfloat16 has the
+    range of float32 and needs no scale.
 
     $$g = \frac{g_s}{s}, \qquad s \leftarrow \begin{cases} \max(s / f, s_{\min}) & g_s
       \text{ is not finite} \\ \min(s f, s_{\max}) & \text{after } n \text{ finite steps in a row}
       \end{cases}$$
 
-    The gradients that come in were scaled in the backward pass, by
-    `gradients.scaled_value_and_grad(loss, loss_scale(state))`: there the *cotangent* is scaled,
-    so that the loss itself never overflows. `minimize` does this by itself. A step that
-    overflowed leaves parameters and inner state as they were, bit for bit. Keep it outermost,
-    and penalties inside, where gradients have their true size. Keep parameters in float32 and
-    cast them in the loss: half-precision gradients of half-precision parameters are divided in
-    float32, but must be rounded back.
+    Its input are scaled gradients, from `gradients.scaled_value_and_grad(loss, loss_scale(state))`:
+    the *cotangent* is scaled, so that the loss itself never overflows. `make_train_step` does this
+    where it finds a scale in the state. A step that overflowed leaves parameters and inner state
+    as they were, bit for bit. Keep this wrapper outermost, and penalties inside, where gradients
+    are not scaled. Keep parameters in float32 and cast them in the loss: gradients of
+    half-precision parameters are divided in float32, and then rounded to half precision.
 
     Args:
-        inner: What Optax makes: `optax.adam(1e-3)`, or a chain.
-        initial: The first scale. A power of 2 changes no digit.
-        period: After how many finite steps in a row the scale grows.
-        factor: By what it grows and shrinks, above 1.
+        inner: An Optax transformation: `optax.adam(1e-3)`, or a chain.
+        initial: The first scale. A power of 2 introduces no rounding.
+        period: The number of finite steps in a row after which the scale grows.
+        factor: The factor by which it grows and shrinks, above 1.
         minimum: The smallest scale.
         maximum: The largest scale.
 
@@ -76,7 +80,7 @@ def dynamic_loss_scale(
     References:
         Micikevicius et al., *Mixed Precision Training*, 2018.
     """
-    inner = wrapped(_NAME, "inner", inner)
+    inner = with_extra_args(_NAME, "inner", inner)
     if not factor > 1 or period < 1 or not 0 < minimum <= initial <= maximum < float("inf"):
         message = (
             f"{_NAME}: expected `factor` > 1, `period` >= 1 and 0 < `minimum` <= `initial` <= "
@@ -97,10 +101,10 @@ def dynamic_loss_scale(
         scale = state.loss_scale
 
         def unscale(g: Any) -> Array:
-            wide = jnp.promote_types(jnp.result_type(g), jnp.float32)
-            return (jnp.asarray(g).astype(wide) / scale.astype(wide)).astype(jnp.result_type(g))
+            wide = to_accumulator(g)
+            return (wide / scale.astype(wide.dtype)).astype(jnp.result_type(g))
 
-        # Before the division: the largest scaled number that is finite stays so.
+        # Tested on the scaled gradients: the division may overflow where the scale is below 1.
         finite = all_finite(updates)
         if extra_args.get("grad") is not None:
             extra_args["grad"] = jax.tree.map(unscale, extra_args["grad"])
@@ -122,12 +126,14 @@ def dynamic_loss_scale(
 
 
 def loss_scale(state: Any) -> Array:
-    r"""Finds the scale that the next backward pass is to be seeded with.
+    r"""The current loss scale, found in the state of an optimizer.
+
+    When to use: a training step with `dynamic_loss_scale` that is not made by `make_train_step`.
 
     $$g_s = \frac{\partial (s L)}{\partial p}$$
 
     Args:
-        state: That of an optimizer with one `dynamic_loss_scale` in it, at any depth.
+        state: The state of an optimizer with one `dynamic_loss_scale`, at any depth.
 
     Returns:
         The scale, a float32 scalar: for `gradients.scaled_value_and_grad`.
@@ -140,7 +146,7 @@ def loss_scale(state: Any) -> Array:
         >>> float(loss_scale(tx.init(jnp.ones(2))))
         4.0
     """
-    found = holds(state, DynamicLossScaleState)
+    found = find_states(state, DynamicLossScaleState)
     if len(found) != 1:
         message = (
             f"jaxloss.transforms.loss_scale: the state holds {len(found)} dynamic loss scales, "

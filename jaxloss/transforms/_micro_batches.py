@@ -1,4 +1,4 @@
-"""Micro-batches over several calls, added up as one batch."""
+"""Gradient accumulation over several calls: micro-batches that count as one batch."""
 
 from typing import Any, NamedTuple
 
@@ -7,16 +7,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import nothing, wrapped
+from jaxloss._core.dtypes import accumulator_dtype
+from jaxloss._core.parameters import check_count
+from jaxloss.transforms._common import no_update, with_extra_args
 
 _NAME = "jaxloss.transforms.accumulate"
 
 
 class AccumulateState(NamedTuple):
-    """What was added up since the last step of the optimizer inside.
+    """Sums since the last step of the optimizer inside.
 
     Attributes:
-        micro_step: How many micro-batches were added. An int32 scalar.
+        micro_step: The number of micro-batches in the sums. An int32 scalar.
         gradients: The sum of their gradients, each times its weight, in float32 or better.
         total_loss: The sum of their losses, each times its weight. A float32 scalar.
         total_weight: The sum of their weights. A float32 scalar.
@@ -31,27 +33,29 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(
-    inner: optax.GradientTransformation, every: int
+    inner: optax.GradientTransformation, micro_batches: int
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Steps once every few micro-batches, with the gradient of the mean over all of them.
+    r"""Gradient accumulation: one step of an optimizer for several micro-batches.
+
+    When to use: batches that do not fit into memory, whose micro-batches come in separate calls.
+    Where all of them are available in one call, `gradients.accumulate_value_and_grad` needs no
+    state, and accepts several terms with different denominators.
 
     $$g = \frac{\sum_b W_b g_b}{\sum_b W_b}, \qquad g_b = \nabla \frac{T_b}{W_b}$$
 
     Where masks differ, so do the weights $W_b$ of the micro-batches, and the mean of their
     gradients (`optax.MultiSteps`) is the gradient of another loss: a token in a short sequence
-    counts more than one in a long one. Say what each mean was divided by, `weight=`, and the
-    result is that of the whole batch. `minimize` says it by itself if the loss gives a `Mean`. A
-    micro-batch of weight 0 adds nothing, even if its gradient is NaN.
+    has a larger weight than one in a long sequence. With the divisor of each mean as `weight=`, the
+    result is the gradient of the whole batch. `make_train_step` passes it where the loss returns a
+    `Mean`. A micro-batch of weight 0 adds nothing, even if its gradient is NaN.
 
-    Between the steps the updates change nothing, to the bit. Schedules and penalties inside
-    count and act once a step; a `value` is averaged like the gradient; a `value_fn` would be that
-    of the last micro-batch alone, and is refused when it is called. Where all micro-batches are
-    at hand in one call, `gradients.accumulate_value_and_grad` needs no state, and takes several
-    terms with different denominators.
+    Between the steps the updates change nothing, bit for bit. Schedules and penalties inside act
+    once a step; `value` is averaged like the gradient; `value_fn` would be that of the last
+    micro-batch alone, and raises when it is called.
 
     Args:
-        inner: What Optax makes: `optax.adam(1e-3)`, or a chain.
-        every: How many micro-batches make a step.
+        inner: An Optax transformation: `optax.adam(1e-3)`, or a chain.
+        micro_batches: The number of micro-batches of a step.
 
     Returns:
         A gradient transformation, whose `update` takes the gradient of a *mean* and `weight=`,
@@ -59,8 +63,8 @@ def accumulate(
 
     Raises:
         TypeError: If `inner` is not a transformation.
-        ValueError: If `every` is not an integer of at least 1, or `update` is called without
-            `weight`.
+        ValueError: If `micro_batches` is not an integer of at least 1, or `update` is called
+            without `weight`.
 
     Example:
         >>> tx = accumulate(optax.sgd(1.0), 2)
@@ -68,15 +72,13 @@ def accumulate(
         >>> tx.update(jnp.array([0.0]), state, weight=1.0)[0]
         Array([-3.], dtype=float32)
     """
-    inner = wrapped(_NAME, "inner", inner)
-    if not isinstance(every, int) or every < 1:
-        message = f"{_NAME}: `every` is {every!r}, expected an integer of at least 1."
-        raise ValueError(message)
+    inner = with_extra_args(_NAME, "inner", inner)
+    micro_batches = check_count(_NAME, "micro_batches", micro_batches)
 
     def init(params: Any) -> AccumulateState:
         zero = jnp.zeros((), jnp.float32)
         gradients = jax.tree.map(
-            lambda p: jnp.zeros_like(p, jnp.promote_types(jnp.result_type(p), jnp.float32)), params
+            lambda p: jnp.zeros_like(p, accumulator_dtype(jnp.result_type(p))), params
         )
         return AccumulateState(
             jnp.zeros((), jnp.int32), gradients, zero, zero + 0, inner.init(params)
@@ -89,28 +91,28 @@ def accumulate(
         if weight is None or jnp.ndim(weight):
             came = "not given" if weight is None else f"of shape {jnp.shape(weight)}"
             message = (
-                f"{_NAME}: `weight` is {came}, expected a scalar, what the mean of this micro-batch "
-                f"was divided by: take `mean = loss(..., reduction='parts')`, differentiate "
+                f"{_NAME}: `weight` is {came}, expected a scalar, the divisor of the mean of this "
+                f"micro-batch: compute `mean = loss(..., reduction='parts')`, differentiate "
                 f"`mean.value`, and write `tx.update(grads, state, params, weight=mean.weight)`."
             )
             raise ValueError(message)
         weight = jnp.asarray(weight).astype(jnp.float32)
 
-        def weighed(x: Any, total: Array) -> Array:
-            # Chosen, not multiplied: a mean over nothing may have a gradient of NaN.
-            own = weight.astype(total.dtype) * jnp.asarray(x).astype(total.dtype)
-            return total + jnp.where(weight == 0, 0, own)
+        def add_weighted(x: Any, total: Array) -> Array:
+            # Selected, not multiplied by 0: a mean over nothing may have a gradient of NaN.
+            weighted = weight.astype(total.dtype) * jnp.asarray(x).astype(total.dtype)
+            return total + jnp.where(weight == 0, 0, weighted)
 
-        gradients = jax.tree.map(weighed, updates, state.gradients)
+        gradients = jax.tree.map(add_weighted, updates, state.gradients)
         value = extra_args.get("value")
-        total_loss = state.total_loss if value is None else weighed(value, state.total_loss)
+        total_loss = state.total_loss if value is None else add_weighted(value, state.total_loss)
         total_weight = state.total_weight + weight
         divisor = jnp.where(total_weight == 0, 1, total_weight)
         given = dict(extra_args)
         if value is not None:
             given["value"] = total_loss / divisor
         if given.get("value_fn") is not None:
-            given["value_fn"] = _refuse
+            given["value_fn"] = _refuse_evaluation
 
         def step() -> tuple[Any, Any]:
             mean = jax.tree.map(
@@ -123,8 +125,10 @@ def accumulate(
             return inner.update(mean, state.inner_state, params, **given)
 
         expected, _ = jax.eval_shape(step)
-        last = state.micro_step + 1 >= every
-        new, inner_state = jax.lax.cond(last, step, lambda: (nothing(expected), state.inner_state))
+        last = state.micro_step + 1 >= micro_batches
+        new, inner_state = jax.lax.cond(
+            last, step, lambda: (no_update(expected), state.inner_state)
+        )
         micro_step = jnp.where(last, 0, state.micro_step + 1).astype(jnp.int32)
         gradients, total_loss, total_weight = jax.tree.map(
             lambda x: jnp.where(last, jnp.zeros_like(x), x), (gradients, total_loss, total_weight)
@@ -134,7 +138,7 @@ def accumulate(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _refuse(*args: Any, **kwargs: Any) -> Any:
+def _refuse_evaluation(*args: Any, **kwargs: Any) -> Any:
     del args, kwargs
     message = (
         f"{_NAME}: the optimizer inside evaluates the loss (`value_fn`), which here is that of the "

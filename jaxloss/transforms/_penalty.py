@@ -1,4 +1,4 @@
-"""Penalties of parameters around an optimizer: the loss stays as it is."""
+"""Penalties on parameters: in a chain, and around an optimizer that evaluates the loss."""
 
 import functools
 from collections.abc import Callable
@@ -10,34 +10,38 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxloss.transforms._common import check_scalar, dtype_of, named_leaves, wrapped
+from jaxloss._core.dtypes import add_in_dtype, to_accumulator
+from jaxloss._core.parameters import named_leaves, real_scalar
+from jaxloss.transforms._common import with_extra_args
+
+WEIGHT = "a real number, a scalar array or a schedule"
 
 
 class AddPenaltyState(NamedTuple):
-    """What `add_penalty` did last, for the log; `optax.tree.get(state, "penalty")` finds it.
+    """The last values of `add_penalty`, to log; `optax.tree.get(state, "penalty")` finds them.
 
     Attributes:
-        count: How many updates were made: what a schedule is given. An int32 scalar.
+        count: The number of updates, which is the argument of a schedule. An int32 scalar.
         penalty: The penalty of the last parameters, *before* weighting. A float32 scalar.
-        weight: The weight that it was given. A float32 scalar.
+        weight: Its weight. A float32 scalar.
     """
 
-    count: Array  # type: ignore[assignment]  # what Optax calls it; tuples have a method `count`
+    count: Array  # type: ignore[assignment]  # Optax's name for it; tuples have a method `count`
     penalty: Array
     weight: Array
 
 
 class RegularizeState(NamedTuple):
-    """What `regularize` did last, for the log, and the state of what it wraps.
+    """The last values of `regularize`, to log, and the state of the optimizer inside.
 
     Attributes:
-        count: How many updates were made: what a schedule is given. An int32 scalar.
+        count: The number of updates, which is the argument of a schedule. An int32 scalar.
         penalty: The penalty of the last parameters, *before* weighting. A float32 scalar.
-        weight: The weight that it was given. A float32 scalar.
+        weight: Its weight. A float32 scalar.
         inner_state: The state of the optimizer inside.
     """
 
-    count: Array  # type: ignore[assignment]  # what Optax calls it; tuples have a method `count`
+    count: Array  # type: ignore[assignment]  # Optax's name for it; tuples have a method `count`
     penalty: Array
     weight: Array
     inner_state: Any
@@ -46,37 +50,42 @@ class RegularizeState(NamedTuple):
 def add_penalty(
     penalty: Callable[[Any], Any], weight: Any, mask: Any = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the gradient of a penalty of the parameters to the updates that come along a chain.
+    r"""Gradient of a parameter penalty, added to the updates of a chain.
+
+    When to use: regularization without a change of the loss, with any optimizer that depends on
+    gradients alone.
 
     $$u \leftarrow u + w \nabla R(p)$$
 
-    Where it stands in the chain decides what it is:
+    The position in the chain decides what the penalty is:
 
-    - before the optimizer, the penalty is part of the loss (L2 regularization), bit for bit;
+    - before the optimizer, it is a term of the loss (L2 regularization), bit for bit;
     - after it and before the learning rate, it is decoupled:
       `chain(scale_by_adam(), add_penalty(l2, w), scale_by_learning_rate(r))` is `adamw`;
-    - before `clip_by_global_norm` it is clipped with the rest, behind it is not.
+    - before `clip_by_global_norm` it is clipped with the rest, after it is not.
 
-    With `l2` it is `optax.add_decayed_weights`; for half precision it multiplies in float32, and
-    so does not round the weight. What looks at the loss itself (L-BFGS, line searches, Polyak's
-    step size) does not see a penalty in the chain: there, wrap it in `regularize`.
+    With `l2` it equals `optax.add_decayed_weights`, except that half precision is multiplied in
+    float32, so that the weight is not rounded. Optimizers that evaluate the loss (L-BFGS, line
+    searches, Polyak's step size) need `regularize` instead: a penalty in the chain is not part of
+    the value.
 
     Args:
         penalty: Maps a parameter pytree to a scalar: any of `jaxloss.penalties`, or your own. It
-            is differentiated with respect to floating-point leaves; the others it only sees.
+            is differentiated with respect to floating-point leaves only.
         weight: A number, a traced array, or an Optax schedule.
-        mask: Booleans for the parameters or for whole subtrees, or a function that makes them of
-            the parameters. What is False is not penalized, and its update is left untouched; the
-            penalty finds `optax.MaskedNode()`, a tree without leaves, in its place.
+        mask: Booleans for the parameters or for whole subtrees, or a function that maps the
+            parameters to them. Leaves at False are not penalized, and their updates are not
+            changed; in their place the penalty receives `optax.MaskedNode()`, a tree without
+            leaves.
 
     Returns:
         A gradient transformation, whose state is an `AddPenaltyState`. Updates keep their dtype.
 
     Raises:
-        TypeError: If `penalty` is not a function, `weight` or what `penalty` gives is not a real
-            number, or `mask` holds something else than booleans.
-        ValueError: If `weight` or what `penalty` gives is not a scalar, `mask` or the updates do
-            not fit the parameters, or `update` is called without `params`.
+        TypeError: If `penalty` is not a function, `weight` or the value of `penalty` is not a real
+            number, or `mask` holds anything but booleans.
+        ValueError: If `weight` or the value of `penalty` is not a scalar, `mask` or the updates do
+            not have the structure of the parameters, or `update` is called without `params`.
 
     Example:
         >>> tx = optax.chain(add_penalty(lambda p: 0.5 * jnp.sum(p**2), 0.5), optax.sgd(1.0))
@@ -87,18 +96,18 @@ def add_penalty(
     References:
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019.
     """
-    term = _Term("jaxloss.transforms.add_penalty", penalty, weight, mask)
+    term = _PenaltyTerm("jaxloss.transforms.add_penalty", penalty, weight, mask)
 
     def init(params: Any) -> AddPenaltyState:
         del params
-        return AddPenaltyState(*_unused())
+        return AddPenaltyState(*initial_log())
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, AddPenaltyState]:
         del extra_args
-        value, scale, add = term.pull(params, state.count)
-        return add("updates", updates), AddPenaltyState(*_used(state, value, scale))
+        value, scale, add_gradient = term.differentiate(params, state.count)
+        return add_gradient("updates", updates), AddPenaltyState(*next_log(state, value, scale))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -109,17 +118,20 @@ def regularize(
     weight: Any,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Makes an optimizer that looks at the loss see it with a penalty: L-BFGS, line searches.
+    r"""Optimizer of the loss plus a parameter penalty: gradient, value and line search.
+
+    When to use: a penalty with an optimizer that evaluates the loss: L-BFGS, line searches,
+    Polyak's step size. Around one that depends on gradients alone it equals `add_penalty`.
 
     $$L_w(p) = L(p) + w R(p)$$
 
-    Not only the gradient: `value`, `grad` and `value_fn`, where they are given, become those of
-    the sum. A penalty in a chain changes the gradient alone, so that a line search compares the
-    slope of one function with the values of another, and stops short of the minimum of both. For
-    `adam` and all that look at gradients alone it is `add_penalty` in front of them.
+    Not only the gradient: the extra arguments `value`, `grad` and `value_fn`, where they are given,
+    become those of the sum. A penalty in a chain changes the gradient alone, so that a line search
+    compares the slope of one function with the values of another, and stops before the minimum of
+    either.
 
     Args:
-        inner: What Optax makes: `optax.lbfgs()`, or a chain.
+        inner: An Optax transformation: `optax.lbfgs()`, or a chain.
         penalty: Maps a parameter pytree to a scalar: any of `jaxloss.penalties`, or your own.
         weight: A number, a traced array, or an Optax schedule.
         mask: As in `add_penalty`.
@@ -128,10 +140,10 @@ def regularize(
         A gradient transformation, whose state is a `RegularizeState`.
 
     Raises:
-        TypeError: If `penalty` is not a function, `weight` or what `penalty` gives is not a real
-            number, or `mask` holds something else than booleans.
-        ValueError: If `weight` or what `penalty` gives is not a scalar, `mask` or the updates do
-            not fit the parameters, or `update` is called without `params`.
+        TypeError: If `penalty` is not a function, `weight` or the value of `penalty` is not a real
+            number, or `mask` holds anything but booleans.
+        ValueError: If `weight` or the value of `penalty` is not a scalar, `mask` or the updates do
+            not have the structure of the parameters, or `update` is called without `params`.
 
     Example:
         >>> tx = regularize(optax.sgd(1.0), lambda p: 0.5 * jnp.sum(p**2), 0.5)
@@ -142,43 +154,94 @@ def regularize(
     References:
         Nocedal and Wright, *Numerical Optimization*, 2006, chapter 3.
     """
-    term = _Term("jaxloss.transforms.regularize", penalty, weight, mask)
-    inner = wrapped(term.name, "inner", inner)
+    term = _PenaltyTerm("jaxloss.transforms.regularize", penalty, weight, mask)
+    inner = with_extra_args(term.fun_name, "inner", inner)
 
     def init(params: Any) -> RegularizeState:
-        return RegularizeState(*_unused(), inner.init(params))
+        return RegularizeState(*initial_log(), inner.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, RegularizeState]:
-        value, scale, add = term.pull(params, state.count)
-        updates = add("updates", updates)
+        value, scale, add_gradient = term.differentiate(params, state.count)
+        updates = add_gradient("updates", updates)
         given = dict(extra_args)
+        loss = given.get("value_fn")
         if given.get("value") is not None:
-            given["value"] = given["value"] + scale * value
+            given["value"] = _add_scalars(given["value"], scale * value)
         if given.get("grad") is not None:
-            given["grad"] = add("grad", given["grad"])
-        if given.get("value_fn") is not None:
-            bare = given["value_fn"]
+            grad, loss = _restrict(given["grad"], loss, params)
+            given["grad"] = add_gradient("grad", grad)
+        if loss is not None:
 
-            # Line searches look at the names of its arguments.
-            @functools.wraps(bare)
-            def value_fn(p: Any, *args: Any, **words: Any) -> Array:
-                return bare(p, *args, **words) + scale * term.value(p)
+            @functools.wraps(loss)  # line searches inspect the names of its arguments
+            def value_fn(p: Any, *args: Any, **kwargs: Any) -> Array:
+                return _add_scalars(loss(p, *args, **kwargs), scale * term.value(p))
 
             given["value_fn"] = value_fn
         updates, inner_state = inner.update(updates, state.inner_state, params, **given)
-        return updates, RegularizeState(*_used(state, value, scale), inner_state)
+        return updates, RegularizeState(*next_log(state, value, scale), inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _unused() -> tuple[Array, Array, Array]:
+def _restrict(grad: Any, loss: Any, params: Any) -> tuple[Any, Any]:
+    """Gradient and loss of all parameters, as functions of the parameters that a wrapper passes.
+
+    `optax.masked` and `optax.partition` replace parameters by `MaskedNode`, and `optax.flatten`
+    concatenates them, but all three forward extra arguments as they are.
+    """
+    if jax.tree_util.all_leaves([params]) and not jax.tree_util.all_leaves([grad]):
+        grad, unravel = jax.flatten_util.ravel_pytree(grad)
+        return grad, loss and _compose(loss, unravel)
+    try:
+        return jax.tree.map(
+            lambda p, g: p if _is_masked(p) else g, params, grad, is_leaf=_is_masked
+        ), (loss and _refuse_masked(loss) if _count_masked(params) > _count_masked(grad) else loss)
+    except ValueError:  # not the structure of the parameters: `add_gradient` raises
+        return grad, loss
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _count_masked(tree: Any) -> int:
+    return sum(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked)))
+
+
+def _compose(loss: Callable[..., Any], unravel: Callable[[Any], Any]) -> Callable[..., Any]:
+    @functools.wraps(loss)
+    def value_fn(p: Any, *args: Any, **kwargs: Any) -> Any:
+        return loss(unravel(p), *args, **kwargs)
+
+    return value_fn
+
+
+def _refuse_masked(loss: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(loss)
+    def value_fn(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            "jaxloss.transforms.regularize: the optimizer inside evaluates the loss (`value_fn`), "
+            "which depends on all parameters, but `optax.masked` or `optax.partition` hides some "
+            "of them. Put `regularize` outside: `regularize(optax.lbfgs(), penalty, weight, mask)`, "
+            "and pass parameters that are not trained as an argument of the loss."
+        )
+
+    return value_fn
+
+
+def _add_scalars(loss: Any, term: Array) -> Array:
+    return add_in_dtype(to_accumulator(loss), term)
+
+
+def initial_log() -> tuple[Array, Array, Array]:
+    """The first three fields of a state: count, penalty, weight."""
     return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
 
 
-def _used(state: Any, value: Array, scale: Array) -> tuple[Array, Array, Array]:
-    # Copies, so that the state never shares a buffer with a weight or a leaf that lives on.
+def next_log(state: Any, value: Array, scale: Array) -> tuple[Array, Array, Array]:
+    """The same three after an update; copies, so that the state shares no buffer with arguments."""
     return (
         jnp.asarray(optax.safe_increment(state.count)),
         jnp.array(value, jnp.float32, copy=True),
@@ -186,7 +249,7 @@ def _used(state: Any, value: Array, scale: Array) -> tuple[Array, Array, Array]:
     )
 
 
-class _Term:
+class _PenaltyTerm:
     """A weighted, masked penalty: its value, and its gradient added to a tree."""
 
     def __init__(self, fun_name: str, penalty: Any, weight: Any, mask: Any) -> None:
@@ -197,75 +260,80 @@ class _Term:
             )
             raise TypeError(message)
         if not callable(weight):
-            check_scalar(fun_name, "weight", weight)
-        self.name, self.penalty, self.weight, self.mask = fun_name, penalty, weight, mask
+            real_scalar(fun_name, "weight", weight, expected=WEIGHT)
+        self.fun_name, self.penalty, self.weight, self.mask = fun_name, penalty, weight, mask
 
     def value(self, params: Any) -> Array:
-        """The penalty of what the mask keeps, before weighting."""
+        """The penalty of the leaves that are not masked, before weighting."""
         leaves, treedef = jax.tree.flatten(params)
-        return self._measure(leaves, treedef, self._kept(params, len(leaves)))
+        return self._evaluate(leaves, treedef, self._penalized(params, len(leaves)))
 
-    def pull(self, params: Any, count: Any) -> tuple[Array, Array, Callable[[str, Any], Any]]:
+    def differentiate(
+        self, params: Any, count: Any
+    ) -> tuple[Array, Array, Callable[[str, Any], Any]]:
         """The penalty, its weight, and a function that adds the weighted gradient to a tree."""
         if params is None:
             message = (
-                f"{self.name}: `params` is None, but a penalty is a function of the parameters: "
-                f"write `tx.update(grads, state, params)`."
+                f"{self.fun_name}: `params` is None, but a penalty is a function of the "
+                f"parameters: write `tx.update(grads, state, params)`."
             )
             raise ValueError(message)
         leaves, treedef = jax.tree.flatten(params)
-        kept = self._kept(params, len(leaves))
-        own = [
-            i for i, x in enumerate(leaves) if kept[i] and jnp.issubdtype(dtype_of(x), jnp.inexact)
+        penalized = self._penalized(params, len(leaves))
+        variable = [
+            i
+            for i, x in enumerate(leaves)
+            if penalized[i] and jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)
         ]
 
-        def measure(variables: list[Any]) -> Array:
-            seen = list(leaves)
-            for i, x in zip(own, variables, strict=True):
-                seen[i] = x
-            return self._measure(seen, treedef, kept)
+        def evaluate(variables: list[Any]) -> Array:
+            replaced = list(leaves)
+            for i, x in zip(variable, variables, strict=True):
+                replaced[i] = x
+            return self._evaluate(replaced, treedef, penalized)
 
-        value, pull = jax.vjp(measure, [leaves[i] for i in own])
+        value, vjp_fn = jax.vjp(evaluate, [leaves[i] for i in variable])
         scale = self.weight(count) if callable(self.weight) else self.weight
-        check_scalar(self.name, "weight", scale)
-        scale = jnp.asarray(scale).astype(value.dtype)
-        # Seeded, not multiplied afterwards: that is what the chain rule does to a term of a loss.
-        (gradients,) = pull(scale)
+        scale = real_scalar(self.fun_name, "weight", scale, expected=WEIGHT).astype(value.dtype)
+        # The weight is the cotangent, as in the gradient of a loss with this term: bitwise equal.
+        (gradients,) = vjp_fn(scale)
 
-        def add(name: str, tree: Any) -> Any:
+        def add_gradient(name: str, tree: Any) -> Any:
             try:
                 new = treedef.flatten_up_to(tree)
             except ValueError as error:
-                message = f"{self.name}: `{name}` and `params` differ in structure: {error}"
+                message = f"{self.fun_name}: `{name}` and `params` differ in structure: {error}"
                 raise ValueError(message) from None
-            for i, gradient in zip(own, gradients, strict=True):
+            for i, gradient in zip(variable, gradients, strict=True):
                 if new[i] is not None:
-                    dtype = jnp.result_type(new[i])
-                    new[i] = (jnp.asarray(new[i]).astype(dtype) + gradient).astype(dtype)
+                    new[i] = add_in_dtype(new[i], gradient)
             return treedef.unflatten(new)
 
-        return value, scale, add
+        return value, scale, add_gradient
 
-    def _measure(self, leaves: list[Any], treedef: Any, kept: list[bool]) -> Array:
-        seen = [x if k else optax.MaskedNode() for x, k in zip(leaves, kept, strict=True)]
+    def _evaluate(self, leaves: list[Any], treedef: Any, penalized: list[bool]) -> Array:
+        masked = [x if k else optax.MaskedNode() for x, k in zip(leaves, penalized, strict=True)]
         try:
-            value = jnp.asarray(self.penalty(treedef.unflatten(seen)))
+            value = jnp.asarray(self.penalty(treedef.unflatten(masked)))
         except (AttributeError, KeyError, TypeError) as error:
-            if not all(kept):
-                error.add_note(f"{self.name}: masked-out leaves are `optax.MaskedNode()` here.")
+            if not all(penalized):
+                error.add_note(f"{self.fun_name}: masked-out leaves are `optax.MaskedNode()` here.")
             raise
         if value.ndim:
-            message = f"{self.name}: `penalty` gave shape {value.shape}, expected a scalar."
+            message = f"{self.fun_name}: `penalty` returned shape {value.shape}, expected a scalar."
             raise ValueError(f"{message} Write `jnp.sum` around it.")
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
-            raise TypeError(f"{self.name}: `penalty` gave {value.dtype}, expected a real number.")
-        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+            message = f"{self.fun_name}: `penalty` returned {value.dtype}, expected a real number."
+            raise TypeError(message)
+        return to_accumulator(value)
 
-    def _kept(self, params: Any, count: int) -> list[bool]:
-        return [True] * count if self.mask is None else kept_leaves(self.name, self.mask, params)
+    def _penalized(self, params: Any, count: int) -> list[bool]:
+        if self.mask is None:
+            return [True] * count
+        return flat_mask(self.fun_name, self.mask, params)
 
 
-def kept_leaves(fun_name: str, mask: Any, params: Any) -> list[bool]:
+def flat_mask(fun_name: str, mask: Any, params: Any) -> list[bool]:
     """The mask, one boolean for each leaf of the parameters."""
     # A module can be callable and hold booleans: then it is a mask, not a function of parameters.
     if callable(mask) and jax.tree_util.all_leaves([mask]):
@@ -273,13 +341,13 @@ def kept_leaves(fun_name: str, mask: Any, params: Any) -> list[bool]:
     for name, flag in named_leaves("mask", mask):
         if not isinstance(flag, bool | np.bool_):
             message = (
-                f"{fun_name}: `{name}` is {flag!r}, expected True or False for a whole leaf or subtree "
-                f"of the parameters."
+                f"{fun_name}: `{name}` is {flag!r}, expected True or False for a whole leaf or "
+                f"subtree of the parameters."
             )
             raise TypeError(message)
     try:
-        spread = jax.tree.map(lambda flag, tree: jax.tree.map(lambda _: flag, tree), mask, params)
+        flags = jax.tree.map(lambda flag, tree: jax.tree.map(lambda _: flag, tree), mask, params)
     except ValueError as error:
-        message = f"{fun_name}: `mask` does not fit the parameters: {error}"
+        message = f"{fun_name}: `mask` does not have the structure of the parameters: {error}"
         raise ValueError(message) from None
-    return jax.tree.leaves(spread)
+    return jax.tree.leaves(flags)

@@ -1,4 +1,4 @@
-"""A loss and an Optax optimizer, joined into a step."""
+"""A training step from a loss and an Optax optimizer."""
 
 import inspect
 from collections.abc import Callable
@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxloss._combine import scalar
+from jaxloss._core.dtypes import to_accumulator
+from jaxloss._core.parameters import check_leaves, describe, real_array
 from jaxloss._core.reduction import Mean
 from jaxloss.gradients import scaled_value_and_grad
-from jaxloss.transforms._common import dtype_of, holds, named_leaves, wrapped
+from jaxloss.transforms._common import find_states, with_extra_args
 from jaxloss.transforms._loss_scale import DynamicLossScaleState, loss_scale
 from jaxloss.transforms._micro_batches import AccumulateState
 
@@ -21,42 +24,45 @@ _NAME = "jaxloss.transforms.make_train_step"
 def make_train_step(
     loss: Callable[..., Any], tx: optax.GradientTransformation, *, has_aux: bool = False
 ) -> tuple[Callable[[Any], Any], Callable[..., tuple[Any, Any, Any]]]:
-    r"""Makes the two functions of a training loop of a loss and an Optax transformation.
+    r"""The two functions of a training loop, `init` and `step`, for a loss and an optimizer.
+
+    When to use: any training loop. The same two lines work for Adam, L-BFGS, Polyak's step size,
+    SAM, gradient accumulation and loss scaling.
 
     $$p \leftarrow p + u(\nabla L(p), L(p), L)$$
 
-    The step computes value and gradient, hands `value`, `grad` and `value_fn` to the
-    transformation, and applies the updates: `adam` ignores the three, `polyak_sgd`, `momo` and
-    `reduce_on_plateau` want the first, `lbfgs` all of them; `sam` is given the `grad_fn` that its
-    opaque mode wants. With `accumulate` in the transformation, a loss that gives a `Mean` sends its
-    weight along; with `dynamic_loss_scale`, the backward pass starts from the scale. It is pure:
-    write `jax.jit(step, donate_argnums=(0, 1))`. The gradient is always that of the arguments at
-    hand, never one that a line search kept, since the next batch is another function.
+    The step computes value and gradient, passes `value`, `grad` and `value_fn` to the
+    transformation, and applies the updates. `adam` ignores the three; `polyak_sgd`, `momo` and
+    `reduce_on_plateau` need the first, `lbfgs` all of them; `sam` in its opaque mode also receives
+    a `grad_fn`. With `accumulate` in the transformation, the weight of a loss that returns a `Mean`
+    is passed, too; with `dynamic_loss_scale`, the cotangent is the scale. The step is pure: write
+    `jax.jit(step, donate_argnums=(0, 1))`. The gradient is always computed from the arguments of
+    the step: one that a line search stored would belong to the previous batch.
 
     Args:
-        loss: `loss(params, *args, **kwargs)` gives a scalar, or a `Mean`, which is divided; with
+        loss: `loss(params, *args, **kwargs)` returns a scalar, or a `Mean`, which is divided; with
             `has_aux`, a pair of that and anything else, as `jaxloss.total` does.
-        tx: What Optax makes: `optax.adam(1e-3)`, or a chain.
-        has_aux: Whether the loss gives a pair.
+        tx: An Optax transformation: `optax.adam(1e-3)`, or a chain.
+        has_aux: Whether the loss returns a pair.
 
     Returns:
-        `init` and `step`. `init(params)` gives the state of `tx`; `step(params, state, *args,
-        **kwargs)` gives new parameters, new state, and the value, or the pair `(value, aux)`, of
-        the parameters that came in. The value is float32, or float64 if the loss is.
+        `init` and `step`. `init(params)` returns the state of `tx`; `step(params, state, *args,
+        **kwargs)` returns new parameters, new state, and the value, or the pair `(value, aux)`, of
+        the parameters before the step. The value is float32, or float64 if the loss is.
 
     Raises:
-        TypeError: From here, if `tx` is not a transformation; from `step`, if the loss gives a
-            pair without `has_aux`, or none with it, or not a real number, or if a leaf of
-            `params` has no gradient; the message names it.
-        ValueError: From `step`, if the loss gives an array instead of one number.
+        TypeError: If `tx` is not a transformation; from `step`, if the loss returns a pair without
+            `has_aux`, or no pair with it, or not a real number, or if a leaf of `params` has no
+            gradient; the message names it.
+        ValueError: From `step`, if the loss returns an array instead of one number.
 
     Example:
-        >>> init, step = minimize(lambda p, target: (p - target) ** 2, optax.sgd(0.5))
+        >>> init, step = make_train_step(lambda p, target: (p - target) ** 2, optax.sgd(0.5))
         >>> params = jnp.array(3.0)
         >>> step(params, init(params), 1.0)[::2]
         (Array(1., dtype=float32), Array(4., dtype=float32))
     """
-    tx = wrapped(_NAME, "tx", tx)
+    tx = with_extra_args(_NAME, "tx", tx)
 
     def init(params: Any) -> Any:
         _check_params(params)
@@ -68,21 +74,21 @@ def make_train_step(
         def evaluate(params: Any) -> tuple[Array, Any]:
             result = loss(params, *args, **kwargs)
             if isinstance(result, tuple) != has_aux or (has_aux and len(result) != 2):
-                raise TypeError(_misfit(result, has_aux))
+                raise TypeError(_wrong_result(result, has_aux))
             value, aux = result if has_aux else (result, None)
             return _scalar(value), (aux, value.weight if isinstance(value, Mean) else None)
 
-        scale = loss_scale(state) if holds(state, DynamicLossScaleState) else 1.0
+        scale = loss_scale(state) if find_states(state, DynamicLossScaleState) else 1.0
         (value, (aux, weight)), grads = scaled_value_and_grad(evaluate, scale, has_aux=True)(params)
         given = {"value": value, "grad": grads, "value_fn": lambda p: evaluate(p)[0]}
-        if weight is not None and holds(state, AccumulateState):
+        if weight is not None and find_states(state, AccumulateState):
             given["weight"] = weight
-        named = inspect.signature(tx.update).parameters
-        if "grad_fn" in named:
+        accepted = inspect.signature(tx.update).parameters
+        if "grad_fn" in accepted:
             given["grad_fn"] = lambda p, _: jax.grad(lambda q: evaluate(q)[0])(p)
-        if not any(p.kind is p.VAR_KEYWORD for p in named.values()):
-            # `optax.contrib.sam` takes what it names, and nothing else.
-            given = {name: x for name, x in given.items() if name in named}
+        if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            # `optax.contrib.sam` accepts no arguments but those in its signature.
+            given = {name: x for name, x in given.items() if name in accepted}
         updates, state = tx.update(grads, state, params, **given)
         return optax.apply_updates(params, updates), state, (value, aux) if has_aux else value
 
@@ -90,37 +96,31 @@ def make_train_step(
 
 
 def _check_params(params: Any) -> None:
-    for name, leaf in named_leaves("params", params):
-        if not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
-            came = dtype_of(leaf) if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
-            message = (
-                f"{_NAME}: `{name}` is {came}, which has no gradient. "
-                f"Keep it out of the parameters: hand it to `step` as an argument of the loss."
-            )
-            raise TypeError(message)
+    remedy = (
+        "which has no gradient. Keep it out of the parameters: pass it to `step` as an argument of "
+        "the loss."
+    )
+    check_leaves(_NAME, params, jnp.inexact, remedy)
 
 
-def _misfit(result: Any, has_aux: bool) -> str:
-    came = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+def _wrong_result(result: Any, has_aux: bool) -> str:
+    came = f"{_NAME}: the loss returned {describe(result)}"
     if has_aux:
-        return f"{_NAME}: the loss gave {came}, expected a pair `(value, aux)`, as `has_aux` says."
-    return f"{_NAME}: the loss gave {came}, expected a scalar. Write `has_aux=True` for a pair."
+        return f"{came}, expected a pair `(value, aux)`, because of `has_aux=True`."
+    return f"{came}, expected a scalar. Write `has_aux=True` for a pair."
 
 
 def _scalar(value: Any) -> Array:
+    what = "the value of the loss"
     if isinstance(value, Mean):
-        value = value.value
-        remedy = "merge the means exactly: write `jax.tree.map(jnp.sum, mean)`."
-    else:
-        remedy = 'write `reduction="mean"` in the loss, or `jaxloss.mean` around it.'
-    try:
-        value = jnp.asarray(value)
-    except (TypeError, ValueError):
-        message = f"{_NAME}: the loss gave a {type(value).__name__}, expected a scalar."
-        raise TypeError(message) from None
+        return scalar(_NAME, what, value)
+    value = real_array(_NAME, what, value, "a scalar")
     if value.ndim:
-        message = f"{_NAME}: the loss gave shape {value.shape}, expected one number: {remedy}"
+        message = (
+            f"{_NAME}: {what} has shape {value.shape}, expected one number: write "
+            f'`reduction="mean"` in the loss, or `jaxloss.mean` around it.'
+        )
         raise ValueError(message)
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{_NAME}: the loss gave {value.dtype}, expected a floating-point scalar.")
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        raise TypeError(f"{_NAME}: {what} is {value.dtype}, expected a floating-point scalar.")
+    return to_accumulator(value)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 import jaxloss as jl
 from jaxloss._core.spec import ArraySpec
@@ -64,12 +63,21 @@ class Batched:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
-    """A loss, a choice of forms for its data, and a set of options."""
+    """A loss, a choice of forms for its data, and a set of options.
+
+    Attributes:
+        info: The loss.
+        case: Its row.
+        array_specs: The form of each of its data.
+        given: Its options.
+        is_first: Whether it is the first setting of its loss, which is asked more.
+    """
 
     info: LossInfo
     case: Case
     array_specs: tuple[ArraySpec, ...]
     given: Mapping[str, Any]
+    is_first: bool = True
 
     def __str__(self) -> str:
         chosen = [
@@ -121,10 +129,16 @@ class Setting:
             if form.kind in ("Real", "Float") and not form.domain.guard
         )
 
+    @property
+    def batched(self) -> frozenset[str]:
+        """The arguments that have an entry an example; an option may be shared by all of them."""
+        data = zip(self.info.data, self.array_specs, strict=True)
+        of_options = (n for n, v in self.given.items() if isinstance(v, Batched))
+        return frozenset({*(n for n, form in data if form.batched), *of_options})
+
     def examples(self, arrays: Mapping[str, Any], index: tuple[int, ...]) -> dict[str, Any]:
         """One example of each array that has one entry an example."""
-        batched = {n for n, f in zip(self.info.data, self.array_specs, strict=True) if f.batched}
-        batched |= {n for n, v in self.given.items() if isinstance(v, Batched)}
+        batched = self.batched
         return {n: a[index] if n in batched else a for n, a in arrays.items()}
 
 
@@ -194,25 +208,16 @@ def rows() -> dict[str, Case]:
 
 def settings() -> list[Setting]:
     """Every loss in every form and with every set of options that its row names."""
-    by_name = rows()
-    return [
-        Setting(info, by_name[info.name], forms, options)
-        for info in losses()
-        if info.name in by_name
-        for forms in itertools.product(*(info.spec.array_specs[n] for n in info.data))
-        for options in by_name[info.name].options
-    ]
-
-
-def each(settings: list[Setting]) -> list[Any]:
-    """Parameters for pytest: beyond the first setting of a loss they belong to the slow tier."""
-    seen: set[str] = set()
-    parameters = []
-    for setting in settings:
-        marks = [pytest.mark.slow] if setting.info.name in seen else []
-        seen.add(setting.info.name)
-        parameters.append(pytest.param(setting, id=str(setting), marks=marks))
-    return parameters
+    by_name, found = rows(), []
+    for info in losses():
+        if info.name in by_name:
+            forms = itertools.product(*(info.spec.array_specs[n] for n in info.data))
+            choices = itertools.product(forms, by_name[info.name].options)
+            found += [
+                Setting(info, by_name[info.name], form, options, place == 0)
+                for place, (form, options) in enumerate(choices)
+            ]
+    return found
 
 
 @contextlib.contextmanager

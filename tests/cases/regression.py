@@ -1,4 +1,4 @@
-"""The rows of the regression shelf."""
+"""The rows of the regression losses."""
 
 import numpy as np
 from arithmetic import cosh, log, sqrt

@@ -44,9 +44,7 @@ PLACES = {
     "sharded": jax.jit(loss, in_shardings=(SHARDED, SHARDED)),
     "eager, sharded": placed(SHARDED),
     "eager, replicated": placed(REPLICATED),
-    "shard_map": jax.jit(
-        jax.shard_map(collective, mesh=MESH, in_specs=BY_SHARD, out_specs=P())
-    ),
+    "shard_map": jax.jit(jax.shard_map(collective, mesh=MESH, in_specs=BY_SHARD, out_specs=P())),
     "shard_map without its own check": jax.jit(
         jax.shard_map(
             unchecked_collective,
@@ -59,9 +57,7 @@ PLACES = {
     "grad of shard_map": jax.jit(
         jax.grad(jax.shard_map(collective, mesh=MESH, in_specs=BY_SHARD, out_specs=P()))
     ),
-    "pmap": lambda logits, labels: jax.pmap(loss)(
-        logits.reshape(8, 2, 10), labels.reshape(8, 2)
-    ),
+    "pmap": lambda logits, labels: jax.pmap(loss)(logits.reshape(8, 2, 10), labels.reshape(8, 2)),
 }
 
 

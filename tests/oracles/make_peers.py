@@ -11,12 +11,11 @@
 #   "torch==2.13.0",
 # ]
 # ///
-"""Evaluates the peers' side of every row of `tests/peers.py` and freezes it into `peers.json`.
+"""Evaluates the peers' side of every row of `tests/peers` and freezes it into `peers.json`.
 
 Run it where the versions above are installed: `uv run tests/oracles/make_peers.py`, or with the
 interpreter of an environment into which pip has installed them. Nothing of ours is imported.
-Rows that are frozen already are kept while versions and inputs are the same; `--all` evaluates
-them, too.
+Frozen rows are kept while versions and inputs are the same; `--all` evaluates them, too.
 """
 
 import functools
@@ -122,22 +121,22 @@ def main():
     jax.config.update("jax_enable_x64", True)
     keras.config.set_floatx("float64")
     warnings.simplefilter("ignore")
-    versions = {peer: importlib.metadata.version(peer) for peer in peers.ROWS}
+    versions = {peer: importlib.metadata.version(peer) for peer in peers.PEERS}
     versions["torch"] = versions["torch"].partition("+")[0]
     known = {"versions": versions, "names": NAMES}
     frozen = json.loads(peers.FROZEN.read_text()) if peers.FROZEN.exists() else {}
     same = "--all" not in sys.argv and versions == frozen.get("versions")
     values, failed = {}, 0
-    for peer, rows in peers.ROWS.items():
+    for peer in peers.PEERS:
         values[peer] = {}
-        for row in rows:
+        for row in peers.PEERS[peer].rows:
             old = frozen["values"].get(peer, {}).get(row.theirs) if same else None
             if old and (old["argument"], old["inputs"]) == (row.argument, row.inputs):
                 values[peer][row.theirs] = old
                 continue
             try:
                 value, gradient = EVALUATE[peer](row.theirs, row.argument)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # reported with its row
                 failed += 1
                 print(f"{peer}: {row.theirs}\n    {type(error).__name__}: {error}", file=sys.stderr)
                 continue

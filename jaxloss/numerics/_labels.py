@@ -1,0 +1,43 @@
+"""Class ids and the class axis of logits: comparing, taking, and the uniform distribution."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Shaped
+
+from jaxloss._memory.mesh import shards
+
+
+def is_label(
+    x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Bool[Array, "*batch classes"]:
+    """Where along the last axis of x the label is: one-hot labels as booleans, by comparison.
+
+    Outside the range of classes a label is nowhere.
+    """
+    classes = jnp.arange(x.shape[-1], dtype=labels.dtype)
+    return labels[..., None] == jnp.expand_dims(classes, tuple(range(labels.ndim)))
+
+
+def take_label(
+    x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Shaped[Array, "*batch"]:
+    """The entry of x at the label; without a gather where the classes are sharded."""
+    if shards(x, x.ndim - 1) > 1:
+        return jnp.sum(jnp.where(is_label(x, labels), x, 0), axis=-1)
+    return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+def uniform_over_finite(
+    logits: Float[Array, "*batch classes"],
+) -> Float[Array, "*batch classes"]:
+    """The uniform distribution over the classes that a logit of -inf does not exclude."""
+    possible = logits > -jnp.inf
+    count = jnp.sum(possible, axis=-1, keepdims=True, dtype=jnp.int32)
+    return possible.astype(logits.dtype) / jnp.maximum(count, 1).astype(logits.dtype)
+
+
+def is_static_zero(option: Any) -> bool:
+    """Whether an option is the Python number 0, known before tracing."""
+    return isinstance(option, int | float) and option == 0

@@ -1,0 +1,191 @@
+"""Norms, directions, angles and distances of vectors of any length, the zero vector included."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss._xla import recompute
+from jaxloss.numerics._dtypes import half_in_float32
+from jaxloss.numerics._elementwise import quotient, sqrt
+from jaxloss.numerics._reductions import Axis, fused_sums
+
+
+@half_in_float32
+def norm(x: Array, axis: Axis = -1, where: Array | None = None, keepdims: bool = False) -> Array:
+    r"""The Euclidean norm $\sqrt{\sum_i x_i^2}$ without overflow or underflow; gradient 0 at 0.
+
+    `jnp.linalg.norm` squares the entries (inf at 1e20, 0 at 1e-30 in float32), and its gradient at
+    0 is NaN. Here the entries are divided by a power of 2 first. An infinite norm has gradient 0.
+
+    >>> f"{norm(jnp.array([3e30, 4e30])):.6g}", jax.grad(norm)(jnp.zeros(2)).tolist()
+    ('5e+30', [0.0, 0.0])
+    """
+    out = _norm(x if where is None else jnp.where(where, x, 0), axis)
+    return out if keepdims else jnp.squeeze(out, axis)
+
+
+@half_in_float32
+def normalize(x: Array, axis: Axis = -1) -> Array:
+    r"""$x / \lVert x \rVert$ without overflow; the zero vector is returned as it is, gradient 0.
+
+    >>> normalize(jnp.array([[0.0, -1e30], [0.0, 0.0]])).tolist()
+    [[0.0, -1.0], [0.0, 0.0]]
+    """
+    return _normalize(x, axis)
+
+
+# The rules of this module reduce over an axis, which `defjvps` does not cover.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _normalize(x: Array, axis: Axis) -> Array:
+    return _direction(x, *_scaled_norm(x, axis))
+
+
+@_normalize.defjvp
+def _normalize_jvp(axis: Axis, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (x_dot,) = primals, tangents
+    out, length = _normalize(x, axis), _norm(x, axis)
+    across = x_dot - out * jnp.sum(out * x_dot, axis, keepdims=True)
+    return out, jnp.where(length == 0, 0, quotient(across, jnp.where(length == 0, 1, length)))
+
+
+def power_of_two_near(size: Array) -> Array:
+    """A power of 2 by which numbers up to this size can be divided and then squared.
+
+    It is constant under differentiation.
+
+    >>> float(power_of_two_near(jnp.float32(3e30))) == 2.0**100
+    True
+    """
+    info = jnp.finfo(size.dtype)
+    half = size / 2  # so as not to round up to inf
+    power = lax.reduce_precision(half, exponent_bits=info.nexp, mantissa_bits=0)
+    return lax.stop_gradient(jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2)))
+
+
+def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
+    """The norm of the vector over a power of 2 near its largest entry, and that power."""
+    # If x is constant, XLA would square x and the power separately and divide inf by inf.
+    x = lax.optimization_barrier(x)
+    power = power_of_two_near(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
+    return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
+
+
+def _direction(x: Array, length: Array, power: Array) -> Array:
+    """The vector over its norm, which is the product of the last two; a zero vector stays 0."""
+    # Recomputed, since XLA would write the factors of all rows to memory to share them with the
+    # norm. A length of 0 is replaced by inf, so that the derivative is 0 too.
+    return x / recompute(power, x) / jnp.where(length == 0, jnp.inf, length)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _norm(x: Array, axis: Axis) -> Array:
+    length, power = _scaled_norm(x, axis)
+    return length * power
+
+
+@_norm.defjvp
+def _norm_jvp(axis: Axis, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (x_dot,) = primals, tangents
+    out = _norm(x, axis)
+    unit = _normalize(jnp.where(jnp.isinf(out), 0, x), axis)
+    return out, jnp.sum(unit * x_dot, axis, keepdims=True)
+
+
+@half_in_float32
+def cosine_similarity(x: Array, y: Array, axis: Axis = -1) -> Array:
+    r"""The cosine of the angle between two vectors; 0, with gradient 0, if one of them is 0.
+
+    $$\frac{\langle x, y \rangle}{\lVert x \rVert \lVert y \rVert} \in [-1, 1]$$
+
+    The value is clipped to [-1, 1], which rounding may exceed; the gradient is not.
+
+    >>> f"{cosine_similarity(jnp.array([3e30, 4e30]), jnp.array([1e-30, 0.0])):.6f}"
+    '0.600000'
+    """
+    cosine = jnp.sum(normalize(x, axis) * normalize(y, axis), axis)
+    return cosine + lax.stop_gradient(jnp.clip(cosine, -1, 1) - cosine)
+
+
+@half_in_float32
+def cosine_distance(x: Array, y: Array, axis: Axis = -1) -> Array:
+    r"""One minus the cosine, accurate for small angles; 1, with gradient 0, if a vector is 0.
+
+    It is half the squared distance between the two directions, or 2 minus that to the opposite of
+    one of them, whichever distance is smaller: a cosine near 1 is rounded, and the gradient of the
+    larger distance cancels.
+
+    >>> f"{cosine_distance(jnp.array([1.0, 0.0]), jnp.array([1e20, 1e16])):.6g}"
+    '5e-09'
+    """
+    return _cosine_distance(x, y, axis)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _distance_of_directions(x: Array, y: Array, axis: int) -> tuple[Any, ...]:
+    """The cosine distance and its intermediate results.
+
+    These are: the scaled norm and the power of each vector, whether neither vector is 0, the sign
+    of their cosine, and half the squared distance from one direction to that sign times the other.
+    """
+    norms = _scaled_norm(x, axis), _scaled_norm(y, axis)
+    nonzero = (norms[0][0] != 0) & (norms[1][0] != 0)
+    p, q = _direction(x, *norms[0]), _direction(y, *norms[1])
+    # Of equal vectors, a fused multiply-add would leave the rounding error of a quotient.
+    same = (norms[0][0] == norms[1][0]) & (norms[0][1] == norms[1][1])
+    terms = jnp.where(same & (x == y), 0, jnp.square(p - q)), jnp.square(p + q)
+    apart, opposed = fused_sums(*(jnp.moveaxis(term, axis, -1) for term in terms))
+    apart, opposed = jnp.expand_dims(apart, axis), jnp.expand_dims(opposed, axis)
+    side = jnp.where(opposed < apart, -1, 1).astype(x.dtype)
+    half = jnp.where(nonzero, 0.5 * jnp.where(side > 0, apart, opposed), 0)
+    out = jnp.where(nonzero, jnp.where(side > 0, half, 2 - half), 1)
+    return jnp.squeeze(out, axis), norms, nonzero, side, half
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _cosine_distance(x: Array, y: Array, axis: int) -> Array:
+    return _distance_of_directions(x, y, axis)[0]
+
+
+@_cosine_distance.defjvp
+def _cosine_distance_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    out, norms, nonzero, side, half = _distance_of_directions(*primals, axis)
+    p, q = (_direction(recompute(x), *norm) for x, norm in zip(primals, norms, strict=True))
+    change = jnp.zeros_like(out)
+    for one, other, (length, power), x_dot in zip((p, q), (q, p), norms, tangents, strict=True):
+        # `half * one` is the component along `one`, which does not change the angle.
+        across = side * ((one - side * other) - half * one)
+        slope = quotient(across, jnp.where(nonzero, length, 1) * power)
+        change = change + jnp.sum(jnp.where(nonzero, slope, 0) * x_dot, axis)
+    return out, change
+
+
+@half_in_float32
+def squared_distance(x: Array, y: Array, axis: Axis = -1) -> Array:
+    r"""$\sum_i (x_i - y_i)^2$, from the differences, so that close points keep their digits.
+
+    >>> float(squared_distance(jnp.array([1.0, 2.0]), jnp.array([4.0, 6.0])))
+    25.0
+    """
+    return jnp.sum(jnp.square(x - y), axis)
+
+
+@half_in_float32
+def distance(x: Array, y: Array, axis: Axis = -1) -> Array:
+    """The Euclidean distance, without overflow; gradient 0 where the points coincide.
+
+    >>> float(distance(jnp.array([1.0, 2.0]), jnp.array([4.0, 6.0])))
+    5.0
+    """
+    return norm(x - y, axis)
+
+
+def pairwise_difference(x: Array, y: Array | None = None) -> Array:
+    """All differences `x[..., i] - y[..., j]`, at [..., i, j]; y is x unless given.
+
+    >>> pairwise_difference(jnp.array([1.0, 4.0])).tolist()
+    [[0.0, -3.0], [3.0, 0.0]]
+    """
+    return x[..., :, None] - (x if y is None else y)[..., None, :]

@@ -1,0 +1,120 @@
+"""Derivatives: in every mode, in a scan, and where predictions are perfect."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness.calls import directions, total
+from harness.programs import program
+
+import jaxloss as jl
+from laws import law
+
+
+@law()
+def test_forward_mode_is_reverse_mode(setting):
+    p = program(setting)
+    got = p.answers
+    products = [np.sum(got.slopes[n] * np.float64(p.tangents[n])) for n in sorted(p.at)]
+    size = sum(np.sum(np.abs(got.slopes[n] * p.tangents[n])) for n in sorted(p.at))
+    np.testing.assert_allclose(got.forward, sum(products), rtol=2e-5, atol=1e-5 + 1e-6 * size)
+
+
+@law()
+def test_second_derivatives_agree_in_every_mode(setting):
+    function, floating = total(setting)
+    tangents = directions(floating)
+    argnums = tuple(range(len(floating)))
+    gradient = jax.grad(function, argnums)
+    floating, tangents = tuple(floating), tuple(tangents)
+
+    def along(*floating):
+        return sum(jnp.sum(g * t) for g, t in zip(gradient(*floating), tangents, strict=True))
+
+    @jax.jit
+    def every(floating, tangents):
+        forward_over_reverse = jax.jvp(gradient, floating, tangents)
+        reverse_over_reverse = jax.grad(along, argnums)(*floating)
+        forward = lambda *x: jax.jvp(function, x, tangents)[1]
+        return forward_over_reverse, reverse_over_reverse, jax.grad(forward, argnums)(*floating)
+
+    (slopes, expected), *others = every(floating, tangents)
+    # What cancels in a second derivative has the size of the squared first one.
+    atol = max(1e-5, 1e-7 * max(np.max(np.abs(g)) for g in slopes) ** 2)
+    chex.assert_tree_all_finite(expected)
+    for got in others:
+        chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=atol)
+
+
+@law()
+def test_a_scan_has_the_derivatives_outside(setting):
+    """Differentiated, a scan forgets the rule of a function: its formula must be right too."""
+    function, floating = total(setting)
+    tangents = directions(floating)
+
+    def scanned(*floating):
+        step = lambda sum, x: (sum + function(*x), None)
+        twice = [jnp.stack([x, x]) for x in floating]  # what is the same in each turn moves out
+        return jax.lax.scan(step, 0 * function(*floating), twice)[0] / 2
+
+    @jax.jit
+    def product(floating, tangents):
+        gradients = [jax.grad(f, tuple(range(len(floating)))) for f in (function, scanned)]
+        return [jax.jvp(gradient, floating, tangents) for gradient in gradients]
+
+    fills = [setting.array_specs[i].domain.fill for i in setting.floating()]
+    perfect = [jnp.full_like(x, fill) for x, fill in zip(floating, fills, strict=True)]
+    for at in floating, perfect:
+        expected, got = product(at, tangents)
+        steepest = max(np.max(np.abs(g), initial=0, where=np.isfinite(g)) for g in expected[0])
+        for e, g in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+            finite = np.isfinite(e)
+            atol = max(1e-6, 1e-6 * steepest**2)
+            np.testing.assert_allclose(g[finite], e[finite], rtol=1e-4, atol=atol)
+
+
+@law()
+def test_derivatives_are_finite_at_a_perfect_prediction(setting):
+    """Ties, zeros and equal arguments: where norms, roots and logarithms go wrong."""
+    p = program(setting)
+    perfect = {
+        name: np.full_like(p.inputs[name], form.domain.fill)
+        for name, form in zip(p.names, setting.array_specs, strict=True)
+        if name in p.floating
+    }
+    got = p.every(**perfect)
+    if np.all(np.isfinite(got.values)):
+        chex.assert_tree_all_finite((got.slopes, got.forward, got.curvature))
+
+
+@law()
+def test_subnormal_numbers_are_no_worse_than_zeros(setting):
+    """Compiled, one of them is 0 in one place and not in another: 0 / 0 and 0 * inf lie near."""
+    above_zero = (jl.domains.positive, jl.domains.nonzero)
+    p, tiny, zero = program(setting), {}, {}
+    for name, form in zip(p.names, setting.array_specs, strict=True):
+        x = p.inputs[name]
+        fixed = name in setting.case.draws or form.domain in above_zero or form.domain.guard
+        if x.dtype == np.float32 and not fixed:
+            every_other = np.arange(x.size).reshape(x.shape) % 2 == 0
+            below = form.domain == jl.domains.log_probability
+            tiny[name] = np.where(every_other, np.float32(-1e-41 if below else 1e-41), x)
+            zero[name] = np.where(every_other, np.float32(0), x)
+    got, of_zeros = p.first(**tiny), p.first(**zero)
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(of_zeros), strict=True):
+        assert not np.isnan(ours)[~np.isnan(theirs)].any()
+
+
+@law()
+def test_a_nan_that_counts_is_seen(setting):
+    """In the value, and in the gradient of the input that held it: training must not go on."""
+    p = program(setting)
+    for name in p.floating:
+        x = p.inputs[name].copy()
+        x[1, 2] = np.nan
+        got = p.first(**{name: x})
+        assert np.all(np.isnan(got.values[1, 2])), f"a NaN in {name} leaves no NaN in the value"
+        assert np.any(np.isnan(got.slopes[name][1, 2])), f"a NaN in {name} has no NaN gradient"
+        if not setting.set_axes:
+            others = np.delete(got.values.reshape(-1), 1 * 6 + 2)
+            assert np.all(np.isfinite(others)), f"a NaN in {name} reaches other examples"

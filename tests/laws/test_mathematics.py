@@ -1,0 +1,98 @@
+"""Every loss against its oracle, and against what it claims of itself."""
+
+import jax
+import numpy as np
+from harness import accuracy, traits
+from harness.programs import BATCH, COUNT, program
+
+from laws import law
+
+FEW_EXAMPLES = [(0, 0), (0, 5), (1, 2), (2, 4), (3, 1), (3, 5)]
+
+
+@law()
+def test_value_is_that_of_the_oracle(setting):
+    p = program(setting)
+    values = p.first().values
+    assert values.shape == p.shape
+    for index in FEW_EXAMPLES:
+        expected = setting.case.oracle(**p.example(index))
+        np.testing.assert_allclose(values[index], expected, rtol=3e-6, atol=1e-6)
+
+
+@law()
+def test_gradient_is_that_of_the_oracle(setting):
+    """Central differences of the oracle in float64; of a shared option, summed over examples."""
+    p = program(setting)
+    slopes, oracle = p.first().slopes, setting.case.oracle
+    for name in sorted(p.at):
+        batched = name in setting.batched
+        examples = [p.example(i) for i in ([(0, 1)] if batched else np.ndindex(BATCH))]
+        start = np.array(examples[0][name], np.float64)
+        got = slopes[name][0, 1] if batched else slopes[name]
+        for place in np.ndindex(start.shape):
+            step = np.zeros(start.shape)
+            step[place] = 1e-6
+            each = [
+                np.sum(oracle(**one | {name: start + step}) - oracle(**one | {name: start - step}))
+                for one in examples
+            ]
+            np.testing.assert_allclose(
+                got[place],
+                np.sum(each) / 2e-6,
+                rtol=2e-4,
+                atol=2e-5 + 2e-6 * np.sum(np.abs(each)) / 2e-6,
+                err_msg=f"the derivative with respect to {name}{list(place)}",
+            )
+
+
+@law()
+def test_second_derivative_is_that_of_the_oracle(setting):
+    """Along the tangents t, t' H t of one example: a second difference of the oracle in float64."""
+    p, step = program(setting), 1e-4
+    names = sorted(p.at & setting.batched)
+    for index in FEW_EXAMPLES[:3]:
+        one = p.example(index)
+        t = {n: np.float64(p.tangents[n][index]) for n in names}
+        at = lambda share, one=one, t=t: np.sum(
+            setting.case.oracle(**one | {n: one[n] + share * t[n] for n in names})
+        )
+        expected = (at(step) - 2 * at(0) + at(-step)) / step**2
+        alone = p.tangents | {n: 0 * x for n, x in p.tangents.items() if n not in names}
+        curvature = p.every(tangents=alone).curvature
+        got = sum(np.sum(t[n] * curvature[n][index]) for n in names)
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * (1 + abs(at(0))))
+
+
+@law()
+def test_accurate_to_a_few_units_in_the_last_place(setting, is_quick):
+    p = program(setting)
+    rows = accuracy.DRAWN // 4 if setting.set_axes else accuracy.DRAWN
+    if is_quick:
+        # As many as the exact gradients allow: a difference for each entry, of a set of 5 or of one.
+        entries = sum(np.prod(p.inputs[n].shape[len(BATCH) :], dtype=int) for n in p.floating)
+        rows = int(np.clip(200 // (entries + 1) // (25 if setting.set_axes else 1), 1, COUNT))
+    worst = accuracy.worst_errors(
+        setting,
+        lambda data: p.first(**data)[:2],
+        rows=range(0, accuracy.DRAWN, accuracy.DRAWN // rows),
+        bounds=setting.case.ulp,
+    )
+    for (kind, (error, where)), bound in zip(worst.items(), setting.case.ulp, strict=True):
+        assert error <= bound, f"the {kind} is {error:.1f} ULP off (bound {bound}) at {where}"
+
+
+@law(only=lambda setting: setting.info.traits)
+def test_claimed_trait_holds(setting, is_quick):
+    for trait in sorted(setting.info.traits, key=lambda trait: trait.name):
+        if traits.applies(trait.name, setting):
+            for seed in range(1 if is_quick else 6):
+                traits.check(trait.name, traits.Drawn(program(setting), seed))
+
+
+@law(only=lambda setting: any(isinstance(v, float) for v in setting.given.values()))
+def test_a_number_is_worth_the_same_written_or_traced(setting):
+    p = program(setting)
+    data = [p.inputs[n] for n in p.names]
+    written = jax.jit(lambda *data: setting.loss(*data, **p.options, reduction="none"))(*data)
+    np.testing.assert_allclose(written, p.first().values, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,47 @@
+"""Precision: half is computed in single, double stays double."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from harness.calls import call, cast, gradient, x64
+
+from laws import law
+
+
+@law()
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(setting, dtype):
+    """The program is that of the widened inputs, so that its numbers need not be looked at."""
+    half = cast(setting, dtype)
+    widened = lambda *data: call(setting)(
+        *(x.astype(jnp.float32) if x.dtype == dtype else x for x in data)
+    )
+    got, expected = (jax.make_jaxpr(f)(*half) for f in (call(setting), widened))
+    assert [x.dtype for x in got.out_avals] == [jnp.float32]
+    assert str(got) == str(expected)
+    slopes = jax.eval_shape(gradient(setting), *half)
+    assert all(slope.dtype == dtype for slope in slopes)
+
+
+@law()
+def test_float64_stays_and_float32_does_not_widen(setting):
+    with x64():
+        wide = [x.astype(np.float64) if x.dtype == np.float32 else x for x in setting.data()]
+        assert jax.eval_shape(call(setting), *wide).dtype == jnp.float64
+        assert jax.eval_shape(call(setting), *setting.data()).dtype == jnp.float32
+
+
+@law()
+def test_float64_has_its_digits(setting):
+    data, options = setting.data(), setting.options()
+    with x64():
+        wide = [x.astype(np.float64) if x.dtype == np.float32 else x for x in data]
+        got = jax.jit(call(setting))(*wide)
+        assert got.dtype == jnp.float64
+        named = dict(zip(setting.info.data, wide, strict=True)) | options
+        # A default such as 0.1 is another number in float32, which is what oracles take it for.
+        numbers = {n: v for n, v in setting.info.spec.defaults.items() if isinstance(v, float)}
+        for index in ((1, 2), (0, 0)):
+            expected = setting.case.oracle(**numbers | setting.examples(named, index))
+            np.testing.assert_allclose(got[index], expected, rtol=1e-10, atol=1e-12)

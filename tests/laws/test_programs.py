@@ -1,0 +1,70 @@
+"""What a loss is as a program: its jaxpr, strict promotion, export, eager calls."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import BATCH
+from harness.calls import arrays, call, cast, gradient, strict
+from jax import export
+
+from laws import law
+
+
+def is_bare(setting):
+    """The guard of class ids, and a reduction by default, are steps of their own."""
+    spec = setting.info.spec
+    guarded = any(form.domain.guard for form in setting.array_specs)
+    return not guarded and spec.common_kwargs["reduction"] == "none"
+
+
+@law(only=is_bare)
+def test_the_decorator_adds_nothing_to_the_program(setting):
+    data = arrays(setting)
+    options = {
+        n: jnp.asarray(v) if isinstance(v, np.ndarray) else v for n, v in setting.options().items()
+    }
+    bare = jax.make_jaxpr(lambda *data: setting.loss.__wrapped__(*data, **options))(*data)
+    assert str(jax.make_jaxpr(call(setting))(*data)) == str(bare)
+
+
+@law()
+def test_strict_promotion_is_no_trouble(setting):
+    where = np.ones(setting.result_shape(), bool)
+    words = {"where": where, "weights": jnp.ones(where.shape), "reduction": "mean"}
+    with strict():
+        for data in (arrays(setting), cast(setting, jnp.bfloat16)):
+            jax.eval_shape(gradient(setting, **words), *data)
+
+
+@law()
+def test_it_exports_for_every_platform_and_any_batch(setting):
+    """Value and gradient, after a round through bytes, where they can be run."""
+    data = setting.data()
+    rows, columns = export.symbolic_shape("rows, columns")
+
+    def both(*data):
+        return call(setting)(*data), gradient(setting, reduction="mean")(*data)
+
+    specs = [
+        jax.ShapeDtypeStruct((rows, columns, *x.shape[2:]) if form.batched else x.shape, x.dtype)
+        for x, form in zip(data, setting.array_specs, strict=True)
+    ]
+    exported = export.export(jax.jit(both), platforms=("cpu", "cuda", "tpu"))(*specs)
+    assert exported.out_avals[0].shape[: len(BATCH)] == (rows, columns)
+    got = export.deserialize(exported.serialize()).call(*data)
+    for ours, expected in zip(
+        jax.tree.leaves(got), jax.tree.leaves(jax.jit(both)(*data)), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-6)
+
+
+@law()
+def test_eager_calls_compile_once_and_make_no_nan(setting, count_compilations):
+    data = arrays(setting)
+    loss, slopes = call(setting), gradient(setting)
+    with jax.debug_nans(True):
+        for _ in range(2):
+            loss(*data), slopes(*data)
+        with count_compilations() as compiled:
+            loss(*data), slopes(*data)
+    assert not compiled, f"the third eager call compiled {len(compiled)} programs"

@@ -27,7 +27,6 @@ from jaxloss.domains import (
     positive,
     unit_interval,
 )
-from jaxloss.numerics._special import exprel
 from jaxloss.ranking import list_mle
 from jaxloss.traits import convex, nonnegative, smooth
 
@@ -122,7 +121,7 @@ def _score(
         return -jnp.exp(-log_ratio)
     if divergence == "jensen_shannon":
         return numerics.log_sigmoid(log_ratio)
-    return log_ratio * exprel(-alpha * log_ratio)
+    return log_ratio * numerics.exprel(-alpha * log_ratio)
 
 
 @loss(

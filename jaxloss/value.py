@@ -22,7 +22,6 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
-from jaxloss.numerics._special import expm1_minus_x
 from jaxloss.regression import _huber
 from jaxloss.traits import convex, nonnegative
 
@@ -259,10 +258,10 @@ def gumbel(
     """
     z = (target - prediction) / scale
     if clip is None:
-        return expm1_minus_x(z)
+        return numerics.expm1_minus_x(z)
     beyond = z > clip
     inside = jnp.where(beyond, clip, z)
-    return expm1_minus_x(inside) + jnp.where(beyond, jnp.expm1(inside) * (z - clip), 0)
+    return numerics.expm1_minus_x(inside) + jnp.where(beyond, jnp.expm1(inside) * (z - clip), 0)
 
 
 # --- distributions of targets ------------------------------------------------------------------

@@ -12,27 +12,26 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
-from jaxloss.numerics._double_double import two_sum
-from jaxloss.numerics._softmax_nll import exp_dd
+from jaxloss.numerics._double_double import DD, at_dd, exp_dd, two_sum
 
 
-def _exp(log_ratio: Float[Array, "*shape"], lo: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """exp(log_ratio + lo), infinite where that overflows."""
-    largest = math.floor(math.log(float(jnp.finfo(log_ratio.dtype).max)))
-    fits = log_ratio <= largest
-    ratio = exp_dd(jnp.where(fits, log_ratio, 0), jnp.where(fits, lo, 0))
-    return jnp.where(fits, ratio, jnp.exp(jnp.where(fits, 0, log_ratio)))
+def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
+    """The exponential, infinite where it overflows."""
+    largest = math.floor(math.log(float(jnp.finfo(log_ratio.hi.dtype).max)))
+    fits = log_ratio.hi <= largest
+    ratio = exp_dd(jax.tree.map(lambda x: jnp.where(fits, x, 0), log_ratio))
+    return jnp.where(fits, ratio, jnp.exp(jnp.where(fits, 0, log_ratio.hi)))
 
 
 def _ratio_within(
     log_prob: Float[Array, "*batch"], old_log_prob: Float[Array, "*batch"], floor: Any, cap: Any
 ) -> Float[Array, "*batch"]:
     """The ratio of two probabilities, clipped; a ratio outside has derivative 0."""
-    log_ratio, lo = two_sum(log_prob, -old_log_prob)
-    above, below = log_ratio > jnp.log(cap), log_ratio < jnp.log(floor)
+    log_ratio = two_sum(log_prob, -old_log_prob)
+    above, below = log_ratio.hi > jnp.log(cap), log_ratio.hi < jnp.log(floor)
     # Clipped before it is exponentiated: 0 times an infinite derivative is NaN.
     outside = above | below
-    ratio = _exp(jnp.where(outside, 0, log_ratio), jnp.where(outside, 0, lo))
+    ratio = _exp(jax.tree.map(lambda x: jnp.where(outside, 0, x), log_ratio))
     return jnp.where(above, cap, jnp.where(below, floor, ratio))
 
 
@@ -229,9 +228,9 @@ def soft_clipped(
     """
     temperature = jnp.where(advantage > 0, positive_temperature, negative_temperature)
     # The sigmoid is 0 or 1 to all digits where its argument exceeds 100.
-    log_ratio, lo = two_sum(log_prob, -old_log_prob)
-    near = log_ratio < jnp.log1p(100 / temperature)
-    change = jnp.expm1(jnp.where(near, log_ratio, 0)) * (1 + jnp.where(near, lo, 0))
+    log_ratio = two_sum(log_prob, -old_log_prob)
+    near = log_ratio.hi < jnp.log1p(100 / temperature)
+    change = at_dd(numerics.expm1, jax.tree.map(lambda x: jnp.where(near, x, 0), log_ratio))
     gate = jnp.where(near, numerics.sigmoid(temperature * change), 1)
     return -4 / temperature * gate * advantage
 

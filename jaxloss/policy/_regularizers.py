@@ -10,7 +10,6 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import extended
-from jaxloss.numerics._special import expm1_minus_x
 from jaxloss.traits import nonnegative, shift_invariant
 
 
@@ -53,7 +52,7 @@ def kl_estimate(
     log_ratio = reference_log_prob - log_prob
     if order == 1:
         return -log_ratio
-    return 0.5 * jnp.square(log_ratio) if order == 2 else expm1_minus_x(log_ratio)
+    return 0.5 * jnp.square(log_ratio) if order == 2 else numerics.expm1_minus_x(log_ratio)
 
 
 @loss(nonnegative, shift_invariant, logits=extended)

@@ -711,4 +711,4 @@ def plackett_luce(
     References:
         Plackett, *The Analysis of Permutations*, 1975.
     """
-    return list_mle(scores, -ranks, mask=mask)
+    return list_mle(scores, -ranks.astype(scores.dtype), mask=mask)

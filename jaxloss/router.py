@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss.domains import class_ids, distribution, extended, nonnegative_number
+from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
+from jaxloss.numerics._labels import is_label
 from jaxloss.traits import nonnegative
 
 __all__ = ["importance_cv", "indexer_kl", "load_balance", "load_cv"]
@@ -69,7 +70,7 @@ def load_balance(
     experts, k = probabilities.shape[-1], expert_ids.shape[-1]
     keep = jnp.ones(expert_ids.shape[:-1], bool) if mask is None else mask
     sent = jnp.where(keep[..., None], expert_ids, -1)
-    is_expert = sent[..., None] == jnp.arange(experts, dtype=sent.dtype)
+    is_expert = is_label(probabilities[..., None, :], sent)
     counts = jnp.sum(is_expert, axis=(-3, -2), dtype=jnp.int32)
     mass = jnp.sum(jnp.where(keep[..., None], probabilities, 0), axis=-2)
     tokens = jnp.sum(keep, axis=-1, dtype=jnp.int32)
@@ -119,7 +120,7 @@ def importance_cv(
     return _squared_variation(_over_devices(jnp.sum(kept, axis=-2), axis_name))
 
 
-@loss(nonnegative, logits=extended)
+@loss(nonnegative, logits=finite, noisy_logits=finite)
 def load_cv(
     logits: Real[ArrayLike, "*batch tokens experts"],
     noisy_logits: Real[ArrayLike, "*batch tokens experts"],

@@ -76,12 +76,13 @@ def clipped_value(
         Schulman et al., *Proximal Policy Optimization Algorithms* (its code), 2017.
     """
     moved = value - old_value
-    outside = jnp.abs(moved) > clip
-    bounded = jnp.where(outside, old_value + jnp.sign(moved) * clip, value)
+    inside, outside = jnp.abs(moved) <= clip, jnp.abs(moved) > clip
+    # Neither holds where one of the two is NaN, and then their sum is.
+    unbounded = jnp.where(inside, value, value + old_value)
+    bounded = jnp.where(outside, old_value + jnp.sign(moved) * clip, unbounded)
     error, bounded_error = value - target, bounded - target
-    # A NaN compares as false, and then the error itself is taken.
-    use_bounded = jnp.abs(bounded_error) > jnp.abs(error)
-    return 0.5 * jnp.square(jnp.where(use_bounded, bounded_error, error))
+    is_smaller = jnp.abs(bounded_error) <= jnp.abs(error)
+    return 0.5 * jnp.square(jnp.where(is_smaller, error, bounded_error))
 
 
 @loss(nonnegative, levels=unit_interval, delta=positive)
@@ -183,7 +184,7 @@ def exponential_advantage(
     advantage: Real[ArrayLike, "*batch"],
     *,
     temperature: Real[ArrayLike, ""] = 1.0,
-    max_weight: Real[ArrayLike, ""] | None = 100.0,
+    max_weight: Real[ArrayLike, ""] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Advantage-weighted regression: log-likelihood of actions, weighted by exp(advantage).
@@ -199,7 +200,7 @@ def exponential_advantage(
         log_prob: Log-probability of the action of the data under the policy that is trained.
         advantage: How much better the action was than expected; not differentiated.
         temperature: How sharply the weights prefer good actions.
-        max_weight: The largest weight; None for no bound.
+        max_weight: The largest weight, 20 in AWR, 100 in IQL; None for no bound.
 
     Returns:
         The loss of each action.

@@ -90,9 +90,9 @@ def is_quick(request):
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration, **about: COMPILED.append(about)
-    if event == "/jax/core/compile/backend_compile_duration"
-    else None
+    lambda event, duration, **about: (
+        COMPILED.append(about) if event == "/jax/core/compile/backend_compile_duration" else None
+    )
 )
 
 

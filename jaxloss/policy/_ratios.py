@@ -229,7 +229,7 @@ def soft_clipped(
     temperature = jnp.where(advantage > 0, positive_temperature, negative_temperature)
     # The sigmoid is 0 or 1 to all digits where its argument exceeds 100.
     log_ratio = two_sum(log_prob, -old_log_prob)
-    near = log_ratio.hi < jnp.log1p(100 / temperature)
+    near = ~(log_ratio.hi >= jnp.log1p(100 / temperature))  # NaN is near
     change = at_dd(numerics.expm1, jax.tree.map(lambda x: jnp.where(near, x, 0), log_ratio))
     gate = jnp.where(near, numerics.sigmoid(temperature * change), 1)
     return -4 / temperature * gate * advantage
@@ -276,7 +276,7 @@ def clipped_sequence(
         log_probs: Log-probabilities of the tokens under the policy that is trained.
         old_log_probs: Log-probabilities under the policy that sampled them.
         advantage: How much better the sequence was than expected.
-        mask: False leaves a token out, whatever it holds; a sequence of none has loss 0.
+        mask: False leaves a token out, whatever it holds; a sequence of none is left out.
         low: How far the ratio (the log-ratio of a token) may fall below 1 (below 0).
         high: How far it may rise.
         mean: "ratio" clips the mean of the sequence, "geometric" the tokens.
@@ -304,5 +304,4 @@ def clipped_sequence(
         floor, cap = _one_sided(advantage, low, high, None)
         mean_log_ratio = _mean_over_tokens(log_ratio, mask)
         ratio = _ratio_within(mean_log_ratio, jnp.zeros_like(mean_log_ratio), floor, cap)
-    is_empty = False if mask is None else ~jnp.any(mask, axis=-1)
-    return jnp.where(is_empty, 0, -advantage * ratio)
+    return -advantage * ratio

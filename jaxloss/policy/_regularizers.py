@@ -1,7 +1,8 @@
 """What is added to a policy loss: estimates of a Kullback-Leibler divergence, the entropy."""
 
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Real
@@ -10,6 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import extended
+from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.traits import nonnegative, shift_invariant
 
 
@@ -55,6 +57,23 @@ def kl_estimate(
     return 0.5 * jnp.square(log_ratio) if order == 2 else numerics.expm1_minus_x(log_ratio)
 
 
+@jax.custom_jvp
+def _entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    log_probabilities = numerics.log_softmax(logits)
+    terms = numerics.multiply_no_nan(jnp.exp(log_probabilities), log_probabilities)
+    return 0 - jnp.sum(terms, axis=-1)
+
+
+# By hand: near the uniform distribution log p plus the entropy cancels; the logits less their mean
+# under p are the same, with all digits.
+@_entropy.defjvp
+def _entropy_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (logits,), (logits_dot,) = primals, tangents
+    p = numerics.softmax(logits)
+    centred = subtract_weighted_mean(jnp.where(logits == -jnp.inf, 0, logits), p, -1)
+    return _entropy(logits), -jnp.sum(p * centred * logits_dot, axis=-1)
+
+
 @loss(nonnegative, shift_invariant, logits=extended)
 def entropy(
     logits: Real[ArrayLike, "*batch classes"],
@@ -82,6 +101,4 @@ def entropy(
         Williams and Peng, *Function Optimization Using Connectionist Reinforcement Learning
         Algorithms*, 1991.
     """
-    log_probabilities = numerics.log_softmax(logits)
-    terms = numerics.multiply_no_nan(jnp.exp(log_probabilities), log_probabilities)
-    return 0 - jnp.sum(terms, axis=-1)
+    return _entropy(logits)

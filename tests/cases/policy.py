@@ -55,7 +55,7 @@ def entropy(logits):
 
 
 def reinforce(log_prob, advantage, weight=1.0, *, fixed=None):
-    return -(weight if fixed is None else fixed["weight"]) * advantage * log_prob
+    return -(weight if fixed is None else fixed.get("weight", weight)) * advantage * log_prob
 
 
 def cispo(log_prob, old_log_prob, advantage, low=1.0, high=4.0, *, fixed=None):
@@ -103,6 +103,7 @@ CASES = {
     "clipped": Case(
         clipped,
         options=({}, {"low": 0.1, "high": 0.28}, {"dual_clip": 1.5}),
+        linear_in=("advantage",),
         draws=DRAWS,
         extremes=EXTREMES,
     ),
@@ -114,11 +115,19 @@ CASES = {
         ),
         draws={"log_prob": log_probability},
         extremes=EXTREMES,
+        linear_in=("log_prob", "advantage"),
     ),
-    "cispo": Case(cispo, options=({}, {"low": 0.2, "high": 0.28}), draws=DRAWS, extremes=EXTREMES),
+    "cispo": Case(
+        cispo,
+        options=({}, {"low": 0.2, "high": 0.28}),
+        draws=DRAWS,
+        extremes=EXTREMES,
+        linear_in=("old_log_prob", "advantage"),
+    ),
     "soft_clipped": Case(
         soft_clipped,
         options=({}, {"positive_temperature": 0.5, "negative_temperature": 2.0}),
+        linear_in=("advantage",),
         draws=DRAWS,
         extremes=EXTREMES,
     ),
@@ -135,6 +144,7 @@ CASES = {
             "old_log_probs": lambda g, n: near_one(g, (n,)),
         },
         conditioned=True,
+        linear_in=("advantage",),
     ),
     "kl_estimate": Case(
         kl_estimate,
@@ -151,5 +161,6 @@ CASES = {
             ).astype("f")
         },
         by_component=False,
+        conditioned=True,
     ),
 }

@@ -75,7 +75,7 @@ def kto(
     *,
     fixed=None,
 ):
-    z = beta * (log_ratio - max(0, kl if fixed is None else fixed["kl"]))
+    z = beta * (log_ratio - max(0, kl if fixed is None else fixed.get("kl", kl)))
     return desirable_weight * sigmoid(-z) if desirable else undesirable_weight * sigmoid(z)
 
 
@@ -139,7 +139,7 @@ def ranks(generator, batch):
 
 
 def pairs(oracle, *options):
-    return Case(oracle, options=({}, *options), extremes=PAIR, conditioned=True)
+    return Case(oracle, options=({}, *options), extremes=PAIR, conditioned=True, by_component=False)
 
 
 CASES = {
@@ -160,6 +160,7 @@ CASES = {
         options=({}, {"weight": 0.5}),
         draws={"chosen": negative, "rejected": negative},
         extremes={"chosen": mean_log_probability, "rejected": mean_log_probability},
+        ulp=(4, 6),
         conditioned=True,
     ),
     "kto": Case(

@@ -32,7 +32,7 @@ def importance_cv(gates, mask=None):
 
 
 def load_cv(logits, noisy_logits, k=1, noise_scale=1.0, mask=None, *, fixed=None):
-    noisy = noisy_logits if fixed is None else fixed["noisy_logits"]
+    noisy = noisy_logits if fixed is None else fixed.get("noisy_logits", noisy_logits)
     loads = [0] * len(logits[0])
     for t in range(len(logits)):
         if mask is not None and not mask[t]:
@@ -45,7 +45,7 @@ def load_cv(logits, noisy_logits, k=1, noise_scale=1.0, mask=None, *, fixed=None
 
 
 def indexer_kl(attention, logits, mask=None, *, fixed=None):
-    attention = attention if fixed is None else fixed["attention"]
+    attention = attention if fixed is None else fixed.get("attention", attention)
     kept = [j for j in range(len(logits)) if mask is None or mask[j]]
     total = log(sum(exp(logits[j]) for j in kept))
     return sum(attention[j] * (log(attention[j]) - logits[j] + total) for j in kept)
@@ -86,6 +86,7 @@ CASES = {
             "probabilities": lambda g, n: probabilities(g, (n,)),
             "expert_ids": lambda g, n: ids(g, (n,)),
         },
+        linear_in=("probabilities",),
     ),
     "importance_cv": Case(
         importance_cv,
@@ -104,6 +105,7 @@ CASES = {
             "noisy_logits": lambda g, n: scores(g, (n,)),
         },
         ulp=(16, 16),
+        linear_in=("noisy_logits",),
         by_component=False,
         conditioned=True,
     ),
@@ -117,5 +119,6 @@ CASES = {
         },
         by_component=False,
         conditioned=True,
+        linear_in=("attention",),
     ),
 }

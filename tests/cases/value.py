@@ -48,7 +48,7 @@ def temperature(log_temperature, log_prob, target_entropy=None, linear=False, *,
     return -factor * (at["log_prob"] + at["target_entropy"])
 
 
-def exponential_advantage(log_prob, advantage, temperature=1.0, max_weight=100.0, *, fixed=None):
+def exponential_advantage(log_prob, advantage, temperature=1.0, max_weight=None, *, fixed=None):
     at = {"advantage": advantage, "temperature": temperature, "max_weight": max_weight}
     at |= fixed or {}
     weight = exp(at["advantage"] / at["temperature"])
@@ -81,12 +81,14 @@ CASES = {
         temperature,
         options=({"target_entropy": -2.0}, {"target_entropy": -2.0, "linear": True}),
         extremes={"log_temperature": moderate, "log_prob": moderate},
+        linear_in=("log_prob", "log_temperature"),
         conditioned=True,
     ),
     "exponential_advantage": Case(
         exponential_advantage,
-        options=({}, {"temperature": 0.5, "max_weight": 2.0}, {"max_weight": None}),
+        options=({}, {"temperature": 0.5, "max_weight": 2.0}, {"max_weight": 100.0}),
         extremes={"log_prob": moderate, "advantage": moderate},
+        linear_in=("log_prob", "advantage"),
         conditioned=True,
     ),
     "gumbel": Case(

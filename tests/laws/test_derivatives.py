@@ -114,7 +114,8 @@ def test_a_nan_that_counts_is_seen(setting):
         x[1, 2] = np.nan
         got = p.first(**{name: x})
         assert np.all(np.isnan(got.values[1, 2])), f"a NaN in {name} leaves no NaN in the value"
-        assert np.any(np.isnan(got.slopes[name][1, 2])), f"a NaN in {name} has no NaN gradient"
+        if name not in setting.case.linear_in:
+            assert np.any(np.isnan(got.slopes[name][1, 2])), f"a NaN in {name} has no NaN gradient"
         if not setting.set_axes:
             others = np.delete(got.values.reshape(-1), 1 * 6 + 2)
             assert np.all(np.isfinite(others)), f"a NaN in {name} reaches other examples"

@@ -133,7 +133,9 @@ def test_the_slope_in_the_order_is_that_of_differences(name):
     with jax.enable_x64(True):
         log_p, q = jnp.log(jnp.asarray(P, jnp.float64)), jnp.asarray(Q, jnp.float64)
         loss = jax.jit(jax.vmap(lambda order: getattr(divergence, name)(log_p, q, order=order)))
-        orders = jnp.array([1.0, 0.5, 0.01, 0.999999, 2.0, 7.0] + [0.0] * (name == "alpha_divergence"))
+        orders = jnp.array(
+            [1.0, 0.5, 0.01, 0.999999, 2.0, 7.0] + [0.0] * (name == "alpha_divergence")
+        )
         _, slope = jax.jvp(loss, (orders,), (jnp.ones_like(orders),))
         difference = (loss(orders + 1e-5) - loss(orders - 1e-5)) / 2e-5
         np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-7)
@@ -142,7 +144,15 @@ def test_the_slope_in_the_order_is_that_of_differences(name):
 def test_a_masked_class_does_not_exist():
     mask = jnp.array([True, False, True, True])
     kept = jnp.array([0, 2, 3])
-    for name in ("kl", "kl_log", "reverse_kl", "generalized_kl", "renyi", "alpha_divergence", "kl_logits"):
+    for name in (
+        "kl",
+        "kl_log",
+        "reverse_kl",
+        "generalized_kl",
+        "renyi",
+        "alpha_divergence",
+        "kl_logits",
+    ):
         loss = getattr(divergence, name)
         target = jnp.log(Q) if name in ("kl_log", "kl_logits") else Q
         got = loss(jnp.log(P), target, mask=mask)

@@ -515,7 +515,12 @@ def test_second_derivatives_stay_in_chunks():
             {"policy": "least_memory"},
             "2048 x 1024 at a time: 8 MiB instead of 1.02e+03",
         ),
-        ((100, 8, 50), "f4", {"chunk_size": 30}, "20 x 50 at a time: 0.00381 MiB instead of 0.0191"),
+        (
+            (100, 8, 50),
+            "f4",
+            {"chunk_size": 30},
+            "20 x 50 at a time: 0.00381 MiB instead of 0.0191",
+        ),
     ],
     ids=str,
 )

@@ -478,7 +478,9 @@ def test_a_mask_of_the_wrong_structure_is_named():
         transforms.regularize(ADAM, penalties.l2, 0.1, mask={"w": True}),
     ):
         params = parameters()
-        with pytest.raises(ValueError, match=r"transforms\.\w+: `mask` does not have the structure"):
+        with pytest.raises(
+            ValueError, match=r"transforms\.\w+: `mask` does not have the structure"
+        ):
             tx.update(params, tx.init(params), params)
 
 

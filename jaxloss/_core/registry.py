@@ -25,6 +25,10 @@ FAMILIES = (
     "contrastive",
     "segmentation",
     "sequence",
+    "policy",
+    "value",
+    "preference",
+    "router",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

@@ -8,7 +8,9 @@ form of its arguments and every set of options that its row names.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
+import inspect
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +24,7 @@ from jaxloss._core.spec import ArraySpec
 from jaxloss.catalogue import LossInfo
 
 BATCH = (2, 3)
-SIZES = {"classes": 4, "frames": 6, "tokens": 3, "height": 2, "width": 3}
+SIZES = {"classes": 4, "frames": 6, "tokens": 3, "height": 2, "width": 3, "experts": 4}
 OTHER_SIZE = 5
 
 
@@ -43,6 +45,8 @@ class Case:
         conditioned: Whether an error smaller than what one last place of the inputs changes counts
             as that: a difference of given logarithms is as uncertain as they are. May be a function
             of an example.
+        linear_in: Arguments with respect to which the gradient does not depend on them: constants of
+            the gradient, and those in which the loss is linear. A NaN shows in the value alone.
     """
 
     oracle: Callable[..., Any]
@@ -52,6 +56,17 @@ class Case:
     ulp: tuple[float, float] = (4, 4)
     by_component: bool | Callable[["Setting"], bool] = True
     conditioned: bool | Callable[[Mapping[str, Any]], bool] = False
+    linear_in: tuple[str, ...] = ()
+
+    def around(self, example: Mapping[str, Any]) -> Callable[..., Any]:
+        """The oracle whose derivatives are those of the loss.
+
+        Where the loss stops a gradient, the oracle takes an argument `fixed`: what is a constant
+        of the gradient keeps its value in `example`.
+        """
+        if "fixed" not in inspect.signature(self.oracle).parameters:
+            return self.oracle
+        return functools.partial(self.oracle, fixed=example)
 
 
 @dataclasses.dataclass(frozen=True)

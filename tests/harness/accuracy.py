@@ -41,8 +41,9 @@ def exact_gradient(oracle, named, name):
     return gradient
 
 
-def exact_gradients(oracle, one, names):
+def exact_gradients(case, one, names):
     """The derivative with respect to every entry of the named arguments, one after the other."""
+    oracle = case.around(one)
     return [e for name in names for e in np.ravel(exact_gradient(oracle, one, name))]
 
 
@@ -73,11 +74,11 @@ def change_of_value(oracle, one, names, shown):
     ]
 
 
-def change_of_gradient(oracle, one, names, shown):
+def change_of_gradient(case, one, names, shown):
     """How far the gradient moves at most."""
-    gradient, largest = exact_gradients(oracle, one, names), 0
+    gradient, largest = exact_gradients(case, one, names), 0
     for moved in moved_by_last_places(one, names, shown):
-        there = exact_gradients(oracle, moved, names)
+        there = exact_gradients(case, moved, names)
         largest = max([largest, *(abs(a - b) for a, b in zip(there, gradient, strict=True))])
     return largest
 
@@ -162,7 +163,7 @@ def worst_errors(
 def _errors(setting, oracle, one, names, shown, value, got, worst, bounds):
     """The errors of one example."""
     of_values = ulp_error(np.ravel(value), np.ravel(oracle(**one)))
-    exact = exact_gradients(oracle, one, names)
+    exact = exact_gradients(setting.case, one, names)
     largest = max(map(abs, exact), default=0)
     of_components = []
     for g, e in zip(got, exact, strict=True):
@@ -172,11 +173,11 @@ def _errors(setting, oracle, one, names, shown, value, got, worst, bounds):
         of_components.append(error)
     conditioned = setting.case.conditioned
     if conditioned(shown) if callable(conditioned) else conditioned:
-        about = oracle, one, names, shown
+        about = one, names, shown
         if np.max(of_values) > max(worst["value"][0], bounds[0]):
-            of_values = of_values / np.maximum(1, change_of_value(*about))
+            of_values = of_values / np.maximum(1, change_of_value(oracle, *about))
         if max(of_components, default=0) > max(worst["gradient"][0], bounds[1]):
-            change = change_of_gradient(*about)
+            change = change_of_gradient(setting.case, *about)
             of_components = [
                 min(error, float(abs(float(g) - e) / change)) if change else error
                 for error, g, e in zip(of_components, got, exact, strict=True)

@@ -29,9 +29,7 @@ def total(setting: Setting, data: Any = None, **words: Any):
 
     def function(*floating):
         replaced = dict(zip(at, floating, strict=True))
-        return jnp.sum(
-            call(setting, **words)(*(replaced.get(i, x) for i, x in enumerate(data)))
-        )
+        return jnp.sum(call(setting, **words)(*(replaced.get(i, x) for i, x in enumerate(data))))
 
     return function, [jnp.asarray(data[i]) for i in at]
 

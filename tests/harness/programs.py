@@ -88,9 +88,7 @@ def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tup
             return parts.value, (kept, parts)
 
         gradient = jax.value_and_grad(total, has_aux=True)
-        ((_, values), slopes), ((forward, _), curvature) = jax.jvp(
-            gradient, (moving,), (tangents,)
-        )
+        ((_, values), slopes), ((forward, _), curvature) = jax.jvp(gradient, (moving,), (tangents,))
         (_, (kept, parts)), mean_slopes = jax.value_and_grad(mean, has_aux=True)(moving)
         return Answers(
             values, slopes, forward, curvature, kept, parts.total, parts.weight, mean_slopes
@@ -135,7 +133,9 @@ class Program:
     def arguments(self, **changed: Any) -> dict[str, Any]:
         """All arrays that the program takes: those drawn, with some changed."""
         arrays = self.inputs | self.numeric | changed
-        return {n: np.asarray(x, np.float32) if isinstance(x, float) else x for n, x in arrays.items()}
+        return {
+            n: np.asarray(x, np.float32) if isinstance(x, float) else x for n, x in arrays.items()
+        }
 
     def first(self, **changed: Any) -> Answers:
         """Values and gradients; by the program of all answers, where that is compiled anyway."""

@@ -21,10 +21,14 @@ class Drawn:
         self.generator = np.random.default_rng(seed)
         self.data = self.setting.data(BATCH, seed)
         self.other = self.setting.data(BATCH, seed + 7)[0]
-        self.options = {n: v for n, v in self.setting.options(BATCH, seed + 1).items() if n in program.numeric}
+        self.options = {
+            n: v for n, v in self.setting.options(BATCH, seed + 1).items() if n in program.numeric
+        }
 
     def _answers(self, data):
-        return self.program.first(**dict(zip(self.program.names, data, strict=True)), **self.options)
+        return self.program.first(
+            **dict(zip(self.program.names, data, strict=True)), **self.options
+        )
 
     def __call__(self, first, *others):
         return np.asarray(self._answers([first, *others]).values, np.float64)
@@ -141,7 +145,9 @@ def proper(drawn):
     assert np.all(expected(best) <= expected(drawn.data[0]) + 1e-5)
 
 
-CHECKS: dict[str, Callable[[Drawn], None]] = {name: globals()[name] for name in jl.traits.all_traits()}
+CHECKS: dict[str, Callable[[Drawn], None]] = {
+    name: globals()[name] for name in jl.traits.all_traits()
+}
 
 
 def applies(trait: str, setting: cases.Setting) -> bool:

@@ -29,9 +29,7 @@ def test_where_hides_whatever_the_inputs_hold(setting):
     where = every_other(p.shape)
     clean = p.every(where)
     if not setting.set_axes:
-        np.testing.assert_allclose(
-            clean.kept[where], p.answers.values[where], rtol=2e-6, atol=1e-7
-        )
+        np.testing.assert_allclose(clean.kept[where], p.answers.values[where], rtol=2e-6, atol=1e-7)
     forms = dict(zip(p.names, setting.array_specs, strict=True))
     for bad in (np.nan, np.inf, -np.inf):
         dirty = {n: x.copy() for n, x in p.inputs.items()}

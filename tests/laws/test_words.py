@@ -84,5 +84,7 @@ def test_everything_public_in_a_family_is_a_loss_or_a_helper():
 def test_the_laws_listed_are_the_laws_tested():
     found = set()
     for path in pathlib.Path(laws.__file__).parent.glob("test_*.py"):
-        found |= set(re.findall(r"^@law\(.*\)\n(?:@.*\n)*def test_(\w+)\(", path.read_text(), re.MULTILINE))
+        found |= set(
+            re.findall(r"^@law\(.*\)\n(?:@.*\n)*def test_(\w+)\(", path.read_text(), re.MULTILINE)
+        )
     assert found == set(LAWS)

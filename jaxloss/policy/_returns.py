@@ -1,0 +1,290 @@
+r"""Returns and advantages along trajectories, by one backward recursion.
+
+$$y_t = b_t + a_t\, y_{t+1}$$
+
+Generalized advantages, lambda-returns and V-trace are this recursion with different $a$ and $b$.
+A terminal step has no future: its bootstrap is 0. A truncated step (a time limit, the end of a
+buffer) has one, of which the trajectory holds nothing more: its bootstrap is `next_values`, and
+the recursion starts anew. The two are different arguments, since confusing them is the most
+common fault of implementations.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss.policy._arguments import flags, floats, fraction
+
+
+class Returns(NamedTuple):
+    """Advantages and targets, both of the shape of the rewards.
+
+    Attributes:
+        advantage: How much better each action was than the value predicted.
+        target: What the value should have been.
+    """
+
+    advantage: Array
+    target: Array
+
+
+def _backward(decay: Array, base: Array, parallel: bool) -> Array:
+    """y[t] = base[t] + decay[t] * y[t + 1] along the last axis, from 0 behind the end."""
+    if parallel:
+
+        def compose(later: Any, earlier: Any) -> Any:
+            (a2, b2), (a1, b1) = later, earlier
+            return a1 * a2, b1 + a1 * b2
+
+        return lax.associative_scan(compose, (decay, base), reverse=True, axis=base.ndim - 1)[1]
+
+    def step(y: Array, factors: Any) -> tuple[Array, Array]:
+        a, b = factors
+        y = b + a * y
+        return y, y
+
+    time_first = tuple(jnp.moveaxis(x, -1, 0) for x in (decay, base))
+    _, found = lax.scan(step, jnp.zeros_like(base[..., 0]), time_first, reverse=True)
+    return jnp.moveaxis(found, 0, -1)
+
+
+class _Trajectories(NamedTuple):
+    """Where the future ends, as factors: 1 where it counts and 0 where it does not."""
+
+    bootstrap: Array  # of the value of the next observation: 0 at a terminal step
+    trace: Array  # of what the trajectory holds of the next step: 0 also where it is cut
+    mask: Array
+
+
+def _trajectories(
+    fun_name: str, rewards: Array, terminal: Any, truncated: Any, mask: Any, segments: Any
+) -> _Trajectories:
+    shape = rewards.shape
+    ones = jnp.ones(shape, bool)
+    is_terminal, is_truncated = flags(fun_name, shape, terminal=terminal, truncated=truncated)
+    (counts,) = flags(fun_name, shape, mask=ones if mask is None else mask)
+    follows = jnp.concatenate([counts[..., 1:], jnp.zeros_like(counts[..., :1])], axis=-1)
+    if segments is not None:
+        ids = jnp.asarray(segments)
+        if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.shape != shape:
+            message = (
+                f"{fun_name}: `segments` is {ids.dtype} of shape {ids.shape}, expected integers "
+                f"of shape {shape}."
+            )
+            raise ValueError(message)
+        same = ids[..., 1:] == ids[..., :-1]
+        follows &= jnp.concatenate([same, jnp.zeros_like(counts[..., :1])], axis=-1)
+    dtype = rewards.dtype
+    bootstrap = (~is_terminal).astype(dtype)
+    return _Trajectories(bootstrap, bootstrap * (~is_truncated & follows).astype(dtype), counts)
+
+
+def gae(
+    rewards: Any,
+    values: Any,
+    next_values: Any,
+    *,
+    discount: Any = 0.99,
+    trace: Any = 0.95,
+    terminal: Any = None,
+    truncated: Any = None,
+    mask: Any = None,
+    segments: Any = None,
+    parallel: bool = False,
+) -> Returns:
+    r"""Generalized advantage estimates, and the targets of the values.
+
+    $$A_t = \delta_t + \gamma \lambda A_{t+1}, \qquad
+      \delta_t = r_t + \gamma v'_t - v_t, \qquad \text{target}_t = v_t + A_t$$
+
+    $v'_t$ is the value of the observation that follows step $t$, and 0 if the step is terminal;
+    behind a terminal or truncated step, and between segments, the recursion starts anew. Where an
+    environment resets itself, the observation after a truncated step is the last of the old
+    episode, not the first of the new. Without resets, `next_values` is
+    `jnp.concatenate([values[..., 1:], last_value[..., None]], -1)`.
+
+    Args:
+        rewards: `(*batch, time)`.
+        values: `(*batch, time)`, the predicted value of the observation of each step.
+        next_values: `(*batch, time)`, the predicted value of the observation after each step.
+        discount: Discount factor, from 0 to 1.
+        trace: The trace parameter lambda, from 0 to 1: 0 for one-step errors, 1 for Monte Carlo.
+        terminal: Booleans, True where the episode ended in a state without a future.
+        truncated: Booleans, True where it was cut off although it had one.
+        mask: Booleans, False for padding: its advantage is 0, whatever it holds.
+        segments: Integers, the episode of each step where a row holds several, one after the other.
+        parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
+
+    Returns:
+        `Returns(advantage, target)` of the rewards' shape. Gradients flow through both; wrap
+        them in `jax.lax.stop_gradient` as targets.
+
+    Raises:
+        TypeError: If a flag is not boolean.
+        ValueError: If shapes differ, or the discount or the trace is not between 0 and 1.
+
+    Example:
+        >>> gae([1.0, 1.0], [0.0, 0.0], [0.0, 4.0], discount=0.5, trace=1.0).advantage
+        Array([2.5, 3. ], dtype=float32)
+        >>> gae([1.0, 1.0], [0.0, 0.0], [0.0, 4.0], discount=0.5, terminal=[False, True]).target[-1]
+        Array(1., dtype=float32)
+
+    References:
+        Schulman et al., *High-Dimensional Continuous Control Using Generalized Advantage
+        Estimation*, 2016.
+    """
+    name = "jaxloss.policy.gae"
+    rewards, values, next_values = floats(
+        name, rewards=rewards, values=values, next_values=next_values
+    )
+    discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
+    ends = _trajectories(name, rewards, terminal, truncated, mask, segments)
+    rewards, values, next_values = (
+        jnp.where(ends.mask, x, 0) for x in (rewards, values, next_values)
+    )
+    errors = rewards + discount * ends.bootstrap * next_values - values
+    advantage = _backward(discount * trace * ends.trace, errors, parallel)
+    advantage = jnp.where(ends.mask, advantage, 0)
+    return Returns(advantage, values + advantage)
+
+
+def lambda_returns(
+    rewards: Any,
+    next_values: Any,
+    *,
+    discount: Any = 0.99,
+    trace: Any = 0.95,
+    terminal: Any = None,
+    truncated: Any = None,
+    mask: Any = None,
+    segments: Any = None,
+    parallel: bool = False,
+) -> Array:
+    r"""Lambda-returns: mixtures of the n-step returns of a trajectory.
+
+    $$G_t = r_t + \gamma \left((1 - \lambda)\, v'_t + \lambda\, G_{t+1}\right)$$
+
+    $v'_t$ is the value of the observation that follows step $t$, and 0 if the step is terminal.
+    Where the trajectory goes on no further, $G_{t+1}$ is $v'_t$.
+
+    Args:
+        rewards: `(*batch, time)`.
+        next_values: `(*batch, time)`, the predicted value of the observation after each step.
+        discount: Discount factor, from 0 to 1.
+        trace: The trace parameter lambda, from 0 to 1.
+        terminal: Booleans, True where the episode ended in a state without a future.
+        truncated: Booleans, True where it was cut off although it had one.
+        mask: Booleans, False for padding: its return is 0, whatever it holds.
+        segments: Integers, the episode of each step where a row holds several, one after the other.
+        parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
+
+    Returns:
+        The return of each step, of the rewards' shape.
+
+    Raises:
+        TypeError: If a flag is not boolean.
+        ValueError: If shapes differ, or the discount or the trace is not between 0 and 1.
+
+    Example:
+        >>> lambda_returns([1.0, 1.0], [0.0, 4.0], discount=0.5, trace=1.0)
+        Array([2.5, 3. ], dtype=float32)
+
+    References:
+        Sutton and Barto, *Reinforcement Learning*, 2018.
+    """
+    name = "jaxloss.policy.lambda_returns"
+    rewards, next_values = floats(name, rewards=rewards, next_values=next_values)
+    discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
+    ends = _trajectories(name, rewards, terminal, truncated, mask, segments)
+    rewards, next_values = (jnp.where(ends.mask, x, 0) for x in (rewards, next_values))
+    decay = discount * trace * ends.trace
+    base = rewards + (discount * ends.bootstrap - decay) * next_values
+    return jnp.where(ends.mask, _backward(decay, base, parallel), 0)
+
+
+def vtrace(
+    log_prob: Any,
+    old_log_prob: Any,
+    rewards: Any,
+    values: Any,
+    next_values: Any,
+    *,
+    discount: Any = 0.99,
+    trace: Any = 1.0,
+    clip_ratio: Any = 1.0,
+    clip_policy_ratio: Any = 1.0,
+    terminal: Any = None,
+    truncated: Any = None,
+    mask: Any = None,
+    segments: Any = None,
+    parallel: bool = False,
+) -> Returns:
+    r"""V-trace: targets and advantages of a policy from trajectories of another one.
+
+    $$e_t = \min(\bar\rho, \rho_t)\, \delta_t + \gamma c_t\, e_{t+1}, \qquad
+      c_t = \lambda \min(1, \rho_t), \qquad \text{target}_t = v_t + e_t$$
+    $$A_t = \min(\bar\rho_\text{pg}, \rho_t) \left(r_t + \gamma q_t - v_t\right), \qquad
+      q_t = v'_t + \lambda e_{t+1}$$
+
+    $\rho_t = \pi / \mu$ is the ratio of the probabilities under the policy that is evaluated and
+    the one that acted, and $\delta_t = r_t + \gamma v'_t - v_t$. On its own trajectories, with
+    `trace=1`, the targets are the n-step returns. Ratios are capped in log space, so that none
+    overflows.
+
+    Args:
+        log_prob: `(*batch, time)`, log-probabilities under the policy that is evaluated.
+        old_log_prob: `(*batch, time)`, log-probabilities under the policy that acted.
+        rewards: `(*batch, time)`.
+        values: `(*batch, time)`, the predicted value of the observation of each step.
+        next_values: `(*batch, time)`, the predicted value of the observation after each step.
+        discount: Discount factor, from 0 to 1.
+        trace: The trace parameter lambda, from 0 to 1.
+        clip_ratio: The largest ratio in the targets, $\bar\rho$.
+        clip_policy_ratio: The largest ratio in the advantages, $\bar\rho_\text{pg}$.
+        terminal: Booleans, True where the episode ended in a state without a future.
+        truncated: Booleans, True where it was cut off although it had one.
+        mask: Booleans, False for padding: its advantage is 0, whatever it holds.
+        segments: Integers, the episode of each step where a row holds several, one after the other.
+        parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
+
+    Returns:
+        `Returns(advantage, target)` of the rewards' shape.
+
+    Raises:
+        TypeError: If a flag is not boolean.
+        ValueError: If shapes differ, or the discount or the trace is not between 0 and 1.
+
+    Example:
+        >>> vtrace([0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 4.0], discount=0.5).target
+        Array([2.5, 3. ], dtype=float32)
+
+    References:
+        Espeholt et al., *IMPALA: Scalable Distributed Deep-RL*, 2018.
+    """
+    name = "jaxloss.policy.vtrace"
+    log_prob, old_log_prob, rewards, values, next_values = floats(
+        name,
+        log_prob=log_prob,
+        old_log_prob=old_log_prob,
+        rewards=rewards,
+        values=values,
+        next_values=next_values,
+    )
+    discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
+    ends = _trajectories(name, rewards, terminal, truncated, mask, segments)
+    log_ratio, rewards, values, next_values = (
+        jnp.where(ends.mask, x, 0)
+        for x in (jnp.where(ends.mask, log_prob - old_log_prob, 0), rewards, values, next_values)
+    )
+
+    def ratio(largest: Any) -> Array:
+        return jnp.exp(jnp.minimum(log_ratio, jnp.log(largest)))
+
+    one_step = rewards + discount * ends.bootstrap * next_values - values
+    decay = discount * trace * ratio(1.0) * ends.trace
+    excess = _backward(decay, ratio(clip_ratio) * one_step, parallel)
+    later = jnp.concatenate([excess[..., 1:], jnp.zeros_like(excess[..., :1])], axis=-1)
+    advantage = ratio(clip_policy_ratio) * (one_step + discount * trace * ends.trace * later)
+    advantage, excess = (jnp.where(ends.mask, x, 0) for x in (advantage, excess))
+    return Returns(advantage, values + excess)

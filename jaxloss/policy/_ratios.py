@@ -37,10 +37,10 @@ def _ratio_within(
 
 def _one_sided(advantage: Float[Array, "*batch"], low: Any, high: Any, dual_clip: Any) -> Any:
     """The bounds of the ratio: one above for a positive advantage, one below for a negative."""
-    worse = advantage < 0
+    better, worse = advantage >= 0, advantage < 0  # neither for NaN, which is not clipped
     floor = jnp.where(worse, 1 - low, 0)
-    cap = jnp.where(worse, jnp.inf if dual_clip is None else dual_clip, 1 + high)
-    return floor, cap
+    cap = jnp.where(better, 1 + high, jnp.inf if dual_clip is None else dual_clip)
+    return floor, jnp.where(better | worse, cap, jnp.inf)
 
 
 @loss(

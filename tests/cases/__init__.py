@@ -45,8 +45,8 @@ class Case:
         conditioned: Whether an error smaller than what one last place of the inputs changes counts
             as that: a difference of given logarithms is as uncertain as they are. May be a function
             of an example.
-        linear_in: Arguments with respect to which the gradient does not depend on them: constants of
-            the gradient, and those in which the loss is linear. A NaN shows in the value alone.
+        is_linear: Whether the loss is linear in every argument that has a gradient, so that a NaN
+            in one of them leaves the gradients finite.
     """
 
     oracle: Callable[..., Any]
@@ -56,7 +56,7 @@ class Case:
     ulp: tuple[float, float] = (4, 4)
     by_component: bool | Callable[["Setting"], bool] = True
     conditioned: bool | Callable[[Mapping[str, Any]], bool] = False
-    linear_in: tuple[str, ...] = ()
+    is_linear: bool = False
 
     def around(self, example: Mapping[str, Any]) -> Callable[..., Any]:
         """The oracle whose derivatives are those of the loss.

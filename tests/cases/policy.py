@@ -103,7 +103,6 @@ CASES = {
     "clipped": Case(
         clipped,
         options=({}, {"low": 0.1, "high": 0.28}, {"dual_clip": 1.5}),
-        linear_in=("advantage",),
         draws=DRAWS,
         extremes=EXTREMES,
     ),
@@ -115,19 +114,16 @@ CASES = {
         ),
         draws={"log_prob": log_probability},
         extremes=EXTREMES,
-        linear_in=("log_prob", "advantage"),
     ),
     "cispo": Case(
         cispo,
         options=({}, {"low": 0.2, "high": 0.28}),
         draws=DRAWS,
         extremes=EXTREMES,
-        linear_in=("old_log_prob", "advantage"),
     ),
     "soft_clipped": Case(
         soft_clipped,
         options=({}, {"positive_temperature": 0.5, "negative_temperature": 2.0}),
-        linear_in=("advantage",),
         draws=DRAWS,
         extremes=EXTREMES,
     ),
@@ -144,7 +140,6 @@ CASES = {
             "old_log_probs": lambda g, n: near_one(g, (n,)),
         },
         conditioned=True,
-        linear_in=("advantage",),
     ),
     "kl_estimate": Case(
         kl_estimate,

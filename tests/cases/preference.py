@@ -126,7 +126,7 @@ def mean_log_probability(generator, count):
     return (-(10.0 ** generator.uniform(-6, 1.5, count))).astype(np.float32)
 
 
-PAIR = {n: far for n in ("chosen", "rejected", "reference_chosen", "reference_rejected")}
+PAIR = dict.fromkeys(("chosen", "rejected", "reference_chosen", "reference_rejected"), far)
 PAIR |= {"chosen_ratio": far, "rejected_ratio": far, "log_ratio": far}
 FLAGS = Batched(lambda g, batch: g.random(batch) < 0.5)
 MASK = Batched(

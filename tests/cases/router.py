@@ -86,7 +86,7 @@ CASES = {
             "probabilities": lambda g, n: probabilities(g, (n,)),
             "expert_ids": lambda g, n: ids(g, (n,)),
         },
-        linear_in=("probabilities",),
+        is_linear=True,
     ),
     "importance_cv": Case(
         importance_cv,
@@ -105,7 +105,6 @@ CASES = {
             "noisy_logits": lambda g, n: scores(g, (n,)),
         },
         ulp=(16, 16),
-        linear_in=("noisy_logits",),
         by_component=False,
         conditioned=True,
     ),
@@ -119,6 +118,5 @@ CASES = {
         },
         by_component=False,
         conditioned=True,
-        linear_in=("attention",),
     ),
 }

@@ -81,15 +81,14 @@ CASES = {
         temperature,
         options=({"target_entropy": -2.0}, {"target_entropy": -2.0, "linear": True}),
         extremes={"log_temperature": moderate, "log_prob": moderate},
-        linear_in=("log_prob", "log_temperature"),
         conditioned=True,
     ),
     "exponential_advantage": Case(
         exponential_advantage,
         options=({}, {"temperature": 0.5, "max_weight": 2.0}, {"max_weight": 100.0}),
         extremes={"log_prob": moderate, "advantage": moderate},
-        linear_in=("log_prob", "advantage"),
         conditioned=True,
+        is_linear=True,
     ),
     "gumbel": Case(
         gumbel,

@@ -21,8 +21,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 __all__ = [
+    "barrier",
     "fits_in_cache",
     "not_folded",
+    "on_cpu",
     "one_depending_on",
     "recompute",
     "with_vectorizable_shape",
@@ -68,6 +70,20 @@ def _identity(tree: T) -> T:
     return tree
 
 
+def barrier(x: T) -> T:
+    """Returns x behind a barrier on CPU, where XLA may compute it twice with different rounding."""
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_identity)
+
+
+def on_cpu(for_cpu: Callable[..., T], for_others: Callable[..., T], *arguments: Any) -> T:
+    """Evaluates one of two functions with the same results, the first in programs for CPU.
+
+    Both are traced; the compiler sees one. Give the same objects in each call, so that eager
+    calls compile once.
+    """
+    return lax.platform_dependent(*arguments, cpu=for_cpu, default=for_others)
+
+
 def recompute(x: T, result: Any = None) -> T:
     """Returns x, an array or a tree, behind a barrier on CPU.
 
@@ -77,7 +93,7 @@ def recompute(x: T, result: Any = None) -> T:
     """
     if fits_in_cache(x if result is None else result):
         return x
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_identity)
+    return barrier(x)
 
 
 def not_folded(x: T) -> T:

@@ -129,11 +129,11 @@ def quantile_huber(
         Dabney et al., *Implicit Quantile Networks for Distributional Reinforcement Learning*, 2018.
     """
     count = quantiles.shape[-1]
-    if levels is None:
-        levels = (jnp.arange(count, dtype=quantiles.dtype) + 0.5) / count
-    levels = jnp.broadcast_to(levels, quantiles.shape)[..., :, None]
+    midpoints = (jnp.arange(count, dtype=quantiles.dtype) + 0.5) / count
+    level = midpoints if levels is None else jnp.asarray(levels)
+    level = jnp.broadcast_to(level, quantiles.shape)[..., :, None]
     error = numerics.pairwise_difference(-quantiles, -targets)
-    asymmetry = jnp.where(error < 0, 1 - levels, levels)
+    asymmetry = jnp.where(error < 0, 1 - level, level)
     each = jnp.sum(jnp.mean(asymmetry * _huber(error, delta), axis=-1), axis=-1)
     each = each / count if average == "both" else each
     return each / delta if divide_by_delta else each

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxloss._xla import barrier
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._reductions import Axis
 
@@ -137,5 +138,5 @@ def subtract_weighted_mean(change: Array, p: Array, axis: Axis) -> Array:
     """
     # The barriers also separate the steps of the gradient. Without them XLA computes the first step
     # twice, once inside the sum of the second with another rounding, and the steps do not match.
-    once = lax.optimization_barrier(change - jnp.sum(p * change, axis, keepdims=True))
-    return lax.optimization_barrier(once - jnp.sum(p * once, axis, keepdims=True))
+    once = barrier(change - jnp.sum(p * change, axis, keepdims=True))
+    return barrier(once - jnp.sum(p * once, axis, keepdims=True))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import recompute
+from jaxloss._xla import barrier, recompute
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import quotient, sqrt
 from jaxloss.numerics._reductions import Axis, fused_sums
@@ -68,7 +68,7 @@ def power_of_two_near(size: Array) -> Array:
 def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
     """The norm of the vector over a power of 2 near its largest entry, and that power."""
     # If x is constant, XLA would square x and the power separately and divide inf by inf.
-    x = lax.optimization_barrier(x)
+    x = barrier(x)
     power = power_of_two_near(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
 

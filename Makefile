@@ -34,7 +34,7 @@ QUICK := $(PYTEST) -m 'not slow'
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test suite costs lint types format readme docs notebooks lowest newest wheel clean
+.PHONY: help demo test suite costs lint types format readme docs notebooks accelerators lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -77,6 +77,13 @@ notebooks: .venv/.dev ## execute notebooks/*.py into the .ipynb beside each
 	$(BIN)/jupytext --update --to ipynb notebooks/*.py
 	$(BIN)/jupyter-nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+accelerators: $(filter .venv/%,$(UV)) ## benchmarks/accelerators.md: what TPU and GPU compilers make of each loss
+	$(call fresh,$(PYTHON)) --editable . --group accelerators && \
+		version=$$("$$tmp/venv/bin/python" -c 'import jax; print(jax.__version__)') && \
+		$(UV) pip install --quiet --python "$$tmp/venv/bin/python" --no-deps \
+			jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version && \
+		"$$tmp/venv/bin/python" benchmarks/accelerators.py
 
 # The next three work in an environment of their own, made for the purpose and removed afterwards.
 fresh = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \

@@ -20,7 +20,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-__all__ = ["fits_in_cache", "one_depending_on", "recompute", "with_vectorizable_shape"]
+__all__ = [
+    "fits_in_cache",
+    "on_cpu",
+    "one_depending_on",
+    "recompute",
+    "with_vectorizable_shape",
+]
 
 T = TypeVar("T")
 
@@ -72,6 +78,11 @@ def recompute(x: T, result: Any = None) -> T:
     if fits_in_cache(x if result is None else result):
         return x
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_identity)
+
+
+def on_cpu(function: Callable[..., T], otherwise: Callable[..., T], *args: Any) -> T:
+    """Evaluates one of two functions that compute the same: the first on CPU."""
+    return lax.platform_dependent(*args, cpu=function, default=otherwise)
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from jaxloss.contrastive._similarities import (
     product,
     with_derivative_of,
 )
-from jaxloss.linear._online_softmax import Layer, of_products
+from jaxloss.linear._online_softmax import Head, Layer, losses_of_products
 from jaxloss.numerics._double_double import DD
 
 Strategy = Literal["ring", "gather"]
@@ -90,7 +90,9 @@ def softmax_cross_entropy(
         logits, labels = jnp.where(where[..., None], logits, 0), jnp.where(where, labels, 0)
     layer = Layer(axis_name=axis_name)
     rows = logits.reshape(-1, logits.shape[-1])
-    values, _ = of_products(layer, rows, {}, labels.reshape(-1).astype(jnp.int32))
+    # The logits take the place of the weight, of which only the number of classes is read.
+    ids = labels.reshape(-1).astype(jnp.int32)
+    values, _ = losses_of_products(layer, Head(weight=rows), ids, rows)
     return reduce(values.reshape(labels.shape), where, weights, reduction)
 
 

@@ -83,7 +83,8 @@ class RowGradient(NamedTuple):
     unit: Array | None
 
 
-def _store(gradient: Array, dtype: Any) -> RowGradient:
+def store_row_gradient(gradient: Array, dtype: Any) -> RowGradient:
+    """The gradient of rows in their dtype, until its cotangent is known."""
     if dtype != jnp.float16 or gradient.dtype == dtype:
         return RowGradient(gradient.astype(dtype), None)
     size = jnp.max(jnp.abs(gradient), tuple(range(1, gradient.ndim)), keepdims=True, initial=0)
@@ -98,6 +99,18 @@ def _inner(gradient: Array | RowGradient, tangent: Array) -> Array:
     wide = accumulator_dtype(values.dtype)
     values = values.astype(wide)
     return jnp.sum((values if unit is None else values * unit) * tangent.astype(wide))
+
+
+def tangent_of_sum(total: Array, gradients: list[Any], tangents: list[Any]) -> Array:
+    """The tangent of a sum, from its gradients; those of None do not move."""
+    total_dot = jnp.zeros_like(total)
+    for gradient, x_dot in zip(gradients, tangents, strict=True):
+        if gradient is not None:
+            part = _inner(gradient, x_dot)
+            over = tuple(sorted(vma(part) - vma(total)))
+            part = lax.psum(part, over) if over else part
+            total_dot = total_dot + part.astype(total.dtype)
+    return total_dot
 
 
 def by_autodiff(value: Value) -> ValueAndGrad:
@@ -185,13 +198,7 @@ def _sum_chunks_jvp(program: ChunkedSum, primals: Any, tangents: Any) -> Any:
     leaves = jax.tree.leaves(tangents)
     moves = tuple(not isinstance(x_dot, SymbolicZero) for x_dot in leaves)
     total, aux, gradients = _sum_and_grads(program, moves, *primals)
-    total_dot = jnp.zeros_like(total)
-    for gradient, x_dot in zip(gradients, leaves, strict=True):
-        if gradient is not None:
-            part = _inner(gradient, x_dot)
-            over = tuple(sorted(vma(part) - vma(total)))
-            part = lax.psum(part, over) if over else part
-            total_dot = total_dot + part.astype(total.dtype)
+    total_dot = tangent_of_sum(total, gradients, leaves)
     return (total, aux), (total_dot, jax.tree.map(zero_tangent, aux))
 
 
@@ -216,7 +223,7 @@ def _sum_and_grads(
         wanted = Wanted(shared_tree.unflatten(sums), wanted_rows)
         value, aux, found, of_rows = value_and_grad(*chunk, wanted)
         stored = [
-            _store(g, x.dtype) if m else None
+            store_row_gradient(g, x.dtype) if m else None
             for g, x, m in zip(
                 rows_tree.flatten_up_to(of_rows), row_leaves, moves[count:], strict=True
             )

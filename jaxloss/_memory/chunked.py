@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer, eval_jaxpr
 
+from jaxloss._core.arguments import as_array, check_choice
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._memory.chunk_map import is_floating, map_chunks
 from jaxloss._memory.chunk_sum import ChunkedSum, sum_chunks
@@ -142,13 +143,8 @@ def chunked(
     """
     if chunk_size is not None:
         chunk_size = check_chunk_size(_NAME, chunk_size)
-    for name, given, known in (
-        ("reduction", reduction, ("none", "mean", "sum", "parts")),
-        ("policy", policy, ("fastest", "least_memory")),
-    ):
-        if given not in known:
-            expected = ", ".join(map(repr, known))
-            raise ValueError(f"{_NAME}: `{name}` is {given!r}, expected one of {expected}.")
+    check_choice(_NAME, "reduction", reduction, ("none", "mean", "sum", "parts"))
+    check_choice(_NAME, "policy", policy, ("fastest", "least_memory"))
     return Chunked(fn, chunk_size, reduction, policy)
 
 
@@ -301,14 +297,13 @@ def _as_arrays(name: str, tree: Any) -> Any:
     def convert(path: Any, leaf: Any) -> Any:
         where = f"{name}{jax.tree_util.keystr(path)}"
         try:
-            x = jnp.asarray(leaf)
+            return jnp.asarray(as_array(_NAME, where, leaf))
         except TypeError:
             message = (
                 f"{_NAME}: `{where}` is a {type(leaf).__name__}, expected an array. What is not an "
                 f"array belongs into the closure of the function."
             )
             raise TypeError(message) from None
-        return x
 
     return jax.tree_util.tree_map_with_path(convert, tree)
 
@@ -376,8 +371,8 @@ def _trace(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[_Program, list[
     for x in closed.consts:
         if isinstance(x, Tracer) and vma(x) != axes:
             message = (
-                f"{_NAME}: the function closes over an array of shape {x.shape} that is the same on "
-                f"all devices of the mesh axes {sorted(axes - vma(x))}: pass it as `shared`."
+                f"{_NAME}: the function closes over an array of shape {x.shape} that is the same "
+                f"on all devices of the mesh axes {sorted(axes - vma(x))}: pass it as `shared`."
             )
             raise ValueError(message)
     program = _Program(closed.jaxpr, accumulator_dtype(shape.dtype))

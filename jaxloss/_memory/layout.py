@@ -105,7 +105,8 @@ def split_strided(x: Array, how: Split, fill: Fill = "zeros") -> Array:
 
 def _pad(x: Array, count: int, fill: Fill) -> Array:
     shape = (x.shape[0], count, *x.shape[2:])
-    more = jnp.broadcast_to(x[:, :1], shape) if fill == "first" else jnp.zeros(shape, x.dtype)
+    first = fill == "first" and x.shape[1] != 0
+    more = jnp.broadcast_to(x[:, :1], shape) if first else jnp.zeros(shape, x.dtype)
     return jnp.concatenate([x, more], axis=1)
 
 
@@ -148,8 +149,9 @@ def take_chunk(tree: Any, j: Any) -> Any:
 
 
 def accumulator_dtype(dtype: DTypeLike) -> np.dtype:
-    """The dtype in which numbers of this one are added up."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """The dtype in which numbers of this one are added up: float32, or float64."""
+    is_wide = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits > 32
+    return np.dtype(dtype if is_wide else np.float32)
 
 
 def zeros_like(x: Any, dtype: Any = None) -> Array:

@@ -1,4 +1,4 @@
-r"""The last layer and its loss as one: logits of all tokens and classes never exist.
+r"""Losses of a linear layer whose logits of all tokens and classes never exist.
 
 `hidden @ weight` is the largest array of a language model's training step. Here it is computed
 for some tokens, or some classes, at a time, together with what the gradients need of it.

@@ -1,136 +1,163 @@
-"""What comes in: arrays that fit, options by name, the size of a chunk."""
+"""The arguments of a loss of a linear layer: checked arrays, options, and the size of a chunk."""
 
 import dataclasses
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._memory.layout import Split, accumulator_dtype, plan_split
-from jaxloss._memory.mesh import is_unsharded, require_split, shards
+from jaxloss._core.arguments import as_array, check_choice
+from jaxloss._core.labels import to_index
+from jaxloss._memory.layout import accumulator_dtype, check_chunk_size, plan_split
+from jaxloss._memory.mesh import require_split, shards
+from jaxloss.linear._blocked import Tiles
 from jaxloss.linear._online_softmax import Layer
 
 Policy = Literal["fastest", "least_memory"]
 
-Chunk = int | tuple[int, int] | None
+ChunkSize = int | tuple[int, int] | None
 
 _MIB = 2**20
+_BUDGET = 64 * _MIB  # bytes of logits: `benchmarks/fused.py`
+_ROWS = {"fastest": 4096, "least_memory": 2048}
+_BLOCK_BUDGET = 8 * _MIB  # bytes of the logits of a block, with the least memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How much of the logits exists at once: print it.
+    """How many logits exist at once: print it.
 
     Attributes:
-        rows: How many rows came.
-        vocabulary: How many classes there are, on this device.
-        size: How many rows are computed at once.
-        chunks: How often.
-        block: How many classes are computed at once; 0 for all of them.
-        keep: Whether the logits of a chunk exist as a whole.
+        rows: The number of rows.
+        vocabulary: The number of classes, on this device.
+        chunk_size: The number of rows that are computed at once.
+        chunks: The number of chunks.
+        block: The number of classes that are computed at once.
         itemsize: The bytes of a logit.
     """
 
     rows: int
     vocabulary: int
-    size: int
+    chunk_size: int
     chunks: int
     block: int
-    keep: bool
     itemsize: int
 
     @property
     def logits(self) -> int:
         """The bytes of the logits that exist at once."""
-        return self.size * (self.vocabulary if self.keep else self.block) * self.itemsize
+        return self.chunk_size * self.block * self.itemsize
 
     def __str__(self) -> str:
         """One line."""
-        width = self.vocabulary if self.keep else self.block
         whole = self.rows * self.vocabulary * self.itemsize
         return (
-            f"logits of {self.rows} x {self.vocabulary}, {self.size} x {width} at a time: "
-            f"{self.logits / _MIB:.3g} MiB instead of {whole / _MIB:.3g}"
+            f"logits of {self.rows} x {self.vocabulary}, {self.chunk_size} x {self.block} at a "
+            f"time: {self.logits / _MIB:.3g} MiB instead of {whole / _MIB:.3g}"
         )
 
+    __repr__ = __str__
 
-def planned(
-    rows: int, weight: Any, layer: Layer, chunk_size: Chunk, policy: Policy, pieces: int = 1
-) -> tuple[Split, Layer]:
-    """The rule of the sizes; see `plan`."""
-    vocabulary, dim = weight.shape if layer.transposed else weight.shape[::-1]
-    itemsize = accumulator_dtype(weight.dtype).itemsize
+    def _repr_html_(self) -> str:
+        """The same line for a notebook."""
+        return f"<code>{self}</code>"
+
+
+def plan_tiles(
+    rows: int, weight: Any, layer: Layer, chunk_size: ChunkSize, policy: Policy, devices: int = 1
+) -> Tiles:
+    """The rule of the sizes; see `plan`. The rows of one of the devices are counted."""
+    vocabulary, dim = layer.num_classes(weight), weight.shape[1 - layer.class_axis]
     size, block = chunk_size if isinstance(chunk_size, tuple) else (chunk_size, None)
+    if not isinstance(vocabulary, int):  # symbolic: blocks need a number of classes
+        return Tiles(layer, plan_split(rows, size or 128 * devices, devices), None)
+    itemsize = accumulator_dtype(weight.dtype).itemsize
     if policy == "least_memory":
-        how = plan_split(rows, size or 2048, pieces)
-        block = block or max(128, 8 * _MIB // (itemsize * how.size) // 128 * 128)
-        return how, layer._replace(keep=False, block=min(block, vocabulary))
-    budget = max(64 * _MIB, 2 * weight.dtype.itemsize * dim * vocabulary)
-    size = size or min(4096, max(128, budget // (itemsize * vocabulary) // 128 * 128))
-    block = block or (4096 if is_unsharded() else vocabulary)
-    block = None if block >= vocabulary else block
-    return plan_split(rows, size, pieces), layer._replace(keep=True, block=block)
+        split = plan_split(rows, size or _ROWS[policy] * devices, devices)
+        local = split.size // devices
+        block = block or max(128, _BLOCK_BUDGET // (itemsize * local) // 128 * 128)
+        return Tiles(layer, split, min(block, vocabulary))
+    budget = max(_BUDGET, 2 * weight.dtype.itemsize * dim * vocabulary)
+    size = size or devices * min(
+        _ROWS[policy], max(128, budget // (itemsize * vocabulary) // 128 * 128)
+    )
+    return Tiles(layer, plan_split(rows, size, devices), block or 4096)
 
 
 class Arguments:
-    """The arguments of a call, checked: flat rows and named arrays."""
+    """The arguments of a call, checked: flat rows, and arrays in their dtypes."""
 
     def __init__(self, fun_name: str, hidden: Any, weight: Any, transposed: bool, prefix: str = ""):
         """Checks that hidden states fit the weight."""
-        self.name, self.transposed = fun_name, transposed
+        self.fun_name, self.transposed = fun_name, transposed
         names = f"{prefix}hidden", f"{prefix}weight"
         hidden, weight = self.floats(names[0], hidden), self.floats(names[1], weight)
         if weight.ndim != 2:
             self.refuse(names[1], weight.shape, "(dim, vocabulary)")
-        dim = weight.shape[1 if transposed else 0]
+        dim, self.vocabulary = weight.shape[::-1] if transposed else weight.shape
         if hidden.ndim < 1 or hidden.shape[-1] != dim:
             hint = ""
-            if hidden.ndim and hidden.shape[-1] == weight.shape[0 if transposed else 1]:
+            if hidden.ndim and hidden.shape[-1] == self.vocabulary:
                 hint = f" Write `transposed={not transposed}`."
             self.refuse(names[0], hidden.shape, f"(..., {dim}) to fit `{names[1]}`", hint)
-        if hidden.dtype != weight.dtype:
-            dtype = jnp.promote_types(hidden.dtype, weight.dtype)
-            hidden, weight = hidden.astype(dtype), weight.astype(dtype)
+        if self.vocabulary == 0:
+            self.refuse(names[1], weight.shape, "at least one class")
+        dtype = jnp.promote_types(hidden.dtype, weight.dtype)
         self.batch = hidden.shape[:-1]
         self.rows = math.prod(self.batch)
-        self.hidden = hidden.reshape(self.rows, dim)
-        self.weight = weight
-        self.vocabulary = weight.shape[0 if transposed else 1]
-        self.dtype = accumulator_dtype(weight.dtype)
+        self.hidden = hidden.astype(dtype).reshape(self.rows, dim)
+        self.weight = weight.astype(dtype)
+        self.dtype = accumulator_dtype(dtype)
 
     def floats(self, name: str, given: Any) -> Array:
-        """An array of floats."""
-        x = jnp.asarray(given)
+        """An array of floats; float8 becomes bfloat16, which holds all its numbers."""
+        x = jnp.asarray(as_array(self.fun_name, name, given))
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            raise TypeError(f"{self.name}: `{name}` is {x.dtype}, expected real numbers.")
+            raise TypeError(f"{self.fun_name}: `{name}` is {x.dtype}, expected real numbers.")
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            x = x.astype(jnp.result_type(float))
-        return x
+            return x.astype(jnp.result_type(float))
+        return x.astype(jnp.bfloat16) if jnp.finfo(x.dtype).bits < 16 else x
 
     def refuse(self, name: str, came: Any, expected: str, hint: str = "") -> None:
-        """Says what is wrong with a shape."""
-        raise ValueError(f"{self.name}: `{name}` has shape {came}, expected {expected}.{hint}")
+        """Raises the error for a shape."""
+        raise ValueError(f"{self.fun_name}: `{name}` has shape {came}, expected {expected}.{hint}")
 
-    def a_row(self, name: str, given: Any, kind: str) -> Array | None:
-        """One entry a row, flattened."""
-        if given is None:
-            return None
-        x = jnp.asarray(given)
-        parents = {"integers": jnp.integer, "booleans": jnp.bool_}
-        if kind in parents and not jnp.issubdtype(x.dtype, parents[kind]):
-            write = {"integers": "astype(int)", "booleans": "astype(bool)"}[kind]
-            message = f"{self.name}: `{name}` is {x.dtype}, expected {kind}."
-            raise TypeError(f"{message} Write `{name}.{write}` if that is what its numbers mean.")
+    def _per_row(self, name: str, given: Any) -> Any:
+        x = as_array(self.fun_name, name, given)
         if x.shape != self.batch:
             self.refuse(name, x.shape, f"{self.batch} to fit `hidden`")
-        x = x.reshape(self.rows)
-        if kind == "integers":
-            return x.astype(jnp.int32)
-        return x if kind == "booleans" else x.astype(self.dtype)
+        return x.reshape(self.rows)
 
-    def a_class(self, name: str, given: Any) -> Array | None:
-        """One entry a class."""
+    def _mistyped(self, name: str, came: Any, expected: str, write: str) -> TypeError:
+        message = f"{self.fun_name}: `{name}` is {came}, expected {expected}."
+        return TypeError(f"{message} Write `{name}.{write}` if that is what its numbers mean.")
+
+    def labels(self, name: str, given: Any) -> Array:
+        """Class ids, in a dtype that holds them or shows that they are out of range."""
+        x = as_array(self.fun_name, name, given)
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise self._mistyped(name, x.dtype, "integers", "astype(int)")
+        return to_index(self.fun_name, name, self._per_row(name, x), bounded=True)
+
+    def mask(self, name: str, given: Any) -> Array | None:
+        """Booleans, one a row."""
+        if given is None:
+            return None
+        x = as_array(self.fun_name, name, given)
+        if x.dtype != jnp.bool_:
+            raise self._mistyped(name, x.dtype, "booleans", "astype(bool)")
+        return jnp.asarray(self._per_row(name, x))
+
+    def per_row(self, name: str, given: Any) -> Array | None:
+        """Numbers, one a row."""
+        if given is None:
+            return None
+        return jnp.asarray(self._per_row(name, given)).astype(self.dtype)
+
+    def per_class(self, name: str, given: Any) -> Array | None:
+        """Numbers, one a class."""
         if given is None:
             return None
         x = self.floats(name, given).astype(self.dtype)
@@ -138,53 +165,44 @@ class Arguments:
             self.refuse(name, x.shape, f"({self.vocabulary},), one a class")
         return x
 
-    def number(self, name: str, given: Any, off: float | None, least: float | None = None) -> Any:
-        """A scalar, or None where it is a plain number that changes nothing."""
+    def number(
+        self, name: str, given: Any, off: float | None, above: float | None = None
+    ) -> Array | None:
+        """A scalar, or None if it is a plain number that changes nothing."""
         if given is None or (isinstance(given, int | float) and given == off):
             return None
-        if least is not None and isinstance(given, int | float) and not given > least:
-            raise ValueError(f"{self.name}: `{name}` must be above {least:g}, got {given!r}.")
+        if above is not None and isinstance(given, int | float) and not given > above:
+            raise ValueError(f"{self.fun_name}: `{name}` must be above {above:g}, got {given!r}.")
         x = self.floats(name, given).astype(self.dtype)
         if x.ndim:
             self.refuse(name, x.shape, "a scalar")
         return x
 
-    def choose(self, name: str, given: Any, known: tuple[str, ...]) -> None:
-        """One of several words."""
-        if given not in known:
-            expected = ", ".join(map(repr, known))
-            raise ValueError(f"{self.name}: `{name}` is {given!r}, expected one of {expected}.")
-
-    def split(self, layer: Layer, chunk_size: Chunk, policy: Any) -> tuple[Split, Layer]:
+    def tiles(self, layer: Layer, chunk_size: ChunkSize, policy: Policy) -> Tiles:
         """How many rows and classes are computed at once."""
-        self.choose("policy", policy, ("fastest", "least_memory"))
-        numbers = (
-            chunk_size
-            if isinstance(chunk_size, tuple)
-            else ()
-            if chunk_size is None
-            else (chunk_size, 1)
-        )
-        if chunk_size is not None and (
-            len(numbers) != 2 or any(type(n) is not int for n in numbers)
-        ):
-            message = f"{self.name}: `chunk_size` is {chunk_size!r}, expected tokens or (tokens, classes)."
-            raise TypeError(message)
-        if any(n < 1 for n in numbers):
-            raise ValueError(
-                f"{self.name}: `chunk_size` is {chunk_size!r}, expected at least 1 at a time."
-            )
-        return planned(self.rows, self.weight, layer, chunk_size, policy, self.pieces)
+        check_choice(self.fun_name, "policy", policy, ("fastest", "least_memory"))
+        checked = check_tiles(self.fun_name, chunk_size)
+        return plan_tiles(self.rows, self.weight, layer, checked, policy, shards(self.hidden, 0))
 
-    def on_axis(self, axis_name: Any) -> None:
-        """Refuses a mesh axis over which the weight does not differ."""
+    def check_axis(self, axis_name: Any) -> None:
+        """Raises if the weight does not differ over a mesh axis."""
         if axis_name is not None:
-            require_split(self.name, "weight", self.weight, axis_name)
+            require_split(self.fun_name, "weight", self.weight, axis_name)
 
-    @property
-    def pieces(self) -> int:
-        """Over how many devices the rows are known to be split."""
-        return shards(self.hidden, 0)
+
+def check_tiles(fun_name: str, chunk_size: Any) -> ChunkSize:
+    """A number of tokens, or a pair of tokens and classes."""
+    if chunk_size is None:
+        return None
+    if isinstance(chunk_size, tuple) and len(chunk_size) == 2:
+        tokens, classes = (check_chunk_size(fun_name, n) for n in chunk_size)
+        return tokens, classes
+    if isinstance(chunk_size, tuple):
+        message = (
+            f"{fun_name}: `chunk_size` is {chunk_size!r}, expected tokens or (tokens, classes)."
+        )
+        raise TypeError(message)
+    return check_chunk_size(fun_name, chunk_size)
 
 
 def plan(
@@ -192,15 +210,18 @@ def plan(
     weight: Any,
     *,
     transposed: bool = False,
-    chunk_size: Chunk = None,
+    chunk_size: ChunkSize = None,
     policy: Policy = "fastest",
 ) -> Plan:
-    """Tells how much of the logits `softmax_cross_entropy` holds at once, and prints as a line.
+    """Plan of how many logits `softmax_cross_entropy` holds at once; it prints as a line.
 
-    "fastest" takes as many tokens as keep the logits within 64 MiB, or within twice the size of
-    the weight if that is more, whose gradient is read and written with every chunk; at most 4096.
-    More tokens a chunk cost memory, fewer cost time. "least_memory" takes 2048 tokens, and as
-    many classes as keep their logits within 8 MiB.
+    When to use: to see the memory of the last layer before a program is compiled.
+
+    "fastest" computes as many tokens at once as keep the logits within 64 MiB, or within twice the
+    size of the weight if that is more, because the gradient of the weight is read and written with
+    every chunk; at most 4096. More tokens a chunk take more memory and less time. "least_memory"
+    computes 2048 tokens at once, and as many classes as keep their logits within 8 MiB. On an
+    Explicit mesh these are the tokens of one device.
 
     Args:
         hidden: `(..., dim)`; an array or a `jax.ShapeDtypeStruct`.
@@ -218,10 +239,15 @@ def plan(
         >>> print(plan(hidden, weight))
         logits of 2048 x 32768, 512 x 32768 at a time: 64 MiB instead of 256
     """
+    fun_name, layer = "jaxloss.linear.plan", Layer(transposed)
+    check_choice(fun_name, "policy", policy, ("fastest", "least_memory"))
+    vocabulary = layer.num_classes(weight)
+    if vocabulary == 0:
+        raise ValueError(f"{fun_name}: `weight` has shape {weight.shape}, of no classes at all.")
     rows = math.prod(hidden.shape[:-1])
-    how, layer = planned(rows, weight, Layer(transposed), chunk_size, policy)
-    vocabulary, itemsize = (
-        weight.shape[0 if transposed else 1],
-        accumulator_dtype(weight.dtype).itemsize,
-    )
-    return Plan(rows, vocabulary, how.size, how.chunks, layer.block or 0, layer.keep, itemsize)
+    devices = shards(hidden, 0) if isinstance(hidden, jax.Array) else 1
+    tiles = plan_tiles(rows, weight, layer, check_tiles(fun_name, chunk_size), policy, devices)
+    whole = policy == "fastest" or tiles.block is None
+    block = vocabulary if whole else tiles.block
+    itemsize = accumulator_dtype(weight.dtype).itemsize
+    return Plan(rows, vocabulary, tiles.rows.size, tiles.rows.chunks, block or vocabulary, itemsize)

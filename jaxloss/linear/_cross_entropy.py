@@ -1,27 +1,37 @@
-r"""The cross-entropy of a linear layer, whose logits never exist as a whole."""
+r"""Softmax cross-entropy of a linear layer, whose logits never exist as a whole."""
 
 import dataclasses
-from typing import Any, Literal
+import functools
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._core.reduction import Mean, TypeOfReduction, reduce, total_weight
-from jaxloss._memory.chunk_map import map_chunks
-from jaxloss._memory.chunk_sum import ChunkedSum, Slopes, sum_chunks
+from jaxloss._core.arguments import check_choice
+from jaxloss._core.reduction import TypeOfReduction, reduce
+from jaxloss._memory.chunk_sum import ChunkedSum, Wanted, sum_chunks
 from jaxloss._memory.layout import accumulator_dtype
-from jaxloss._memory.mesh import pcast_varying, vma
+from jaxloss._memory.mesh import pcast_varying, vma_of
+from jaxloss._memory.row_factors import holds_float16, row_factors
 from jaxloss.linear import _tokamax
-from jaxloss.linear._arguments import Arguments, Chunk, Policy
-from jaxloss.linear._blocked import losses, slopes
-from jaxloss.linear._online_softmax import Layer
+from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
+from jaxloss.linear._blocked import (
+    Rows,
+    Tiles,
+    chunk_losses,
+    chunk_value_and_grad,
+    row_losses,
+    total_loss,
+    where_rows,
+)
+from jaxloss.linear._online_softmax import Head, Layer
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What is known of each row besides its loss; no gradient passes it.
+    """What is known of each row besides its loss; it has no gradient.
 
     Attributes:
         log_normalizer: The log of the sum of the exponentials of its logits.
@@ -50,22 +60,25 @@ def softmax_cross_entropy(
     weights: Any = None,
     reduction: TypeOfReduction = "mean",
     metrics: bool = False,
-    chunk_size: Chunk = None,
+    chunk_size: ChunkSize = None,
     policy: Policy = "fastest",
     axis_name: Any = None,
-    implementation: Literal["xla", "tokamax", "auto"] = "xla",
+    implementation: Literal["xla", "tokamax"] = "xla",
 ) -> Any:
-    r"""Take it for the last layer of a language model: the loss without an array of all logits.
+    r"""Softmax cross-entropy of a linear layer, without an array of all logits.
+
+    When to use: the last layer of a language model, or of any model with many classes.
 
     $$\ell(h, y) = -\log \frac{e^{z_y}}{\sum_k e^{z_k}}, \qquad
       z = \frac{1}{T}\, c \tanh\frac{W^\top h + b}{c}$$
 
     It is `classification.softmax_cross_entropy(hidden @ weight, labels)`, in value and gradient,
     and as exact: logits, sums and gradients are float32 for half-precision inputs too. "fastest"
-    computes the logits of some tokens, their loss and their gradients in one go: 3 matrix products,
-    2 if the layer is frozen. "least_memory" computes the logits twice, a block of the vocabulary
-    at a time: 4 products. With `reduction="none"` the cotangents come later: 4 products as well.
-    For second derivatives take `jvp` of `grad`, which stays in chunks.
+    computes the logits of some tokens, their loss and their gradients at once: 3 matrix products,
+    2 if the layer is frozen; it holds the gradients until the backward pass. "least_memory"
+    computes the logits twice, a block of the vocabulary at a time: 4 products, and between the
+    passes a few numbers a token. With `reduction="none"` the cotangents come later: 4 products as
+    well. For second derivatives use `jvp` of `grad`, which stays in chunks.
 
     Args:
         hidden: `(..., dim)`.
@@ -83,15 +96,14 @@ def softmax_cross_entropy(
         weights: Weights of the labels' shape; the mean is `sum(w * l) / sum(w)`.
         reduction: "mean", "sum", "parts" (an undivided `Mean`) or "none".
         metrics: Whether to return `Metrics` of each token as well, as `has_aux=True` expects.
-        chunk_size: How many tokens to compute at once, or a pair of tokens and classes; chosen as
-            `plan` says if not given.
+        chunk_size: How many tokens to compute at once, or a pair of tokens and classes; by default
+            as `plan` chooses.
         policy: "fastest" or "least_memory".
         axis_name: Inside `jax.shard_map`, the mesh axis over which `weight` is split along the
             vocabulary, and `bias` and `class_weights` with it. Devices exchange a few numbers a
             token; labels are ids of the whole vocabulary.
-        implementation: "xla", which is described here; "tokamax", the kernel of that package for
-            TPUs, if it is installed: less memory, no options, no forward mode; "auto", the latter
-            where it can be taken. What keeps it from being taken is in the error of "tokamax".
+        implementation: "xla", which is described here; or "tokamax", the kernel of that package
+            for TPUs, if it is installed: less memory, no options, no forward mode.
 
     Returns:
         The loss, a scalar in nats unless `reduction` says otherwise; or the pair of it and
@@ -113,24 +125,22 @@ def softmax_cross_entropy(
         Shoeybi et al., *Megatron-LM* (the vocabulary split over devices), 2019.
     """
     call = Arguments("jaxloss.linear.softmax_cross_entropy", hidden, weight, transposed)
-    options = {
-        "bias": call.a_class("bias", bias),
-        "class_weights": call.a_class("class_weights", class_weights),
-        "label_smoothing": call.number("label_smoothing", label_smoothing, off=0),
-        "softcap": call.number("softcap", softcap, off=None, least=0),
-        "z_loss": call.number("z_loss", z_loss, off=0),
-        "temperature": call.number("temperature", temperature, off=1, least=0),
-    }
-    words = where, weights, reduction, metrics
-    call.choose("implementation", implementation, ("xla", "tokamax", "auto"))
-    if implementation != "xla":
-        reason = _tokamax.why_not(call, options, words, axis_name)
-        if not reason:
-            return _tokamax.loss(call, call.a_row("labels", labels, "integers"), reduction)
-        if implementation == "tokamax":
-            message = f"{call.name}: tokamax cannot take this loss: {reason}."
-            raise ValueError(f'{message} Write `implementation="auto"` to take it where it can.')
-    return _evaluate(call, labels, options, words, chunk_size, policy, axis_name)
+    head = Head(
+        call.weight,
+        bias=call.per_class("bias", bias),
+        class_weights=call.per_class("class_weights", class_weights),
+        label_smoothing=call.number("label_smoothing", label_smoothing, off=0),
+        softcap=call.number("softcap", softcap, off=None, above=0),
+        z_loss=call.number("z_loss", z_loss, off=0),
+        temperature=call.number("temperature", temperature, off=1, above=0),
+    )
+    check_choice(call.fun_name, "implementation", implementation, ("xla", "tokamax"))
+    if implementation == "tokamax":
+        options = head._asdict() | {"where": where, "weights": weights, "axis_name": axis_name}
+        _tokamax.check(call.fun_name, options, metrics, reduction)
+        return _tokamax.loss(call, call.labels("labels", labels), reduction)
+    layer = Layer(transposed, axis_name, metrics)
+    return _loss(call, layer, head, labels, where, weights, reduction, chunk_size, policy)
 
 
 def log_probabilities(
@@ -144,17 +154,20 @@ def log_probabilities(
     temperature: Any = 1.0,
     where: Any = None,
     metrics: bool = False,
-    chunk_size: Chunk = None,
+    chunk_size: ChunkSize = None,
     policy: Policy = "fastest",
     axis_name: Any = None,
 ) -> Any:
-    r"""Take it where a loss needs the probability of each token: preferences, policy gradients.
+    r"""Log-probability of each label under the softmax of a linear layer.
+
+    When to use: losses that need the probability of each token, such as preference losses and
+    policy gradients.
 
     $$\log \mathrm{softmax}(W^\top h + b)_y$$
 
     One number a token, of which any function may follow: DPO adds up those of an answer, PPO
     compares them with older ones. Cotangents come later, so the logits are computed again for the
-    gradients: 4 matrix products. They stay below 0 and exact where the model is sure.
+    gradients: 4 matrix products. The numbers stay below 0 and exact where the model is confident.
 
     Args:
         hidden: `(..., dim)`.
@@ -186,127 +199,120 @@ def log_probabilities(
         Rafailov et al., *Direct Preference Optimization*, 2023.
     """
     call = Arguments("jaxloss.linear.log_probabilities", hidden, weight, transposed)
-    options = {
-        "bias": call.a_class("bias", bias),
-        "softcap": call.number("softcap", softcap, off=None, least=0),
-        "temperature": call.number("temperature", temperature, off=1, least=0),
-    }
-    words = where, None, "none", metrics
-    found = _evaluate(call, labels, options, words, chunk_size, policy, axis_name)
+    head = Head(
+        call.weight,
+        bias=call.per_class("bias", bias),
+        softcap=call.number("softcap", softcap, off=None, above=0),
+        temperature=call.number("temperature", temperature, off=1, above=0),
+    )
+    layer = Layer(transposed, axis_name, metrics)
+    found = _loss(call, layer, head, labels, where, None, "none", chunk_size, policy)
     return (0 - found[0], found[1]) if metrics else 0 - found  # not -0 for what is certain
 
 
-def _evaluate(
+def _loss(
     call: Arguments,
+    layer: Layer,
+    head: Head,
     labels: Any,
-    options: dict[str, Array | None],
-    words: tuple[Any, Any, TypeOfReduction, bool],
-    chunk_size: Chunk,
+    where: Any,
+    weights: Any,
+    reduction: TypeOfReduction,
+    chunk_size: ChunkSize,
     policy: Policy,
-    axis_name: Any,
 ) -> Any:
-    where, weights, reduction, metrics = words
-    call.choose("reduction", reduction, ("none", "mean", "sum", "parts"))
-    ids = call.a_row("labels", labels, "integers")
-    where, weights = call.a_row("where", where, "booleans"), call.a_row("weights", weights, "")
-    call.on_axis(axis_name)
-    shared = {"weight": call.weight} | {n: x for n, x in options.items() if x is not None}
-    smooth = "label_smoothing" in shared
-    layer = Layer(call.transposed, axis_name=axis_name, metrics=metrics, smooth=smooth)
-    how, layer = call.split(layer, chunk_size, policy)
-
-    if where is not None and weights is not None:
-        weights = jnp.where(where, weights, 0)
-    mask = jnp.ones(call.rows, bool) if where is None and how.padding else where
-    rows = {"hidden": call.hidden, "ids": ids, "mask": mask, "factors": weights}
-    rows = {name: x for name, x in rows.items() if x is not None}
-    weight_of_mean = total_weight((call.rows,), where, weights, call.dtype)
-    if reduction == "mean":
-        # Inside the loop, so that the gradients come out of it as they are to be returned.
-        shared["scale"] = 1 / jnp.where(weight_of_mean == 0, 1, weight_of_mean)
-    shared, rows = _on_axes(shared, rows, axis_name)
-    if reduction == "none":
-        result, found = _each(layer, how, shared, rows)
-        result = result.reshape(call.batch)
-    else:
-        result, found = _sum(layer, how, shared, rows)
-    if reduction == "parts":
-        result = Mean(result, weight_of_mean)
-    if not metrics:
+    check_choice(call.fun_name, "reduction", reduction, ("none", "mean", "sum", "parts"))
+    rows = Rows(call.hidden, call.labels("labels", labels), call.mask("where", where))
+    weights = call.per_row("weights", weights)
+    call.check_axis(layer.axis_name)
+    tiles = call.tiles(layer, chunk_size, policy)
+    result, found = _evaluate(tiles, policy, reduction, head, rows, weights)
+    result = result.reshape(call.batch) if reduction == "none" else result
+    if not layer.metrics:
         return result
     normalizer, predicted, correct = (x.reshape(call.batch) for x in found)
     return result, Metrics(normalizer, predicted.astype(jnp.int32), correct > 0)
 
 
-def _on_axes(shared: dict[str, Array], rows: dict[str, Array], axis_name: Any) -> Any:
-    """Marks what differs between the devices of a mesh, before the loop.
-
-    Over the axis of the vocabulary only that differs from which a device makes its logits: its
-    gradient is a part of the whole. What follows the sums over all classes is the same everywhere.
-    """
-    local = {"hidden", "weight", "bias", "class_weights", "temperature", "softcap"}
-    axes = frozenset().union(*(vma(x) for x in (*shared.values(), *rows.values())))
-    names = {axis_name} if isinstance(axis_name, str) else {*(axis_name or ())}
-
-    def marked(tree: dict[str, Array]) -> dict[str, Array]:
-        return {n: pcast_varying(x, axes if n in local else axes - names) for n, x in tree.items()}
-
-    return marked(shared), marked(rows)
-
-
-def _hidden_and_ids(rows: dict[str, Array]) -> tuple[Array, Array]:
-    """What a chunk holds where it counts, and zeros elsewhere."""
-    mask = rows.get("mask")
-    if mask is None:
-        return rows["hidden"], rows["ids"]
-    hidden = jnp.where(mask[:, None], rows["hidden"], jnp.zeros((), rows["hidden"].dtype))
-    return hidden, jnp.where(mask, rows["ids"], 0)
-
-
-def _each(layer: Layer, how: Any, shared: dict[str, Array], rows: dict[str, Array]) -> Any:
-    """The loss of each row, to be differentiated with cotangents that come later."""
-    names, row_names = list(shared), list(rows)
-
-    def of_chunk(leaves: Any, row_leaves: Any) -> Any:
-        chunk_size = dict(zip(row_names, row_leaves, strict=True))
-        every = dict(zip(names, leaves, strict=True))
-        values, aux = losses(layer, every, *_hidden_and_ids(chunk_size))
-        return reduce(values, chunk_size.get("mask"), chunk_size.get("factors"), "none"), aux
-
-    return map_chunks(of_chunk, how, list(shared.values()), list(rows.values()))
-
-
-def _sum(layer: Layer, how: Any, shared: dict[str, Array], rows: dict[str, Array]) -> Any:
-    """The sum of the losses, whose gradients are computed with it."""
-    names, row_names = list(shared), list(rows)
-
-    def term(leaves: Any, row_leaves: Any) -> Any:
-        chunk_size = dict(zip(row_names, row_leaves, strict=True))
-        every = dict(zip(names, leaves, strict=True))
-        values, aux = losses(layer, every, *_hidden_and_ids(chunk_size))
-        value = reduce(values, chunk_size.get("mask"), chunk_size.get("factors"), "sum")
-        return every.get("scale", 1) * value, aux
-
-    def with_slopes(_: Any, leaves: Any, row_leaves: Any, wanted: Slopes) -> Any:
-        chunk_size = dict(zip(row_names, row_leaves, strict=True))
-        mask, factors = chunk_size.get("mask"), chunk_size.get("factors")
-        sums = {n: s for n, s in zip(names, wanted.shared, strict=True) if s is not None}
-        hidden, ids = _hidden_and_ids(chunk_size)
-        counts = jnp.ones_like(ids, accumulator_dtype(hidden.dtype)) if factors is None else factors
-        counts = counts if mask is None else jnp.where(mask, counts, 0)
-        every = dict(zip(names, leaves, strict=True))
-        scale = every.get("scale", 1)
-        to_scale = sums.pop("scale", None)
-        values, aux, sums, to_hidden = slopes(layer, every, hidden, ids, scale * counts, sums)
-        if mask is not None:
-            to_hidden = jnp.where(mask[:, None], to_hidden, 0)
-        value = reduce(values, mask, factors, "sum")
-        if to_scale is not None:
-            sums["scale"] = to_scale + value
-        to_rows = {"hidden": to_hidden, "factors": scale * reduce(values, mask, None, "none")}
-        found = [to_rows.get(name) for name in row_names]
-        return scale * value, aux, [sums.get(name) for name in names], found
-
-    return sum_chunks(
-        ChunkedSum(term, how, with_slopes), list(shared.values()), list(rows.values())
+# Jitted, so that an eager call compiles its loops once.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _evaluate(
+    tiles: Tiles,
+    policy: Policy,
+    reduction: TypeOfReduction,
+    head: Head,
+    rows: Rows,
+    weights: Array | None,
+) -> Any:
+    if rows.mask is not None:
+        rows = rows._replace(ids=jnp.where(rows.mask, rows.ids, 0))
+        weights = None if weights is None else jnp.where(rows.mask, weights, 0)
+    if reduction == "none":
+        head, rows, weights = _unify_vma(tiles.layer, head, rows, weights)
+        whole = tiles._replace(block=None) if policy == "fastest" else tiles
+        values, aux = row_losses(whole, head, rows)
+        return reduce(values, rows.mask, weights, "none"), aux
+    factors, reduced = row_factors(
+        tiles.rows.rows,
+        rows.mask,
+        weights,
+        reduction,
+        accumulator_dtype(head.weight.dtype),
+        float16=holds_float16((head, rows)),
     )
+    head, rows, factors = _unify_vma(tiles.layer, head, rows, factors)
+    total = total_loss if policy == "least_memory" else _sum_of_chunks
+    total, aux = total(tiles, head, rows, factors)
+    return reduced(total), aux
+
+
+def _unify_vma(layer: Layer, head: Head, rows: Rows, per_row: Array | None) -> Any:
+    """Marks arrays as different between the devices of a mesh, before the loop.
+
+    Over the axis of the vocabulary only those that make the logits of a device are: their
+    gradients are parts of the whole. What follows the sums over all classes is the same everywhere.
+    """
+    axes = vma_of(head, rows, per_row)
+    name = layer.axis_name
+    of_rows = axes - ({name} if isinstance(name, str) else {*(name or ())})
+    local = {"weight", "bias", "class_weights", "temperature", "softcap"}
+    head = Head(
+        *(
+            pcast_varying(x, axes if field in local else of_rows)
+            for field, x in zip(Head._fields, head, strict=True)
+        )
+    )
+    rows = Rows(pcast_varying(rows.hidden, axes), *pcast_varying(rows[1:], of_rows))
+    return head, rows, pcast_varying(per_row, of_rows)
+
+
+class _Chunk(NamedTuple):
+    """The rows of a chunk, and what their losses are multiplied by."""
+
+    rows: Rows
+    factors: Array
+
+    def counted(self, real: Array | None) -> Array | None:
+        """Which rows count; None if all do."""
+        masks = [mask for mask in (self.rows.mask, real) if mask is not None]
+        return functools.reduce(jnp.logical_and, masks) if masks else None
+
+
+def _sum_of_chunks(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tuple[Array, Any]:
+    """The sum of the losses times their factors, whose gradients are computed with it."""
+
+    def value(head: Head, chunk: _Chunk, real: Array | None) -> tuple[Array, Any]:
+        values, aux = chunk_losses(tiles.layer, head, chunk.rows.visible(), chunk.rows.ids)
+        return jnp.sum(where_rows(chunk.counted(real), values * chunk.factors)), aux
+
+    def value_and_grad(head: Head, chunk: _Chunk, real: Array | None, wanted: Wanted) -> Any:
+        counted = chunk.counted(real)
+        factors = where_rows(counted, chunk.factors)
+        values, aux, sums, hidden_bar = chunk_value_and_grad(
+            tiles, head, chunk.rows.visible(), chunk.rows.ids, factors, wanted.sums
+        )
+        rows_bar = Rows(where_rows(counted, hidden_bar), *chunk.rows[1:])
+        found = _Chunk(rows_bar, where_rows(counted, values))
+        return jnp.sum(where_rows(counted, values * factors)), aux, sums, found
+
+    return sum_chunks(ChunkedSum(tiles.rows, value, value_and_grad), head, _Chunk(rows, factors))

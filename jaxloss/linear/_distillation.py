@@ -1,14 +1,15 @@
-r"""Distillation between two linear layers, neither of whose logits exist as a whole."""
+r"""Distillation between two linear layers, the logits of neither of which exist as a whole."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 from jax import Array
 
 from jaxloss._core.reduction import TypeOfReduction
 from jaxloss._memory.chunked import chunked
 from jaxloss.divergence import kl_logits
-from jaxloss.linear._arguments import Arguments, Chunk, planned
-from jaxloss.linear._online_softmax import Layer, product
+from jaxloss.linear._arguments import Arguments
+from jaxloss.linear._online_softmax import Head, Layer, logits_of, product
 
 
 def kl(
@@ -24,9 +25,11 @@ def kl(
     where: Any = None,
     weights: Any = None,
     reduction: TypeOfReduction = "mean",
-    chunk_size: Chunk = None,
+    chunk_size: int | None = None,
 ) -> Any:
-    r"""Take it to teach a language model the distributions of another, with neither's logits.
+    r"""Kullback-Leibler divergence of the softmaxes of two linear layers, without their logits.
+
+    When to use: distillation of one language model into another.
 
     $$KL(q \| p), \qquad p = \mathrm{softmax}\frac{W^\top h + b}{T}, \quad
       q = \mathrm{softmax}\frac{V^\top g + c}{T}$$
@@ -48,7 +51,7 @@ def kl(
         where: Booleans of shape `(...)`; False leaves a token out, whatever it holds.
         weights: Weights of shape `(...)`; the mean is `sum(w * l) / sum(w)`.
         reduction: "mean", "sum", "parts" (an undivided `Mean`) or "none".
-        chunk_size: How many tokens to compute at once; chosen as `plan` says if not given.
+        chunk_size: How many tokens to compute at once; by default as `plan` chooses.
 
     Returns:
         The divergence in nats, a scalar unless `reduction` says otherwise.
@@ -73,31 +76,36 @@ def kl(
     if teacher.vocabulary != student.vocabulary:
         expected = f"{student.vocabulary} classes as `weight`"
         student.refuse("target_weight", teacher.weight.shape, expected)
-    layer = Layer(transposed)
     if isinstance(chunk_size, tuple):
         raise TypeError(f"{fun_name}: `chunk_size` is {chunk_size!r}, expected a number of tokens.")
-    student.split(layer, chunk_size, "fastest")
-    how, _ = planned(student.rows, student.weight, layer, chunk_size, "fastest", student.pieces)
-    heads = {
-        "student": (student.weight, student.a_class("bias", bias)),
-        "teacher": (teacher.weight, student.a_class("target_bias", target_bias)),
-        "temperature": student.number("temperature", temperature, off=None, least=0),
-    }
-
-    def of_rows(heads: Any, hidden: Array, target_hidden: Array) -> Array:
-        logits = _logits(layer, hidden, *heads["student"])
-        target = _logits(layer, target_hidden, *heads["teacher"])
-        return kl_logits(logits, target, temperature=heads["temperature"])
-
-    loss = chunked(of_rows, how.size, reduction=reduction)
-    where, weights = (
-        student.a_row("where", where, "booleans"),
-        student.a_row("weights", weights, ""),
+    layer = Layer(transposed)
+    heads = _Heads(
+        Head(student.weight, student.per_class("bias", bias)),
+        Head(teacher.weight, student.per_class("target_bias", target_bias)),
+        student.number("temperature", temperature, off=None, above=0),
     )
+    size = student.tiles(layer, chunk_size, "fastest").rows.size
+    loss = chunked(_kl_of_rows(layer), size, reduction=reduction)
+    where, weights = student.mask("where", where), student.per_row("weights", weights)
     result = loss(heads, student.hidden, teacher.hidden, where=where, weights=weights)
     return result.reshape(student.batch) if reduction == "none" else result
 
 
-def _logits(layer: Layer, hidden: Array, weight: Array, bias: Array | None) -> Array:
-    raw = product(layer, hidden, weight)
-    return raw if bias is None else raw + bias
+class _Heads(NamedTuple):
+    """The layers of a student and a teacher."""
+
+    student: Head
+    teacher: Head
+    temperature: Array | None
+
+
+@functools.cache  # so that `chunked` gets the same function again, and compiles it once
+def _kl_of_rows(layer: Layer) -> Any:
+    def of_rows(heads: _Heads, hidden: Array, target_hidden: Array) -> Array:
+        logits, target = (
+            logits_of(head, product(layer, x, head.weight))
+            for head, x in ((heads.student, hidden), (heads.teacher, target_hidden))
+        )
+        return kl_logits(logits, target, temperature=heads.temperature)
+
+    return of_rows

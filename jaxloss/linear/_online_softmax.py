@@ -1,12 +1,13 @@
-r"""The engine of losses behind a linear layer: logits exist for some rows, or some classes, only.
+r"""The logits of a linear layer and their sums, for some rows and some classes at a time.
 
-What a row needs to know of its logits is a few numbers: the top, the sum of the other classes'
-exponentials, the label's own logit. They are found block by block of the vocabulary, merged, and,
-where the vocabulary lies on several devices, merged across them. The gradient of each logit
-follows from the same numbers and the logit itself, so a block may be thrown away and made again.
+The loss of a row depends on a few numbers: the largest logit, the sum of the other classes'
+exponentials, the label's own logit. They are computed block by block of the vocabulary, merged,
+and, if the vocabulary lies on several devices, merged over those. The gradient of a logit depends
+on the same numbers and on the logit itself, so a block of logits can be discarded and computed
+again.
 
-As on the shelf of classification, the label stays out of the sum: what is left of 1 + tiny when
-the model is right is the tiny.
+The label is left out of the sum, as in `numerics._softmax_nll`: of 1 + tiny, a confident correct
+prediction, the tiny is what counts.
 """
 
 import functools
@@ -16,301 +17,376 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
 from jaxloss._memory.layout import accumulator_dtype
-from jaxloss._memory.mesh import pcast_varying, shards, vma
+from jaxloss._memory.mesh import shards
 from jaxloss.numerics._labels import take_label
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
+from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
+from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
 class Layer(NamedTuple):
-    """What is static about a linear layer and its loss.
+    """The static part of a linear layer and its loss.
 
     Attributes:
         transposed: Whether the weight is `(vocabulary, dim)`.
-        keep: Whether the logits of a chunk of rows exist as a whole.
-        block: How many classes are computed at once, where it is not all of them.
         axis_name: The mesh axis over which the vocabulary is split, inside `shard_map`.
-        metrics: Whether log-normalizers and predictions are wanted.
-        smooth: Whether labels are smoothed.
+        metrics: Whether the predicted class is wanted.
     """
 
     transposed: bool = False
-    keep: bool = True
-    block: int | None = None
     axis_name: Any = None
     metrics: bool = False
-    smooth: bool = False
+
+    @property
+    def class_axis(self) -> int:
+        """The axis of the weight that has the classes."""
+        return 0 if self.transposed else 1
+
+    def num_classes(self, weight: Any) -> int:
+        """The number of classes on this device."""
+        return weight.shape[self.class_axis]
 
 
-# What all rows share, by name; what is not used is left out.
-Shared = dict[str, Array]
-
-
-def classes(layer: Layer, weight: Array) -> int:
-    """How many classes the weight has, on this device."""
-    return weight.shape[0 if layer.transposed else 1]
-
-
-def dot(x: Array, y: Array, over: tuple[int, int], like: Array | None = None) -> Array:
-    """A product of matrices with the sum in float32; of the sharding of `like` on Explicit axes."""
-    explicit = like is not None and any(shards(a, i) > 1 for a in (x, y, like) for i in (0, 1))
-    return lax.dot_general(
-        x,
-        y,
-        (((over[0],), (over[1],)), ((), ())),
-        preferred_element_type=accumulator_dtype(x.dtype),
-        out_sharding=jax.typeof(like).sharding if explicit else None,
-    )
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def product(layer: Layer, hidden: Array, weight: Array) -> Array:
-    """`hidden @ weight` in float32, whose cotangent is rounded to the dtype of its factors.
-
-    Products of half-precision matrices are what an accelerator is fast at, in this direction too.
-    """
-    return dot(hidden, weight, (1, 1 if layer.transposed else 0))
-
-
-@product.defjvp
-def _product_jvp(layer: Layer, primals: Any, tangents: Any) -> Any:
-    (hidden, weight), over = primals, (1, 1 if layer.transposed else 0)
-    dims = (((over[0],), (over[1],)), ((), ()))
-    out = product(layer, hidden, weight)
-    change = lax.dot_general(tangents[0], weight, dims) + lax.dot_general(hidden, tangents[1], dims)
-    return out, change.astype(out.dtype)
-
-
-@jax.custom_jvp
-def _saturated(x: Array) -> Array:
-    return jnp.tanh(x)
-
-
-@_saturated.defjvp
-def _saturated_jvp(primals: Any, tangents: Any) -> Any:
-    # 1 - tanh^2 is 0 from 9 on; this is not.
-    (x,), (x_dot,) = primals, tangents
-    exp = jnp.exp(-2 * numerics.absolute(x))
-    return _saturated(x), 4 * exp / jnp.square(1 + exp) * x_dot
-
-
-def scores(raw: Array, shared: Shared) -> Array:
-    """Logits from products: bias, soft cap and temperature, in this order."""
-    if "bias" in shared:
-        raw = raw + shared["bias"].astype(raw.dtype)
-    if "softcap" in shared:
-        raw = shared["softcap"] * _saturated(raw / shared["softcap"])
-    return raw / shared["temperature"] if "temperature" in shared else raw
-
-
-class Sums(NamedTuple):
-    """What a row knows of its logits; each of shape (rows,).
+class Head(NamedTuple):
+    """The arrays that all rows share; None for what is not used. As a pytree it has no None.
 
     Attributes:
-        top: The largest logit.
-        rest: The sum of exp(logit - top) over all classes but the label.
-        label: The logit of the label.
-        best: The first class of the top, if metrics are wanted.
-        gaps: The weighted sum of top - logit over the possible classes, if labels are smoothed.
-        weight: The sum of the weights of the possible classes.
-        possible: How many classes are possible.
+        weight: `(dim, vocabulary)`, or `(vocabulary, dim)`.
+        bias: `(vocabulary,)`.
+        class_weights: `(vocabulary,)`.
+        label_smoothing: A scalar.
+        softcap: A scalar.
+        z_loss: A scalar.
+        temperature: A scalar.
     """
 
-    top: Array
-    rest: Array
-    label: Array
-    best: Any = None
-    gaps: Any = None
-    weight: Any = None
-    possible: Any = None
-
-
-def _finite(top: Array) -> Array:
-    return jnp.where(top == -jnp.inf, 0, top)
-
-
-@jax.custom_jvp
-def _others(x: Array, top: Array, is_label: Array) -> Array:
-    """exp(x - top), and 0 at the label: one array that serves the sum and its gradient."""
-    return jnp.where(is_label, 0, exp_shifted(x, top))
-
-
-@_others.defjvp
-def _others_jvp(primals: Any, tangents: Any) -> Any:
-    out = _others(*primals)
-    return out, out * (tangents[0] - tangents[1])
-
-
-@jax.custom_jvp
-def _pick(x: Array, place: Array, is_place: Array) -> Array:
-    """The entry of each row at a place; 0 where that is outside."""
-    inside = (place >= 0) & (place < x.shape[1])
-    return jnp.where(inside, take_label(x, jnp.where(inside, place, 0)), 0)
-
-
-@_pick.defjvp
-def _pick_jvp(primals: Any, tangents: Any) -> Any:
-    # Its transpose is a choice, which fuses with what comes next; that of taking is a scatter.
-    return _pick(*primals), jnp.sum(jnp.where(primals[2], tangents[0], 0), axis=-1)
-
-
-@jax.custom_jvp
-def _gaps(x: Array, top: Array, weights: Array) -> tuple[Array, ...]:
-    """The sums of weight times (top - x), of weights, and of 1 over the possible classes."""
-    possible = x > -jnp.inf
-    gaps = jnp.where(possible, weights * (top - x), 0)
-    return numerics.fused_sums(gaps, jnp.where(possible, weights, 0), possible.astype(x.dtype))
-
-
-@functools.partial(_gaps.defjvp, symbolic_zeros=True)
-def _gaps_jvp(primals: Any, tangents: Any) -> Any:
-    # From the logits again: what the sums are made of would be kept, an array each.
-    x, top, weights = primals
-    out, possible = _gaps(*primals), x > -jnp.inf
-    to_gaps, to_weight = jnp.zeros_like(out[0]), jnp.zeros_like(out[1])
-    for direction, sign in zip(tangents[:2], (-1, 1), strict=True):
-        if not isinstance(direction, SymbolicZero):
-            change = jnp.where(possible, sign * weights, 0) * direction
-            to_gaps = to_gaps + jnp.sum(change, axis=-1)
-    if not isinstance(tangents[2], SymbolicZero):
-        gap = top - jnp.maximum(x, jnp.finfo(x.dtype).min)
-        to_gaps = to_gaps + jnp.sum(jnp.where(possible, gap, 0) * tangents[2], axis=-1)
-        to_weight = to_weight + jnp.sum(jnp.where(possible, tangents[2], 0), axis=-1)
-    return out, (to_gaps, to_weight, jnp.zeros_like(out[2]))
-
-
-def sums_of(
-    layer: Layer,
-    x: Array,
-    place: Array,
-    first: Any,
-    weights: Array | None,
-    top: Array | None = None,
-    new: Array | None = None,
-) -> Sums:
-    """The numbers of a block of classes, relative to its own top or to another.
-
-    Args:
-        layer: What is static.
-        x: Logits, `(rows, block)`.
-        place: Where the labels are in the block; outside it, they are no class of it.
-        first: The id of the first class of the block.
-        weights: The weights of its classes.
-        top: What exponentials are relative to.
-        new: Which of its classes count: the others, of logit -inf, were in the block before.
-    """
-    is_label = place[:, None] == jnp.arange(x.shape[1], dtype=place.dtype)
-    if new is not None:
-        is_label &= new
-        place = jnp.where(new[jnp.clip(place, 0, x.shape[1] - 1)], place, -1)
-    if top is None:
-        top = lax.stop_gradient(jnp.max(x, axis=-1, initial=-jnp.inf))
-    base = _finite(top)[:, None]
-    rest = jnp.sum(_others(x, base, is_label), axis=-1)
-    label = _pick(x, place, is_label)
-    best = gaps = weight = number = None
-    if layer.metrics:
-        ids = first + jnp.arange(x.shape[1], dtype=place.dtype)
-        best = jnp.min(jnp.where(x == top[:, None], ids, jnp.iinfo(ids.dtype).max), axis=-1)
-    if layer.smooth:
-        every = jnp.ones(x.shape[1:], x.dtype) if weights is None else weights
-        gaps, weight, number = _gaps(x, base, every)
-    return Sums(top, rest, label, best, gaps, weight, number)
-
-
-def _rescaled(sums: Sums, top: Array) -> Sums:
-    """The same numbers relative to a top that is higher."""
-    scale = jnp.where(sums.top == top, 1, jnp.exp(sums.top - _finite(top)))
-    gaps = sums.gaps
-    if gaps is not None:
-        gaps = gaps + jnp.where(sums.weight == 0, 0, sums.weight * (top - _finite(sums.top)))
-    return sums._replace(top=top, rest=sums.rest * scale, gaps=gaps)
-
-
-def merged(sums: Sums, other: Sums) -> Sums:
-    top = jnp.maximum(sums.top, other.top)
-    best = sums.best
-    if best is not None:
-        best = jnp.where(sums.top >= other.top, best, other.best)
-    left, right = _rescaled(sums, top), _rescaled(other, top)
-    added = jax.tree.map(jnp.add, left._replace(best=None), right._replace(best=None))
-    return added._replace(top=top, best=best)
-
-
-def across(sums: Sums, axis_name: Any) -> Sums:
-    """The numbers of the whole vocabulary: one collective for each, of one number a row."""
-    top = lax.pmax(lax.stop_gradient(sums.top), axis_name)
-    best = sums.best
-    if best is not None:
-        best = lax.pmin(jnp.where(sums.top == top, best, jnp.iinfo(best.dtype).max), axis_name)
-    mine = _rescaled(sums, pcast_varying(top, vma(sums.top)))._replace(best=None, top=None)
-    return lax.psum(mine, axis_name)._replace(top=top, best=best)
+    weight: Array
+    bias: Array | None = None
+    class_weights: Array | None = None
+    label_smoothing: Array | None = None
+    softcap: Array | None = None
+    z_loss: Array | None = None
+    temperature: Array | None = None
 
 
 class Labels(NamedTuple):
     """What is known of the labels before any logit.
 
     Attributes:
-        ids: The class of each row.
-        first: The first class of this device.
-        sound: Whether the id names a class.
-        own: The weight of that class, if classes have weights.
+        ids: The class of each row among those of this device; -1 if it has another.
+        first: The id of the first class of this device.
+        valid: Whether the id names a class.
+        weight: The weight of that class, or None.
     """
 
-    ids: Array
-    first: Any
-    sound: Array
-    own: Array | None
+    ids: Int[Array, " rows"]
+    first: int | Int[Array, ""]
+    valid: Bool[Array, " rows"]
+    weight: Float[Array, " rows"] | None
 
 
-def _values(sums: Sums, labels: Labels, shared: Shared) -> tuple[Array, Array]:
-    """The loss of each row, and its log-normalizer."""
-    top = _finite(sums.top)
-    gap = jnp.where(sums.label == jnp.inf, 0, top - sums.label)
-    values, excess = nll_from_gap(sums.rest, gap)
-    if labels.own is not None:
-        values = labels.own * values
-    if sums.gaps is not None:
-        smoothing = shared["label_smoothing"]
-        count = jnp.maximum(sums.possible, 1).astype(values.dtype)
-        spread = (sums.gaps + excess * sums.weight) / count
-        values = (1 - smoothing) * values + smoothing * spread
-    normalizer = top + excess
-    if "z_loss" in shared:
-        values = values + shared["z_loss"] * jnp.square(normalizer)
-    return values * jnp.where(labels.sound, 1, jnp.nan).astype(values.dtype), normalizer
-
-
-def labels_of(layer: Layer, size: int, shared: Shared, ids: Array) -> Labels:
-    """The labels among the `size` classes of each device."""
-    first, total, own = 0, size, None
+def labels_of(layer: Layer, head: Head, ids: Array) -> Labels:
+    """The labels, from ids among the classes of all devices: compared, and then narrowed."""
+    size = layer.num_classes(head.weight)
+    first, total = 0, size
     if layer.axis_name is not None:
-        first = lax.axis_index(layer.axis_name).astype(ids.dtype) * size
+        first = lax.axis_index(layer.axis_name).astype(jnp.int32) * size
         total = size * lax.axis_size(layer.axis_name)
-    if "class_weights" in shared:
-        here = (ids >= first) & (ids < first + size)
-        own = jnp.where(here, shared["class_weights"][jnp.where(here, ids - first, 0)], 0)
-        own = own if layer.axis_name is None else lax.psum(own, layer.axis_name)
-    return Labels(ids, first, (ids >= 0) & (ids < total), own)
+    local = (ids >= first) & (ids < first + size)
+    ids_here = jnp.where(local, ids - first, -1).astype(jnp.int32)
+    weight = None
+    if head.class_weights is not None:
+        weight = jnp.where(local, head.class_weights[jnp.where(local, ids_here, 0)], 0)
+        weight = weight if layer.axis_name is None else lax.psum(weight, layer.axis_name)
+    return Labels(ids_here, first, (ids >= 0) & (ids < total), weight)
 
 
-def outcome(layer: Layer, sums: Sums, labels: Labels, shared: Shared) -> tuple[Array, Any]:
-    """The loss of each row, and the metrics that are wanted."""
-    values, normalizer = _values(sums, labels, shared)
-    if not layer.metrics:
+# --- products ------------------------------------------------------------------------------------
+
+
+def dot(x: Array, y: Array, over: tuple[int, int], like: Array | None = None) -> Array:
+    """The product of two matrices, summed in float32, sharded as `like` on Explicit axes."""
+    return lax.dot_general(
+        x,
+        y,
+        (((over[0],), (over[1],)), ((), ())),
+        preferred_element_type=accumulator_dtype(x.dtype),
+        out_sharding=_explicit_sharding(x, y, like),
+    )
+
+
+def _explicit_sharding(x: Array, y: Array, like: Array | None) -> Any:
+    explicit = like is not None and any(shards(a, i) > 1 for a in (x, y, like) for i in (0, 1))
+    return jax.typeof(like).sharding if explicit else None
+
+
+def rounded_dot(x: Array, y: Array, over: tuple[int, int], like: Array | None = None) -> Array:
+    """`dot` with a cotangent in float32, which is rounded to the dtype of the other factor.
+
+    The product of half-precision matrices is the one that accelerators are fast at. In float16
+    the cotangents of a large vocabulary would vanish: they are divided by a power of 2.
+    """
+    if jnp.float16 in (x.dtype, y.dtype):
+        return _scaled_dot(over, _explicit_sharding(x, y, like), x, y)
+    dtype = min(x.dtype, y.dtype, key=lambda dtype: jnp.finfo(dtype).bits)
+    return dot(x.astype(dtype), y.astype(dtype), over, like)
+
+
+def _mixed_dot(over: tuple[int, int], out_sharding: Any, x: Array, y: Array) -> Array:
+    return lax.dot_general(
+        x,
+        y,
+        (((over[0],), (over[1],)), ((), ())),
+        preferred_element_type=jnp.float32,
+        out_sharding=out_sharding,
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _scaled_dot(over: tuple[int, int], out_sharding: Any, x: Array, y: Array) -> Array:
+    total = jnp.ones((), jnp.float32)
+    factors = []
+    for factor in (x, y):
+        if factor.dtype != jnp.float16:
+            # Near 2^6 the largest entry leaves 20 binary places below it to the others.
+            unit = numerics.power_of_two_near(jnp.max(jnp.abs(factor), initial=0)) / 64
+            total, factor = total * unit, (factor / unit).astype(jnp.float16)
+        factors.append(factor)
+    return total * _mixed_dot(over, out_sharding, *factors)
+
+
+@_scaled_dot.defjvp
+def _scaled_dot_jvp(over: Any, out_sharding: Any, primals: Any, tangents: Any) -> Any:
+    # Not elementwise. The tangents are not rounded: rounding to a scale cannot be transposed.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    both = functools.partial(_mixed_dot, over, out_sharding)
+    return _scaled_dot(over, out_sharding, x, y), both(x_dot, y) + both(x, y_dot)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def product(layer: Layer, hidden: Array, weight: Array) -> Array:
+    """`hidden @ weight` in float32, whose cotangent is rounded to bfloat16 if its factors are."""
+    return dot(hidden, weight, (1, 1 - layer.class_axis))
+
+
+@product.defjvp
+def _product_jvp(layer: Layer, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # Not elementwise. In float16 a cotangent could vanish, so the transpose keeps float32.
+    (hidden, weight), (hidden_dot, weight_dot) = primals, tangents
+    dims = (((1,), (1 - layer.class_axis,)), ((), ()))
+    out = product(layer, hidden, weight)
+    dtype = jnp.float32 if out.dtype != hidden.dtype == jnp.float16 else None
+    both = functools.partial(lax.dot_general, dimension_numbers=dims, preferred_element_type=dtype)
+    return out, (both(hidden_dot, weight) + both(hidden, weight_dot)).astype(out.dtype)
+
+
+@jax.custom_jvp
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x)
+
+
+@_tanh.defjvp
+def _tanh_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # 1 - tanh^2 is 0 from 9 on in float32; this is not.
+    (x,), (x_dot,) = primals, tangents
+    exp = jnp.exp(-2 * numerics.absolute(x))
+    return _tanh(x), 4 * exp / jnp.square(1 + exp) * x_dot
+
+
+def logits_of(head: Head, raw: Array) -> Array:
+    """Logits from products: bias, soft cap and temperature, in this order."""
+    if head.bias is not None:
+        raw = raw + head.bias.astype(raw.dtype)[None, :]
+    if head.softcap is not None:
+        raw = head.softcap * _tanh(raw / head.softcap)
+    return raw if head.temperature is None else raw / head.temperature
+
+
+# --- the sums of a row ---------------------------------------------------------------------------
+
+
+class Smoothing(NamedTuple):
+    """The sums of label smoothing over the possible classes; each of shape (rows,).
+
+    Attributes:
+        gaps: The weighted sum of top - logit.
+        weight: The sum of the weights.
+        possible: The number of classes.
+    """
+
+    gaps: Array
+    weight: Array
+    possible: Array
+
+
+class RowSums(NamedTuple):
+    """The numbers of a row from which its loss is computed; each of shape (rows,).
+
+    Attributes:
+        others: The sum of the exponentials of all classes but the label.
+        label: The logit of the label; 0 as long as it has not been seen.
+        smoothing: The sums of label smoothing, or None.
+        best: The first class of the largest logit, or None.
+    """
+
+    others: ExpSum
+    label: Array
+    smoothing: Smoothing | None = None
+    best: Array | None = None
+
+    def smoothing_relative_to(self, top: Array) -> Smoothing | None:
+        """The sums of label smoothing relative to a top that is not smaller."""
+        if self.smoothing is None:
+            return None
+        gaps, weight, possible = self.smoothing
+        more = weight * (top - finite_top(self.others.top))
+        return Smoothing(gaps + jnp.where(weight == 0, 0, more), weight, possible)
+
+    def merge(self, other: "RowSums") -> "RowSums":
+        """The numbers of the classes of both."""
+        others = self.others.merge(other.others)
+        smoothing = jax.tree.map(
+            jnp.add,
+            self.smoothing_relative_to(others.top),
+            other.smoothing_relative_to(others.top),
+        )
+        best = None
+        if self.best is not None:
+            best = jnp.where(self.others.top >= other.others.top, self.best, other.best)
+        return RowSums(others, self.label + other.label, smoothing, best)
+
+    def psum(self, axis_name: Any) -> "RowSums":
+        """The numbers of the whole vocabulary: one collective for each, of one number a row."""
+        others = self.others.psum(axis_name)
+        best = self.best
+        if best is not None:
+            local = self.others.top == others.top
+            best = lax.pmin(jnp.where(local, best, jnp.iinfo(best.dtype).max), axis_name)
+        label, smoothing = lax.psum((self.label, self.smoothing_relative_to(others.top)), axis_name)
+        return RowSums(others, label, smoothing, best)
+
+    def variables(self) -> "RowSums":
+        """What derivatives are taken of: the sums, without the top and the ids."""
+        return self._replace(others=self.others.rest, best=None)  # type: ignore[arg-type]
+
+    def with_variables(self, variables: "RowSums") -> "RowSums":
+        """The inverse of `variables`."""
+        return variables._replace(others=ExpSum(self.others.top, variables.others), best=self.best)  # type: ignore[arg-type]
+
+
+@jax.custom_jvp
+def _pick(x: Array, place: Array, is_place: Array) -> Array:  # noqa: ARG001  # see its rule
+    """The entry of each row at a place; 0 if the place is negative."""
+    return jnp.where(place < 0, 0, take_label(x, jnp.maximum(place, 0)))
+
+
+@_pick.defjvp
+def _pick_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The transpose is a choice, which fuses with what follows; that of a gather is a scatter.
+    return _pick(*primals), jnp.sum(jnp.where(primals[2], tangents[0], 0), axis=-1)
+
+
+@jax.custom_jvp
+def _smoothing_sums(x: Array, top: Array, weights: Array) -> Smoothing:
+    possible = x > -jnp.inf
+    gaps = jnp.where(possible, weights * (top - jnp.where(possible, x, top)), 0)
+    return Smoothing(
+        *numerics.fused_sums(gaps, jnp.where(possible, weights, 0), possible.astype(x.dtype))
+    )
+
+
+@functools.partial(_smoothing_sums.defjvp, symbolic_zeros=True)
+def _smoothing_sums_jvp(primals: Any, tangents: Any) -> tuple[Smoothing, Smoothing]:
+    # From the logits again: the terms of the sums would be kept, an array each.
+    x, top, weights = primals
+    out, possible = _smoothing_sums(*primals), x > -jnp.inf
+    gaps_dot, weight_dot = jnp.zeros_like(out.gaps), jnp.zeros_like(out.weight)
+    for direction, sign in zip(tangents[:2], (-1, 1), strict=True):
+        if not isinstance(direction, SymbolicZero):
+            change = jnp.where(possible, sign * weights, 0) * direction
+            gaps_dot = gaps_dot + jnp.sum(change, axis=-1)
+    if not isinstance(tangents[2], SymbolicZero):
+        gap = top - jnp.where(possible, x, top)
+        gaps_dot = gaps_dot + jnp.sum(gap * tangents[2], axis=-1)
+        weight_dot = weight_dot + jnp.sum(jnp.where(possible, tangents[2], 0), axis=-1)
+    return out, Smoothing(gaps_dot, weight_dot, jnp.zeros_like(out.possible))
+
+
+class Classes(NamedTuple):
+    """The classes of a block of logits.
+
+    Attributes:
+        ids: Their ids among the classes of all devices.
+        place: The place of each row's label among them, -1 if it is not there.
+        is_new: Which of them count; the others were in the block before. None if all count.
+    """
+
+    ids: Int[Array, " classes"]
+    place: Int[Array, " rows"]
+    is_new: Bool[Array, " classes"] | None
+
+
+def sums_of_block(
+    layer: Layer,
+    head: Head,
+    raw: Float[Array, "rows classes"],
+    classes: Classes,
+    top: Array | None = None,
+) -> RowSums:
+    """The sums of a block of classes, relative to the largest logit in it or to a given top."""
+    x = logits_of(head, raw)
+    if classes.is_new is not None:
+        x = jnp.where(classes.is_new[None, :], x, -jnp.inf)
+    places = jnp.arange(x.shape[1], dtype=classes.place.dtype)
+    is_label = classes.place[:, None] == places[None, :]
+    others = ExpSum.of(x, ~is_label, top)
+    smoothing = best = None
+    if head.label_smoothing is not None:
+        weights = jnp.ones(x.shape[1], x.dtype)
+        weights = weights if head.class_weights is None else head.class_weights
+        smoothing = _smoothing_sums(x, finite_top(others.top)[:, None], weights[None, :])
+    if layer.metrics:
+        at_top = x == others.top[:, None]
+        ids = jnp.where(at_top, classes.ids[None, :], jnp.iinfo(classes.ids.dtype).max)
+        best = jnp.min(ids, axis=-1)
+    return RowSums(others, _pick(x, classes.place, is_label), smoothing, best)
+
+
+def losses_of(head: Head, labels: Labels, sums: RowSums) -> tuple[Array, Any]:
+    """The loss of each row, and the metrics that are wanted: log-normalizer, best, correct."""
+    top = finite_top(sums.others.top)
+    gap = jnp.where(sums.label == jnp.inf, 0, top - sums.label)
+    values, log_total = nll_from_gap(sums.others.rest, gap)
+    if labels.weight is not None:
+        values = labels.weight * values
+    if head.label_smoothing is not None and sums.smoothing is not None:
+        gaps, weight, possible = sums.smoothing
+        spread = (gaps + log_total * weight) / jnp.maximum(possible, 1).astype(values.dtype)
+        values = (1 - head.label_smoothing) * values + head.label_smoothing * spread
+    normalizer = top + log_total
+    if head.z_loss is not None:
+        values = values + head.z_loss * jnp.square(normalizer)
+    values = values * jnp.where(labels.valid, 1, jnp.nan).astype(values.dtype)
+    if sums.best is None:
         return values, ()
-    right = labels.sound & (sums.label == sums.top)
-    # As floats, which hold the ids exactly: the zero tangent of an integer knows no mesh axes.
-    found = normalizer, sums.best.astype(values.dtype), right.astype(values.dtype)
+    correct = labels.valid & (sums.label == sums.others.top)
+    # As floats, which hold the ids exactly: the zero tangent of an integer has no mesh axes.
+    found = normalizer, sums.best.astype(values.dtype), correct.astype(values.dtype)
     return values, lax.stop_gradient(found)
 
 
-def of_products(layer: Layer, raw: Array, shared: Shared, ids: Array) -> tuple[Array, Any]:
-    """The losses of rows whose products with all classes are at hand."""
-    labels = labels_of(layer, raw.shape[1], shared, ids)
-    x, weights = scores(raw, shared), shared.get("class_weights")
-    sums = sums_of(layer, x, ids - labels.first, labels.first, weights)
-    sums = sums if layer.axis_name is None else across(sums, layer.axis_name)
-    return outcome(layer, sums, labels, shared)
+def all_classes(layer: Layer, head: Head, labels: Labels) -> Classes:
+    """The classes of this device as one block."""
+    ids = jnp.arange(layer.num_classes(head.weight), dtype=labels.ids.dtype)
+    return Classes(labels.first + ids, labels.ids, None)
+
+
+def losses_of_products(layer: Layer, head: Head, ids: Array, raw: Array) -> tuple[Array, Any]:
+    """The losses of rows whose products with all classes are given."""
+    labels = labels_of(layer, head, ids)
+    sums = sums_of_block(layer, head, raw, all_classes(layer, head, labels))
+    sums = sums if layer.axis_name is None else sums.psum(layer.axis_name)
+    return losses_of(head, labels, sums)

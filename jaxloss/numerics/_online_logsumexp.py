@@ -1,0 +1,89 @@
+"""Sums of exponentials that are computed part by part: one pass over what does not exist at once.
+
+Blocks of a vocabulary, blocks of a square of similarities, shards on several devices: each part is
+summed relative to its own largest entry, and two sums are merged relative to the larger of the two.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float
+
+from jaxloss._memory.mesh import pcast_varying, vma
+from jaxloss.numerics._softmax_nll import exp_shifted
+
+
+class ExpSum(NamedTuple):
+    """The sum exp(top) * rest of the exponentials of some entries.
+
+    Attributes:
+        top: The largest entry so far, whether it is summed or not; not differentiated.
+        rest: The sum of exp(entry - top) over the entries that are summed.
+    """
+
+    top: Float[Array, "*rows"]
+    rest: Float[Array, "*rows"]
+
+    @classmethod
+    def of(
+        cls,
+        entries: Float[Array, "..."],
+        counted: Bool[Array, "..."],
+        top: Array | None = None,
+        axis: int = -1,
+    ) -> "ExpSum":
+        """The sum along an axis of the counted entries, none of which exceeds the top.
+
+        The top is that of all entries if it is not given.
+        """
+        if top is None:
+            top = jnp.max(entries, axis, initial=-jnp.inf)
+        top = lax.stop_gradient(top)
+        return cls(top, _sum_of_exps(axis, entries, counted, top))
+
+    def scale_to(self, top: Array) -> Array:
+        """exp(self.top - top), for a top that is not smaller."""
+        same = self.top == top
+        return jnp.where(same, 1, jnp.exp(self.top - jnp.where(same, 0, top)))
+
+    def relative_to(self, top: Array) -> "ExpSum":
+        """The same sum relative to a top that is not smaller."""
+        return ExpSum(top, self.rest * self.scale_to(top))
+
+    def merge(self, more: "ExpSum") -> "ExpSum":
+        """The sum over the entries of both."""
+        top = jnp.maximum(self.top, more.top)
+        return ExpSum(top, self.relative_to(top).rest + more.relative_to(top).rest)
+
+    def psum(self, axis_name: Any) -> "ExpSum":
+        """The sum over the entries of all devices: two collectives of one number a row."""
+        top = lax.pmax(lax.stop_gradient(self.top), axis_name)
+        local = self.relative_to(pcast_varying(top, vma(self.top)))
+        return ExpSum(top, lax.psum(local.rest, axis_name))
+
+
+def finite_top(top: Array) -> Array:
+    """The top, and 0 if nothing is possible."""
+    return jnp.where(top == -jnp.inf, 0, top)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sum_of_exps(axis: int, entries: Array, counted: Array, top: Array) -> Array:
+    return _terms_and_sum(axis, entries, counted, top)[1]
+
+
+@_sum_of_exps.defjvp
+def _sum_of_exps_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # A full rule: one array of terms serves the sum and its gradient. The top is a constant.
+    terms, total = _terms_and_sum(axis, *primals)
+    return total, jnp.sum(terms * tangents[0], axis)
+
+
+def _terms_and_sum(axis: int, entries: Array, counted: Array, top: Array) -> tuple[Array, Array]:
+    top = jnp.expand_dims(finite_top(top), axis)
+    # An entry that is not counted may exceed the top: it must not overflow.
+    terms = jnp.where(counted, exp_shifted(jnp.where(counted, entries, top), top), 0)
+    return terms, jnp.sum(terms, axis)

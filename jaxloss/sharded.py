@@ -91,8 +91,7 @@ def softmax_cross_entropy(
     layer = Layer(axis_name=axis_name)
     rows = logits.reshape(-1, logits.shape[-1])
     # The logits take the place of the weight, of which only the number of classes is read.
-    ids = labels.reshape(-1).astype(jnp.int32)
-    values, _ = losses_of_products(layer, Head(weight=rows), ids, rows)
+    values, _ = losses_of_products(layer, Head(weight=rows), labels.reshape(-1), rows)
     return reduce(values.reshape(labels.shape), where, weights, reduction)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core import reduction
+from jaxloss._core.arguments import as_array
 from jaxloss._core.checks import are_on, check
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
 from jaxloss._core.parameters import real_array
@@ -106,11 +107,14 @@ def vector(fun_name: str, losses: Any) -> Array:
         values = [scalar(fun_name, f"the loss {name!r}", losses[name]) for name in sorted(losses)]
         dtype = accumulator_dtype(*(value.dtype for value in values))
         return jnp.stack([value.astype(dtype) for value in values])
-    if jnp.ndim(losses) != 1 or jnp.size(losses) == 0:
-        came = f"shape {losses.shape}" if hasattr(losses, "shape") else type(losses).__name__
-        message = f"{fun_name}: `losses` is {came}, expected a dict, or an array of shape (m,)."
+    array = as_array(fun_name, "losses", losses)
+    if array.ndim != 1 or array.size == 0:
+        message = (
+            f"{fun_name}: `losses` has shape {array.shape}, expected a dict, or an array of shape "
+            f"(m,)."
+        )
         raise ValueError(message)
-    return to_accumulator(real_array(fun_name, "`losses`", jnp.asarray(losses), "real numbers"))
+    return to_accumulator(real_array(fun_name, "`losses`", array, "real numbers"))
 
 
 def _weight(where: str, weight: Any, step: Any) -> Array:

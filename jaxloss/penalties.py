@@ -17,10 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jaxloss import numerics
+from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
-from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
+from jaxloss._core.parameters import check_count, check_leaves, named_leaves, real_scalar
 from jaxloss.domains import positive, unit_interval
 
 _REMEDY = "Leave it out: put None in its place, or mask it out (`add_penalty(..., mask=...)`)."
@@ -40,7 +42,7 @@ def _sum(
     axes = axis if isinstance(axis, tuple) else (axis,)
     terms = [jnp.zeros((), jnp.float32)]
     for name, leaf in named_leaves("params", params):
-        leaf = to_accumulator(leaf)
+        leaf = to_accumulator(as_array(fun_name, name, leaf))
         if leaf.ndim < rank or not all(-leaf.ndim <= a < leaf.ndim for a in axes):
             needed = f"at least {rank} axes" if leaf.ndim < rank else f"an axis {axis}"
             message = f"{fun_name}: `{name}` has shape {leaf.shape}, expected {needed}. {_REMEDY}"
@@ -306,7 +308,18 @@ def _as_matrix(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def spectral_norm(params: Any, *, iterations: int = 10) -> Array:
+@functools.partial(jax.jit, inline=True)  # compiled once by eager calls
+def _right_singular_vector(x: Array, iterations: Any) -> Array:
+    """Power iteration for the largest singular value."""
+    start = jax.random.normal(jax.random.key(0), x.shape[1:], x.dtype)
+
+    def iterate(_: Any, v: Array) -> Array:
+        return numerics.normalize(x.T @ numerics.normalize(x @ v))
+
+    return jax.lax.fori_loop(0, iterations, iterate, numerics.normalize(start))
+
+
+def spectral_norm(params: Any, *, iterations: Any = 10) -> Array:
     r"""Spectral norm penalty: the sum of the largest singular values of the matrices.
 
     When to use: to bound the Lipschitz constant of a layer.
@@ -321,8 +334,8 @@ def spectral_norm(params: Any, *, iterations: int = 10) -> Array:
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
-        iterations: The number of products with each matrix and its transpose; each multiplies the
-            error by $(\sigma_2 / \sigma_1)^2$.
+        iterations: The number of products with each matrix and its transpose, which may be traced;
+            each multiplies the error by $(\sigma_2 / \sigma_1)^2$.
 
     Returns:
         A scalar, 0 for an empty tree: float32, or float64 if a leaf is.
@@ -339,33 +352,74 @@ def spectral_norm(params: Any, *, iterations: int = 10) -> Array:
         Yoshida and Miyato, *Spectral Norm Regularization for Improving the Generalizability of
         Deep Learning*, 2017.
     """
+    fun_name = "jaxloss.penalties.spectral_norm"
+    if not isinstance(iterations, Tracer):
+        check_count(fun_name, "iterations", iterations, least=0)
 
     def largest(x: Array) -> Array:
         x = _as_matrix(x)
-        constant = jax.lax.stop_gradient(x)
-        start = jax.random.normal(jax.random.key(0), x.shape[1:], x.dtype)
+        return numerics.norm(x @ _right_singular_vector(jax.lax.stop_gradient(x), iterations))
 
-        def iterate(_: Any, v: Array) -> Array:
-            return numerics.normalize(constant.T @ numerics.normalize(constant @ v))
+    return _sum(fun_name, largest, params, rank=2)
 
-        v = jax.lax.fori_loop(0, iterations, iterate, numerics.normalize(start))
-        return numerics.norm(x @ v)
 
-    return _sum("jaxloss.penalties.spectral_norm", largest, params, rank=2)
+def _svd(x: Array) -> tuple[Array, Array, Array, Array]:
+    """U, the singular values, their inverses and V^T.
+
+    The inverses and the vectors of singular values within rounding of 0 are 0.
+    """
+    left, values, right = jnp.linalg.svd(x, full_matrices=False)
+    kept = values > max(x.shape) * jnp.finfo(x.dtype).eps * jnp.max(values, initial=0)
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+    kept = kept.astype(x.dtype)
+    return left * kept[None, :], values, inverse, right * kept[:, None]
 
 
 @jax.custom_jvp
-def _sum_of_singular_values(x: Array) -> Array:
+def _nuclear_norm(x: Array) -> Array:
     return jnp.sum(jnp.linalg.svd(x, compute_uv=False))
 
 
-@_sum_of_singular_values.defjvp
-def _sum_of_singular_values_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+# A rule of its own: those of the decomposition divide by differences of singular values.
+@_nuclear_norm.defjvp
+def _nuclear_norm_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value, gradient = _nuclear_norm_and_gradient(*primals)
+    return value, jnp.sum(gradient * tangents[0])
+
+
+@jax.custom_jvp
+def _nuclear_norm_and_gradient(x: Array) -> tuple[Array, Array]:
+    """The gradient is U V^T over the singular values that are not 0: the shortest subgradient."""
+    left, values, _, right = _svd(x)
+    return jnp.sum(values), _matmul(left, right)
+
+
+@_nuclear_norm_and_gradient.defjvp
+def _nuclear_norm_and_gradient_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    r"""With $P = U^\top \dot X V$, inside the kept singular vectors and beside them.
+
+    $$U \frac{P - P^\top}{\sigma_i + \sigma_j} V^\top + (I - U U^\top) \dot X V \Sigma^{-1} V^\top
+      + U \Sigma^{-1} U^\top \dot X (I - V V^\top)$$
+    """
     (x,), (x_dot,) = primals, tangents
-    left, values, right = jnp.linalg.svd(x, full_matrices=False)
-    # Singular values within rounding count as 0: the shortest of all subgradients.
-    alive = values > max(x.shape) * jnp.finfo(x.dtype).eps * jnp.max(values, initial=0)
-    return jnp.sum(values), jnp.sum((left * alive) @ right * x_dot)
+    left, values, inverse, right = _svd(x)
+    gradient = _matmul(left, right)
+    sums = values[None, :] + values[:, None]
+    rows, columns = _matmul(left.T, x_dot), _matmul(x_dot, right.T)
+    inner = _matmul(rows, right.T)
+    rotation = (inner - inner.T) / jnp.where(sums > 0, sums, 1)
+    beside_left = (columns - _matmul(left, inner)) * inverse[None, :]
+    beside_right = (rows - _matmul(inner, right)) * inverse[:, None]
+    gradient_dot = _matmul(_matmul(left, rotation) + beside_left, right) + _matmul(
+        left, beside_right
+    )
+    return (jnp.sum(values), gradient), (jnp.sum(gradient * x_dot), gradient_dot)
+
+
+def _matmul(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def nuclear_norm(params: Any) -> Array:
@@ -376,8 +430,9 @@ def nuclear_norm(params: Any) -> Array:
     $$\sum_W \sum_i \sigma_i(W)$$
 
     A leaf of several axes is a matrix whose columns run along the last axis. The gradient is
-    $U V^\top$, over the singular values that are not 0. Each evaluation computes a singular value
-    decomposition of every leaf.
+    $U V^\top$, over the singular values that are not 0; second derivatives are finite, also where
+    singular values coincide or are 0. Each evaluation computes a singular value decomposition of
+    every leaf.
 
     Args:
         params: A pytree of floating-point arrays; None leaves are skipped.
@@ -399,7 +454,7 @@ def nuclear_norm(params: Any) -> Array:
     """
     return _sum(
         "jaxloss.penalties.nuclear_norm",
-        lambda x: _sum_of_singular_values(_as_matrix(x)),
+        lambda x: _nuclear_norm(_as_matrix(x)),
         params,
         rank=2,
     )

@@ -564,8 +564,8 @@ def test_smooth_tchebycheff_is_between_the_maximum_and_a_sum():
         (lambda: agg.grad_drop(jnp.ones((2, 1)), KEY, leak=jnp.ones(3)), ValueError, "`leak` has"),
         (lambda: agg.uncertainty(jnp.ones(2), jnp.ones(3)), ValueError, "`log_variances` has"),
         (lambda: agg.geometric_mean({}), ValueError, "there are no losses"),
-        (lambda: agg.geometric_mean(1.0), ValueError, "`losses` is float, expected a dict"),
-        (lambda: agg.dwa(0), ValueError, "dwa: expected `steps_per_epoch` >= 1"),
+        (lambda: agg.geometric_mean(1.0), ValueError, r"`losses` has shape \(\), expected a dict"),
+        (lambda: agg.dwa(0), ValueError, "dwa: `steps_per_epoch` is 0, expected an integer"),
         (
             lambda: agg.gradnorm().update(agg.gradnorm().init(2), losses=jnp.ones(2)),
             ValueError,
@@ -574,7 +574,7 @@ def test_smooth_tchebycheff_is_between_the_maximum_and_a_sum():
         (
             lambda: agg.grad_vac().update(agg.grad_vac().init(3), gramian=jnp.eye(2)),
             ValueError,
-            "got 2 gradients, expected 3",
+            "that of 2 gradients, expected 3",
         ),
         (lambda: agg.gramian({"w": jnp.ones(3), "b": 1.0}), ValueError, r"`updates\['b'\]` has"),
         (lambda: agg.gramian({}), ValueError, "no leaves"),

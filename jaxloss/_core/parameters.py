@@ -25,7 +25,8 @@ def describe(value: Any) -> str:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return f"a tuple of {len(value)}"
     if not isinstance(value, Array | np.ndarray | np.generic):
-        return f"a {type(value).__name__}"
+        name = type(value).__name__
+        return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
     return f"a {value.dtype} " + (f"array of shape {value.shape}" if value.shape else "scalar")
 
 

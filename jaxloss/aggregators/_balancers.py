@@ -16,6 +16,8 @@ import optax
 from jax import Array
 
 from jaxloss._combine import vector
+from jaxloss._core.parameters import check_count, real_scalar
+from jaxloss.domains import positive
 
 
 class Balancer(NamedTuple):
@@ -48,9 +50,33 @@ def constant_losses(fun_name: str, losses: Any, count: int) -> Array:
     return losses
 
 
+def ratio(now: Array, past: Array) -> Array:
+    """`now / past`, finite: 1 where `past` is 0, since no relative change is known there."""
+    quotient = now / jnp.where(past == 0, 1, past)
+    return jnp.where(past == 0, 1, jnp.clip(quotient, *_FINITE))
+
+
 def step_key(seed: int, step: Array) -> Array:
     """The key of a step, from a counter, so that a checkpoint holds only ordinary arrays."""
     return jax.random.fold_in(jax.random.key(seed), step)
+
+
+_FINITE = float(jnp.finfo(jnp.float32).min), float(jnp.finfo(jnp.float32).max)
+
+
+def softmax(ratios: Array, temperature: Any) -> Array:
+    """The softmax of `ratios / temperature`, where that overflows, too."""
+    temperature = jnp.asarray(temperature).astype(ratios.dtype)
+    return jax.nn.softmax((ratios - jnp.max(ratios)) / temperature)
+
+
+def adam_step(
+    tx: optax.GradientTransformation, gradient: Array, state: Any, variables: Array
+) -> tuple[Array, Any]:
+    """The next variables and state; Optax's Adam does not run under strict dtype promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        change, state = tx.update(gradient, state, variables)
+        return jnp.asarray(optax.apply_updates(variables, change)), state
 
 
 class DwaState(NamedTuple):
@@ -70,7 +96,8 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
     $$w_k = m \, \mathrm{softmax}_k \frac{r_k}{T}, \qquad
       r_k = \frac{\bar L_k(e - 1)}{\bar L_k(e - 2)}$$
 
-    In the first two epochs all weights are 1; their sum is always m.
+    The sum of the weights is m. In the first two epochs all of them are 1. The ratio to a loss of 0
+    counts as 1.
 
     Args:
         steps_per_epoch: The number of updates over which the losses are averaged.
@@ -91,9 +118,8 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
         Liu, Johns and Davison, *End-to-End Multi-Task Learning with Attention*, 2019.
     """
     fun_name = "jaxloss.aggregators.dwa"
-    if steps_per_epoch < 1 or not temperature > 0:
-        message = f"{fun_name}: expected `steps_per_epoch` >= 1 and `temperature` > 0, got "
-        raise ValueError(f"{message}{steps_per_epoch} and {temperature}.")
+    steps_per_epoch = check_count(fun_name, "steps_per_epoch", steps_per_epoch)
+    real_scalar(fun_name, "temperature", temperature, positive)
 
     def init(count: int) -> DwaState:
         zeros = jnp.zeros(count, jnp.float32)
@@ -103,8 +129,7 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
         del gramian
         losses = constant_losses(fun_name, losses, state.total.size)
         epoch, place = state.step // steps_per_epoch, state.step % steps_per_epoch
-        ratios = state.newer / jnp.where(epoch < 2, 1, state.older)
-        weights = losses.size * jax.nn.softmax(ratios / temperature)
+        weights = losses.size * softmax(ratio(state.newer, state.older), temperature)
         weights = jnp.where(epoch < 2, jnp.ones_like(weights), weights)
         total = state.total + losses
         ends = place == steps_per_epoch - 1
@@ -169,14 +194,13 @@ def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any
     def update(state: FamoState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
         del gramian
         losses = constant_losses(fun_name, losses, state.logits.size)
-        above = jnp.maximum(losses - ideal, 0) + 1e-8
+        above = jnp.maximum(losses - jnp.asarray(ideal).astype(losses.dtype), 0) + 1e-8
         _, vjp_fn = jax.vjp(jax.nn.softmax, state.logits)
         (gradient,) = vjp_fn(jnp.log(state.previous) - jnp.log(above))
-        change, optimizer = tx.update(gradient, state.optimizer, state.logits)
         first = state.step == 0
         logits, optimizer = jax.tree.map(
             lambda new, old: jnp.where(first, old, new),
-            (optax.apply_updates(state.logits, change), optimizer),
+            adam_step(tx, gradient, state.optimizer, state.logits),
             (state.logits, state.optimizer),
         )
         raw = jax.nn.softmax(logits) / above
@@ -242,12 +266,12 @@ def relobralo(
         first = state.step == 0
 
         def since(past: Array) -> Array:
-            safe = jnp.where(past == 0, 1, past)
-            return losses.size * jax.nn.softmax(losses / (temperature * safe))
+            return losses.size * softmax(ratio(losses, past), temperature)
 
         rho = jax.random.bernoulli(step_key(seed, state.step), lookback)
         history = jnp.where(rho, state.weights, since(state.initial))
-        weights = alpha * history + (1 - alpha) * since(state.previous)
+        share = jnp.asarray(alpha).astype(history.dtype)
+        weights = share * history + (1 - share) * since(state.previous)
         weights = jnp.where(first, state.weights, weights)
         initial = jnp.where(first, losses, state.initial)
         return weights, RelobraloState(state.step + 1, weights, initial, losses)
@@ -276,7 +300,8 @@ def soft_adapt(
         beta: The sharpness of the softmax; if negative, losses that decreased more have larger
             weights.
         normalized: Whether the changes are divided by the sum of their absolute values.
-        loss_weighted: Whether the weights are multiplied by the losses, and then normalized again.
+        loss_weighted: Whether the weights are multiplied by the losses, and then normalized again;
+            they are not where the losses are 0.
 
     Returns:
         A `Balancer` that needs `losses`. Its weights sum to 1; the first are 1/m, or proportional
@@ -307,10 +332,11 @@ def soft_adapt(
         if normalized:
             size = jnp.sum(jnp.abs(change))
             change = change / jnp.where(size == 0, 1, size)
-        weights = jax.nn.softmax(beta * change)
+        weights = jax.nn.softmax(jnp.asarray(beta).astype(change.dtype) * change)
         if loss_weighted:
-            weights = weights * losses
-            weights = weights / jnp.sum(weights)
+            weighted = weights * losses
+            total = jnp.sum(weighted)
+            weights = jnp.where(total == 0, weights, weighted / jnp.where(total == 0, 1, total))
         return weights, SoftAdaptState(state.step + 1, losses)
 
     return Balancer(init, update)

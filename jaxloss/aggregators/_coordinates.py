@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core.dtypes import to_accumulator
+from jaxloss._core.parameters import check_count
 
 
 def _check(fun_name: str, stacked: Array) -> Array:
@@ -45,7 +46,8 @@ def trimmed_mean(stacked: Array, *, trim: int = 1) -> Array:
     fun_name = "jaxloss.aggregators.trimmed_mean"
     stacked = _check(fun_name, stacked)
     count = stacked.shape[0]
-    if trim < 0 or 2 * trim >= count:
+    trim = check_count(fun_name, "trim", trim, least=0)
+    if 2 * trim >= count:
         message = (
             f"{fun_name}: of {count} gradients, `trim` can be 0 to {(count - 1) // 2}, got {trim}."
         )

@@ -5,6 +5,7 @@ They need the Gramian. In a chain `transforms.aggregate` passes it; elsewhere wr
 `gradients.value_and_gramian`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxloss.aggregators._balancers import Balancer, constant_losses, step_key
+from jaxloss.aggregators._balancers import Balancer, adam_step, constant_losses, ratio, step_key
 from jaxloss.aggregators._quadratic import check_gramian
 
 
-def _required(fun_name: str, gramian: Any) -> Array:
+def _required(fun_name: str, gramian: Any, count: int) -> Array:
     if gramian is None:
         message = (
             f"{fun_name}: `gramian` was not given, but the weights depend on the gradients: write "
@@ -24,7 +25,14 @@ def _required(fun_name: str, gramian: Any) -> Array:
             f"`gradients.value_and_gramian`."
         )
         raise ValueError(message)
-    return check_gramian(fun_name, gramian)
+    gramian = check_gramian(fun_name, gramian)
+    if len(gramian) != count:
+        message = (
+            f"{fun_name}: `gramian` is that of {len(gramian)} gradients, expected {count}, as "
+            f"given to `init`."
+        )
+        raise ValueError(message)
+    return gramian
 
 
 class GradNormState(NamedTuple):
@@ -46,7 +54,8 @@ def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
 
     $\bar G$ is the mean of the weighted lengths, and a constant of the gradient. After every update
     the weights take a step of Adam on this objective, are clipped at 0, and rescaled so that their
-    sum is m. The paper uses the gradients of the last shared layer only: pass the Gramian of those.
+    sum is m; a step that makes all of them 0 is skipped. The paper uses the gradients of the last
+    shared layer only: pass the Gramian of those.
 
     Args:
         alpha: The strength with which slower losses are favoured; 0 makes the lengths equal.
@@ -79,16 +88,21 @@ def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
         state: GradNormState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, Any]:
         losses = constant_losses(fun_name, losses, state.weights.size)
-        norms = jnp.sqrt(jnp.diagonal(_required(fun_name, gramian))).astype(jnp.float32)
+        squares = jnp.diagonal(_required(fun_name, gramian, state.weights.size))
+        norms = jnp.sqrt(squares).astype(jnp.float32)
         initial = jnp.where(state.step == 0, losses, state.initial)
-        ratios = losses / jnp.where(initial == 0, 1, initial)
+        ratios = ratio(losses, initial)
         mean = jnp.mean(ratios)
         rates = ratios / jnp.where(mean == 0, 1, mean)
         lengths = state.weights * norms
-        slope = norms * jnp.sign(lengths - jnp.mean(lengths) * rates**alpha)
-        change, optimizer = tx.update(slope, state.optimizer, state.weights)
-        weights = jnp.maximum(jnp.asarray(optax.apply_updates(state.weights, change)), 0)
-        weights = weights * weights.size / jnp.sum(weights)
+        targets = jnp.mean(lengths) * rates ** jnp.asarray(alpha).astype(rates.dtype)
+        slope = norms * jnp.sign(lengths - targets)
+        weights, optimizer = adam_step(tx, slope, state.optimizer, state.weights)
+        weights = jnp.maximum(weights, 0)
+        total = jnp.sum(weights)
+        weights = jnp.where(
+            total == 0, state.weights, weights * weights.size / jnp.where(total == 0, 1, total)
+        )
         return state.weights, GradNormState(state.step + 1, weights, optimizer, initial)
 
     return Balancer(init, update)
@@ -99,6 +113,42 @@ class GradVacState(NamedTuple):
 
     step: Array
     targets: Array
+
+
+@functools.partial(jax.jit, inline=True)  # compiled once by eager calls
+def _vaccinate(matrix: Array, targets: Array, keys: Array, decay: Any) -> tuple[Array, Array]:
+    """The weights of the sum of the vaccinated gradients, and the next targets."""
+    count = len(matrix)
+    decay = jnp.asarray(decay).astype(targets.dtype)
+
+    def vaccinate(k: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+        order = jax.random.permutation(key, count)
+
+        def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            weights, targets = carry
+            other = order[i]
+            different = other != k
+            norm = jnp.sqrt(jnp.maximum(weights @ (matrix @ weights), 0))
+            other_norm = jnp.sqrt(matrix[other, other])
+            product = norm * other_norm
+            safe = jnp.where(product == 0, 1, product)
+            phi = jnp.where(product == 0, 0, matrix[other] @ weights / safe)
+            target = targets[other].astype(phi.dtype)
+            sine = jnp.sqrt(jnp.maximum(1 - phi**2, 0))
+            sine_target = jnp.sqrt(jnp.maximum(1 - target**2, 0))
+            divisor = other_norm * sine_target
+            dividend = norm * (target * sine - phi * sine_target)
+            needed = different & (phi < target) & (divisor > 0)
+            change = jnp.where(needed, dividend / jnp.where(divisor > 0, divisor, 1), 0)
+            moved = targets[other] + decay * (phi.astype(targets.dtype) - targets[other])
+            targets = targets.at[other].set(jnp.where(different, moved, targets[other]))
+            return weights.at[other].add(change), targets
+
+        unit = (jnp.arange(count) == k).astype(matrix.dtype)
+        return jax.lax.fori_loop(0, count, step, (unit, targets))
+
+    weights, targets = jax.vmap(vaccinate)(jnp.arange(count), targets, keys)
+    return jnp.sum(weights, axis=0), targets
 
 
 def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
@@ -141,42 +191,10 @@ def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
         state: GradVacState, *, losses: Any = None, gramian: Any = None
     ) -> tuple[Array, GradVacState]:
         del losses
-        matrix = _required(fun_name, gramian)
         count = state.targets.shape[0]
-        if len(matrix) != count:
-            message = (
-                f"{fun_name}: got {len(matrix)} gradients, expected {count}, as given to `init`."
-            )
-            raise ValueError(message)
-
-        def vaccinate(k: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-            order = jax.random.permutation(key, count)
-
-            def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-                weights, targets = carry
-                other = order[i]
-                different = other != k
-                norm = jnp.sqrt(jnp.maximum(weights @ (matrix @ weights), 0))
-                other_norm = jnp.sqrt(matrix[other, other])
-                size = norm * other_norm
-                safe = jnp.where(size == 0, 1, size)
-                phi = jnp.where(size == 0, 0, matrix[other] @ weights / safe)
-                target = targets[other].astype(phi.dtype)
-                sine = jnp.sqrt(jnp.maximum(1 - phi**2, 0))
-                sine_target = jnp.sqrt(jnp.maximum(1 - target**2, 0))
-                divisor = other_norm * sine_target
-                share = norm * (target * sine - phi * sine_target)
-                needed = different & (phi < target) & (divisor > 0)
-                change = jnp.where(needed, share / jnp.where(divisor > 0, divisor, 1), 0)
-                moved = targets[other] + decay * (phi.astype(targets.dtype) - targets[other])
-                targets = targets.at[other].set(jnp.where(different, moved, targets[other]))
-                return weights.at[other].add(change), targets
-
-            unit = (jnp.arange(count) == k).astype(matrix.dtype)
-            return jax.lax.fori_loop(0, count, step, (unit, targets))
-
+        matrix = _required(fun_name, gramian, count)
         keys = jax.random.split(step_key(seed, state.step), count)
-        weights, targets = jax.vmap(vaccinate)(jnp.arange(count), state.targets, keys)
-        return jnp.sum(weights, axis=0), GradVacState(state.step + 1, targets)
+        weights, targets = _vaccinate(matrix, state.targets, keys, decay)
+        return weights, GradVacState(state.step + 1, targets)
 
     return Balancer(init, update)

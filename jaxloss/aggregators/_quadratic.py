@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import to_accumulator
 
 
 def check_gramian(fun_name: str, gramian: Any) -> Array:
     """A square matrix, in float32 or float64, without a gradient: weights are constants."""
-    gramian = jnp.asarray(gramian)
+    gramian = jnp.asarray(as_array(fun_name, "gramian", gramian))
     if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.size:
         message = (
             f"{fun_name}: `gramian` has shape {gramian.shape}, expected (m, m), the inner products "
@@ -26,7 +27,7 @@ def check_preference(fun_name: str, preference: Any, gramian: Array) -> Array:
     count = gramian.shape[0]
     if preference is None:
         return jnp.full(count, 1 / count, gramian.dtype)
-    preference = jnp.asarray(preference)
+    preference = jnp.asarray(as_array(fun_name, "preference", preference))
     if preference.shape != (count,):
         message = (
             f"{fun_name}: `preference` has shape {preference.shape}, expected ({count},), a number "

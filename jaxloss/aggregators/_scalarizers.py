@@ -12,10 +12,11 @@ from jax import Array
 
 from jaxloss import numerics
 from jaxloss._combine import vector
+from jaxloss._core.arguments import as_array
 
 
 def _of_shape(fun_name: str, name: str, given: Any, losses: Array) -> Array:
-    array = jnp.asarray(given)
+    array = jnp.asarray(as_array(fun_name, name, given))
     if array.shape not in ((), losses.shape):
         message = (
             f"{fun_name}: `{name}` has shape {array.shape}, expected {losses.shape}, a number for "

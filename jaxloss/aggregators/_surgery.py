@@ -1,10 +1,33 @@
 """Weightings by discrete choices: projections in a random order, and selection."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.parameters import check_count
 from jaxloss.aggregators._quadratic import check_gramian
+
+
+@functools.partial(jax.jit, inline=True)  # compiled once by eager calls
+def _pcgrad(gramian: Array, key: Array) -> Array:
+    count = len(gramian)
+
+    def project(k: Array, key: Array) -> Array:
+        order = jax.random.permutation(key, count)
+
+        def step(i: Array, weights: Array) -> Array:
+            other = order[i]
+            inner, square = gramian[other] @ weights, gramian[other, other]
+            conflict = (inner < 0) & (other != k) & (square > 0)
+            component = jnp.where(conflict, inner / jnp.where(square > 0, square, 1), 0)
+            return weights.at[other].add(-component)
+
+        return jax.lax.fori_loop(0, count, step, (jnp.arange(count) == k).astype(gramian.dtype))
+
+    keys = jax.random.split(key, count)
+    return jnp.sum(jax.vmap(project)(jnp.arange(count), keys), axis=0)
 
 
 def pcgrad(gramian: Array, key: Array) -> Array:
@@ -36,23 +59,7 @@ def pcgrad(gramian: Array, key: Array) -> Array:
     References:
         Yu et al., *Gradient Surgery for Multi-Task Learning*, 2020.
     """
-    gramian = check_gramian("jaxloss.aggregators.pcgrad", gramian)
-    count = len(gramian)
-
-    def project(k: Array, key: Array) -> Array:
-        order = jax.random.permutation(key, count)
-
-        def step(i: Array, weights: Array) -> Array:
-            other = order[i]
-            inner, square = gramian[other] @ weights, gramian[other, other]
-            conflict = (inner < 0) & (other != k) & (square > 0)
-            component = jnp.where(conflict, inner / jnp.where(square > 0, square, 1), 0)
-            return weights.at[other].add(-component)
-
-        return jax.lax.fori_loop(0, count, step, (jnp.arange(count) == k).astype(gramian.dtype))
-
-    keys = jax.random.split(key, count)
-    return jnp.sum(jax.vmap(project)(jnp.arange(count), keys), axis=0)
+    return _pcgrad(check_gramian("jaxloss.aggregators.pcgrad", gramian), key)
 
 
 def krum(gramian: Array, *, byzantine: int, selected: int = 1) -> Array:
@@ -88,7 +95,9 @@ def krum(gramian: Array, *, byzantine: int, selected: int = 1) -> Array:
     fun_name = "jaxloss.aggregators.krum"
     gramian = check_gramian(fun_name, gramian)
     count = len(gramian)
-    if not 0 <= byzantine <= count - 3 or not 1 <= selected <= count:
+    byzantine = check_count(fun_name, "byzantine", byzantine, least=0)
+    selected = check_count(fun_name, "selected", selected)
+    if byzantine > count - 3 or selected > count:
         message = (
             f"{fun_name}: of {count} gradients, expected 0 <= `byzantine` <= {count - 3} and 1 <= "
             f"`selected` <= {count}, got byzantine={byzantine}, selected={selected}."

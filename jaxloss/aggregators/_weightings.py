@@ -4,6 +4,9 @@ The update direction is $d = \sum_k w_k g_k$. A small step along $-d$ decreases 
 $\langle g_k, d \rangle > 0$; otherwise $d$ conflicts with it.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -20,8 +23,12 @@ from jaxloss.aggregators._stacked import normalize
 
 _MODULE = "jaxloss.aggregators."
 
+# Eager loops would be compiled in every call, since their bodies are new functions each time.
+_compiled_once = functools.partial(jax.jit, inline=True)
 
-def _regularize(gramian: Array, regularization: float) -> Array:
+
+def _regularize(gramian: Array, regularization: Any) -> Array:
+    regularization = jnp.asarray(regularization).astype(gramian.dtype)
     return divide_by_trace(gramian) + regularization * jnp.eye(len(gramian), dtype=gramian.dtype)
 
 
@@ -30,9 +37,13 @@ def _project(gramian: Array, weights: Array) -> Array:
     return weights + nonnegative_minimum(gramian, gramian @ weights)
 
 
-def upgrad(
-    gramian: Array, *, preference: Array | None = None, regularization: float = 1e-4
-) -> Array:
+@_compiled_once
+def _upgrad(gramian: Array, preference: Array, regularization: Any) -> Array:
+    matrix = _regularize(gramian, regularization)
+    return jnp.sum(jax.vmap(lambda u: _project(matrix, u))(jnp.diag(preference)), axis=0)
+
+
+def upgrad(gramian: Array, *, preference: Any = None, regularization: Any = 1e-4) -> Array:
     r"""UPGrad: the mean of the gradients, each projected onto the cone without conflict.
 
     When to use: the first choice. No loss increases, and each counts in proportion to its gradient.
@@ -64,13 +75,15 @@ def upgrad(
     fun_name = f"{_MODULE}upgrad"
     gramian = check_gramian(fun_name, gramian)
     preference = check_preference(fun_name, preference, gramian)
-    matrix = _regularize(gramian, regularization)
-    return jnp.sum(jax.vmap(lambda u: _project(matrix, u))(jnp.diag(preference)), axis=0)
+    return _upgrad(gramian, preference, regularization)
 
 
-def dual_projection(
-    gramian: Array, *, preference: Array | None = None, regularization: float = 1e-4
-) -> Array:
+@_compiled_once
+def _dual_projection(gramian: Array, preference: Array, regularization: Any) -> Array:
+    return _project(_regularize(gramian, regularization), preference)
+
+
+def dual_projection(gramian: Array, *, preference: Any = None, regularization: Any = 1e-4) -> Array:
     r"""Dual cone projection: the mean gradient, projected onto the cone without conflict.
 
     When to use: to change the mean gradient as little as possible such that no loss increases.
@@ -100,7 +113,17 @@ def dual_projection(
     fun_name = f"{_MODULE}dual_projection"
     gramian = check_gramian(fun_name, gramian)
     preference = check_preference(fun_name, preference, gramian)
-    return _project(_regularize(gramian, regularization), preference)
+    return _dual_projection(gramian, preference, regularization)
+
+
+@_compiled_once
+def _mgda(gramian: Array) -> Array:
+    # The minimum of z'Gz/2 - sum(z) over z >= 0 is a multiple of the solution.
+    shift, ones = 4 * rounding(gramian), jnp.ones(len(gramian), gramian.dtype)
+    matrix = _regularize(gramian, shift)
+    multiple = nonnegative_minimum(matrix, -ones)
+    multiple = nonnegative_minimum(matrix, -ones - shift * multiple)  # removes the regularization
+    return multiple / jnp.sum(multiple)
 
 
 def mgda(gramian: Array) -> Array:
@@ -131,16 +154,35 @@ def mgda(gramian: Array) -> Array:
         Désidéri, *Multiple-Gradient Descent Algorithm (MGDA)*, 2012.
         Sener and Koltun, *Multi-Task Learning as Multi-Objective Optimization*, 2018.
     """
-    gramian = check_gramian(f"{_MODULE}mgda", gramian)
-    # The minimum of z'Gz/2 - sum(z) over z >= 0 is a multiple of the solution.
-    shift, ones = 4 * rounding(gramian), jnp.ones(len(gramian), gramian.dtype)
-    matrix = _regularize(gramian, shift)
-    multiple = nonnegative_minimum(matrix, -ones)
-    multiple = nonnegative_minimum(matrix, -ones - shift * multiple)  # removes the regularization
-    return multiple / jnp.sum(multiple)
+    return _mgda(check_gramian(f"{_MODULE}mgda", gramian))
 
 
-def cagrad(gramian: Array, *, c: float = 0.5) -> Array:
+@_compiled_once
+def _cagrad(gramian: Array, c: Any) -> Array:
+    mean = jnp.full(len(gramian), 1 / len(gramian), gramian.dtype)
+    matrix = _regularize(gramian, 4 * rounding(gramian))
+    slope = matrix @ mean
+    radius = jnp.asarray(c).astype(gramian.dtype) * jnp.sqrt(mean @ slope)
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        level, _, _, rounds = state
+        y = nonnegative_minimum(matrix, slope - level)
+        length = jnp.sqrt(jnp.maximum(y @ (matrix @ y), 0))
+        total = jnp.sum(y)
+        change = jnp.where(
+            total > 0, (length - radius) * length / jnp.where(total > 0, total, 1), 0
+        )
+        return level - change, y, jnp.abs(length - radius), rounds + 1
+
+    # The start is not below the root, from where Newton's steps decrease monotonically to it.
+    start = jnp.min(slope + radius * jnp.sqrt(jnp.diagonal(matrix)))
+    tolerance = 4 * jnp.finfo(gramian.dtype).eps * radius
+    state = (start, jnp.zeros_like(mean), jnp.full_like(radius, jnp.inf), jnp.asarray(0))
+    _, y, *_ = jax.lax.while_loop(lambda s: (s[2] > tolerance) & (s[3] < 30), step, state)
+    return mean + jnp.where(jnp.diagonal(gramian) > 0, y, 0)  # 0 for a gradient of 0
+
+
+def cagrad(gramian: Array, *, c: Any = 0.5) -> Array:
     r"""Conflict-averse gradient descent (CAGrad): the best direction for the worst loss in a ball.
 
     When to use: to minimize the mean loss, with some care for the loss that improves least.
@@ -169,31 +211,20 @@ def cagrad(gramian: Array, *, c: float = 0.5) -> Array:
     References:
         Liu et al., *Conflict-Averse Gradient Descent for Multi-Task Learning*, 2021.
     """
-    gramian = check_gramian(f"{_MODULE}cagrad", gramian)
-    mean = jnp.full(len(gramian), 1 / len(gramian), gramian.dtype)
-    matrix = _regularize(gramian, 4 * rounding(gramian))
-    slope = matrix @ mean
-    radius = c * jnp.sqrt(mean @ slope)
-
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        level, _, _, rounds = state
-        y = nonnegative_minimum(matrix, slope - level)
-        length = jnp.sqrt(jnp.maximum(y @ (matrix @ y), 0))
-        total = jnp.sum(y)
-        change = jnp.where(
-            total > 0, (length - radius) * length / jnp.where(total > 0, total, 1), 0
-        )
-        return level - change, y, jnp.abs(length - radius), rounds + 1
-
-    # The start is not below the root, from where Newton's steps decrease monotonically to it.
-    start = jnp.min(slope + radius * jnp.sqrt(jnp.diagonal(matrix)))
-    tolerance = 4 * jnp.finfo(gramian.dtype).eps * radius
-    state = (start, jnp.zeros_like(mean), jnp.full_like(radius, jnp.inf), jnp.asarray(0))
-    _, y, *_ = jax.lax.while_loop(lambda s: (s[2] > tolerance) & (s[3] < 30), step, state)
-    return mean + jnp.where(jnp.diagonal(gramian) > 0, y, 0)  # 0 for a gradient of 0
+    return _cagrad(check_gramian(f"{_MODULE}cagrad", gramian), c)
 
 
-def aligned_mtl(gramian: Array, *, preference: Array | None = None) -> Array:
+@_compiled_once
+def _aligned_mtl(gramian: Array, preference: Array) -> Array:
+    values, vectors = jnp.linalg.eigh(gramian)
+    kept = values > rounding(gramian) * jnp.max(values)
+    smallest = jnp.min(jnp.where(kept, values, jnp.inf))
+    share = jnp.where(kept, jnp.sqrt(smallest / jnp.where(kept, values, 1)), 0)
+    aligned = vectors @ (share * (vectors.T @ preference))
+    return jnp.where(jnp.any(kept), aligned, preference)
+
+
+def aligned_mtl(gramian: Array, *, preference: Any = None) -> Array:
     r"""Aligned-MTL: the mean after the gradients are made orthogonal and equally long.
 
     When to use: to remove conflict between gradients, and dominance of the longest, at once.
@@ -222,13 +253,17 @@ def aligned_mtl(gramian: Array, *, preference: Array | None = None) -> Array:
     """
     fun_name = f"{_MODULE}aligned_mtl"
     gramian = check_gramian(fun_name, gramian)
-    preference = check_preference(fun_name, preference, gramian)
-    values, vectors = jnp.linalg.eigh(gramian)
-    kept = values > rounding(gramian) * jnp.max(values)
-    smallest = jnp.min(jnp.where(kept, values, jnp.inf))
-    share = jnp.where(kept, jnp.sqrt(smallest / jnp.where(kept, values, 1)), 0)
-    aligned = vectors @ (share * (vectors.T @ preference))
-    return jnp.where(jnp.any(kept), aligned, preference)
+    return _aligned_mtl(gramian, check_preference(fun_name, preference, gramian))
+
+
+@_compiled_once
+def _imtl_g(gramian: Array) -> Array:
+    cosines, inverse = normalize(gramian)
+    longest = jnp.max(jnp.where(inverse > 0, 1 / jnp.where(inverse > 0, inverse, 1), 0))
+    weights = inverse * longest * pseudo_inverse_times(cosines, (inverse > 0).astype(gramian.dtype))
+    total = jnp.sum(weights)
+    none = jnp.abs(total) <= 10 * rounding(gramian) * jnp.sum(jnp.abs(weights))
+    return jnp.where(none, 0, weights / jnp.where(none, 1, total))
 
 
 def imtl_g(gramian: Array) -> Array:
@@ -258,16 +293,22 @@ def imtl_g(gramian: Array) -> Array:
     References:
         Liu et al., *Towards Impartial Multi-Task Learning*, 2021.
     """
-    gramian = check_gramian(f"{_MODULE}imtl_g", gramian)
+    return _imtl_g(check_gramian(f"{_MODULE}imtl_g", gramian))
+
+
+@_compiled_once
+def _con_fig(gramian: Array, preference: Array) -> Array:
     cosines, inverse = normalize(gramian)
-    longest = jnp.max(jnp.where(inverse > 0, 1 / jnp.where(inverse > 0, inverse, 1), 0))
-    weights = inverse * longest * pseudo_inverse_times(cosines, (inverse > 0).astype(gramian.dtype))
-    total = jnp.sum(weights)
-    none = jnp.abs(total) <= 10 * rounding(gramian) * jnp.sum(jnp.abs(weights))
-    return jnp.where(none, 0, weights / jnp.where(none, 1, total))
+    weights = pseudo_inverse_times(cosines, preference)
+    square = weights @ (cosines @ weights)
+    norms = jnp.sqrt(jnp.diagonal(gramian))
+    length = jnp.where(
+        square > 0, norms @ (cosines @ weights) / jnp.where(square > 0, square, 1), 0
+    )
+    return length * weights * inverse
 
 
-def con_fig(gramian: Array, *, preference: Array | None = None) -> Array:
+def con_fig(gramian: Array, *, preference: Any = None) -> Array:
     r"""ConFIG: the same cosine with every gradient, and a length that decreases with conflict.
 
     When to use: physics-informed networks, with losses of residuals and boundary conditions.
@@ -297,47 +338,11 @@ def con_fig(gramian: Array, *, preference: Array | None = None) -> Array:
     """
     fun_name = f"{_MODULE}con_fig"
     gramian = check_gramian(fun_name, gramian)
-    preference = check_preference(fun_name, preference, gramian)
-    cosines, inverse = normalize(gramian)
-    weights = pseudo_inverse_times(cosines, preference)
-    square = weights @ (cosines @ weights)
-    norms = jnp.sqrt(jnp.diagonal(gramian))
-    length = jnp.where(
-        square > 0, norms @ (cosines @ weights) / jnp.where(square > 0, square, 1), 0
-    )
-    return length * weights * inverse
+    return _con_fig(gramian, check_preference(fun_name, preference, gramian))
 
 
-def fair_grad(gramian: Array, *, alpha: float = 1.0) -> Array:
-    r"""FairGrad: the direction that maximizes the alpha-fair utility of the improvements.
-
-    When to use: to choose between the sum of the improvements (small alpha), their product
-    (alpha = 1) and the smallest of them (large alpha).
-
-    $$(G w)_k = w_k^{-1/\alpha}, \qquad w > 0$$
-
-    alpha = 1 is `nash`. Where no direction decreases all losses there is no solution: the weights
-    are large and their direction is short. The solution is the minimum of a convex function, found
-    to rounding by Newton's method, also for gradients of very different lengths.
-
-    Args:
-        gramian: Inner products of the gradients, of shape (m, m).
-        alpha: The degree of fairness, above 0; may be traced.
-
-    Returns:
-        Weights of shape (m,), above 0; 0 for a gradient that is 0.
-
-    Raises:
-        ValueError: If the Gramian is not square.
-
-    Example:
-        >>> fair_grad(jnp.array([[4.0, 0.0], [0.0, 1.0]]), alpha=1.0).round(5)
-        Array([0.5, 1. ], dtype=float32)
-
-    References:
-        Ban and Ji, *Fair Resource Allocation in Multi-Task Learning*, 2024.
-    """
-    gramian = check_gramian(f"{_MODULE}fair_grad", gramian)
+@_compiled_once
+def _fair_grad(gramian: Array, alpha: Any) -> Array:
     power = 1 / jnp.asarray(alpha, gramian.dtype)
     size = jnp.trace(gramian) / len(gramian)
     size = jnp.where(size == 0, 1, size)
@@ -377,6 +382,38 @@ def fair_grad(gramian: Array, *, alpha: float = 1.0) -> Array:
     y, *_ = jax.lax.while_loop(lambda s: (s[1] > tolerance) & (s[2] < 100), step, start)
     y, *_ = step((y, y[0], jnp.asarray(0)))  # convergence is quadratic: one more step is exact
     return jnp.where(alive, y * inverse, 0) * size ** (-1 / (1 + power))
+
+
+def fair_grad(gramian: Array, *, alpha: Any = 1.0) -> Array:
+    r"""FairGrad: the direction that maximizes the alpha-fair utility of the improvements.
+
+    When to use: to choose between the sum of the improvements (small alpha), their product
+    (alpha = 1) and the smallest of them (large alpha).
+
+    $$(G w)_k = w_k^{-1/\alpha}, \qquad w > 0$$
+
+    alpha = 1 is `nash`. Where no direction decreases all losses there is no solution: the weights
+    are large and their direction is short. The solution is the minimum of a convex function, found
+    to rounding by Newton's method, also for gradients of very different lengths.
+
+    Args:
+        gramian: Inner products of the gradients, of shape (m, m).
+        alpha: The degree of fairness, above 0; may be traced.
+
+    Returns:
+        Weights of shape (m,), above 0; 0 for a gradient that is 0.
+
+    Raises:
+        ValueError: If the Gramian is not square.
+
+    Example:
+        >>> fair_grad(jnp.array([[4.0, 0.0], [0.0, 1.0]]), alpha=1.0).round(5)
+        Array([0.5, 1. ], dtype=float32)
+
+    References:
+        Ban and Ji, *Fair Resource Allocation in Multi-Task Learning*, 2024.
+    """
+    return _fair_grad(check_gramian(f"{_MODULE}fair_grad", gramian), alpha)
 
 
 def nash(gramian: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 
 
 def all_finite(*trees: Any) -> Array:
@@ -90,6 +91,16 @@ def with_extra_args(fun_name: str, name: str, inner: Any) -> optax.GradientTrans
     return inner
 
 
+def cond(ok: Array, true_fun: Callable[[], Any], false_fun: Callable[[], Any]) -> Any:
+    """`jax.lax.cond`, without compilation where the condition is known, as in eager calls.
+
+    `jax.lax.cond` compiles its branches in every eager call, since they are new functions.
+    """
+    if isinstance(ok, Tracer):
+        return jax.lax.cond(ok, true_fun, false_fun)
+    return true_fun() if ok else false_fun()
+
+
 def update_if(
     ok: Array,
     inner: optax.GradientTransformationExtraArgs,
@@ -104,8 +115,8 @@ def update_if(
 
     With `check`, the new updates must be finite, too. They are computed twice: once to be checked,
     which needs no memory, and once in a `lax.cond`, so that old and new state never exist side by
-    side. An update that evaluates the loss, as line searches do, is computed once, and both states
-    are kept.
+    side. In eager calls, and if it evaluates the loss, as line searches do, it is computed once,
+    and both states are kept.
     """
     evaluations = []
 
@@ -125,9 +136,9 @@ def update_if(
         return no_update(expected), inner_state
 
     if not check:
-        return *jax.lax.cond(ok, step, skip), ok
-    if evaluations:
-        new, state = jax.lax.cond(ok, step, skip)
+        return *cond(ok, step, skip), ok
+    if evaluations or not isinstance(ok, Tracer):
+        new, state = cond(ok, step, skip)
         ok = ok & all_finite(new)
         return tree_where(ok, new, no_update(new)), tree_where(ok, state, inner_state), ok
     ok = jax.lax.cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))

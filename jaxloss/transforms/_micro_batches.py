@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxloss._core.dtypes import accumulator_dtype
 from jaxloss._core.parameters import check_count
-from jaxloss.transforms._common import no_update, with_extra_args
+from jaxloss.transforms._common import cond, no_update, with_extra_args
 
 _NAME = "jaxloss.transforms.accumulate"
 
@@ -126,9 +126,11 @@ def accumulate(
 
         expected, _ = jax.eval_shape(step)
         last = state.micro_step + 1 >= micro_batches
-        new, inner_state = jax.lax.cond(
-            last, step, lambda: (no_update(expected), state.inner_state)
-        )
+
+        def wait() -> tuple[Any, Any]:
+            return no_update(expected), state.inner_state
+
+        new, inner_state = cond(last, step, wait)
         micro_step = jnp.where(last, 0, state.micro_step + 1).astype(jnp.int32)
         gradients, total_loss, total_weight = jax.tree.map(
             lambda x: jnp.where(last, jnp.zeros_like(x), x), (gradients, total_loss, total_weight)

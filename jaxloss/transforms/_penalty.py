@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jaxloss._core.dtypes import add_in_dtype, to_accumulator
 from jaxloss._core.parameters import named_leaves, real_scalar
@@ -128,7 +129,8 @@ def regularize(
     Not only the gradient: the extra arguments `value`, `grad` and `value_fn`, where they are given,
     become those of the sum. A penalty in a chain changes the gradient alone, so that a line search
     compares the slope of one function with the values of another, and stops before the minimum of
-    either.
+    either. Inside `optax.masked` and `optax.partition` the penalty is that of the unmasked
+    parameters, and `value_fn`, which depends on all parameters, raises when it is called.
 
     Args:
         inner: An Optax transformation: `optax.lbfgs()`, or a chain.
@@ -186,20 +188,19 @@ def regularize(
 
 
 def _restrict(grad: Any, loss: Any, params: Any) -> tuple[Any, Any]:
-    """Gradient and loss of all parameters, as functions of the parameters that a wrapper passes.
+    """Gradient and loss of all parameters, for the parameters that a wrapper of Optax passes.
 
     `optax.masked` and `optax.partition` replace parameters by `MaskedNode`, and `optax.flatten`
-    concatenates them, but all three forward extra arguments as they are.
+    concatenates them; all three forward extra arguments unchanged. Hidden parameters leave a
+    gradient, but no loss.
     """
     if jax.tree_util.all_leaves([params]) and not jax.tree_util.all_leaves([grad]):
-        grad, unravel = jax.flatten_util.ravel_pytree(grad)
+        grad, unravel = ravel_pytree(grad)
         return grad, loss and _compose(loss, unravel)
-    try:
-        return jax.tree.map(
-            lambda p, g: p if _is_masked(p) else g, params, grad, is_leaf=_is_masked
-        ), (loss and _refuse_masked(loss) if _count_masked(params) > _count_masked(grad) else loss)
-    except ValueError:  # not the structure of the parameters: `add_gradient` raises
+    if _count_masked(params) <= _count_masked(grad):
         return grad, loss
+    grad = jax.tree.map(lambda p, g: p if _is_masked(p) else g, params, grad, is_leaf=_is_masked)
+    return grad, loss and _compose(loss, _refuse_masked)
 
 
 def _is_masked(x: Any) -> bool:
@@ -210,25 +211,22 @@ def _count_masked(tree: Any) -> int:
     return sum(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked)))
 
 
-def _compose(loss: Callable[..., Any], unravel: Callable[[Any], Any]) -> Callable[..., Any]:
-    @functools.wraps(loss)
+def _compose(loss: Callable[..., Any], function: Callable[[Any], Any]) -> Callable[..., Any]:
+    @functools.wraps(loss)  # line searches inspect the names of its arguments
     def value_fn(p: Any, *args: Any, **kwargs: Any) -> Any:
-        return loss(unravel(p), *args, **kwargs)
+        return loss(function(p), *args, **kwargs)
 
     return value_fn
 
 
-def _refuse_masked(loss: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(loss)
-    def value_fn(*args: Any, **kwargs: Any) -> Any:
-        raise ValueError(
-            "jaxloss.transforms.regularize: the optimizer inside evaluates the loss (`value_fn`), "
-            "which depends on all parameters, but `optax.masked` or `optax.partition` hides some "
-            "of them. Put `regularize` outside: `regularize(optax.lbfgs(), penalty, weight, mask)`, "
-            "and pass parameters that are not trained as an argument of the loss."
-        )
-
-    return value_fn
+def _refuse_masked(params: Any) -> Any:
+    del params
+    raise ValueError(
+        "jaxloss.transforms.regularize: the optimizer inside evaluates the loss (`value_fn`), "
+        "which depends on all parameters, but `optax.masked` or `optax.partition` hides some of "
+        "them. Put `regularize` outside: `regularize(optax.lbfgs(), penalty, weight, mask)`; pass "
+        "parameters that are not trained as an argument of the loss."
+    )
 
 
 def _add_scalars(loss: Any, term: Array) -> Array:

@@ -52,8 +52,8 @@ def make_train_step(
 
     Raises:
         TypeError: If `tx` is not a transformation; from `step`, if the loss returns a pair without
-            `has_aux`, or no pair with it, or not a real number, or if a leaf of `params` has no
-            gradient; the message names it.
+            `has_aux`, or no pair with it, or not a real number, if a leaf of `params` has no
+            gradient, where the message names it, or if `state` is not that of `init(params)`.
         ValueError: From `step`, if the loss returns an array instead of one number.
 
     Example:
@@ -69,8 +69,6 @@ def make_train_step(
         return tx.init(params)
 
     def step(params: Any, state: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
-        _check_params(params)
-
         def evaluate(params: Any) -> tuple[Array, Any]:
             result = loss(params, *args, **kwargs)
             if isinstance(result, tuple) != has_aux or (has_aux and len(result) != 2):
@@ -78,21 +76,36 @@ def make_train_step(
             value, aux = result if has_aux else (result, None)
             return _scalar(value), (aux, value.weight if isinstance(value, Mean) else None)
 
-        scale = loss_scale(state) if find_states(state, DynamicLossScaleState) else 1.0
-        (value, (aux, weight)), grads = scaled_value_and_grad(evaluate, scale, has_aux=True)(params)
-        given = {"value": value, "grad": grads, "value_fn": lambda p: evaluate(p)[0]}
-        if weight is not None and find_states(state, AccumulateState):
-            given["weight"] = weight
-        accepted = inspect.signature(tx.update).parameters
-        if "grad_fn" in accepted:
-            given["grad_fn"] = lambda p, _: jax.grad(lambda q: evaluate(q)[0])(p)
-        if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-            # `optax.contrib.sam` accepts no arguments but those in its signature.
-            given = {name: x for name, x in given.items() if name in accepted}
-        updates, state = tx.update(grads, state, params, **given)
-        return optax.apply_updates(params, updates), state, (value, aux) if has_aux else value
+        try:
+            params, state, value, aux = _apply(evaluate, tx, params, state)
+        except Exception as error:
+            message = _misplaced(tx, params, state)
+            if message is None:
+                raise
+            raise TypeError(message) from error
+        return params, state, (value, aux) if has_aux else value
 
     return init, step
+
+
+def _apply(
+    evaluate: Callable[[Any], tuple[Array, Any]], tx: Any, params: Any, state: Any
+) -> tuple[Any, Any, Array, Any]:
+    """New parameters and state, and value and aux of the parameters before the step."""
+    _check_params(params)
+    scale = loss_scale(state) if find_states(state, DynamicLossScaleState) else 1.0
+    (value, (aux, weight)), grads = scaled_value_and_grad(evaluate, scale, has_aux=True)(params)
+    given = {"value": value, "grad": grads, "value_fn": lambda p: evaluate(p)[0]}
+    if weight is not None and find_states(state, AccumulateState):
+        given["weight"] = weight
+    accepted = inspect.signature(tx.update).parameters
+    if "grad_fn" in accepted:
+        given["grad_fn"] = lambda p, _: jax.grad(lambda q: evaluate(q)[0])(p)
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        # `optax.contrib.sam` accepts no arguments but those in its signature.
+        given = {name: x for name, x in given.items() if name in accepted}
+    updates, state = tx.update(grads, state, params, **given)
+    return optax.apply_updates(params, updates), state, value, aux
 
 
 def _check_params(params: Any) -> None:
@@ -101,6 +114,33 @@ def _check_params(params: Any) -> None:
         "the loss."
     )
     check_leaves(_NAME, params, jnp.inexact, remedy)
+
+
+def _misplaced(tx: Any, params: Any, state: Any) -> str | None:
+    """The error of a step whose `state` cannot be that of its `params`; None if it can."""
+    if jax.tree.structure(params) == jax.tree.structure(_initialized(tx, state)):
+        return f"{_NAME}: `params` and `state` are swapped: write `step(params, state, ...)`."
+    expected = _initialized(tx, params)
+    if expected is None or _layout(expected) == _layout(state):
+        return None
+    came, wanted = (f"{describe(s)} with {_layout(s)[1]} arrays" for s in (state, expected))
+    return (
+        f"{_NAME}: `state` is {came}, but `init(params)` returns {wanted}: write "
+        f"`step(params, state, ...)`, with the arguments of the loss after them."
+    )
+
+
+def _initialized(tx: Any, params: Any) -> Any:
+    try:
+        return jax.eval_shape(tx.init, params)
+    except Exception:  # noqa: BLE001  # whatever `init` raises, these are not its parameters
+        return None
+
+
+def _layout(state: Any) -> tuple[type, int]:
+    """The outermost container and the number of leaves: static parts of a state may differ."""
+    kind = tuple if isinstance(state, list) else type(state)
+    return kind, jax.tree.structure(state).num_leaves
 
 
 def _wrong_result(result: Any, has_aux: bool) -> str:

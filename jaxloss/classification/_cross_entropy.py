@@ -25,7 +25,6 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
-from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
 from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense, softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
@@ -88,8 +87,7 @@ def softmax_cross_entropy(
         Szegedy et al., *Rethinking the Inception Architecture* (label smoothing), 2016.
     """
     if labels.ndim == logits.ndim:
-        labels = linear_argument(labels)
-        if not is_static_zero(label_smoothing):
+            if not is_static_zero(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * uniform_over_finite(logits)
         return softmax_cross_entropy_dense(logits, weighted_labels(labels, class_weights))
     nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
@@ -163,7 +161,6 @@ def sigmoid_cross_entropy(
     References:
         Cox, *The Regression Analysis of Binary Sequences*, 1958.
     """
-    labels = linear_argument(labels)
     yes, no = labels, 1 - labels
     if not is_static_zero(label_smoothing):
         yes, no = ((1 - label_smoothing) * part + 0.5 * label_smoothing for part in (yes, no))
@@ -200,7 +197,6 @@ def binary_cross_entropy(
     References:
         Good, *Rational Decisions*, 1952.
     """
-    labels = linear_argument(labels)
     yes = numerics.xlogy(labels, probabilities)
     no = numerics.xlog1py(1 - labels, -probabilities)
     return 0 - (yes + no)  # not -(yes + no), which is -0 for a perfect prediction
@@ -246,7 +242,7 @@ def categorical_cross_entropy(
         Good, *Rational Decisions*, 1952.
     """
     if labels.ndim == probabilities.ndim:
-        return 0 - jnp.sum(numerics.xlogy(linear_argument(labels), probabilities), axis=-1)
+        return 0 - jnp.sum(numerics.xlogy(labels, probabilities), axis=-1)
     return 0 - jnp.log(take_label(probabilities, labels))
 
 
@@ -296,10 +292,10 @@ def negative_log_likelihood(
         Fisher, *On the Mathematical Foundations of Theoretical Statistics*, 1922.
     """
     if labels.ndim == log_probabilities.ndim:
-        weighted = weighted_labels(linear_argument(labels), class_weights)
-        nll = -linear_argument(log_probabilities)
+        weighted = weighted_labels(labels, class_weights)
+        nll = -log_probabilities
         return jnp.sum(numerics.multiply_no_nan(weighted, nll), axis=-1)
-    nll = 0 - linear_argument(take_label(log_probabilities, labels))
+    nll = 0 - take_label(log_probabilities, labels)
     return times_weight_of_label(nll, labels, class_weights)
 
 
@@ -348,7 +344,6 @@ def multilabel_soft_margin(
     References:
         Zhang and Zhou, *A Review on Multi-Label Learning Algorithms*, 2014.
     """
-    labels = linear_argument(labels)
     yes = numerics.multiply_no_nan(labels, numerics.softplus(-logits))
     no = numerics.multiply_no_nan(1 - labels, numerics.softplus(logits))
     return mean_over_classes(weighted_labels(yes + no, class_weights), mask)

@@ -31,7 +31,6 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._double_double import DD
-from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import is_label, is_static_zero, uniform_over_finite
 from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
@@ -167,7 +166,6 @@ def sigmoid_focal(
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, 2017.
     """
-    labels = linear_argument(labels)
     yes, no = labels, 1 - labels
     if not is_static_zero(label_smoothing):
         yes, no = ((1 - label_smoothing) * part + 0.5 * label_smoothing for part in (yes, no))
@@ -319,7 +317,6 @@ def asymmetric(
     References:
         Ridnik et al., *Asymmetric Loss For Multi-Label Classification*, 2021.
     """
-    labels = linear_argument(labels)
     yes = _focal(numerics.softplus(-logits), gamma_positive)
     no = _focal(_clipped_nll_of_no(logits, clip), gamma_negative)
     return numerics.multiply_no_nan(labels, yes) + numerics.multiply_no_nan(1 - labels, no)

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss.numerics._double_double import DD, exp_dd
-from jaxloss.numerics._elementwise import linear_argument, multiply_no_nan
+from jaxloss.numerics._elementwise import multiply_no_nan
 from jaxloss.numerics._softmax_nll import expected_function_of_nll, softmax_nll_dd
 
 Logits = Float[Array, "*batch classes"]
@@ -45,7 +45,7 @@ def function_of_nll(
     if labels.ndim < logits.ndim:
         values = function(softmax_nll_dd(logits, labels), *options)
         return times_weight_of_label(values, labels, class_weights)
-    labels = weighted_labels(linear_argument(labels), class_weights)
+    labels = weighted_labels(labels, class_weights)
     arrays = tuple(jnp.asarray(x, logits.dtype) for x in options)
     return expected_function_of_nll(function, logits, labels, *arrays)
 

@@ -1,7 +1,8 @@
-r"""Margins: losses of decisions, which ask for a lead and are content with it.
+r"""Margin losses: losses of decisions that are 0 once a score leads by a margin.
 
-Labels are signs, -1 or +1, where one score decides; class ids where several compete. Scores need
-not be logits, and nothing is said about probabilities (`logistic` apart).
+Labels are signs, -1 or +1, where there is one score for a decision, and class ids where several
+scores compete. The scores need not be logits, and are not meant to give probabilities, except those
+of `logistic`.
 """
 
 import functools
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._xla import recompute
+from jaxloss.classification._labels import mean_over_classes, times_weight_of_label
 from jaxloss.domains import (
     class_ids,
     decision_label,
@@ -28,98 +30,110 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._double_double import two_sum
-from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import variadic_reduce
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
 
 
 def _sign(labels: Array, zero_one_labels: bool) -> Array:
-    """-1 or +1, whichever way the labels are written."""
-    return 2 * labels - 1 if zero_one_labels else labels
+    """The labels as -1 and +1; NaN for what is not a label."""
+    sign = 2 * labels - 1 if zero_one_labels else labels
+    return jnp.where(jnp.abs(sign) == 1, sign, jnp.nan)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
-def _of_lead(
+def _function_of_lead(
     function: Callable[[Array], Array], scores: Array, labels: Array, zero_one_labels: bool
 ) -> Array:
-    """A function of how far a score is on the side of its label; NaN if that is none."""
-    sign = _sign(labels, zero_one_labels)
-    return function(jnp.where(jnp.abs(sign) == 1, sign, jnp.nan) * scores)
+    """A function of sign * score, which is positive if the decision is right."""
+    return function(_sign(labels, zero_one_labels) * scores)
 
 
-@functools.partial(_of_lead.defjvp, symbolic_zeros=True)
-def _of_lead_jvp(function: Any, zero_one_labels: bool, primals: Any, tangents: Any) -> Any:
-    # What value and gradient share would be written out.
+# A full rule: on CPU the lead, which value and gradient share, would be written to memory.
+@functools.partial(_function_of_lead.defjvp, symbolic_zeros=True)
+def _function_of_lead_jvp(
+    function: Callable[[Array], Array], zero_one_labels: bool, primals: Any, tangents: Any
+) -> tuple[Array, Array]:
     scores, labels = recompute(primals)
+    scores_dot, labels_dot = tangents
     sign = _sign(labels, zero_one_labels)
-    sign = jnp.where(jnp.abs(sign) == 1, sign, jnp.nan)
     lead = sign * scores
     _, slope = jax.jvp(function, (lead,), (jnp.ones_like(lead),))
-    tangent = jnp.zeros_like(lead)
-    if not isinstance(tangents[0], SymbolicZero):
-        tangent = tangent + slope * sign * tangents[0]
-    if not isinstance(tangents[1], SymbolicZero):
-        tangent = tangent + slope * scores * (1 + zero_one_labels) * tangents[1]
-    return _of_lead(function, *primals, zero_one_labels), tangent
+    value_dot = jnp.zeros_like(lead)
+    if not isinstance(scores_dot, SymbolicZero):
+        value_dot = value_dot + slope * sign * scores_dot
+    if not isinstance(labels_dot, SymbolicZero):
+        value_dot = value_dot + slope * scores * (1 + zero_one_labels) * labels_dot
+    return _function_of_lead(function, *primals, zero_one_labels), value_dot
 
 
-def _hinge_of_lead(margin: Array, above: Array, below: Array) -> Array:
-    """max(0, margin + above - below), with all its digits where the three almost cancel.
+def _hinge(lead: Array) -> Array:
+    return numerics.relu(1 - lead)
 
-    What is impossible, -inf, leads nobody: it costs nothing to be above it, whoever one is.
+
+def _squared_hinge(lead: Array) -> Array:
+    return jnp.square(numerics.relu(1 - lead))
+
+
+def _perceptron(lead: Array) -> Array:
+    return numerics.relu(-lead)
+
+
+def _logistic(lead: Array) -> Array:
+    return numerics.softplus(-lead)
+
+
+# Jitted because `jax_debug_nans` would report the rounding error of a score of -inf, which is NaN
+# and is not used.
+@functools.partial(jax.jit, inline=True)
+def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
+    """max(0, margin + rival - own), accurate where the three almost cancel.
+
+    A rival of -inf gives 0, whatever the own score is.
     """
-    difference, lost = two_sum(above, -below)
-    lead = jnp.where(above == -jnp.inf, -jnp.inf, (margin + difference) + lost)
-    return numerics.relu(lead)
-
-
-def _is_label(scores: Array, labels: Array) -> Array:
-    """Which entries of the scores are those of the label."""
-    return labels[..., None] == jnp.arange(scores.shape[-1], dtype=labels.dtype)
-
-
-def _of_label(scores: Array, labels: Array) -> Array:
-    return take_label(scores, labels)[..., None]
+    difference = two_sum(rival, -own)
+    lead = (margin + difference.hi) + difference.lo
+    return numerics.relu(jnp.where(rival == -jnp.inf, -jnp.inf, lead))
 
 
 def _larger(left: Any, right: Any) -> tuple[Array, Array]:
-    """The larger of two numbers, and in how many places it was seen; of two such pairs."""
-    (a, of_a), (b, of_b) = left, right
+    """The larger of two numbers, and how often it occurs, of two such pairs."""
+    (a, count_a), (b, count_b) = left, right
     top = jnp.maximum(a, b)
-    return top, jnp.where(a == top, of_a, 0) + jnp.where(b == top, of_b, 0)
+    return top, jnp.where(a == top, count_a, 0) + jnp.where(b == top, count_b, 0)
 
 
 def _largest_of(parts: Any) -> tuple[Array, Array]:
-    x, seen = parts
+    x, count = parts
     top = jnp.max(x, axis=-1)
-    return top, jnp.sum(jnp.where(x == top[..., None], seen, 0), axis=-1)
+    return top, jnp.sum(jnp.where(x == top[..., None], count, 0), axis=-1)
 
 
 def _largest(x: Array) -> tuple[Array, Array]:
-    """The largest number along the last axis, and how many are that large, in one pass."""
+    """The largest number along the last axis, and how often it occurs, in one pass."""
     return variadic_reduce((x, jnp.ones_like(x)), (-np.inf, 0), _larger, _largest_of)
 
 
 @jax.custom_jvp
-def _rivals_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """The strongest score of another class than the label, how many have it, and the label's."""
-    rivals = jnp.where(_is_label(scores, labels), -jnp.inf, scores)
-    return *_largest(rivals), _of_label(scores, labels)[..., 0]
+def _rival_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """The largest score of the other classes, how many have it, and the score of the label."""
+    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
+    return *_largest(rivals), take_label(scores, labels)
 
 
-@_rivals_and_own.defjvp
-def _rivals_and_own_jvp(primals: Any, tangents: Any) -> Any:
+# A full rule: it reduces over the classes.
+@_rival_and_own.defjvp
+def _rival_and_own_jvp(primals: Any, tangents: Any) -> Any:
     scores, labels = primals
-    rival, count, own = _rivals_and_own(scores, labels)
-    is_label = _is_label(scores, labels)
-    is_rival = ~is_label & (scores == rival[..., None])
-    # Rivals that tie share the slope. A choice: of a maximum XLA would write each class's out.
+    rival, count, own = _rival_and_own(scores, labels)
+    at_label = is_label(scores, labels)
+    at_rival = ~at_label & ~(scores < rival[..., None])  # also where the largest is NaN
+    # Rivals that tie share the derivative. A select, since XLA would write out a maximum of counts.
     several = count > 1
-    share = jnp.where(several, 1 / jnp.where(several, count, 1), 1)[..., None]
-    share = jnp.where(is_rival, share, 0)
-    to_rival = jnp.sum(share * tangents[0], axis=-1)
-    to_own = jnp.sum(jnp.where(is_label, tangents[0], 0), axis=-1)
-    return (rival, count, own), (to_rival, jnp.zeros_like(count), to_own)
+    part = jnp.where(several, 1 / jnp.where(several, count, 1), 1)[..., None]
+    rival_dot = jnp.sum(jnp.where(at_rival, part, 0) * tangents[0], axis=-1)
+    own_dot = jnp.sum(jnp.where(at_label, tangents[0], 0), axis=-1)
+    return (rival, count, own), (rival_dot, jnp.zeros_like(count), own_dot)
 
 
 @loss(convex, nonnegative, bounded_gradient, labels=decision_label)
@@ -130,23 +144,22 @@ def hinge(
     zero_one_labels: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for yes or no with a margin, when only the decision counts and not its probability.
+    r"""Hinge loss: the loss of support vector machines.
+
+    When to use: binary decisions with a margin, where probabilities are not needed.
 
     $$\ell(s, y) = \max(0, 1 - y s)$$
 
-    Examples beyond the margin pull no more: the fit depends on the hard ones alone (support
-    vectors). It says nothing about probabilities, and a wrong label pulls as hard as a right one.
+    Examples beyond the margin have gradient 0, so that the fit depends on the others alone, the
+    support vectors. The gradient of a wrong label has the same size as that of a right one.
 
     Args:
         scores: Positive for yes, negative for no; the margin is at 1.
-        labels: +1 for yes, -1 for no; anything else gives NaN.
+        labels: +1 for yes, -1 for no; any other value gives NaN.
         zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
 
     Returns:
         The loss of each decision, in the unit of the scores.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> hinge([2.0, 0.5, -1.0], [1, 1, 1])
@@ -155,7 +168,7 @@ def hinge(
     References:
         Cortes and Vapnik, *Support-Vector Networks*, 1995.
     """
-    return _of_lead(lambda lead: numerics.relu(1 - lead), scores, labels, zero_one_labels)
+    return _function_of_lead(_hinge, scores, labels, zero_one_labels)
 
 
 @loss(convex, nonnegative, smooth, labels=decision_label)
@@ -166,20 +179,20 @@ def squared_hinge(
     zero_one_labels: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like the hinge when a smooth loss trains better; it minds gross errors much more.
+    r"""Squared hinge loss.
+
+    When to use: like `hinge`, where a smooth loss is easier to optimize. It is more sensitive to
+    outliers.
 
     $$\ell(s, y) = \max(0, 1 - y s)^2$$
 
     Args:
         scores: Positive for yes, negative for no; the margin is at 1.
-        labels: +1 for yes, -1 for no; anything else gives NaN.
+        labels: +1 for yes, -1 for no; any other value gives NaN.
         zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
 
     Returns:
         The loss of each decision, in the squared unit of the scores.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> squared_hinge([2.0, 0.5, -1.0], [1, 1, 1])
@@ -188,9 +201,7 @@ def squared_hinge(
     References:
         Lee and Mangasarian, *SSVM: A Smooth Support Vector Machine*, 2001.
     """
-    return _of_lead(
-        lambda lead: jnp.square(numerics.relu(1 - lead)), scores, labels, zero_one_labels
-    )
+    return _function_of_lead(_squared_hinge, scores, labels, zero_one_labels)
 
 
 @loss(convex, nonnegative, bounded_gradient, labels=decision_label)
@@ -201,23 +212,21 @@ def perceptron(
     zero_one_labels: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to learn from mistakes alone, as the perceptron does: a right sign costs nothing.
+    r"""Perceptron loss: the hinge loss without a margin.
+
+    When to use: binary decisions that are to be learned from mistakes alone, as by the perceptron.
 
     $$\ell(s, y) = \max(0, -y s)$$
 
-    It is the hinge without its margin, and all scores at 0 are a perfect fit: the gradient there
-    is 0, so start elsewhere.
+    Scores of 0 are a minimum, with gradient 0: do not initialize there.
 
     Args:
         scores: Positive for yes, negative for no.
-        labels: +1 for yes, -1 for no; anything else gives NaN.
+        labels: +1 for yes, -1 for no; any other value gives NaN.
         zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
 
     Returns:
         The loss of each decision, in the unit of the scores.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> perceptron([2.0, -0.5], [1, 1])
@@ -226,7 +235,7 @@ def perceptron(
     References:
         Rosenblatt, *The Perceptron*, 1958.
     """
-    return _of_lead(lambda lead: numerics.relu(-lead), scores, labels, zero_one_labels)
+    return _function_of_lead(_perceptron, scores, labels, zero_one_labels)
 
 
 @loss(convex, nonnegative, smooth, bounded_gradient, scores=extended, labels=decision_label)
@@ -237,23 +246,22 @@ def logistic(
     zero_one_labels: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for yes or no written as +1 and -1, when probabilities are wanted as well.
+    r"""Logistic loss of labels -1 and +1.
+
+    When to use: binary classification with labels written as signs, where probabilities are needed.
 
     $$\ell(s, y) = \log(1 + e^{-y s})$$
 
-    The same as `sigmoid_cross_entropy` with labels 1 and 0; torch calls it the soft margin loss,
-    which is inf there from a score of -89 on.
+    The same as `sigmoid_cross_entropy` with labels 1 and 0. In torch it is the soft margin loss,
+    which is inf there for a score of -89.
 
     Args:
-        scores: Log-odds of yes; infinite ones are sure.
-        labels: +1 for yes, -1 for no; anything else gives NaN.
+        scores: Log-odds of yes; may be infinite.
+        labels: +1 for yes, -1 for no; any other value gives NaN.
         zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
 
     Returns:
         The loss of each decision in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> logistic([0.0, -1000.0], [1, 1])
@@ -262,7 +270,7 @@ def logistic(
     References:
         Cox, *The Regression Analysis of Binary Sequences*, 1958.
     """
-    return _of_lead(lambda lead: numerics.softplus(-lead), scores, labels, zero_one_labels)
+    return _function_of_lead(_logistic, scores, labels, zero_one_labels)
 
 
 @loss(
@@ -281,23 +289,22 @@ def hinge_embedding(
     zero_one_labels: bool = False,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it on distances of pairs, known to be alike or not: pulls together, pushes apart.
+    r"""Hinge embedding loss: the distance of similar pairs, and a hinge loss for dissimilar ones.
+
+    When to use: learning a distance from pairs that are known to be similar or dissimilar.
 
     $$\ell(d, +1) = d, \qquad \ell(d, -1) = \max(0, m - d)$$
 
-    Pairs that are not alike are pushed until the margin lies between them, then left alone.
+    Dissimilar pairs that are farther apart than the margin have gradient 0.
 
     Args:
-        distances: How far the two of a pair are apart, at least 0.
-        labels: +1 if the two are alike, -1 if not; anything else gives NaN.
-        margin: The distance at which two that are not alike are far enough apart.
-        zero_one_labels: Whether the labels are 1 for alike and 0 for not alike instead.
+        distances: Distances between the two of each pair, at least 0.
+        labels: +1 for similar pairs, -1 for dissimilar ones; any other value gives NaN.
+        margin: The distance from which on a dissimilar pair has loss 0.
+        zero_one_labels: Whether the labels are 1 for similar and 0 for dissimilar instead.
 
     Returns:
         The loss of each pair, in the unit of the distances.
-
-    Raises:
-        ValueError: If the shapes differ, or the margin is a number below 0.
 
     Example:
         >>> hinge_embedding([0.25, 0.25, 3.0], [1, -1, -1])
@@ -306,8 +313,8 @@ def hinge_embedding(
     References:
         Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
     """
-    alike = (1 + _sign(labels, zero_one_labels)) / 2  # 0 or 1, or the NaN of a wrong label
-    return alike * distances + (1 - alike) * numerics.relu(margin - distances)
+    similar = (1 + _sign(labels, zero_one_labels)) / 2
+    return similar * distances + (1 - similar) * numerics.relu(margin - distances)
 
 
 @loss(
@@ -321,25 +328,27 @@ def hinge_embedding(
 def multiclass_perceptron(
     scores: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to learn one class of several from mistakes alone: the right winner costs nothing.
+    r"""Multiclass perceptron loss: the largest score less that of the label.
+
+    When to use: classification into one of several classes that is to be learned from mistakes
+    alone.
 
     $$\ell(s, y) = \max_k s_k - s_y$$
 
-    A tie with the label costs nothing either. With a structured set of classes this is the loss
+    A tie with the label has loss and gradient 0. With a structured set of classes this is the loss
     of the structured perceptron.
 
     Args:
-        scores: Scores of the classes; -inf makes a class impossible.
+        scores: Scores of the classes; a class with -inf is never predicted.
         labels: Class ids, integers without the class axis.
+        mask: False leaves a class out of an example, or of all examples.
 
     Returns:
-        By how much the winner leads the label, for each example.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If the labels do not fit the scores.
+        The loss of each example, in the unit of the scores; inf if the label has score -inf.
 
     Example:
         >>> multiclass_perceptron([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]], [1, 2])
@@ -348,8 +357,8 @@ def multiclass_perceptron(
     References:
         Crammer and Singer, *Ultraconservative Online Algorithms for Multiclass Problems*, 2003.
     """
-    rival, _, own = _rivals_and_own(scores, labels)
-    return _hinge_of_lead(jnp.zeros_like(rival), rival, own)
+    rival, _, own = _rival_and_own(scores, labels)
+    return _hinge_of_rival(0.0, rival, own)
 
 
 @loss(
@@ -365,27 +374,28 @@ def multiclass_hinge(
     scores: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     margin: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to separate classes by a margin, when only the strongest rival should count.
+    r"""Multiclass hinge loss: the hinge loss against the strongest rival of the label.
+
+    When to use: classification with a margin where only the strongest rival counts.
 
     $$\ell(s, y) = \max\left(0, m + \max_{k \ne y} s_k - s_y\right)$$
 
-    Crammer and Singer's form, as in optax. `multi_margin` counts every rival within the margin;
-    keras's `CategoricalHinge` takes the maximum with 0, so that negative scores cost.
+    The form of Crammer and Singer, as in optax. `multi_margin` adds up all rivals within the
+    margin. The `CategoricalHinge` of Keras takes the maximum over 0 as well, so that negative
+    scores of the label have a loss.
 
     Args:
-        scores: Scores of the classes; -inf makes a class impossible.
+        scores: Scores of the classes; a class with -inf is never predicted.
         labels: Class ids, integers without the class axis.
-        margin: The lead over the strongest rival that is enough.
+        mask: False leaves a class out of an example, or of all examples.
+        margin: The lead over the strongest rival from which on the loss is 0.
 
     Returns:
-        The loss of each example, in the unit of the scores; inf if the label is impossible.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If the labels do not fit the scores, or the margin is a number below 0.
+        The loss of each example, in the unit of the scores; inf if the label has score -inf.
 
     Example:
         >>> multiclass_hinge([[1.0, 0.5, 0.75], [-1.0, -2.0, -3.0]], [0, 0])
@@ -395,8 +405,8 @@ def multiclass_hinge(
         Crammer and Singer, *On the Algorithmic Implementation of Multiclass Kernel-based Vector
         Machines*, 2001.
     """
-    rival, _, own = _rivals_and_own(scores, labels)
-    return _hinge_of_lead(margin, rival, own)
+    rival, _, own = _rival_and_own(scores, labels)
+    return _hinge_of_rival(margin, rival, own)
 
 
 @loss(
@@ -412,32 +422,32 @@ def multi_margin(
     scores: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     power: Literal[1, 2] = 1,
     margin: Real[ArrayLike, ""] = 1.0,
     class_weights: Real[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to separate classes by a margin, when every rival within it should count.
+    r"""Multi-margin loss: the mean hinge loss against all rivals of the label.
+
+    When to use: classification with a margin where every rival within it counts.
 
     $$\ell(s, y) = \frac{w_y}{K} \sum_{k \ne y} \max(0, m - s_y + s_k)^p$$
 
-    Weston and Watkins's form, divided by the number of classes $K$ as in torch (they divide by
-    nothing). `multiclass_hinge` counts the strongest rival alone.
+    The form of Weston and Watkins, divided by the number of classes $K$ as in torch (they do not
+    divide). `multiclass_hinge` counts the strongest rival only.
 
     Args:
-        scores: Scores of the classes; -inf makes a class impossible.
+        scores: Scores of the classes; a class with -inf is never predicted.
         labels: Class ids, integers without the class axis.
-        power: 1, or 2 for a smooth loss that minds gross errors much more.
-        margin: The lead over each rival that is enough.
-        class_weights: How much each class counts as a label.
+        mask: False leaves a class out of an example, or of all examples; $K$ is the number of those
+            that are left.
+        power: 1, or 2 for a smooth loss that is more sensitive to outliers.
+        margin: The lead over each rival from which on its term is 0.
+        class_weights: The weight of each class as a label.
 
     Returns:
-        The loss of each example; inf if the label is impossible.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If labels or class weights do not fit the scores, the margin is a number
-            below 0, or the power is not 1 or 2.
+        The loss of each example; inf if the label has score -inf.
 
     Example:
         >>> multi_margin([1.0, 0.5, 0.75, -1.0], 0)
@@ -446,10 +456,9 @@ def multi_margin(
     References:
         Weston and Watkins, *Support Vector Machines for Multi-Class Pattern Recognition*, 1999.
     """
-    rivals = jnp.where(_is_label(scores, labels), -jnp.inf, scores)
-    terms = _hinge_of_lead(margin, rivals, _of_label(scores, labels)) ** power
-    mean = jnp.mean(terms, axis=-1)
-    return mean if class_weights is None else class_weights[labels] * mean
+    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
+    terms = _hinge_of_rival(margin, rivals, take_label(scores, labels)[..., None]) ** power
+    return times_weight_of_label(mean_over_classes(terms, mask), labels, class_weights)
 
 
 @loss(
@@ -465,26 +474,29 @@ def multilabel_margin(
     scores: Real[ArrayLike, "*batch classes"],
     labels: Real[ArrayLike, "*batch classes"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     margin: Real[ArrayLike, ""] = 1.0,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to have the labels that are on lead all those that are off, whatever their scores.
+    r"""Multi-label margin loss: the hinge loss of every label that is on against every other.
+
+    When to use: multi-label classification in which labels that are on are to be ranked first.
 
     $$\ell(s, y) = \frac1K \sum_{j} \sum_{k \ne j} y_j \, (1 - y_k) \, \max(0, m - s_j + s_k)$$
 
-    Labels are 0 or 1 for each class; torch takes lists of the ids that are on. A label between
-    is a probability: a pair counts by the chance that one is on and the other off.
+    Labels are 0 or 1 for each class; torch takes lists of the ids that are on. A label between 0
+    and 1 is a probability: a pair has the weight of the probability that its first is on and its
+    second off.
 
     Args:
-        scores: Scores of the labels; -inf makes one impossible.
+        scores: Scores of the labels; one with -inf is ranked last.
         labels: 1 where a label is on, 0 where it is off.
-        margin: The lead that is enough.
+        mask: False leaves a label out of an example, or of all examples; $K$ is the number of those
+            that are left.
+        margin: The lead from which on a pair has loss 0.
 
     Returns:
         The loss of each example, in the unit of the scores; 0 if all labels are on, or all off.
-
-    Raises:
-        ValueError: If the shapes differ, or the margin is a number below 0.
 
     Example:
         >>> multilabel_margin([1.0, 0.5, 0.25, -1.0], [1, 0, 1, 0])
@@ -494,6 +506,7 @@ def multilabel_margin(
         Crammer and Singer, *A Family of Additive Online Algorithms for Category Ranking*, 2003.
     """
     on, off = labels[..., :, None], 1 - labels[..., None, :]
-    pairs = jnp.where(jnp.eye(labels.shape[-1], dtype=bool), 0, on * off)
-    terms = _hinge_of_lead(margin, scores[..., None, :], scores[..., :, None])
-    return jnp.sum(numerics.multiply_no_nan(pairs, terms), axis=(-2, -1)) / labels.shape[-1]
+    is_same = jnp.broadcast_to(jnp.eye(labels.shape[-1], dtype=bool), (on * off).shape)
+    terms = _hinge_of_rival(margin, scores[..., None, :], scores[..., :, None])
+    pairs = numerics.multiply_no_nan(jnp.where(is_same, 0, on * off), terms)
+    return mean_over_classes(jnp.sum(pairs, axis=-1), mask)

@@ -1,60 +1,71 @@
-r"""Sparse probabilities: losses whose prediction can rule a class out, at a finite score.
+r"""Sparse probabilities: losses whose predictions can be exactly 0 or 1.
 
-A softmax gives every class some probability. The sparsemax projects the scores on the simplex,
-and gives exactly 0 to classes that trail far enough; a lead of 1 is certainty, and costs nothing.
+A softmax gives every class a positive probability. The sparsemax is the Euclidean projection of the
+scores onto the simplex: classes far enough below the largest score have probability exactly 0, and
+a class that leads by 1 has probability 1 and loss 0.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Float, Int, Real
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss.classification._labels import Logits
 from jaxloss.domains import class_ids, distribution, extended, unit_interval
-from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._double_double import DD, two_sum
+from jaxloss.numerics._labels import is_label
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
 
 
+# Jitted because `jax_debug_nans` would report the rounding error of a logit of -inf, which is NaN
+# and is not used.
 @jax.custom_jvp
-def _above_threshold(logits: Array) -> tuple[Array, Array]:
-    """The logits less their threshold, in a large and a small part; max(0, sum) is the sparsemax.
+@functools.partial(jax.jit, inline=True)
+def _above_threshold(logits: Logits) -> DD:
+    """The logits less their threshold, whose positive part is the sparsemax.
 
-    The small part is what rounding took: without it a probability near 0, and one near 1 less 1,
-    would have few digits.
+    The low word keeps the digits of a probability near 0, and of the complement of one near 1.
     """
     top = jnp.max(logits, axis=-1, keepdims=True)
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    shifted, lost = two_sum(logits, -top)
-    shifted = jnp.where(logits == jnp.inf, 0, shifted)
+    top = jnp.where(jnp.isinf(top), 0, top)
+    shifted = two_sum(logits, -top)
+    from_top = jnp.where(logits == jnp.inf, 0, shifted.hi)
 
-    ordered = jnp.sort(shifted, axis=-1, descending=True)
+    ordered = jnp.sort(from_top, axis=-1, descending=True)
     sums = jnp.cumsum(ordered, axis=-1)
-    ranks = jnp.arange(1, logits.shape[-1] + 1, dtype=logits.dtype)
+    ranks = 1 + lax.broadcasted_iota(logits.dtype, logits.shape, logits.ndim - 1)
     last = jnp.maximum(jnp.sum(1 + ranks * ordered > sums, axis=-1, keepdims=True), 1) - 1
     threshold = (jnp.take_along_axis(sums, last, axis=-1) - 1) / (last + 1).astype(logits.dtype)
-    threshold = jnp.where(jnp.isfinite(threshold), threshold, 0)  # a row of -inf alone
+    threshold = jnp.where(jnp.isinf(threshold), 0, threshold)  # every logit is -inf
 
-    height = shifted - threshold
-    inside = height + lost > 0
-    # The probabilities have to sum to 1: by how much they do not is the error of the threshold.
-    is_top = jnp.arange(logits.shape[-1]) == jnp.argmax(shifted, axis=-1, keepdims=True)
-    others = jnp.sum(jnp.where(inside & ~is_top, height + lost, 0), axis=-1, keepdims=True)
-    count = jnp.maximum(jnp.sum(inside, axis=-1, keepdims=True), 1).astype(logits.dtype)
-    return height, lost - jax.lax.stop_gradient(((-threshold - 1) + others) / count)
+    height = from_top - threshold
+    inside = height + shifted.lo > 0
+    # The probabilities sum to 1, so that their sum gives the rounding error of the threshold.
+    is_top = is_label(logits, jnp.argmax(from_top, axis=-1))
+    others = jnp.where(inside & ~is_top, height + shifted.lo, 0)
+    excess = (-threshold - 1) + jnp.sum(others, axis=-1, keepdims=True)
+    return DD(height, shifted.lo - lax.stop_gradient(excess / _count(inside, logits.dtype)))
 
 
+def _count(inside: Bool[Array, "*batch classes"], dtype: Any) -> Float[Array, "*batch 1"]:
+    return jnp.maximum(jnp.sum(inside, axis=-1, keepdims=True), 1).astype(dtype)
+
+
+# A full rule: it reduces over the classes.
 @_above_threshold.defjvp
-def _above_threshold_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    large, small = _above_threshold(*primals)
-    inside = jax.lax.stop_gradient(large + small > 0)
-    count = jnp.maximum(jnp.sum(inside, axis=-1, keepdims=True), 1).astype(large.dtype)
-    mean = jnp.sum(jnp.where(inside, tangents[0], 0), axis=-1, keepdims=True) / count
-    return (large, small), (tangents[0] - mean, jnp.zeros_like(small))
+def _above_threshold_jvp(primals: Any, tangents: Any) -> tuple[DD, DD]:
+    height = _above_threshold(*primals)
+    inside = lax.stop_gradient(height.hi + height.lo > 0)
+    total = jnp.sum(jnp.where(inside, tangents[0], 0), axis=-1, keepdims=True)
+    height_dot = tangents[0] - total / _count(inside, height.hi.dtype)
+    return height, DD(height_dot, jnp.zeros_like(height.lo))
 
 
 @loss(
@@ -69,27 +80,27 @@ def _above_threshold_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 def sparsemax(
     logits: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to choose one of many classes when most should get a probability of exactly 0.
+    r"""Sparsemax loss: the Fenchel-Young loss of the Euclidean projection onto the simplex.
+
+    When to use: classification into many classes of which most are to have probability exactly 0.
 
     $$\ell(x, q) = \tfrac12 \|p - q\|^2 + \sum_k q_k \max(0, \tau - x_k), \qquad
       p_k = \max(0, x_k - \tau), \quad \sum_k p_k = 1$$
 
-    The Fenchel-Young loss of the Euclidean projection $p$ on the simplex, and the paper's loss in
-    another form: its terms cannot cancel. 0 once the label leads by 1; the gradient is $p - q$.
+    This is the loss of the paper in a form whose terms do not cancel. It is 0 if the label leads by
+    1; the gradient is $p - q$.
 
     Args:
-        logits: Scores of the classes; -inf makes a class impossible.
+        logits: Scores of the classes; -inf gives a class probability 0.
         labels: Class ids, integers without the class axis; or distributions over the classes.
+        mask: False leaves a class out of an example, or of all examples.
 
     Returns:
-        The loss of each example; inf if the label's class is impossible, NaN if a class id names
-        no class.
-
-    Raises:
-        TypeError: If class ids are not integers.
-        ValueError: If the labels do not fit the logits.
+        The loss of each example; inf if the label has logit -inf, NaN if a class id names no class.
 
     Example:
         >>> sparsemax([[2.0, 1.0, 0.0], [0.5, 0.0, -1.0]], [0, 0])
@@ -100,12 +111,11 @@ def sparsemax(
         Blondel et al., *Learning with Fenchel-Young Losses*, 2020.
     """
     if labels.ndim < logits.ndim:
-        is_label = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-        labels = is_label.astype(logits.dtype)
-    large, small = _above_threshold(logits)
-    height = large + small
-    # At height 0 too, where the slope of the other term is 0.
-    missed = jnp.where(height >= 0, (large - labels) + small, labels)
+        labels = is_label(logits, labels).astype(logits.dtype)
+    above = _above_threshold(logits)
+    height = above.hi + above.lo
+    # p - q. At height 0 the first form, since the derivative of the second term is 0 there.
+    missed = jnp.where(height < 0, labels, (above.hi - labels) + above.lo)
     excess = numerics.multiply_no_nan(labels, numerics.relu(-height))
     return jnp.sum(0.5 * jnp.square(missed) + excess, axis=-1)
 
@@ -116,23 +126,22 @@ def sigmoid_sparsemax(
     labels: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for yes or no when a clear case should cost nothing, and probabilities are wanted.
+    r"""Sparsemax loss of two classes, one decision for each logit.
+
+    When to use: binary classification in which clear cases are to have loss 0, with probabilities.
 
     $$\ell(x, y) = (p - y)^2 + y \max(0, -1 - x) + (1 - y) \max(0, x - 1), \qquad
       p = \min\left(1, \max\left(0, \tfrac{x + 1}{2}\right)\right)$$
 
-    The sparsemax of two classes, for which optax writes a quadratic between two lines: a hinge
-    with a round corner, 0 beyond 1. The gradient is $p - y$.
+    A hinge loss with a parabola in place of its kink, which optax writes as a parabola between two
+    lines. It is 0 for a right decision beyond 1; the gradient is $p - y$.
 
     Args:
-        logits: Scores; the probability of yes is 1/2 at 0, and certain from 1 on.
+        logits: Scores; the probability of yes is 1/2 at 0, and 1 from 1 on.
         labels: 1 for yes, 0 for no, or the probability of yes.
 
     Returns:
         The loss of each decision.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> sigmoid_sparsemax([1.0, 0.0, -3.0], [1, 1, 1])
@@ -141,41 +150,43 @@ def sigmoid_sparsemax(
     References:
         Blondel et al., *Learning with Fenchel-Young Losses*, 2020.
     """
-    # Not jnp.clip, whose gradient at its ends is half of the right one.
+    # Not jnp.clip, whose derivative at its ends is half of the right one.
     inner = jnp.where(logits < -1, -1, jnp.where(logits > 1, 1, logits))
-    # From the nearer end, so that neither a tiny y nor a tiny 1 - y is lost.
+    # p - y, or its complements, so that neither a tiny y nor a tiny 1 - y is rounded away.
     missed = jnp.where(labels < 0.5, 0.5 * (inner + 1) - labels, (1 - labels) - 0.5 * (1 - inner))
     low = numerics.multiply_no_nan(labels, numerics.relu(-1 - logits))
     high = numerics.multiply_no_nan(1 - labels, numerics.relu(logits - 1))
     return jnp.square(missed) + low + high
 
 
-@loss
+@loss(scores=extended)
 def fenchel_young(
     scores: Real[ArrayLike, "*batch classes"],
     targets: Real[ArrayLike, "*batch classes"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     max_fn: Callable[[Array], Array] = numerics.logsumexp,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to train through any smoothed maximum: its gradient is the prediction you expect.
+    r"""Fenchel-Young loss of a smoothed maximum.
+
+    When to use: structured prediction through a smoothed maximum, whose gradient is the prediction.
 
     $$\ell(s, t) = \Omega^*(s) - \langle t, s \rangle$$
 
-    $\Omega^*$ is `max_fn`, and its gradient the prediction. Log-sum-exp gives the softmax and its
-    cross-entropy; a perturbed maximum gives perturbed optimizers (`optax.perturbations`).
-    The term $\Omega(t)$, which does not depend on the scores, is left out, as in optax.
+    $\Omega^*$ is `max_fn`, and its gradient is the prediction. With log-sum-exp this is the
+    softmax cross-entropy; with a perturbed maximum it is the loss of perturbed optimizers
+    (`optax.perturbations`). The term $\Omega(t)$, which does not depend on the scores, is left out,
+    as in optax.
 
     Args:
-        scores: What the maximum is taken of.
-        targets: What its gradient should be: one-hot, a distribution, a permutation.
+        scores: The scores of which the maximum is taken; may be -inf if `max_fn` accepts it.
+        targets: The expected gradient of the maximum: one-hot, a distribution, a permutation.
+        mask: False leaves a class out of an example, or of all examples: its score is -inf.
         max_fn: A convex function of the scores of one example, (classes,) to a number.
 
     Returns:
         The loss of each example; smallest where the gradient of `max_fn` is the target.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> fenchel_young([3.0, 1.0], [0.0, 1.0], max_fn=jnp.max)
@@ -186,4 +197,4 @@ def fenchel_young(
         Berthet et al., *Learning with Differentiable Perturbed Optimizers*, 2020.
     """
     largest = jnp.vectorize(max_fn, signature="(classes)->()")(scores)
-    return largest - jnp.sum(targets * scores, axis=-1)
+    return largest - jnp.sum(numerics.multiply_no_nan(targets, scores), axis=-1)

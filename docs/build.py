@@ -175,6 +175,7 @@ def entry(name: str, thing: Any) -> str:
 def guide_page() -> Page:
     """How to choose a loss: the same lines, facts and pictures as `catalogue.choose`."""
     advice = _advice.load()
+    terms = advice.conditions | advice.returns
     parts = [
         "# How to choose a loss",
         "Start at the task. The first loss of each task is the default; the others are for the "
@@ -184,7 +185,7 @@ def guide_page() -> Page:
         "decide on held-out data by a score that is neither of them: "
         "[`catalogue.compare`][jaxloss.catalogue.compare].",
         '??? note "Terms of the guide"\n\n'
-        + "\n".join(f"    - `{n}`: {about}" for n, about in (advice.conditions | advice.returns).items()),
+        + "\n".join(f"    - `{name}`: {about}" for name, about in terms.items()),
     ]
     for task, group in itertools.groupby(_choose.guide(), lambda choice: choice.task):
         parts.append(f"## {task} {{ #{task} }}\n\nWhat is predicted: {advice.tasks[task]}.")
@@ -195,7 +196,8 @@ def guide_page() -> Page:
 def choice_cell(choice: _choose.Choice) -> str:
     """A line of the guide with the picture and the formula of its loss."""
     info, troubles = choice.info, ", ".join(t.replace("_", " ") for t in choice.troubles)
-    tags = f"{f'for: {troubles} · ' if troubles else ''}returns {_advice.load().returns[choice.returns]}"
+    returned = _advice.load().returns[choice.returns]
+    tags = f"{f'for: {troubles} · ' if troubles else ''}returns {returned}"
     tested = choice.facts or "no trait holds for every input"
     return (
         f"#### [`{info.name}`](losses/{info.family}/{short(info)}.md)\n\n"

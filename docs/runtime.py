@@ -73,8 +73,14 @@ def written(default: Any) -> str:
 def sections(text: str) -> str:
     """Our sections in the form that griffe and Markdown know."""
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
+    text = re.sub(r"^>>> .*(?:\n.+)*", example, text, flags=re.MULTILINE)
     text = re.sub(r"^When to use:", "**When to use:**", text, flags=re.MULTILINE)
     return re.sub(r"^References:\n((?:[ \n].*\n?)*)", references, text, flags=re.MULTILINE)
+
+
+def example(lines: re.Match[str]) -> str:
+    """A doctest outside a section as one."""
+    return "Examples:\n" + textwrap.indent(lines[0], "    ")
 
 
 def references(section: re.Match[str]) -> str:

@@ -129,6 +129,11 @@ Examples:
     assert runtime.sections(text) == expected
 
 
+def test_a_doctest_outside_a_section_is_an_example(runtime):
+    text = "Title.\n\n>>> [1.0]\n[1.0]\n\nMore."
+    assert runtime.sections(text) == "Title.\n\nExamples:\n    >>> [1.0]\n    [1.0]\n\nMore."
+
+
 def test_signatures_are_those_of_run_time(runtime):
     spec = inspect.signature(jl.regression.huber)
     shown = {name: runtime.parameter(p) for name, p in spec.parameters.items()}

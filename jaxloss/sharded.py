@@ -42,7 +42,9 @@ def softmax_cross_entropy(
     weights: Any = None,
     reduction: TypeOfReduction = "none",
 ) -> Any:
-    r"""Take it where each device has the logits of some classes: three numbers a token are sent.
+    r"""Softmax cross-entropy of logits whose classes are split over devices.
+
+    When to use: vocabulary parallelism inside `shard_map`: three numbers a token are communicated.
 
     $$\ell(x, y) = -\log \frac{e^{x_y}}{\sum_k e^{x_k}}, \qquad k \text{ over all devices}$$
 
@@ -106,7 +108,9 @@ def info_nce(
     reduction: TypeOfReduction = "mean",
     strategy: Strategy = "ring",
 ) -> Any:
-    r"""Take it to have the keys of all devices as negatives: `contrastive.info_nce` on a mesh.
+    r"""InfoNCE over the set of all devices: `contrastive.info_nce` on a mesh.
+
+    When to use: contrastive training with the keys of all devices as negatives, inside `shard_map`.
 
     $$\ell_i = -\log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}, \qquad j \text{ over all devices}$$
 
@@ -155,7 +159,9 @@ def clip(
     reduction: TypeOfReduction = "mean",
     strategy: Strategy = "ring",
 ) -> Any:
-    r"""Take it to align two modalities over the batch of all devices: `contrastive.clip` on a mesh.
+    r"""CLIP loss over the batch of all devices: `contrastive.clip` on a mesh.
+
+    When to use: aligning two modalities with a batch that is split over devices, inside `shard_map`.
 
     $$\ell_i = -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
       -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}, \qquad j \text{ over all devices}$$
@@ -205,7 +211,9 @@ def siglip(
     reduction: TypeOfReduction = "mean",
     strategy: Strategy = "ring",
 ) -> Any:
-    r"""Take it for pairs that decide alone, over all devices: `contrastive.siglip` on a mesh.
+    r"""SigLIP loss over the batch of all devices: `contrastive.siglip` on a mesh.
+
+    When to use: as `clip`, with independent decisions for all pairs, inside `shard_map`.
 
     $$\ell_i = \log(1 + e^{-z_{ii}}) + \sum_{j \neq i} \log(1 + e^{z_{ij}}), \qquad
       j \text{ over all devices}$$

@@ -31,12 +31,14 @@ def jensen_shannon(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when either distribution may rule out what the other has: it is never infinite.
+    r"""Jensen-Shannon divergence: mean Kullback-Leibler divergence from the mixture.
+
+    When to use: either distribution may have zeros where the other has none, or targets may be wrong.
 
     $$JS(p, q) = (1 - w) \, KL(p \| m) + w \, KL(q \| m), \qquad m = (1 - w) p + w q$$
 
-    At most $\log 2$, and symmetric at `weight=0.5`; its root is a metric. Wrong predictions
-    that are sure pull less than with `kl`, which helps where the targets are wrong.
+    It is at most $\log 2$, and symmetric at `weight=0.5`; its square root is a metric. Confident
+    wrong predictions have a smaller gradient than with `kl`.
 
     Args:
         prediction: Predicted probabilities of the classes.
@@ -46,9 +48,6 @@ def jensen_shannon(
 
     Returns:
         The divergence of each example in nats.
-
-    Raises:
-        ValueError: If the shapes differ, or the weight is a number outside 0 to 1.
 
     Example:
         >>> jensen_shannon([1.0, 0.0], [0.0, 1.0])
@@ -82,7 +81,9 @@ def total_variation(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to report how much probability is in the wrong place: at most 1.
+    r"""Total variation distance: half the sum of absolute differences of probabilities.
+
+    When to use: reporting how much probability is misplaced, from 0 to 1.
 
     $$TV(p, q) = \frac12 \sum_k |p_k - q_k|$$
 
@@ -95,9 +96,6 @@ def total_variation(
 
     Returns:
         The distance of each example, from 0 to 1.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> total_variation([0.5, 0.5, 0.0], [0.25, 0.5, 0.25])
@@ -134,12 +132,14 @@ def hellinger(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for a bounded metric between distributions that also minds the rare classes.
+    r"""Hellinger distance: distance of the square roots of two distributions.
+
+    When to use: a bounded metric that is sensitive to rare classes.
 
     $$H(p, q) = \sqrt{\frac12 \sum_k \left( \sqrt{p_k} - \sqrt{q_k} \right)^2}$$
 
-    The distance; its square is what others call by the same name, and smooth at a match. A class
-    of probability exactly 0 has an infinite slope, for which 0 is given.
+    Some call its square by the same name, which is smooth at a match. The derivative is infinite
+    for a class of probability exactly 0; there it is taken to be 0.
 
     Args:
         prediction: Predicted probabilities of the classes.
@@ -148,9 +148,6 @@ def hellinger(
 
     Returns:
         The distance of each example, from 0 to 1.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> hellinger([1.0, 0.0], [0.25, 0.75])

@@ -51,12 +51,14 @@ def generalized_kl(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for amounts that need not sum to 1: spectra, counts, histograms.
+    r"""Generalized Kullback-Leibler divergence of amounts that need not sum to 1.
+
+    When to use: spectra, counts and histograms (nonnegative matrix factorization).
 
     $$D(q, p) = \sum_k \left( q_k \log \frac{q_k}{p_k} - q_k + p_k \right)$$
 
-    Where both sum to 1 it is `kl`; elsewhere it minds the difference of the sums too, so that it is
-    0 at a match and nowhere else. No term is negative. Half the deviance of Poisson regression.
+    If both sum to 1 it is `kl`; otherwise the difference of the sums is added, so that it is 0 only
+    at a match. No term is negative. It is half the deviance of Poisson regression.
 
     Args:
         log_prediction: Logarithms of the predicted amounts.
@@ -65,9 +67,6 @@ def generalized_kl(
 
     Returns:
         The divergence of each example; inf where the target has what p rules out.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> generalized_kl([0.0, 0.0], [1.0, 0.0])
@@ -87,11 +86,13 @@ def bernoulli_kl(
     target: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it for one probability fitted to another: activations kept sparse, a calibrated rate.
+    r"""Kullback-Leibler divergence between two Bernoulli distributions.
+
+    When to use: one probability fitted to another: sparse activations, calibrated rates.
 
     $$KL(q \| p) = q \log \frac qp + (1 - q) \log \frac{1 - q}{1 - p}$$
 
-    Elementwise, one decision an entry. With logits, `classification.sigmoid_cross_entropy` has the
+    It is elementwise, one decision an entry. With logits, `classification.sigmoid_cross_entropy` has the
     same gradient in the prediction.
 
     Args:
@@ -100,9 +101,6 @@ def bernoulli_kl(
 
     Returns:
         The divergence of each decision in nats; inf if p is sure and wrong.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> bernoulli_kl([0.5, 0.5, 1.0], [0.0, 0.5, 0.5])
@@ -128,14 +126,15 @@ def gaussian_kl(
     | Real[ArrayLike, "*batch dimensions"] = 0.0,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to keep a normal posterior close to its prior: variational autoencoders.
+    r"""Kullback-Leibler divergence between Gaussians with independent dimensions.
+
+    When to use: the term of a variational autoencoder that keeps the posterior close to the prior.
 
     $$KL(p \| q) = \frac12 \sum_k \left( \frac{\sigma_k^2}{s_k^2} - 1
       - \log \frac{\sigma_k^2}{s_k^2} + \frac{(\mu_k - m_k)^2}{s_k^2} \right)$$
 
-    Between normal distributions with independent dimensions, summed over these (a mean over them
-    would weaken it with their number). Without options the prior is standard normal. From the
-    predicted to the target distribution, unlike `kl`: it is an expectation under the prediction.
+    It is summed over the dimensions (a mean would weaken it with their number). Without options the
+    prior is the standard normal distribution. Unlike `kl` it is an expectation under the prediction.
 
     Args:
         mean: Predicted means $\mu$.
@@ -145,9 +144,6 @@ def gaussian_kl(
 
     Returns:
         The divergence of each example in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> gaussian_kl([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [1e-4, 0.0]])

@@ -16,31 +16,31 @@ from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
 
 
 @jax.custom_jvp
-def _surprise(log_p: Array, q: Array) -> Array:
+def _relative_nll(log_p: Array, q: Array) -> Array:
     """`q (log q - log p)`, which is 0 where q is."""
     return jnp.where(q == 0, 0, q * less(q, log(q), log_p))
 
 
-@_surprise.defjvp
-def _surprise_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@_relative_nll.defjvp
+def _relative_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (log_p, q), (to_log_p, to_q) = primals, tangents
     slope = jnp.where(q == 0, 0, less(q, log(q), log_p) + 1)
-    return _surprise(log_p, q), slope * to_q - q * to_log_p
+    return _relative_nll(log_p, q), slope * to_q - q * to_log_p
 
 
 @jax.custom_jvp
-def _surprise_of_log(log_p: Array, log_q: Array) -> Array:
-    """`_surprise` of exp(log_q)."""
+def _relative_nll_of_log(log_p: Array, log_q: Array) -> Array:
+    """`_relative_nll` of exp(log_q)."""
     q = jnp.exp(log_q)
     return jnp.where(q == 0, 0, q * less(q, log_q, log_p))
 
 
-@_surprise_of_log.defjvp
-def _surprise_of_log_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@_relative_nll_of_log.defjvp
+def _relative_nll_of_log_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (log_p, log_q), (to_log_p, to_log_q) = primals, tangents
     q = jnp.exp(recompute(log_q))  # not held for the slope: an exponential is quicker than memory
     slope = jnp.where(q == 0, 0, q * (less(q, log_q, log_p) + 1))
-    return _surprise_of_log(log_p, log_q), slope * to_log_q - q * to_log_p
+    return _relative_nll_of_log(log_p, log_q), slope * to_log_q - q * to_log_p
 
 
 @loss(
@@ -57,14 +57,16 @@ def kl(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to fit log-probabilities to a target distribution; of logits, `kl_logits`.
+    r"""Kullback-Leibler divergence of predicted log-probabilities from a target distribution.
+
+    When to use: fitting log-probabilities to soft targets; with logits, `kl_logits` is more accurate.
 
     $$KL(q \| p) = \sum_k q_k \left( \log q_k - \log p_k \right)$$
 
     The cross-entropy less the entropy of the target: the same gradient in the prediction, and 0
     at the optimum. It is at least 0 as far as both sum to 1, which the rounding of p and q limits
     to about 1e-7; closer than that only logits tell them apart. (torch's `kl_div` averages over
-    the classes as well unless told "batchmean".)
+    the classes as well by default; its "batchmean" does not.)
 
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.
@@ -74,9 +76,6 @@ def kl(
     Returns:
         The divergence of each example in nats; inf where the target has what p rules out.
 
-    Raises:
-        ValueError: If the shapes differ.
-
     Example:
         >>> kl(jnp.log(jnp.array([0.25, 0.75, 0.0])), [1.0, 0.0, 0.0])
         Array(1.3862944, dtype=float32)
@@ -85,7 +84,7 @@ def kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
     log_prediction, target = keep(mask, 0, log_prediction, target)
-    return jnp.sum(_surprise(log_prediction, target), axis=-1)
+    return jnp.sum(_relative_nll(log_prediction, target), axis=-1)
 
 
 @loss(
@@ -103,11 +102,13 @@ def kl_log(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like `kl` when the target comes as log-probabilities too, from a teacher, say.
+    r"""Kullback-Leibler divergence of log-probabilities from target log-probabilities.
+
+    When to use: as `kl`, where the target is given as log-probabilities, by a teacher for example.
 
     $$KL(q \| p) = \sum_k e^{\log q_k} \left( \log q_k - \log p_k \right)$$
 
-    Log-probabilities keep what probabilities below 1e-38 and near 1 have lost.
+    Log-probabilities represent probabilities below 1e-38, and those near 1, without rounding.
 
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.
@@ -117,9 +118,6 @@ def kl_log(
     Returns:
         The divergence of each example in nats; inf where the target has what p rules out.
 
-    Raises:
-        ValueError: If the shapes differ.
-
     Example:
         >>> kl_log([-jnp.log(4.0), -jnp.inf], [0.0, -jnp.inf])
         Array(1.3862944, dtype=float32)
@@ -128,7 +126,7 @@ def kl_log(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
     log_prediction, log_target = keep(mask, -jnp.inf, log_prediction, log_target)
-    return jnp.sum(_surprise_of_log(log_prediction, log_target), axis=-1)
+    return jnp.sum(_relative_nll_of_log(log_prediction, log_target), axis=-1)
 
 
 @loss(
@@ -144,12 +142,14 @@ def reverse_kl(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it when the model cannot cover the target and should settle on one part of it.
+    r"""Reverse Kullback-Leibler divergence, of the target from the prediction.
+
+    When to use: the model cannot represent the whole target and should fit one mode of it.
 
     $$KL(p \| q) = \sum_k p_k \left( \log p_k - \log q_k \right)$$
 
-    It is infinite as soon as the prediction gives anything to a class that the target rules out,
-    and costs nothing where the prediction is 0: it seeks a mode, where `kl` covers them all.
+    It is infinite if the prediction gives any probability to a class of target probability 0, and a
+    class of predicted probability 0 contributes 0. It is mode-seeking; `kl` is mass-covering.
 
     Args:
         log_prediction: Log-probabilities of the classes.
@@ -158,9 +158,6 @@ def reverse_kl(
 
     Returns:
         The divergence of each example in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> reverse_kl([0.0, -jnp.inf], [0.25, 0.75])
@@ -171,4 +168,4 @@ def reverse_kl(
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
     (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
-    return jnp.sum(_surprise_of_log(log(target), log_prediction), axis=-1)
+    return jnp.sum(_relative_nll_of_log(log(target), log_prediction), axis=-1)

@@ -27,7 +27,7 @@ from jaxloss.traits import (
 
 
 def _cooled(logits: Array, temperature: Array) -> tuple[Array, Array]:
-    """Logits less the largest, over the temperature, and what rounding took of that."""
+    """Logits less the largest, over the temperature, with the low-order word."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
     below, lost = two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
     exponents, rest = two_quotient(below, temperature)
@@ -116,25 +116,24 @@ def kl_logits(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to make one set of logits agree with another, down to the last digit.
+    r"""Kullback-Leibler divergence between the softmax of two sets of logits.
+
+    When to use: distillation of a teacher, and other soft targets that are given as logits.
 
     $$KL(q \| p), \qquad p = \mathrm{softmax}(x / T), \quad q = \mathrm{softmax}(z / T)$$
 
-    It takes no probabilities on the way, so that nearly equal logits give 1e-12 and not rounding
-    noise. A higher temperature looks at the small probabilities too. The factor $T^2$ with which
-    distillation makes up for the smaller gradient is not in it. (rlax takes the target first.)
+    No probabilities are formed, so that nearly equal logits give 1e-12 and not rounding noise. A
+    higher temperature gives small probabilities more weight. The factor $T^2$ by which distillation
+    compensates for the smaller gradient is not included. (rlax takes the target first.)
 
     Args:
-        logits: Scores of the classes; -inf rules a class out.
+        logits: Scores of the classes; -inf is a probability of 0.
         target_logits: Scores whose softmax is the target.
-        temperature: What both are divided by.
+        temperature: The number by which both are divided.
         mask: False takes a class out of an example (or out of all).
 
     Returns:
         The divergence of each example in nats; inf where the target has what p rules out.
-
-    Raises:
-        ValueError: If the shapes differ, or the temperature is a number that is not above 0.
 
     Example:
         >>> kl_logits([0.0, 0.0], [2e-6, 0.0])

@@ -36,13 +36,15 @@ def renyi(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to choose how much the largest ratio counts: privacy bounds, tempered inference.
+    r"""Renyi divergence: a family of divergences with an order, `kl` at order 1.
+
+    When to use: privacy bounds and tempered inference, where the order sets the weight of large ratios.
 
     $$D_\alpha(q \| p) = \frac{1}{\alpha - 1} \log \sum_k q_k^\alpha p_k^{1 - \alpha}$$
 
-    Grows with the order. At order 1 it is `kl`, exactly, and the gradient passes through, also
-    that in the order; below 1 it is finite unless nothing overlaps. The target is divided by its
-    sum, whose rounding would else be divided by $\alpha - 1$.
+    It grows with the order. At order 1 it is `kl`, exactly, with the right gradient, also with
+    respect to the order; below 1 it is finite unless the distributions do not overlap. The target is
+    divided by its sum, whose rounding error would otherwise be divided by $\alpha - 1$.
 
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.
@@ -52,9 +54,6 @@ def renyi(
 
     Returns:
         The divergence of each example in nats.
-
-    Raises:
-        ValueError: If the shapes differ, or the order is a number below 0.
 
     Example:
         >>> renyi(jnp.log(jnp.array([0.25, 0.75])), [1.0, 0.0], order=2.0)
@@ -170,12 +169,14 @@ def alpha_divergence(
     mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to choose between covering the target (order 1) and one mode of it (order 0).
+    r"""Alpha-divergence: a family from `reverse_kl` (order 0) to `kl` (order 1).
+
+    When to use: choosing between covering the whole target and fitting one mode of it.
 
     $$D_\alpha(q, p) = \sum_k \frac{q_k^\alpha p_k^{1 - \alpha} - \alpha q_k - (1 - \alpha) p_k}
       {\alpha (\alpha - 1)}$$
 
-    Order 1 is `kl`, order 0 `reverse_kl`, exactly and with a gradient in the order; 1/2 is four
+    Order 1 is `kl`, order 0 `reverse_kl`, exactly, with a gradient in the order; 1/2 is four
     times the squared `hellinger`; 2 is half of Pearson's chi-squared. The terms that vanish when
     both sum to 1 make each class count at least 0. (Amari's own parameter is $2 \alpha - 1$.)
 
@@ -187,9 +188,6 @@ def alpha_divergence(
 
     Returns:
         The divergence of each example.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> alpha(jnp.log(jnp.array([0.25, 0.75])), [0.5, 0.5], order=2.0)

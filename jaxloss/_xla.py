@@ -55,7 +55,7 @@ def fits_in_cache(tree: Any) -> bool:
     return all(_is_static(x.shape) and x.size <= _CACHE_ENTRIES for x in leaves)
 
 
-def _one_after(x: Array) -> Array:
+def _depending_on_cpu(x: Array) -> Array:
     # The condition is false for every x, which XLA does not find out.
     never = lax.ne(x, x) & lax.eq(lax.abs(x), lax.full_like(x, jnp.inf))
     return lax.select(never, lax.full_like(x, 0), lax.full_like(x, 1))
@@ -63,7 +63,7 @@ def _one_after(x: Array) -> Array:
 
 def one_depending_on(x: Array) -> Array:
     """Returns 1 with a data dependency on x, which on CPU delays whatever uses it."""
-    return lax.platform_dependent(x, cpu=_one_after, default=jnp.ones_like)
+    return lax.platform_dependent(x, cpu=_depending_on_cpu, default=jnp.ones_like)
 
 
 def _identity(tree: T) -> T:

@@ -5,7 +5,7 @@ or to `linear`, and the compiler moves what must be moved. These functions are f
 written for one device of a mesh: a vocabulary that is split over devices, and contrastive losses
 over the batch of all devices. Their values and gradients are those of one device with all data.
 
-`jax.shard_map` must check how values vary over the mesh, which it does unless told
+`jax.shard_map` must check how values vary over the mesh, which it does unless
 `check_vma=False`: that is how JAX knows that a gradient is to be added up over devices. Without
 the check the gradients would be too large by the number of devices, so it is refused.
 """
@@ -144,7 +144,7 @@ def info_nce(
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
     pair = _Pair("jaxloss.sharded.info_nce", query, key, where, axis_name, strategy)
-    rows, _ = _surprises(pair, temperature)
+    rows, _ = _nlls(pair, temperature)
     return pair.reduced(rows, weights, reduction)
 
 
@@ -161,7 +161,8 @@ def clip(
 ) -> Any:
     r"""CLIP loss over the batch of all devices: `contrastive.clip` on a mesh.
 
-    When to use: aligning two modalities with a batch that is split over devices, inside `shard_map`.
+    When to use: aligning two modalities with a batch that is split over devices, inside
+    `shard_map`.
 
     $$\ell_i = -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
       -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}, \qquad j \text{ over all devices}$$
@@ -195,7 +196,7 @@ def clip(
         Cheng et al., *Breaking the Memory Barrier of Contrastive Loss* (the ring), 2024.
     """
     pair = _Pair("jaxloss.sharded.clip", left, right, where, axis_name, strategy)
-    rows, columns = _surprises(pair, temperature)
+    rows, columns = _nlls(pair, temperature)
     return pair.reduced(0.5 * (rows + columns), weights, reduction)
 
 
@@ -249,17 +250,17 @@ def siglip(
     pair = _Pair("jaxloss.sharded.siglip", left, right, where, axis_name, strategy)
     scaled, bias = pair.left / temperature, jnp.asarray(bias, pair.left.dtype)
 
-    def tile(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
+    def tile(state: Any, carry: Any, owner: Any, constants: Any) -> Any:
         x, mine, bias = constants
-        entries, masks = pair.block(x, mine, travelling, owner)
+        entries, masks = pair.block(x, mine, carry, owner)
         costs = jnp.sum(jnp.where(masks.others, numerics.softplus(entries + bias), 0), axis=1)
         on_diagonal, values = state
         state = on_diagonal + masks.diagonal(entries), values + costs
-        return state, travelling
+        return state, carry
 
     nothing = lax.full_like(scaled[:, 0], 0)
     constants = (scaled, pair.inside, pcast_varying(bias, vma(scaled)))
-    (on_diagonal, values), _ = pair.around(tile, (nothing, nothing), (), constants)
+    (on_diagonal, values), _ = pair.ring_scan(tile, (nothing, nothing), (), constants)
     own = pair.own_similarity(temperature, on_diagonal)
     matches = numerics.softplus(-(own + bias).renormalized().hi)
     return pair.reduced(matches + values, weights, reduction)
@@ -303,34 +304,34 @@ class _Pair:
         own = own_similarity(*self.given, temperature)
         return own._replace(hi=with_derivative_of(on_diagonal, own.hi))
 
-    def block(self, x: Array, mine: Array, travelling: Any, owner: Any) -> tuple[Array, Masks]:
+    def block(self, x: Array, mine: Array, carry: Any, owner: Any) -> tuple[Array, Masks]:
         """The square of this device's left and another's right."""
-        y, inside = travelling[:2]
+        y, inside = carry[:2]
         size = self.left.shape[0]
         places = jnp.arange(size) + (lax.axis_index(self.axis_name) - owner) * size
         return product(x, y), Masks.of_rows(places, y, mine, inside)
 
-    def around(self, tile: Callable[..., Any], start: Any, luggage: Any, constants: Any) -> Any:
-        """Has every device meet the right of all devices; what travels comes home at the end.
+    def ring_scan(self, tile: Callable[..., Any], start: Any, extra: Any, constants: Any) -> Any:
+        """Ring loop: each device visits every shard; carried values return to their owner.
 
-        `tile(state, travelling, owner, constants)` gives the new state and what travels on.
+        `tile(state, carry, owner, constants)` gives the new state and what is passed on.
         """
         devices, me = lax.axis_size(self.axis_name), lax.axis_index(self.axis_name)
-        travelling = (self.right, self.inside, *luggage)
-        # Its transpose would keep the square of this device and all others, a tile a turn.
+        carry = (self.right, self.inside, *extra)
+        # Its transpose would keep the square of this device and all others, a tile an iteration.
         tile = jax.checkpoint(tile, prevent_cse=False)
         if self.strategy == "gather":
-            every = lax.all_gather(travelling, self.axis_name, tiled=True)
+            every = lax.all_gather(carry, self.axis_name, tiled=True)
             return tile(start, every, 0, constants)[0], ()
         onward = [(i, (i + 1) % devices) for i in range(devices)]
 
         def step(carry: Any, turn: Any) -> Any:
-            state, travelling = carry
-            state, travelling = tile(state, travelling, (me - turn) % devices, constants)
-            return (state, lax.ppermute(travelling, self.axis_name, onward)), None
+            state, carry = carry
+            state, carry = tile(state, carry, (me - turn) % devices, constants)
+            return (state, lax.ppermute(carry, self.axis_name, onward)), None
 
-        (state, travelling), _ = lax.scan(step, (start, travelling), jnp.arange(devices))
-        return state, travelling[2:]
+        (state, carry), _ = lax.scan(step, (start, carry), jnp.arange(devices))
+        return state, carry[2:]
 
     def reduced(self, values: Array, weights: Any, reduction: TypeOfReduction) -> Any:
         """The losses of this device, or of all devices as one number."""
@@ -347,8 +348,8 @@ def _at_own(pair: _Pair, x: Array, y: Array) -> tuple[Array, Others]:
     return masks.diagonal(entries), Others.of(entries, masks)
 
 
-def _surprises(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
-    """The surprise of each entry of the diagonal in its row and in its column.
+def _nlls(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
+    """The negative log-probability of each entry of the diagonal in its row and in its column.
 
     First the tops go round, which have no gradient; then the sums relative to them.
     """
@@ -367,16 +368,16 @@ def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
     nothing = lax.full_like(x[:, 0], 0)
     lowest = lax.full_like(nothing, -jnp.inf)
 
-    def tops(row_top: Array, travelling: Any, owner: Any, constants: Any) -> Any:
-        (x, mine), (y, inside, column_top) = constants, travelling
+    def tops(row_top: Array, carry: Any, owner: Any, constants: Any) -> Any:
+        (x, mine), (y, inside, column_top) = constants, carry
         entries, masks = pair.block(x, mine, (y, inside), owner)
         column_top = jnp.maximum(column_top, masks.top(entries, 0))
         row_top = jnp.maximum(row_top, masks.top(entries, 1))
         return row_top, (y, inside, column_top)
 
-    def rests(state: Any, travelling: Any, owner: Any, constants: Any) -> Any:
+    def rests(state: Any, carry: Any, owner: Any, constants: Any) -> Any:
         (on_diagonal, row_rest), (x, mine, row_top) = state, constants
-        y, inside, column_top, column_rest = travelling
+        y, inside, column_top, column_rest = carry
         entries, masks = pair.block(x, mine, (y, inside), owner)
         on_diagonal = on_diagonal + masks.diagonal(entries)
         row_rest = row_rest + Others.of(entries, masks, 1, row_top).rest
@@ -384,9 +385,9 @@ def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
         return (on_diagonal, row_rest), (y, inside, column_top, column_rest + by_column)
 
     fixed = lax.stop_gradient((x, pair.inside))
-    row_top, (column_top,) = pair.around(tops, lowest, (lowest,), fixed)
+    row_top, (column_top,) = pair.ring_scan(tops, lowest, (lowest,), fixed)
     row_top, column_top = lax.stop_gradient((row_top, column_top))
-    (on_diagonal, row_rest), (_, column_rest) = pair.around(
+    (on_diagonal, row_rest), (_, column_rest) = pair.ring_scan(
         rests, (nothing, nothing), (column_top, nothing), (x, pair.inside, row_top)
     )
     return on_diagonal, Others(row_top, row_rest), Others(column_top, column_rest)

@@ -1,8 +1,8 @@
 """What a loss declares: the forms of its arguments, read once from its annotations.
 
 `"*batch classes"` in an annotation is any leading batch and one event axis named `classes`; the
-kind of number stands before it (`Real`, `Int`, `Bool`). An argument may have two forms, class ids
-or a distribution: they are told apart by rank and dtype, never by value.
+kind of number is in front of it (`Real`, `Int`, `Bool`). An argument may have two forms, class ids
+or a distribution: they are distinguished by rank and dtype, never by value.
 """
 
 import inspect

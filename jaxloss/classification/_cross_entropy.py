@@ -87,7 +87,7 @@ def softmax_cross_entropy(
         Szegedy et al., *Rethinking the Inception Architecture* (label smoothing), 2016.
     """
     if labels.ndim == logits.ndim:
-            if not is_static_zero(label_smoothing):
+        if not is_static_zero(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * uniform_over_finite(logits)
         return softmax_cross_entropy_dense(logits, weighted_labels(labels, class_weights))
     nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)

@@ -1,9 +1,9 @@
 r"""Divergences: how far a predicted distribution is from a target distribution.
 
 The classes lie along the last axis, or along `axis`, and are summed over: one number an example,
-in nats. $p$ is the prediction and $q$ the target. Divergences that may be infinite take the logarithm of the
-prediction, from `jax.nn.log_softmax` for example; bounded ones take probabilities. Nothing is
-clipped: $0 \log 0$ is 0, also for a logarithm of -inf, and a class of predicted
+in nats. $p$ is the prediction and $q$ the target. Divergences that may be infinite take the
+logarithm of the prediction, from `jax.nn.log_softmax` for example; bounded ones take probabilities.
+Nothing is clipped: $0 \log 0$ is 0, also for a logarithm of -inf, and a class of predicted
 probability 0 that the target has gives inf. `mask` takes classes out of an example.
 
 The direction matters where the model cannot match the target: $KL(q \| p)$ (`kl`) covers all of

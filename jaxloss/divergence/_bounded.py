@@ -33,7 +33,8 @@ def jensen_shannon(
 ) -> Float[Array, "*batch"]:
     r"""Jensen-Shannon divergence: mean Kullback-Leibler divergence from the mixture.
 
-    When to use: either distribution may have zeros where the other has none, or targets may be wrong.
+    When to use: either distribution may have zeros where the other has none, or targets may be
+    wrong.
 
     $$JS(p, q) = (1 - w) \, KL(p \| m) + w \, KL(q \| m), \qquad m = (1 - w) p + w q$$
 

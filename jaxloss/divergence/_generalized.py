@@ -134,7 +134,7 @@ def gaussian_kl(
       - \log \frac{\sigma_k^2}{s_k^2} + \frac{(\mu_k - m_k)^2}{s_k^2} \right)$$
 
     It is summed over the dimensions (a mean would weaken it with their number). Without options the
-    prior is the standard normal distribution. Unlike `kl` it is an expectation under the prediction.
+    prior is standard normal. Unlike `kl` it is an expectation under the prediction.
 
     Args:
         mean: Predicted means $\mu$.

@@ -59,7 +59,8 @@ def kl(
 ) -> Float[Array, "*batch"]:
     r"""Kullback-Leibler divergence of predicted log-probabilities from a target distribution.
 
-    When to use: fitting log-probabilities to soft targets; with logits, `kl_logits` is more accurate.
+    When to use: fitting log-probabilities to soft targets; with logits, `kl_logits` is more
+    accurate.
 
     $$KL(q \| p) = \sum_k q_k \left( \log q_k - \log p_k \right)$$
 

@@ -38,13 +38,14 @@ def renyi(
 ) -> Float[Array, "*batch"]:
     r"""Renyi divergence: a family of divergences with an order, `kl` at order 1.
 
-    When to use: privacy bounds and tempered inference, where the order sets the weight of large ratios.
+    When to use: privacy bounds and tempered inference, where the order sets the weight of large
+    ratios.
 
     $$D_\alpha(q \| p) = \frac{1}{\alpha - 1} \log \sum_k q_k^\alpha p_k^{1 - \alpha}$$
 
     It grows with the order. At order 1 it is `kl`, exactly, with the right gradient, also with
-    respect to the order; below 1 it is finite unless the distributions do not overlap. The target is
-    divided by its sum, whose rounding error would otherwise be divided by $\alpha - 1$.
+    respect to the order; below 1 it is finite unless the distributions do not overlap. The target
+    is divided by its sum, whose rounding error would otherwise be divided by $\alpha - 1$.
 
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.

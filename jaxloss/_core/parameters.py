@@ -42,15 +42,16 @@ def check_leaves(fun_name: str, params: Any, kind: Any, remedy: str) -> None:
 def real_array(fun_name: str, what: str, given: Any, expected: str) -> Array:
     """An array of real numbers; lists and tuples are refused, since they could mean pairs."""
     try:
-        array = None if isinstance(given, list | tuple) else as_array(fun_name, what, given)
-    except (TypeError, ValueError):
+        numbers = as_array(fun_name, what, given) if isinstance(given, np.ndarray) else given
+        array = None if isinstance(given, list | tuple) else jnp.asarray(numbers)
+    except (TypeError, ValueError, OverflowError):
         array = None
     if array is None:
         raise TypeError(f"{fun_name}: {what} is a {type(given).__name__}, expected {expected}.")
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
         message = f"{fun_name}: {what} is {array.dtype}, expected {expected}, of real numbers."
         raise TypeError(message)
-    return jnp.asarray(array)
+    return array
 
 
 def real_scalar(
@@ -68,7 +69,7 @@ def real_scalar(
     if array.ndim:
         raise ValueError(f"{fun_name}: `{name}` has shape {array.shape}, expected {expected}.")
     if domain is not None:
-        known = not isinstance(given, Tracer)
+        known = not isinstance(given, Tracer) and getattr(given, "is_fully_addressable", True)
         if known and not domain.test(np.asarray(given), {})[0]:
             raise ValueError(f"{fun_name}: `{name}` must be {domain.meaning}, got {given!r}.")
         if are_on():

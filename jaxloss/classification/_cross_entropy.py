@@ -293,8 +293,7 @@ def negative_log_likelihood(
     """
     if labels.ndim == log_probabilities.ndim:
         weighted = weighted_labels(labels, class_weights)
-        nll = -log_probabilities
-        return jnp.sum(numerics.multiply_no_nan(weighted, nll), axis=-1)
+        return jnp.sum(numerics.multiply_no_nan(weighted, -log_probabilities), axis=-1)
     nll = 0 - take_label(log_probabilities, labels)
     return times_weight_of_label(nll, labels, class_weights)
 

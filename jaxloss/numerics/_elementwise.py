@@ -115,19 +115,6 @@ def fraction(x: Array, y: Array) -> Array:
     return _fraction(x, y)
 
 
-@jax.custom_jvp
-def linear_argument(x: Array) -> Array:
-    """x itself; its gradient is NaN where x is NaN.
-
-    For an argument in which a loss is linear, as labels often are: the gradient does not depend on
-    it otherwise, and would not show that it is NaN.
-    """
-    return x
-
-
-linear_argument.defjvps(lambda x_dot, out, x: jnp.where(x == x, 1, jnp.nan).astype(x.dtype) * x_dot)
-
-
 def xlogy(x: Array, y: Array) -> Array:
     r"""$x \log y$, with $0 \log 0 = 0$ and finite gradients there.
 

@@ -22,8 +22,21 @@ from jax.core import Tracer
 from jaxloss import numerics
 from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
+from jaxloss._core.namespace import public_names
 from jaxloss._core.parameters import check_count, check_leaves, named_leaves, real_scalar
 from jaxloss.domains import positive, unit_interval
+
+__all__ = [
+    "elastic_net",
+    "group_lasso",
+    "huber_penalty",
+    "l1",
+    "l2",
+    "nuclear_norm",
+    "orthogonality",
+    "spectral_norm",
+    "total_variation",
+]
 
 _REMEDY = "Leave it out: put None in its place, or mask it out (`add_penalty(..., mask=...)`)."
 
@@ -458,3 +471,6 @@ def nuclear_norm(params: Any) -> Array:
         params,
         rank=2,
     )
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

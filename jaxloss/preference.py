@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import (
     extended,
@@ -712,3 +713,6 @@ def plackett_luce(
         Plackett, *The Analysis of Permutations*, 1975.
     """
     return list_mle(scores, -ranks.astype(scores.dtype), mask=mask)
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -26,6 +26,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, nonzero, positive, unit_interval
 from jaxloss.traits import (
@@ -854,3 +855,6 @@ def mean_absolute_error(
         Laplace, *Sur quelques points du système du monde*, 1789.
     """
     return absolute_error(prediction, target)
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

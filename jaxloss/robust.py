@@ -22,6 +22,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, positive
 from jaxloss.numerics._special import (
@@ -40,6 +41,15 @@ from jaxloss.traits import (
     translation_invariant,
     zero_at_match,
 )
+
+__all__ = [
+    "barron",
+    "cauchy",
+    "charbonnier",
+    "geman_mcclure",
+    "tukey",
+    "welsch",
+]
 
 
 def _bell(z: Array) -> Array:
@@ -440,3 +450,6 @@ def barron(
     """
     z = numerics.quotient(prediction - target, scale)
     return _general(z, jnp.full_like(z, alpha))
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

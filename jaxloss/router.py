@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
 from jaxloss.numerics._labels import is_label
@@ -215,3 +216,6 @@ def indexer_kl(
     log_p = numerics.log_softmax(logits)
     terms = numerics.xlogy(attention, attention) - numerics.multiply_no_nan(attention, log_p)
     return numerics.relu(jnp.sum(terms, axis=-1))
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

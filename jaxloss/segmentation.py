@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, unit_interval
 from jaxloss.numerics._labels import is_label
@@ -310,3 +311,6 @@ def generalized_dice(
     return numerics.fraction(
         jnp.sum(weights * missed, axis=-1), 2 * jnp.sum(weights * both, axis=-1)
     )
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss import numerics
+from jaxloss._core.namespace import public_names
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._memory.mesh import pcast_varying, require_split, vma
 from jaxloss.contrastive._similarities import (
@@ -29,6 +30,13 @@ from jaxloss.contrastive._similarities import (
 )
 from jaxloss.linear._online_softmax import Head, Layer, losses_of_products
 from jaxloss.numerics._double_double import DD
+
+__all__ = [
+    "clip",
+    "info_nce",
+    "siglip",
+    "softmax_cross_entropy",
+]
 
 Strategy = Literal["ring", "gather"]
 
@@ -391,3 +399,6 @@ def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
         rests, (nothing, nothing), (column_top, nothing), (x, pair.inside, row_top)
     )
     return on_diagonal, Others(row_top, row_rest), Others(column_top, column_rest)
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
 from jaxloss.regression import _huber
@@ -397,3 +398,6 @@ def project(probabilities: Any, from_support: Any, to_support: Any) -> Array:
         raise ValueError(message)
     from_support = jnp.broadcast_to(from_support, probabilities.shape)
     return jnp.sum(probabilities[..., None] * two_hot(from_support, to_support), axis=-2)
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -97,6 +97,35 @@ def test_weights_that_cancel_do_not_hide_a_total():
     assert jnp.isinf(jl.mean([1.0, 3.0], weights=[1.0, -1.0]))
 
 
+def test_the_rule_for_weights_that_sum_to_zero_is_in_one_place():
+    """`divide` is what every mean uses: nothing is 0, and what is left of a total is infinite."""
+    totals, weights = (
+        jnp.array([0.0, 2.0, -2.0, jnp.nan, 6.0]),
+        jnp.array([0.0, 0.0, 0.0, 0.0, 3.0]),
+    )
+    expected = [0, np.inf, -np.inf, np.nan, 2]
+    np.testing.assert_array_equal(reduction.divide(totals, weights), expected)
+    np.testing.assert_array_equal(
+        jax.vmap(lambda t, w: Mean(t, w).value)(totals, weights), expected
+    )
+    slopes = jax.vmap(jax.grad(reduction.divide), (0, 0))(totals, weights)
+    np.testing.assert_allclose(slopes[jnp.array([0, 4])], [0, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("take", [jl.mean, jl.sum])
+def test_sizes_may_be_symbolic_and_promotion_strict(take):
+    (rows,) = jax.export.symbolic_shape("rows")
+    struct = jax.ShapeDtypeStruct((rows, 3), "bfloat16")
+
+    def of(values):
+        return take(values), take(values, where=values > 0, weights=2 * values)
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        exported = jax.export.export(jax.jit(of))(struct)
+    values = jnp.arange(12, dtype=jnp.bfloat16).reshape(4, 3)
+    np.testing.assert_allclose(exported.call(values), of(values), rtol=1e-6)
+
+
 def test_gradient_flows_to_weights():
     values, weights = jnp.array([1.0, 4.0]), jnp.array([1.0, 2.0])
     gradient = jax.grad(lambda w: jl.mean(values, weights=w))(weights)
@@ -117,8 +146,9 @@ def test_no_retrace_when_weights_change():
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        ({"where": [1.0, 0.0]}, TypeError, "`where` must be boolean"),
+        ({"where": [1.0, 0.0]}, TypeError, "`where` is float64 .*, expected booleans"),
         ({"where": [True]}, ValueError, r"`where` has shape \(1,\)"),
+        ({"weights": [1j, 0]}, TypeError, "`weights` is complex128 .*, expected real numbers"),
         ({"weights": [1.0, 2.0, 3.0]}, ValueError, r"`weights` has shape \(3,\)"),
     ],
 )

@@ -22,6 +22,7 @@ All rules are compiled, without a solver outside JAX, and every threshold is rel
 scaled by 1e-6 give the same direction.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.aggregators._balancers import Balancer, dwa, famo, random, relobralo, soft_adapt
 from jaxloss.aggregators._coordinates import grad_drop, trimmed_mean
 from jaxloss.aggregators._gradient_balancers import grad_vac, gradnorm
@@ -70,3 +71,5 @@ __all__ = [
     "uncertainty",
     "upgrad",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

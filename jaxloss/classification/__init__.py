@@ -11,6 +11,8 @@ Binary losses are elementwise, one score for each decision, so that several labe
 once.
 """
 
+from jaxloss._core.namespace import public_names
+
 # The catalogue lists the losses in this order, the order of teaching.
 # isort: off
 from jaxloss.classification._cross_entropy import (
@@ -77,3 +79,5 @@ __all__ = [
     "symmetric_cross_entropy",
     "z_loss",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

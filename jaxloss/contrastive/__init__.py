@@ -8,6 +8,8 @@ length: cosines are as accurate at a length of 1e25 as at 1, and the zero vector
 all others.
 """
 
+from jaxloss._core.namespace import public_names
+
 # The catalogue lists the losses in this order.
 # isort: off
 from jaxloss.contrastive._pairs import cosine_embedding, pair, triplet
@@ -15,3 +17,5 @@ from jaxloss.contrastive._circle import circle
 from jaxloss.contrastive._sets import clip, info_nce, nt_xent, siglip
 
 __all__ = ["circle", "clip", "cosine_embedding", "info_nce", "nt_xent", "pair", "siglip", "triplet"]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

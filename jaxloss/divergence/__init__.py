@@ -10,6 +10,8 @@ The direction matters where the model cannot match the target: $KL(q \| p)$ (`kl
 the target, $KL(p \| q)$ (`reverse_kl`) fits one part of it; the others lie between the two.
 """
 
+from jaxloss._core.namespace import public_names
+
 # The catalogue lists the losses in this order, in which they are taught.
 # isort: off
 from jaxloss.divergence._kullback_leibler import kl, kl_log, reverse_kl
@@ -32,3 +34,5 @@ __all__ = [
     "reverse_kl",
     "total_variation",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

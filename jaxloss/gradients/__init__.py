@@ -13,6 +13,7 @@ of floating-point arrays. Gradients have their dtypes, values are float32 or bet
 may be jitted, mapped and scanned.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.gradients._accumulation import accumulate_value_and_grad
 from jaxloss.gradients._conflict import Conflicts, conflicts
 from jaxloss.gradients._curvature import gauss_newton_vp
@@ -30,3 +31,5 @@ __all__ = [
     "scaled_value_and_grad",
     "value_and_gramian",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -4,8 +4,11 @@ r"""Losses of a linear layer whose logits of all tokens and classes never exist.
 for some tokens, or some classes, at a time, together with what the gradients need of it.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.linear._arguments import Plan, plan
 from jaxloss.linear._cross_entropy import Metrics, log_probabilities, softmax_cross_entropy
 from jaxloss.linear._distillation import kl
 
 __all__ = ["Metrics", "Plan", "kl", "log_probabilities", "plan", "softmax_cross_entropy"]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -11,6 +11,8 @@ Nothing is clamped and no epsilon is added: a variance of 1e-10 counts as 1e-10.
 has to be positive is made so by the user: `jax.nn.softplus`, or the logarithm where it is taken.
 """
 
+from jaxloss._core.namespace import public_names
+
 # The catalogue lists the losses in this order, in which they are taught.
 # isort: off
 from jaxloss.nll._real import beta_gaussian, gaussian, laplace, student_t
@@ -33,3 +35,5 @@ __all__ = [
     "tweedie_deviance",
     "von_mises",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

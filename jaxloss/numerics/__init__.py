@@ -22,6 +22,7 @@ Modules with a leading underscore hold what only the losses of this package use:
 arithmetic, the softmax negative log-likelihood, log-gamma functions, Tweedie deviances.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.numerics._double_double import expm1
 from jaxloss.numerics._elementwise import (
     absolute,
@@ -84,3 +85,5 @@ __all__ = [
     "xlog1py",
     "xlogy",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

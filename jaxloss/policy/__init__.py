@@ -16,6 +16,8 @@ tokens is averaged (`token_weights`, `token_mean`).
 """
 
 # In teaching order, which is the order of the catalogue.
+from jaxloss._core.namespace import public_names
+
 # isort: off
 from jaxloss.policy._ratios import (
     cispo,
@@ -56,3 +58,5 @@ __all__ = [
     "token_weights",
     "vtrace",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -18,6 +18,7 @@ The pointwise losses of rax are `regression.squared_error` and
 `classification.sigmoid_cross_entropy`.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.ranking._listwise import approx_ndcg, list_mle, poly1_softmax, softmax, unique_softmax
 from jaxloss.ranking._pair_weights import dcg2_weights, dcg_weights, pair_count, relevance_weights
 from jaxloss.ranking._pairwise import (
@@ -53,3 +54,5 @@ __all__ = [
     "softmax",
     "unique_softmax",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -12,6 +12,7 @@ buffers can be donated. Optax is imported with this module, not with `jaxloss`.
 - `make_train_step` joins a loss and an optimizer.
 """
 
+from jaxloss._core.namespace import public_names
 from jaxloss.transforms._aggregate import (
     AggregateCoordinatesState,
     AggregateState,
@@ -54,3 +55,5 @@ __all__ = [
     "skip_nonfinite",
     "tree_where",
 ]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

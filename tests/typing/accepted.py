@@ -39,4 +39,14 @@ def annotated(
 
 
 plain(1.0, 2.0, factor=2.0)
+
+
+@jl.loss(elementwise=True, reduction="mean")
+def declared(prediction, target):
+    """A loss of one's own that is a function of each element."""
+    return prediction - target
+
+
+jl.classification.softmax_cross_entropy(jnp.zeros((2, 3, 4)), [0, 1], axis=(1, 2))
+declared(1.0, 2.0)
 annotated(1.0, 2.0, factor=2.0, reduction="sum", where=[True])

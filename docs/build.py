@@ -65,10 +65,18 @@ def loss_pages() -> Iterator[Page]:
     for family, group in families:
         place = ("Losses", heading(family))
         text = [f"# {heading(family)}", about(f"jaxloss.{family}"), grid(map(loss_cell, group))]
+        text += helpers(family, {short(info) for info in group})
         yield Page(place, heading(family), f"losses/{family}/index.md", "\n\n".join(text))
         for info in group:
             page = f"losses/{family}/{short(info)}.md"
             yield Page(place, short(info), page, loss_page(info))
+
+
+def helpers(family: str, losses: set[str]) -> list[str]:
+    """The public names of a family that are not losses."""
+    module = importlib.import_module(f"jaxloss.{family}")
+    names = [name for name in public(module) if name not in losses]
+    return [entry(f"jaxloss.{family}.{name}", getattr(module, name)) for name in names]
 
 
 def loss_page(info: LossInfo) -> str:
@@ -195,9 +203,10 @@ def guide_page() -> Page:
 
 def choice_cell(choice: _choose.Choice) -> str:
     """A line of the guide with the picture and the formula of its loss."""
-    info, troubles = choice.info, ", ".join(t.replace("_", " ") for t in choice.troubles)
+    info = choice.info
+    conditions = ", ".join(name.replace("_", " ") for name in choice.conditions)
     returned = _advice.load().returns[choice.returns]
-    tags = f"{f'for: {troubles} · ' if troubles else ''}returns {returned}"
+    tags = f"{f'for: {conditions} · ' if conditions else ''}returns {returned}"
     tested = choice.facts or "no trait holds for every input"
     return (
         f"#### [`{info.name}`](losses/{info.family}/{short(info)}.md)\n\n"

@@ -238,6 +238,11 @@ def test_every_public_name_is_documented(build):
                     assert inspect.getdoc(value), f"jaxloss.{name}.{inner} has no docstring"
 
 
+def test_functions_of_a_family_that_are_no_losses_are_on_its_page(build):
+    losses = {build.short(info) for info in jl.catalogue.losses() if info.family == "ranking"}
+    assert "::: jaxloss.ranking.pair_count\n" in "\n".join(build.helpers("ranking", losses))
+
+
 def test_a_name_without_a_docstring_stops_the_build(build, monkeypatch):
     def bare():
         pass

@@ -1,14 +1,14 @@
-r"""Likelihood: the negative log-likelihood of what was observed, under a distribution predicted.
+r"""Negative log-likelihoods: a network predicts the parameters of a distribution of the target.
 
-A network predicts the parameters of a distribution; the loss is minus the logarithm of the
-density, or of the probability of a count, that it gave to the target. The target comes second,
-as everywhere; what locates the distribution comes first, its other parameters after the target,
-best given by name. All have the shape of the target, or are scalars. Losses are in nats and hold
-every constant of the density, so that those of different families can be compared; densities
-may exceed 1, so these losses may be negative.
+The loss is minus the logarithm of the density, or of the probability of a count, at the target. The
+target comes second, as everywhere. The location of the distribution comes first; its other
+parameters follow the target, best given by name. All have the shape of the target, or are scalars.
+Losses are in nats and include every constant of the density, so that those of different
+distributions can be compared. Densities may exceed 1, so these losses may be negative.
 
-Nothing is clamped and no epsilon is added: a variance of 1e-10 counts as 1e-10. A parameter that
-has to be positive is made so by the user: `jax.nn.softplus`, or the logarithm where it is taken.
+Nothing is clamped and no epsilon is added: a variance of 1e-10 is used as 1e-10. Parameters that
+must be positive are made so by the caller, with `jax.nn.softplus`, or by their logarithm where a
+loss accepts it.
 """
 
 from jaxloss._core.namespace import public_names

@@ -1,4 +1,4 @@
-"""Numbers that cannot leave a range: shares between 0 and 1, and directions on the circle."""
+"""Numbers in a bounded range: proportions between 0 and 1, and angles."""
 
 import math
 from typing import Unpack
@@ -11,7 +11,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive, unit_interval
-from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._bessel import log_bessel_i0
+from jaxloss.numerics._double_double import at_dd, two_sum
 from jaxloss.numerics._gamma import (
     HALF_LOG_2PI,
     log_factorial,
@@ -19,7 +20,7 @@ from jaxloss.numerics._gamma import (
     log_rising,
     stirling_error,
 )
-from jaxloss.numerics._log_ratios import ratio_minus_log1p
+from jaxloss.numerics._log_ratios import bregman_gap
 from jaxloss.traits import convex, smooth, symmetric, translation_invariant
 
 
@@ -30,25 +31,25 @@ def beta(
     beta: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict shares, between 0 and 1, and how much they vary.
+    r"""Beta negative log-likelihood of a proportion.
+
+    When to use: proportions between 0 and 1 whose spread is predicted too.
 
     $$\ell(\alpha, \beta, y) = \log \frac{\Gamma(\alpha) \Gamma(\beta)}{\Gamma(\alpha + \beta)}
       - (\alpha - 1) \log y - (\beta - 1) \log(1 - y)$$
 
-    The mean is $\alpha / (\alpha + \beta)$; the larger their sum, the smaller the variance. They
-    are `concentration1` and `concentration0` of torch and TFP. A share of exactly 0 or 1 has
-    infinite loss unless its parameter is 1, or minus infinity if that is below 1.
+    The mean is $\alpha / (\alpha + \beta)$; the larger $\alpha + \beta$, the smaller the variance.
+    They are `concentration1` and `concentration0` in torch and TFP. At a proportion of exactly 0 or
+    1 the loss is inf if its parameter ($\alpha$ at 0, $\beta$ at 1) is above 1, and -inf if it is
+    below 1.
 
     Args:
-        alpha: What draws the share to 1, above 0.
-        target: The share observed, from 0 to 1.
-        beta: What draws the share to 0, above 0.
+        alpha: The first shape parameter, above 0; it raises the mean.
+        target: The observed proportion, from 0 to 1.
+        beta: The second shape parameter, above 0; it lowers the mean.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> beta(2.0, [0.5, 0.75], beta=2.0)
@@ -59,55 +60,30 @@ def beta(
     """
     swap = alpha < beta
     small, large = jnp.where(swap, alpha, beta), jnp.where(swap, beta, alpha)
-    few = small < 8
-    tiny = small < 1
-    part, rest = jnp.where(tiny, small, 0.5), jnp.where(tiny, 1, small)
-    of_small = jnp.where(
-        tiny,
+    few, below_one = small < 8, small < 1
+    part, rest = jnp.where(below_one, small, 0.5), jnp.where(below_one, 1, small)
+    log_gamma_of_small = jnp.where(
+        below_one,
         log_factorial(part) - jnp.log(part),
         log_gamma(rest, stirling_error(rest)),
     )
-    normalizer = of_small - small * jnp.log(large) - log_rising(large, small)
-    pull = numerics.xlogy(alpha - 1, target) + numerics.xlog1py(beta - 1, -target)
-    direct = normalizer - pull
+    log_beta = log_gamma_of_small - small * jnp.log(large) - log_rising(large, small)
+    log_kernel = numerics.xlogy(alpha - 1, target) + numerics.xlog1py(beta - 1, -target)
+    direct = log_beta - log_kernel
 
-    # Of two large parameters the direct form cancels: measure from the peak of the density.
+    # For two large parameters the direct form cancels: it is measured from the peak of the density.
     a, b = jnp.where(few, 8, alpha), jnp.where(few, 8, beta)
     y = jnp.where(few, 0.5, target)
-    total, z = a + b, 1 - y
+    total, z, one = a + b, 1 - y, jnp.ones_like(y)
     off = b * y - a * z
-    spread = a * ratio_minus_log1p(
-        numerics.quotient(off, a), jnp.log(numerics.quotient(total * y, a))
-    )
-    spread = spread + b * ratio_minus_log1p(
-        numerics.quotient(-off, b), jnp.log(numerics.quotient(total * z, b))
-    )
+    log_a = jnp.log(numerics.quotient(a, total * y))
+    log_b = jnp.log(numerics.quotient(b, total * z))
+    spread = a * bregman_gap(one, numerics.quotient(off, a), log_a)
+    spread = spread + b * bregman_gap(one, numerics.quotient(-off, b), log_b)
     errors = stirling_error(a) + stirling_error(b) - stirling_error(total)
     scale = HALF_LOG_2PI + 0.5 * (jnp.log(total / a) - jnp.log(b))
-    far = spread + (jnp.log(y) + jnp.log1p(-y)) + (scale + errors)
-    return jnp.where(few, direct, far)
-
-
-def _log_bessel(x: Array, scaled: Array) -> Array:
-    """log I0(x), less x where it is scaled, with slopes that have all their digits.
-
-    Not scaled it is for x up to 1, where its power series keeps them.
-    """
-    square = 0.25 * jnp.square(jnp.where(scaled, 0, x))
-    terms = jnp.ones_like(x)
-    for k in range(10, 1, -1):
-        terms = 1 + square / k**2 * terms
-    low = jnp.log1p(square * terms)
-    near = x < 20
-    inner, outer = jnp.where(near, x, 0), jnp.where(near, 20, x)
-    # The integral over a period, by the trapezoidal rule: exact to rounding with so few points.
-    waves = [jnp.exp(-2 * math.sin(math.pi * j / 40) ** 2 * inner) for j in range(21)]
-    mean = (0.5 * (waves[0] + waves[-1]) + sum(waves[1:-1])) / 20
-    inverse, series = 1 / outer, jnp.ones_like(x)
-    for j in range(20, 0, -1):
-        series = 1 + (2 * j - 1) ** 2 / (8 * j) * inverse * series
-    far = jnp.log(series) - 0.5 * jnp.log(2 * math.pi * outer)
-    return jnp.where(scaled, jnp.where(near, jnp.log(mean), far), low)
+    from_peak = spread + (jnp.log(y) + jnp.log1p(-y)) + (scale + errors)
+    return jnp.where(few, direct, from_peak)
 
 
 @loss(smooth, symmetric, translation_invariant, concentration=nonnegative_number)
@@ -117,24 +93,23 @@ def von_mises(
     concentration: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict directions, phases or times of day, where 359 degrees is next to 1.
+    r"""Von Mises negative log-likelihood of an angle.
+
+    When to use: directions, phases and times of day, where 359 degrees is next to 1 degree.
 
     $$\ell(\mu, \kappa, y) = \log\left(2 \pi I_0(\kappa)\right) - \kappa \cos(y - \mu)$$
 
-    A concentration of 0 knows nothing; a large one is like `gaussian` with the variance
-    $1/\kappa$, and does not overflow. The gradient is 0 opposite to the target, too: start from
-    small concentrations.
+    A concentration of 0 is the uniform distribution; for a large one the loss is close to
+    `gaussian` with variance $1/\kappa$, and does not overflow. The gradient in the location is 0
+    opposite to the target too: start from small concentrations.
 
     Args:
         location: The predicted angle, in radians.
-        target: The angle observed, in radians.
-        concentration: The inverse of about the variance, at least 0.
+        target: The observed angle, in radians.
+        concentration: The inverse of the variance, approximately; at least 0.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> von_mises([0.0, 0.0], [0.0, jnp.pi], concentration=1.0)
@@ -143,12 +118,10 @@ def von_mises(
     References:
         Mardia and Jupp, *Directional Statistics*, 2000.
     """
-    error, lost = two_sum(target, -location)
-    half, rest = 0.5 * error, 0.5 * lost
-    # A flat distribution is measured from its mean, a peaked one from its peak. What rounding took
-    # from the error counts next to the zeros of sine and cosine.
+    error = two_sum(target, -location)
+    # A flat distribution is measured from its mean, a peaked one from its peak. The rounding error
+    # of the angle matters near the zeros of sine and cosine.
     peaked = concentration > 1
-    chord = jnp.sin(half) + rest * jnp.cos(half)  # its square is 1 - cos, with the digits near 0
-    cosine = jnp.cos(error) - lost * jnp.sin(error)
-    away = jnp.where(peaked, 2 * jnp.square(chord), -cosine)
-    return concentration * away + (_log_bessel(concentration, peaked) + math.log(2 * math.pi))
+    chord = at_dd(lambda x: jnp.sin(0.5 * x), error)  # 2 chord**2 is 1 - cos
+    away = jnp.where(peaked, 2 * jnp.square(chord), -at_dd(jnp.cos, error))
+    return concentration * away + (log_bessel_i0(concentration, peaked) + math.log(2 * math.pi))

@@ -12,8 +12,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import mean_or_its_log, nonnegative_number, positive
 from jaxloss.numerics._gamma import log_factorial, log_gamma, log_rising, stirling_error
-from jaxloss.numerics._log_ratios import log1p_ratio, log_ratio, ratio_minus_log1p, scaled_log1p
-from jaxloss.numerics._special import x_minus_log1p
+from jaxloss.numerics._log_ratios import bregman_gap, log1p_ratio, log_ratio, scaled_log1p
 from jaxloss.traits import convex, smooth
 
 
@@ -26,26 +25,26 @@ def poisson(
     full: bool = True,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict counts whose variance is about their mean: clicks, photons, spikes.
+    r"""Poisson negative log-likelihood of a count, given its mean or the logarithm of its mean.
+
+    When to use: counts whose variance is about their mean, such as clicks, photons and spikes. For
+    counts that vary more, use `negative_binomial`.
 
     $$\ell(\lambda, y) = \lambda - y \log \lambda + \log y!$$
 
-    The prediction is $\log \lambda$, as in `torch`; the rate itself with `log_input=False`. A rate
-    of 0 costs 0 if nothing was counted and inf otherwise (torch adds 1e-8 to it, keras 1e-7).
-    `full=False` leaves out the last term, which no prediction changes and which torch and keras
-    leave out. Counts that vary more than this allows are for `negative_binomial`.
+    The prediction is $\log \lambda$, as in torch, or with `log_input=False` the rate $\lambda$. At
+    a rate of 0 the loss is 0 for a count of 0 and inf for others (torch adds 1e-8 to the rate,
+    keras 1e-7). `full=False` leaves out $\log y!$, which does not depend on the prediction, as
+    torch and keras do.
 
     Args:
         prediction: The logarithm of the expected count, or with `log_input=False` that count.
-        target: What was counted, at least 0; it need not be an integer.
+        target: The observed count, at least 0; it need not be an integer.
         log_input: Whether the prediction is the logarithm of the rate.
         full: Whether log(y!) is added.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> poisson([2.0, 0.0], [0, 1], log_input=False)
@@ -54,32 +53,29 @@ def poisson(
     References:
         Nelder and Wedderburn, *Generalized Linear Models*, 1972.
     """
-    rate, log_rate = _mean_and_log(prediction, log_input)
-    few = target < 1
-    linear = rate - (target * log_rate if log_input else numerics.xlogy(target, prediction))
+    rate = jnp.exp(prediction) if log_input else prediction
+    linear = rate - _target_times_log(target, prediction, log_input)
     if not full:
         return linear
-    # Large terms cancel in `linear + log y!`; the deviance and log y! less its maximum do not.
-    count = jnp.where(few, 1, target)
+    # From a count of 1 on, large terms cancel in `linear + log y!`. They do not in the deviance,
+    # nor in log y! less its value at the maximum of the likelihood.
+    few = target < 1
+    count, rate = jnp.where(few, 1, target), jnp.where(few, 1, rate)
+    if log_input:
+        log_count_over_rate = jnp.log(count) - jnp.where(few, 0, prediction)
+    else:
+        log_count_over_rate = log_ratio(count, rate)
+    half_deviance = bregman_gap(count, rate - count, log_count_over_rate)
     peak = 0.5 * jnp.log(2 * math.pi * count) + stirling_error(count)
     factorial = log_factorial(jnp.where(few, target, 0))
-    rate, log_rate = jnp.where(few, 1, rate), jnp.where(few, 0, log_rate)
-    return jnp.where(few, linear + factorial, _half_deviance(count, rate, log_rate) + peak)
+    return jnp.where(few, linear + factorial, half_deviance + peak)
 
 
-def _mean_and_log(prediction: Array, log_input: bool) -> tuple[Array, Array]:
+def _target_times_log(target: Array, prediction: Array, log_input: bool) -> Array:
+    """target * log(mean), which is 0 if both target and mean are 0."""
     if log_input:
-        return jnp.exp(prediction), prediction
-    some = prediction > 0
-    return prediction, jnp.where(some, jnp.log(jnp.where(some, prediction, 1)), -jnp.inf)
-
-
-def _half_deviance(count: Array, rate: Array, log_rate: Array) -> Array:
-    """count log(count / rate) + rate - count, without cancellation where the two are close."""
-    near = jnp.abs(rate - count) < 0.5 * count
-    change = numerics.quotient(jnp.where(near, rate - count, 0), count)
-    far = (rate - count) - count * (log_rate - jnp.log(count))
-    return jnp.where(near, count * x_minus_log1p(change), far)
+        return numerics.multiply_no_nan(target, prediction)
+    return numerics.xlogy(target, prediction)
 
 
 @loss(smooth, prediction=mean_or_its_log, target=nonnegative_number, total_count=positive)
@@ -91,26 +87,25 @@ def negative_binomial(
     log_input: bool = True,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict counts that vary more than `poisson` allows: sales, reads, accidents.
+    r"""Negative binomial negative log-likelihood of a count, given its mean and total count.
+
+    When to use: counts whose variance exceeds their mean, such as sales, reads and accidents.
 
     $$\ell(\mu, r, y) = -\log \frac{\Gamma(y + r)}{\Gamma(r)\, y!}
       + (r + y) \log(r + \mu) - r \log r - y \log \mu$$
 
-    The variance is $\mu + \mu^2 / r$: the larger the total count $r$, the closer to `poisson`.
-    It is `total_count` of torch and TFP, whose `logits` are $\log(\mu / r)$; statisticians call
-    $1/r$ the dispersion. The prediction is $\log \mu$, or $\mu$ with `log_input=False`.
+    The variance is $\mu + \mu^2 / r$: for a large total count $r$ the loss tends to `poisson`. It
+    is `total_count` in torch and TFP, whose `logits` are $\log(\mu / r)$; statisticians call $1/r$
+    the dispersion. The prediction is $\log \mu$, or with `log_input=False` the mean $\mu$.
 
     Args:
         prediction: The logarithm of the expected count, or with `log_input=False` that count.
-        target: What was counted, at least 0.
+        target: The observed count, at least 0.
         total_count: The inverse of the dispersion, above 0; may be learned.
         log_input: Whether the prediction is the logarithm of the expected count.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> negative_binomial([1.0, 1.0], [0, 2], total_count=1.0, log_input=False)
@@ -119,31 +114,38 @@ def negative_binomial(
     References:
         Hilbe, *Negative Binomial Regression*, 2011.
     """
-    _, log_mean = _mean_and_log(prediction, log_input)
-    huge = log_mean > 85  # the mean would overflow in float32, where this loss does not
-    mean, safe_log = _mean_and_log(jnp.where(huge, 1, prediction), log_input)
-    growth = scaled_log1p(total_count, mean) + target * log1p_ratio(mean, total_count)
-    linear = growth - (target * safe_log if log_input else numerics.xlogy(target, mean))
-    log_count = jnp.log(total_count)
-    log_odds = jnp.where(huge, log_mean, 0) - log_count
-    linear = jnp.where(huge, total_count * log_odds - target * log_count, linear)
     few = target < 1
     count = jnp.where(few, 1, target)
+    # The mean overflows in float32 where this loss does not; there it is linear in log(mean).
+    huge = prediction > 85 if log_input else jnp.zeros(prediction.shape, bool)
+    known = jnp.where(huge, 1, prediction)
+    mean = jnp.exp(known) if log_input else known
+    linear = scaled_log1p(total_count, mean) + target * log1p_ratio(mean, total_count)
+    linear = linear - _target_times_log(target, known, log_input)
+    log_total_count = jnp.log(total_count)
+    far = total_count * (jnp.where(huge, prediction, 0) - log_total_count)
+    linear = jnp.where(huge, far - target * log_total_count, linear)
     error = stirling_error(count)
     factorial = jnp.where(
         few, log_factorial(jnp.where(few, target, 0)), log_gamma(count, error) + jnp.log(count)
     )
     direct = linear + (factorial - log_rising(total_count, target))
 
-    # For large counts the direct form cancels; near its minimum these terms are as small as it.
-    few = few | huge
-    mean, log_mean = jnp.where(few, 1, mean), jnp.where(few, 0, log_mean)
-    ahead, total = total_count + count, total_count + mean
+    # For large counts the terms of the direct form cancel. These terms are as small as the loss
+    # near its minimum: with m = mean, r = total count and y = count, two Bregman divergences, of (y
+    # + r) / (m + r) and of (y + r) m / ((m + r) y) from 1.
+    use_direct = few | huge
+    mean = jnp.where(use_direct, 1, mean)
+    total, observed_total = total_count + mean, total_count + count
+    log_totals = log_ratio(observed_total, total)
+    if log_input:
+        log_mean_over_count = jnp.where(use_direct, 0, prediction) - jnp.log(count)
+    else:
+        log_mean_over_count = log_ratio(mean, count)
+    one = jnp.ones_like(count)
     change = numerics.quotient(mean - count, count) * numerics.fraction(total_count, mean)
-    log_ahead = log_ratio(ahead, total)
-    log_share = log_ahead + (log_mean - jnp.log(count))
-    spread = total_count * ratio_minus_log1p(numerics.quotient(count - mean, total), log_ahead)
-    spread = spread + count * ratio_minus_log1p(change, log_share)
+    spread = total_count * bregman_gap(one, numerics.quotient(count - mean, total), -log_totals)
+    spread = spread + count * bregman_gap(one, change, -(log_totals + log_mean_over_count))
     scale = jnp.log(2 * math.pi * count) + jnp.log1p(numerics.quotient(count, total_count))
-    errors = error + (stirling_error(total_count) - stirling_error(ahead))
-    return jnp.where(few, direct, spread + 0.5 * scale + errors)
+    errors = error + (stirling_error(total_count) - stirling_error(observed_total))
+    return jnp.where(use_direct, direct, spread + 0.5 * scale + errors)

@@ -1,4 +1,4 @@
-"""Mixtures: a target that may come from one of several distributions."""
+"""Mixtures of distributions."""
 
 import math
 from typing import Unpack
@@ -21,24 +21,23 @@ def mixture(
     losses: Real[ArrayLike, "*batch components"],
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to mix distributions of any kind, when a target may come from one of several.
+    r"""Negative log-likelihood of a mixture of distributions, from those of its components.
+
+    When to use: a target that may come from one of several distributions, of any kind.
 
     $$\ell(x, \ell_1 \dots \ell_K) = -\log \sum_k \pi_k e^{-\ell_k}, \qquad
       \pi = \mathrm{softmax}(x)$$
 
     The second argument holds the loss of the target under each component, from any loss of this
-    shelf, or from different ones. A component with a logit of -inf, or of loss inf, takes no part.
-    Mixtures have many optima: what matters is that the components start apart.
+    module, or from several. A component with logit -inf or loss inf is ignored. Mixtures have many
+    local optima: initialize the components apart.
 
     Args:
-        logits: Scores of the components, before softmax.
+        logits: The unnormalized log-weight of each component.
         losses: The negative log-likelihood of the target under each component.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> from jaxloss.nll import gaussian
@@ -59,26 +58,25 @@ def gaussian_mixture(
     logits: Real[ArrayLike, "*batch components"],
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict a number that may be one of several: the mixture density network.
+    r"""Negative log-likelihood of a mixture of Gaussians: the loss of a mixture density network.
+
+    When to use: regression where the target may be one of several values. The squared error would
+    predict their average.
 
     $$\ell = -\log \sum_k \frac{\pi_k}{\sqrt{2 \pi v_k}}
       \exp\left(-\frac{(y - \mu_k)^2}{2 v_k}\right), \qquad \pi = \mathrm{softmax}(x)$$
 
-    The squared error would predict the average of the alternatives, which may be none of them.
-    A component that shrinks onto one target drives the loss to minus infinity: bound the
-    variances from below. Other families are mixed with `mixture`.
+    If the variance of a component tends to 0 at one of the targets, the loss tends to -inf: bound
+    the variances from below. `mixture` mixes other distributions.
 
     Args:
         means: The mean of each component.
-        target: What was observed, in the same unit; without the axis of the components.
+        target: The observed value, in the same unit; without the axis of the components.
         variances: The variance of each component, above 0.
-        logits: The score $x_k$ of each component, before softmax.
+        logits: The unnormalized log-weight $x_k$ of each component.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> gaussian_mixture([-1.0, 1.0], 1.0, variances=[0.01, 0.01], logits=[0.0, 0.0])
@@ -88,7 +86,7 @@ def gaussian_mixture(
         Bishop, *Mixture Density Networks*, 1994.
     """
     error, deviation = target[..., None] - means, jnp.sqrt(variances)
-    # A component so far away that the square overflows takes no part.
+    # A component whose squared distance overflows is ignored.
     none = jnp.abs(error) > math.sqrt(jnp.finfo(error.dtype).max) * deviation
     score = numerics.quotient(jnp.where(none, 0, error), jnp.where(none, 1, deviation))
     losses = 0.5 * jnp.square(score) + (0.5 * jnp.log(variances) + HALF_LOG_2PI)

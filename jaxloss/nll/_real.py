@@ -1,4 +1,4 @@
-"""A number on the line: normal errors, and errors with heavier tails."""
+"""Real numbers: Gaussian errors, and errors with heavier tails."""
 
 from typing import Any, Unpack
 
@@ -19,10 +19,12 @@ from jaxloss.traits import bounded_gradient, convex, smooth, symmetric, translat
 def _standard_score(
     error: Array, variance: Any, log_variance: Any, fun_name: str
 ) -> tuple[Any, Array]:
-    """The log-variance and the error in standard deviations, from either way to give them."""
+    """The log-variance, and the error in standard deviations, from variance or log_variance."""
     if (variance is None) == (log_variance is None):
-        problem = "missing" if variance is None else "got both"
-        message = f"jaxloss.nll.{fun_name}: {problem} `variance` or `log_variance`: give one."
+        came = "neither is given" if variance is None else "both are given"
+        message = (
+            f"jaxloss.nll.{fun_name}: give `variance` or `log_variance`: {came}, expected one."
+        )
         raise TypeError(message)
     if variance is None:
         log_variance = jnp.asarray(log_variance, error.dtype)
@@ -41,28 +43,29 @@ def gaussian(
     full: bool = True,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict a mean and how far off it may be, when errors are about normal.
+    r"""Gaussian negative log-likelihood, given mean and variance.
+
+    When to use: regression that predicts its own uncertainty, with roughly Gaussian errors.
 
     $$\ell(\mu, \sigma^2, y) =
       \frac{(y - \mu)^2}{2 \sigma^2} + \frac12 \log \sigma^2 + \frac12 \log 2\pi$$
 
-    Of the two ways to give the variance exactly one is taken; its logarithm needs no constraint.
-    `torch` leaves out the constant (`full=False` does here, too) and raises variances below 1e-6
-    to it. An example with a large variance is hardly fitted: `beta_gaussian` is the remedy.
+    Give either the variance or its logarithm, which needs no constraint. torch leaves out the
+    constant (as `full=False` does here) and replaces variances below 1e-6 by 1e-6. Examples with a
+    large predicted variance have small gradients in the mean: see `beta_gaussian`.
 
     Args:
         mean: The predicted mean.
-        target: What was observed, in the same unit.
+        target: The observed value, in the same unit.
         variance: The predicted variance, above 0, in the squared unit of the target.
-        log_variance: Its natural logarithm, instead.
+        log_variance: The natural logarithm of the variance, instead of it.
         full: Whether the constant log(2 pi) / 2 is added.
 
     Returns:
         The loss of each example, in nats.
 
     Raises:
-        TypeError: If both variance and log_variance are given, or none.
-        ValueError: If the shapes differ, or the variance is a number that is not above 0.
+        TypeError: If both variance and log_variance are given, or neither.
 
     Example:
         >>> gaussian([0.0, 0.0], [0.0, 2.0], variance=4.0, full=False)
@@ -87,29 +90,31 @@ def beta_gaussian(
     full: bool = True,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like `gaussian` when the means are not learned where the variance is large.
+    r"""Beta-NLL: Gaussian negative log-likelihood, weighted by a power of the variance.
+
+    When to use: instead of `gaussian`, when the mean is not learned where the predicted variance is
+    large.
 
     $$\ell(\mu, \sigma^2, y) = \lfloor \sigma^{2 \beta} \rfloor \left(
       \frac{(y - \mu)^2}{2 \sigma^2} + \frac12 \log \sigma^2 + \frac12 \log 2\pi \right)$$
 
-    The factor $\lfloor\cdot\rfloor$ has no gradient in the variance: it only says how much an
-    example counts. At $\beta = 0$ this is `gaussian`, at 1 the mean is learned as by the squared
-    error. The value is a likelihood no more: compare models by `gaussian`.
+    The factor $\lfloor\cdot\rfloor$ is constant under differentiation: it is the weight of the
+    example. With $\beta = 0$ this is `gaussian`; with 1 the gradient in the mean is that of half
+    the squared error. The value is not a likelihood: compare models by `gaussian`.
 
     Args:
         mean: The predicted mean.
-        target: What was observed, in the same unit.
+        target: The observed value, in the same unit.
         variance: The predicted variance, above 0, in the squared unit of the target.
-        log_variance: Its natural logarithm, instead.
-        beta: The power of the variance that examples are weighted by, usually from 0 to 1.
+        log_variance: The natural logarithm of the variance, instead of it.
+        beta: The power of the variance that is the weight of an example, usually from 0 to 1.
         full: Whether the constant log(2 pi) / 2 is added.
 
     Returns:
         The weighted loss of each example.
 
     Raises:
-        TypeError: If both variance and log_variance are given, or none.
-        ValueError: If the shapes differ, or variance or beta is a number out of its range.
+        TypeError: If both variance and log_variance are given, or neither.
 
     Example:
         >>> beta_gaussian([0.0, 0.0], [0.0, 2.0], variance=4.0, beta=1.0, full=False)
@@ -132,23 +137,22 @@ def laplace(
     scale: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to predict a median and how far off it may be, when some targets are far off.
+    r"""Laplace negative log-likelihood, given median and scale.
+
+    When to use: regression that predicts its own uncertainty, with some outliers.
 
     $$\ell(\mu, b, y) = \frac{|y - \mu|}{b} + \log 2b$$
 
-    The scale is the mean absolute error, $1/\sqrt2$ of the standard deviation. The gradient in
+    The scale is the mean absolute deviation, $1/\sqrt2$ of the standard deviation. The gradient in
     the location is 0 at a perfect prediction.
 
     Args:
         location: The predicted median.
-        target: What was observed, in the same unit.
-        scale: The predicted mean absolute error, above 0, in the unit of the target.
+        target: The observed value, in the same unit.
+        scale: The predicted mean absolute deviation, above 0, in the unit of the target.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> laplace([0.0, 0.0], [0.0, 2.0], scale=0.5)
@@ -161,7 +165,7 @@ def laplace(
 
 
 def _inward(t: Array) -> tuple[Array, Array]:
-    """t or 1 / t, whichever is at most 1, and whether it is 1 / t."""
+    """t, or 1 / t if |t| is above 1, and whether it is 1 / t."""
     outside = jnp.abs(t) > 1
     return jnp.where(
         outside, numerics.quotient(jnp.ones_like(t), jnp.where(outside, t, 1)), t
@@ -180,22 +184,26 @@ def _log1p_square(t: Array) -> Array:
     return jnp.log1p(jnp.square(inner)) + twice_log
 
 
-@_student_tail.defjvp
-def _student_tail_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (score, degrees), (score_dot, degrees_dot) = primals, tangents
+def _tail_slope_in_score(score: Array, degrees: Array) -> Array:
     root = jnp.sqrt(degrees)
-    inner, outside = _inward(numerics.quotient(score, root))
+    inner, _ = _inward(numerics.quotient(score, root))
+    return (degrees + 1) / root * (inner / (1 + jnp.square(inner)))
+
+
+def _tail_slope_in_degrees(score: Array, degrees: Array) -> Array:
+    t = numerics.quotient(score, jnp.sqrt(degrees))
+    inner, outside = _inward(t)
     square = jnp.square(inner)
-    share = jnp.where(outside, 1 / (1 + square), square / (1 + square))  # t^2 / (1 + t^2)
-    to_score = (degrees + 1) / root * (inner / (1 + square))
-    # log(1 + t^2) - share is the gap of log(1 - share): no digits are lost at a small t.
-    bend = jnp.where(
-        outside,
-        _log1p_square(numerics.quotient(score, root)) - share,
-        x_minus_log1p(-jnp.where(outside, 0, share)),
-    )
-    to_degrees = 0.5 * (bend - numerics.quotient(share, degrees))
-    return _student_tail(score, degrees), to_score * score_dot + to_degrees * degrees_dot
+    part = jnp.where(outside, 1 / (1 + square), square / (1 + square))  # t^2 / (1 + t^2)
+    # log(1 + t^2) - part is -log(1 - part) - part, which does not cancel for a small t.
+    bend = jnp.where(outside, _log1p_square(t) - part, x_minus_log1p(-jnp.where(outside, 0, part)))
+    return 0.5 * (bend - numerics.quotient(part, degrees))
+
+
+_student_tail.defjvps(
+    lambda score_dot, _, score, degrees: _tail_slope_in_score(score, degrees) * score_dot,
+    lambda degrees_dot, _, score, degrees: _tail_slope_in_degrees(score, degrees) * degrees_dot,
+)
 
 
 @loss(
@@ -213,27 +221,27 @@ def student_t(
     degrees_of_freedom: Real[ArrayLike, "*batch"],
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it like `gaussian` when a few targets are grossly wrong: far ones pull less and less.
+    r"""Student's t negative log-likelihood, given location, scale and degrees of freedom.
+
+    When to use: instead of `gaussian`, when a few targets are grossly wrong: the gradient of a far
+    target tends to 0.
 
     $$\ell(\mu, s, \nu, y) = \frac{\nu + 1}{2} \log\left(1 + \frac{z^2}{\nu}\right) + \log s
       + \log \frac{\sqrt{\nu \pi}\, \Gamma(\nu/2)}{\Gamma((\nu + 1)/2)},
       \qquad z = \frac{y - \mu}{s}$$
 
-    Few degrees of freedom mean heavy tails: 1 is Cauchy's distribution, and for many it becomes
-    `gaussian`. The scale is not the standard deviation, which is
+    The fewer degrees of freedom, the heavier the tails: 1 is the Cauchy distribution, and for many
+    the loss tends to `gaussian`. The scale is not the standard deviation, which is
     $s \sqrt{\nu / (\nu - 2)}$ for $\nu > 2$ and infinite below.
 
     Args:
-        location: The predicted centre.
-        target: What was observed, in the same unit.
+        location: The predicted center.
+        target: The observed value, in the same unit.
         scale: The predicted scale, above 0, in the unit of the target.
-        degrees_of_freedom: How light the tails are, above 0; may be learned.
+        degrees_of_freedom: Degrees of freedom, above 0; may be learned.
 
     Returns:
         The loss of each example, in nats.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> student_t([0.0, 0.0], [0.0, 1e6], scale=1.0, degrees_of_freedom=1.0)

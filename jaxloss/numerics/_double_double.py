@@ -159,7 +159,7 @@ def exp_dd(x: DD) -> Array:
 
 
 # Not the derivative of the polynomial, which is 3 ULP off: in second derivatives such terms cancel.
-exp_dd.defjvps(lambda x_dot, out, x: out * x_dot.hi)
+exp_dd.defjvps(lambda x_dot, out, _x: out * x_dot.hi)
 
 
 @jax.custom_jvp
@@ -170,7 +170,7 @@ def _expm1(x: Array) -> Array:
     return 2 * (half * _expm1_near_0(f) + (half - 0.5))
 
 
-_expm1.defjvps(lambda x_dot, out, x: jnp.exp(x) * x_dot)
+_expm1.defjvps(lambda x_dot, _, x: jnp.exp(x) * x_dot)
 
 
 @half_in_float32

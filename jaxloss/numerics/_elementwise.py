@@ -39,7 +39,7 @@ def relu(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)
 
 
-relu.defjvps(lambda x_dot, out, x: jnp.where(x <= 0, 0, jnp.where(x > 0, 1, x) * x_dot))
+relu.defjvps(lambda x_dot, _, x: jnp.where(x <= 0, 0, jnp.where(x > 0, 1, x) * x_dot))
 
 
 def sqrt(x: Array) -> Array:
@@ -75,8 +75,8 @@ def _quotient(x: Array, y: Array) -> Array:
 
 
 _quotient.defjvps(
-    lambda x_dot, out, x, y: _quotient(x_dot, y),
-    lambda y_dot, out, x, y: _quotient(-out * y_dot, y),
+    lambda x_dot, _, _x, y: _quotient(x_dot, y),
+    lambda y_dot, out, _x, y: _quotient(-out * y_dot, y),
 )
 
 
@@ -100,7 +100,7 @@ def _fraction(x: Array, y: Array) -> Array:
 
 
 _fraction.defjvps(
-    lambda x_dot, out, x, y: _quotient(_fraction(y, x) * x_dot, jnp.where(x + y == 0, 1, x + y)),
+    lambda x_dot, _, x, y: _quotient(_fraction(y, x) * x_dot, jnp.where(x + y == 0, 1, x + y)),
     lambda y_dot, out, x, y: _quotient(-out * y_dot, jnp.where(x + y == 0, 1, x + y)),
 )
 
@@ -168,7 +168,7 @@ def _softplus(x: Array) -> Array:
     return jnp.where(x < 0, tail, x + tail)
 
 
-_softplus.defjvps(lambda x_dot, out, x: _sigmoid(x) * x_dot)
+_softplus.defjvps(lambda x_dot, _, x: _sigmoid(x) * x_dot)
 
 
 @half_in_float32
@@ -200,7 +200,7 @@ def _log1mexp(x: Array) -> Array:
 
 
 # |expm1| and not -expm1, which is -0 at 0: the derivative there is -inf, not +inf.
-_log1mexp.defjvps(lambda x_dot, out, x: -_quotient(jnp.exp(x), jnp.abs(jnp.expm1(x))) * x_dot)
+_log1mexp.defjvps(lambda x_dot, _, x: -_quotient(jnp.exp(x), jnp.abs(jnp.expm1(x))) * x_dot)
 
 
 @half_in_float32
@@ -229,7 +229,7 @@ def _log_cosh(x: Array) -> Array:
     return jnp.where(near, log, (magnitude - math.log(2)) + log)
 
 
-_log_cosh.defjvps(lambda x_dot, out, x: jnp.tanh(x) * x_dot)
+_log_cosh.defjvps(lambda x_dot, _, x: jnp.tanh(x) * x_dot)
 
 
 @half_in_float32
@@ -257,7 +257,7 @@ def _hypot1m1_slope(x: Array) -> Array:
     return jnp.where(near, x, jnp.sign(x)) / root
 
 
-_hypot1m1_slope.defjvps(lambda x_dot, out, x: x_dot * (1 / (1 + _hypot1m1(x))) ** 3)
+_hypot1m1_slope.defjvps(lambda x_dot, _, x: x_dot * (1 / (1 + _hypot1m1(x))) ** 3)
 
 
 @jax.custom_jvp
@@ -267,7 +267,7 @@ def _hypot1m1(x: Array) -> Array:
     return magnitude * jnp.where(near, magnitude / (1 + root), 1 / (inverse + root))
 
 
-_hypot1m1.defjvps(lambda x_dot, out, x: _hypot1m1_slope(x) * x_dot)
+_hypot1m1.defjvps(lambda x_dot, _, x: _hypot1m1_slope(x) * x_dot)
 
 
 @half_in_float32

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss.numerics._elementwise import quotient
+from jaxloss.numerics._log_ratios import log1p_ratio
 from jaxloss.numerics._polynomials import horner
 from jaxloss.numerics._special import x_minus_log1p
 
@@ -67,11 +68,16 @@ def log_factorial(x: Array) -> Array:
 
 def log_rising(x: Array, step: Array) -> Array:
     """log gamma(x + step) - log gamma(x) - step log(x), which tends to 0 for large x."""
-    large = (x >= 1) & (step < 0.5 * x)
-    base = jnp.where(large, x, 1)
-    ahead = jnp.where(large, step, 0)
-    ratio = quotient(ahead, base)
-    near = ratio * (ahead - 0.5) - (base + ahead - 0.5) * x_minus_log1p(ratio)
-    other, jump = jnp.where(large, 1, x), jnp.where(large, 0, step)
-    far = (other + jump - 0.5) * (jnp.log(other + jump) - jnp.log(other)) - jump
-    return jnp.where(large, near, far) + _stirling_error_difference(x, step)
+    # Below 1, where log gamma(x) is singular, it follows from the same at x + 1.
+    low = x < 1
+    base = jnp.where(low, x + 1, x)
+    close = step < 0.5 * base
+    inner, outer = jnp.where(close, base, 1), jnp.where(close, 1, base)
+    ahead, jump = jnp.where(close, step, 0), jnp.where(close, 0, step)
+    ratio = quotient(ahead, inner)
+    near = ratio * (ahead - 0.5) - (inner + ahead - 0.5) * x_minus_log1p(ratio)
+    far = (outer + jump - 0.5) * log1p_ratio(jump, outer) - jump
+    out = jnp.where(close, near, far) + _stirling_error_difference(base, step)
+    small = jnp.where(low, x, 1)
+    moved = step * log1p_ratio(jnp.ones_like(small), small) - log1p_ratio(step, small)
+    return out + jnp.where(low, moved, 0)

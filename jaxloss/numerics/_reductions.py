@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,15 @@ from jaxloss._memory.mesh import is_unsharded
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
-Combine = Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
+Arrays = TypeVar("Arrays", bound=tuple[Array, ...])
 
 
 def variadic_reduce(
-    terms: Sequence[Array],
+    terms: Arrays,
     start: Sequence[float],
-    combine: Combine,
-    finish: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-) -> tuple[Array, ...]:
+    combine: Callable[[Arrays, Arrays], Arrays],
+    finish: Callable[[Arrays], Arrays],
+) -> Arrays:
     """A reduction of several arrays along the last axis, which reads their common inputs once.
 
     XLA on CPU compiles each `jnp.sum` to a separate kernel and writes the kernel's input to memory
@@ -39,7 +40,7 @@ def variadic_reduce(
     size = terms[0].shape[-1]
     # On several devices the compiler would gather what is sharded. A symbolic size cannot be split.
     if not is_unsharded() or not isinstance(size, int):
-        return finish(tuple(terms))
+        return finish(terms)
     if size <= 32:
         return _reduce(terms, start, combine, -1)
     length = (size - 2 * (size % 8 == 1)) // 8  # a remainder of one number would be no reduction
@@ -52,15 +53,15 @@ def variadic_reduce(
 
 
 def _reduce(
-    terms: Sequence[Array], start: Sequence[float], combine: Combine, axis: int
-) -> tuple[Array, ...]:
+    terms: tuple[Array, ...], start: Sequence[float], combine: Callable[..., Any], axis: int
+) -> Any:
     # Inside a scan that is differentiated twice the custom rules are not used, and JAX can
     # differentiate this reduction only if every term has a tangent. The select, which compiles to
     # nothing, makes every term depend on all of them.
     one = functools.reduce(functools.partial(lax.select_n, np.False_), terms)
     terms = tuple(lax.select_n(np.False_, x, one) for x in terms)
-    start = tuple(np.asarray(value, x.dtype) for value, x in zip(start, terms, strict=True))
-    return tuple(lax.reduce(terms, start, combine, (terms[0].ndim + axis,)))
+    neutral = tuple(np.asarray(value, x.dtype) for value, x in zip(start, terms, strict=True))
+    return tuple(lax.reduce(terms, neutral, combine, (terms[0].ndim + axis,)))
 
 
 def _add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss.numerics._dtypes import half_in_float32
+from jaxloss.numerics._elementwise import fraction
 from jaxloss.numerics._polynomials import power_series
 
 
@@ -64,7 +65,7 @@ def _expm1_minus_x(x: Array) -> Array:
     return jnp.where(near, square, jnp.expm1(x) - x)
 
 
-_expm1_minus_x.defjvps(lambda x_dot, out, x: jnp.expm1(x) * x_dot)
+_expm1_minus_x.defjvps(lambda x_dot, _, x: jnp.expm1(x) * x_dot)
 
 
 @half_in_float32
@@ -86,7 +87,10 @@ def _x_minus_log1p(x: Array) -> Array:
     return jnp.where(near, x * s - cubes, x - jnp.log1p(x))
 
 
-_x_minus_log1p.defjvps(lambda x_dot, out, x: x / (1 + x) * x_dot)
+# As a fraction, whose own derivative neither cancels nor squares a large x.
+_x_minus_log1p.defjvps(
+    lambda x_dot, _, x: jnp.where(x == -1, -jnp.inf, fraction(x, jnp.ones_like(x))) * x_dot
+)
 
 
 @half_in_float32

@@ -55,6 +55,12 @@ def test_advice_agrees_with_the_traits(choice):
         assert "bounded" not in traits
 
 
+def test_without_advice_of_its_own_an_entry_has_that_of_the_docstring():
+    (choice,) = [c for c in GUIDE if c.info.name == "preference.simpo"]
+    assert choice.advice == choice.info.when[0].upper() + choice.info.when[1:]
+    assert len({c.advice for c in GUIDE}) == len(GUIDE)
+
+
 def test_every_task_has_a_start_and_every_condition_an_answer():
     for task in ADVICE.tasks:
         assert choose(task=task)[0].conditions in ((), ("calibration",))

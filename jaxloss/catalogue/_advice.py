@@ -10,14 +10,17 @@ __all__ = ["Advice", "Entry", "load"]
 
 
 class Entry(NamedTuple):
-    """When to use a loss for a task, and what it costs."""
+    """When to use a loss for a task, and what it costs.
+
+    Without `when`, the docstring of the loss has the advice.
+    """
 
     task: str
     loss: str
     conditions: tuple[str, ...]
     returns: str
-    when: str
     cost: str
+    when: str = ""
 
 
 class Advice(NamedTuple):

@@ -90,10 +90,13 @@ class Conditions(TypedDict, total=False):
 def guide() -> Choices:
     """Every entry of the advice, task by task."""
     losses = {info.name: info for info in all_losses()}
-    return Choices(
-        Choice(e.task, losses[e.loss], e.conditions, e.returns, e.when, e.cost)
-        for e in _advice.load().entries
-    )
+
+    def choice(entry: _advice.Entry) -> Choice:
+        info = losses[entry.loss]
+        when = entry.when or info.when[:1].upper() + info.when[1:]
+        return Choice(entry.task, info, entry.conditions, entry.returns, when, entry.cost)
+
+    return Choices(map(choice, _advice.load().entries))
 
 
 def choose(
@@ -103,9 +106,10 @@ def choose(
 
     Args:
         task: "regression", "binary", "multiclass", "multilabel", "probabilistic", "ranking",
-            "segmentation", "sequence" or "contrastive"; if None, any.
+            "segmentation", "sequence", "contrastive", "preference" or "policy"; if None, any.
         returns: What the fit is: "mean", "centre", "median", "quantile", "expectile",
-            "probabilities", "scores", "distribution", "overlap" or "embeddings"; if None, any.
+            "probabilities", "scores", "distribution", "overlap", "embeddings" or "policy"; if
+            None, any.
         **conditions: `outliers`, `wrong_labels`, `imbalance`, `heavy_tails`, `calibration`,
             `asymmetric_cost` or `missing_targets`, each as `=True`. Losses for more of them
             come first.

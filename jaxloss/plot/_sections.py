@@ -188,6 +188,8 @@ _OPTIONS = {
     "classification.ldam": {"class_counts": np.array([10, 100, 100])},
     "classification.fenchel_young": {"max_fn": jax.nn.logsumexp},
     "nll.beta_gaussian": {"variance": 1.0},
+    "value.temperature": {"target_entropy": -1.0},
+    "preference.kto": {"kl": 0.0, "desirable": True},
 }
 
 

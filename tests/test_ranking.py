@@ -377,7 +377,7 @@ def test_helpers_refuse_what_does_not_fit():
         ranking.dcg_weights(SCORES, RELEVANCE, gain="square")
     with pytest.raises(ValueError, match="`gain` is 'linar'.*Did you mean 'linear'"):
         ranking.approx_ndcg(SCORES, RELEVANCE, gain="linar")
-    with pytest.raises(ValueError, match=r"`pair_weights` is .* expected .* \(2, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"`pair_weights` has shape .* expected \(2, 5, 5\)"):
         ranking.pairwise_hinge(SCORES, RELEVANCE, pair_weights=np.ones((2, 5)))
     with pytest.raises(TypeError, match="`segments` is float32"):
         ranking.softmax(SCORES, RELEVANCE, segments=SCORES)

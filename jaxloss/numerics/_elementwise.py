@@ -39,7 +39,7 @@ def relu(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)
 
 
-relu.defjvps(lambda x_dot, out, x: jnp.where(x <= 0, 0, jnp.where(x > 0, 1, x) * x_dot))
+relu.defjvps(lambda x_dot, out, x: jnp.where(x <= 0, 0, jnp.where(x == x, 1, x) * x_dot))
 
 
 def sqrt(x: Array) -> Array:

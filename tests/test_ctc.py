@@ -1,5 +1,6 @@
 """CTC: all alignments counted one by one, sure and hopeless models, padding, bad labels."""
 
+import functools
 import itertools
 
 import chex
@@ -221,3 +222,87 @@ def test_second_derivative_of_sure_and_unsure_examples():
         expected = (slope(logits + step) - slope(logits - step)) / 2e-6
     for mine, right in zip(got, expected, strict=True):
         np.testing.assert_allclose(mine, right, atol=1e-6 * np.max(np.abs(right)))
+
+
+# --- classes masked with a large negative number --------------------------------------------------
+
+# Which classes are masked in every frame, and the labels: of the first, every alignment needs them.
+MASKED = {
+    "a label": ([1], [1, 2]),
+    "both labels": ([1, 2], [1, 2]),
+    "a blank that is needed": ([0], [1, 1]),
+    "a blank that is not": ([0], [1, 2]),
+    "another class": ([3], [1, 2]),
+}
+
+
+@functools.cache
+def masked(number):
+    """Inputs, values and gradients of the cases above, in one batch."""
+    logits = np.random.default_rng(9).normal(size=(len(MASKED), 5, 4)).astype(np.float32)
+    for one, (classes, _) in zip(logits, MASKED.values(), strict=True):
+        one[:, classes] = number
+    labels = np.int32([labels for _, labels in MASKED.values()])
+    values, slopes = value_and_slopes(logits, labels)
+    return dict(zip(MASKED, zip(logits, labels, values, slopes, strict=True), strict=True))
+
+
+@jax.jit
+def value_and_slopes(logits, labels):
+    slopes = jax.grad(lambda x: jnp.sum(ctc(x, labels)))(logits)
+    return ctc(logits, labels), slopes
+
+
+@pytest.mark.parametrize("number", [-1e5, -1e9, -1e10, -1e12])
+@pytest.mark.parametrize("name", MASKED)
+def test_a_masked_class_is_exact(name, number):
+    """Alternatives differ by little, between numbers that have no fraction in float32."""
+    logits, labels, value, slope = masked(number)[name]
+    exact = {"logits": to_exact(logits), "labels": labels}
+    right, gradient = oracle(**exact), exact_gradient(oracle, exact, "logits")
+    assert abs(float(value) - right) <= 2 * 2**-23 * right
+    error = np.max(np.abs(to_exact(np.asarray(slope)) - gradient))
+    assert error <= 4 * 2**-23 * np.max(np.abs(gradient))
+
+
+@pytest.mark.parametrize("number", [-1e30, float(np.finfo(np.float32).min)])
+@pytest.mark.parametrize("name", MASKED)
+def test_a_class_masked_with_the_smallest_number_has_the_gradient_of_others(name, number):
+    """Here differences are too small even for the exact oracle: it steps by 1e-30 of a logit."""
+    *_, value, slope = masked(number)[name]
+    *_, other_value, other_slope = masked(-1e12)[name]
+    np.testing.assert_allclose(slope, other_slope, atol=1e-6)
+    needed = round(float(other_value) / 1e12)  # how often
+    expected = other_value if needed == 0 else min(-number * needed, np.finfo(np.float32).max)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_masked_classes_need_no_alignment_of_their_own():
+    logits = jnp.zeros((2, 4)).at[:, 0].set(-1e10)
+    np.testing.assert_allclose(ctc(logits, [1, 2]), 2 * np.log(3), rtol=1e-6)
+
+
+def test_a_masked_example_does_not_change_its_batch():
+    """A batch with such an example is computed with levels; `vmap` computes both and chooses."""
+    logits = np.stack([HARD["nearly sure"], HARD["unlikely"], HARD["unlikely"]])
+    logits[2, :, 2] = -1e9
+    labels = np.tile(np.int32([1, 2, 2, 3]), (3, 1))
+    expected = value_and_slopes(logits[:2], labels[:2])
+    got = value_and_slopes(logits, labels)
+    mapped = jax.vmap(jax.value_and_grad(ctc))(logits, labels)
+    for ours, theirs, of_vmap in zip(got, expected, mapped, strict=True):
+        np.testing.assert_allclose(ours[:2], theirs, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(of_vmap, ours, rtol=1e-6, atol=1e-6)
+
+
+def test_long_hopeless_sequences_have_exact_gradients():
+    """Each frame is possible, but the sum of their exponents has no room in float32."""
+    generator = np.random.default_rng(10)
+    logits = generator.normal(size=(1, 60, 3)).astype(np.float32)
+    logits[..., 1:] -= 5e5
+    labels = np.tile(np.int32([1, 2]), (1, 25))
+    value, slope = value_and_slopes(logits, labels)
+    with jax.enable_x64(True):
+        wide, exact = jax.jit(jax.value_and_grad(ctc))(logits[0].astype(np.float64), labels[0])
+    np.testing.assert_allclose(value[0], wide, rtol=1e-6)
+    np.testing.assert_allclose(slope[0], exact, atol=3e-6)

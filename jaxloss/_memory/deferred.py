@@ -7,6 +7,7 @@ returns `DeferredRows`, and the contract, which knows the reduction, evaluates t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,13 @@ from jax import Array
 from jaxloss._core.reduction import Mean, TypeOfReduction, reduce, total_weight
 from jaxloss._memory.chunk_map import map_chunks
 from jaxloss._memory.chunk_sum import ChunkedSum, sum_chunks
-from jaxloss._memory.layout import checked_split
+from jaxloss._memory.layout import Split, checked_split
 from jaxloss._memory.mesh import unify_vma
 
 __all__ = ["DeferredRows", "checked_split", "map_rows", "materialize"]
+
+# From what all rows share, and some rows, to one value a row.
+Function = Callable[[Any, Any], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ def materialize(values: Array | DeferredRows) -> Array:
 
 def map_rows(
     fun_name: str,
-    function: Callable[[Any, Any], Array],
+    function: Function,
     chunk_size: int | None,
     shared: list[Any],
     rows: list[Any],
@@ -66,7 +70,8 @@ def map_rows(
 
     Args:
         fun_name: The name of the loss.
-        function: Gives one value a row; what is None stays None.
+        function: Gives one value a row; what is None stays None. It closes over no array, and is
+            equal between calls: an eager call compiles its loop once for each function.
         chunk_size: How many rows to compute at once, or None for all.
         shared: What every row meets.
         rows: What the rows have.
@@ -75,34 +80,50 @@ def map_rows(
     Returns:
         The values, of floating dtype.
     """
-    places = jnp.arange(rows[0].shape[batch], dtype=jnp.int32)
+    size = rows[0].shape[batch]
     if chunk_size is None:
-        return function(shared, [*rows, places])
-    how = checked_split(fun_name, places.shape[0], chunk_size, rows[0], batch)
+        return function(shared, [*rows, _places(size)])
+    how = checked_split(fun_name, size, chunk_size, rows[0], batch)
     # A Python number has no dtype to be restored, and must not decide on one.
     shared = [jnp.asarray(x, rows[0].dtype) if isinstance(x, int | float) else x for x in shared]
-
-    def values_of_set(shared: Any, rows: Any) -> Array:
-        return map_chunks(function, how, *unify_vma(shared, [*rows, places]))
-
-    def total_of_set(shared: Any, rows: Any, factors: Array) -> Array:
-        def value(shared: Any, chunk: Any, real: Array | None) -> Any:
-            rows, factors = chunk
-            values = factors * function(shared, rows)
-            return jnp.sum(values if real is None else jnp.where(real, values, 0)), ()
-
-        chunk = [*rows, places], factors
-        return sum_chunks(ChunkedSum(how, value), *unify_vma(shared, chunk))[0]
-
-    def of_sets(of_set: Callable[..., Array], *arguments: Any) -> Array:
-        axes = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, arguments)
-        for _ in range(batch):
-            of_set = jax.vmap(of_set, axes)
-        return of_set(*arguments)
-
     return DeferredRows(
         rows[0].shape[: batch + 1],
         rows[0].dtype,
-        lambda: of_sets(values_of_set, shared, rows),
-        lambda factors: jnp.sum(of_sets(total_of_set, shared, rows, factors)),
+        lambda: _values(function, how, batch, shared, rows),
+        lambda factors: _total(function, how, batch, shared, rows, factors),
     )
+
+
+def _places(size: int) -> Array:
+    return jnp.arange(size, dtype=jnp.int32)
+
+
+def _map_sets(of_set: Callable[..., Array], batch: int, *arguments: Any) -> Array:
+    axes = jax.tree.map(lambda x: 0 if x.ndim else None, arguments)
+    for _ in range(batch):
+        of_set = jax.vmap(of_set, axes)
+    return of_set(*arguments)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _values(function: Function, how: Split, batch: int, shared: Any, rows: Any) -> Array:
+    def of_set(shared: Any, rows: Any) -> Array:
+        return map_chunks(function, how, *unify_vma(shared, [*rows, _places(how.rows)]))
+
+    return _map_sets(of_set, batch, shared, rows)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _total(
+    function: Function, how: Split, batch: int, shared: Any, rows: Any, factors: Array
+) -> Array:
+    def value(shared: Any, chunk: Any, real: Array | None) -> Any:
+        rows, factors = chunk
+        values = factors * function(shared, rows)
+        return jnp.sum(values if real is None else jnp.where(real, values, 0)), ()
+
+    def of_set(shared: Any, rows: Any, factors: Array) -> Array:
+        chunk = [*rows, _places(how.rows)], factors
+        return sum_chunks(ChunkedSum(how, value), *unify_vma(shared, chunk))[0]
+
+    return jnp.sum(_map_sets(of_set, batch, shared, rows, factors))

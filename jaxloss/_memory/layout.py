@@ -115,7 +115,7 @@ def real_rows(how: Split) -> Array | None:
     if not how.is_padded:
         return None
     rows, size = how.rows // how.shards, how.size // how.shards  # of a shard
-    places = jnp.arange(size)[:, None] * how.chunks + jnp.arange(how.chunks)
+    places = jnp.arange(size)[:, None] * how.chunks + jnp.arange(how.chunks)[None, :]
     return jnp.tile(places < rows, (how.shards, 1))
 
 

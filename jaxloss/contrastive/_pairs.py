@@ -14,6 +14,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.contrastive._distance_gap import gap_of_distances
 from jaxloss.domains import positive as above_zero
 from jaxloss.domains import sign_label, unit_interval
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.traits import nonnegative, scale_invariant
 
 _Distance = Literal["norm", "squared", "cosine"] | Callable[[Any, Any], Any]
@@ -197,6 +198,7 @@ def pair(
     References:
         Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
     """
+    labels = linear_argument(labels)
     apart = numerics.relu(margin - numerics.distance(left, right))
     together = numerics.squared_distance(left, right)
     return 0.5 * (labels * together + (1 - labels) * jnp.square(apart))

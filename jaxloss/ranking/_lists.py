@@ -83,36 +83,55 @@ class Lists(NamedTuple):
         self,
         function: Callable[..., Array],
         *rows: Array | None,
-        items: tuple[Array, ...] = (),
+        items: tuple[Any, ...] = (),
         fun_name: str = "",
         chunk_size: int | None = None,
     ) -> Array:
         """`function(lists, *rows, *items)`, one value per item, `chunk_size` items at a time.
 
-        `rows` are split into chunks as the items are, `items` are passed as they are.
+        `rows` are split into chunks as the items are; `items`, and numbers among them, are passed
+        as they are. The function closes over no array: see `map_rows` of `_memory`.
         """
-
-        def of_chunk(shared: Any, own: Any) -> Array:
-            *own, places = own
-            first, second = [*own[:4], places], [*shared[:4], self.items.places]
-            lists = Lists(Items._make(first), Items._make(second))
-            return function(lists, *own[4:], *shared[4:])
-
-        known, batch = list(self.items[:4]), self.scores.ndim - 1
+        known, batch = list(self.items[:-1]), self.scores.ndim - 1
         shared, own = [*known, *items], [*known, *rows]
-        return materialize(map_rows(fun_name, of_chunk, chunk_size, shared, own, batch=batch))
+        of_rows = _OfRows(function)
+        return materialize(map_rows(fun_name, of_rows, chunk_size, shared, own, batch=batch))
 
     def sum_of_list(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch items"]:
         """For each item, the sum of the values of its list."""
         return _sums(values, self.items.mask, self.items.lists)
 
     def mean_of_lists(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
-        """The sum of the values of a row, divided by the number of its lists."""
-        total = jnp.sum(values, axis=-1)
+        """The sum of the values of a row, divided by the number of its lists.
+
+        It is NaN if a score or a relevance is, also where the values depend on their order alone.
+        """
+        total = jnp.sum(values, axis=-1) + nan_of(self.scores, self.relevance)
         if self.items.lists is None:
             return total
         last = jnp.max(jnp.where(self.items.mask, self.items.lists, -1), axis=-1, initial=-1)
         return total / jnp.maximum(last + 1, 1).astype(total.dtype)
+
+
+class _OfRows(NamedTuple):
+    """A function of the lists, of some items and of all of them, as `map_rows` calls it."""
+
+    function: Callable[..., Array]
+
+    def __call__(self, shared: list[Any], own: list[Any]) -> Array:
+        *own, places = own
+        count = len(Items._fields) - 1
+        every = jnp.arange(shared[0].shape[-1], dtype=places.dtype)
+        lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))
+        return self.function(lists, *own[count:], *shared[count:])
+
+
+def nan_of(
+    scores: Float[Array, "*batch items"], relevance: Float[Array, "*batch items"]
+) -> Float[Array, "*batch"]:
+    """0, or NaN in value and gradients if a score or a relevance of a row is NaN."""
+    both = scores + relevance
+    return jnp.sum(jnp.square(jnp.where(both == both, 0, both)), axis=-1)
 
 
 def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Array | None) -> Lists:
@@ -310,19 +329,23 @@ def before(lists: Lists, *keys: tuple[Array, Array]) -> Bool[Array, "*batch rows
 
 def ranks_of(lists: Lists, *keys: Array, **chunks: Any) -> Float[Array, "*batch items"]:
     """The rank of each item in the order of `before`, from 1."""
-
-    def number_before(lists: Lists, *keys: Array) -> Array:
-        pairs = zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True)
-        return jnp.sum(lists.apart() & ~before(lists, *pairs), axis=-1, dtype=jnp.int32)
-
-    number = lists.map_rows(number_before, *keys, items=keys, **chunks)
+    number = lists.map_rows(_number_before, *keys, items=keys, **chunks)
     return (1 + number).astype(lists.scores.dtype)
 
 
+def _number_before(lists: Lists, *keys: Array) -> Int[Array, "*batch rows"]:
+    pairs = zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True)
+    return jnp.sum(lists.apart() & ~before(lists, *pairs), axis=-1, dtype=jnp.int32)
+
+
 def of_pairs(
-    function: Callable[[Array], Array], lists: Lists, pairs: Array, errors: bool = False
+    function: Callable[..., Array],
+    lists: Lists,
+    pairs: Bool[Array, "*batch rows items"],
+    *options: Any,
+    errors: bool = False,
 ) -> Float[Array, "*batch rows items"]:
-    """function(s_i - s_j) at the pairs, 0 elsewhere, as if the difference were not rounded.
+    """function(s_i - s_j, *options) at the pairs, 0 elsewhere, as if the difference were exact.
 
     In the tail of an exponential and near a hinge, a rounding error of the difference is many ULP
     of the result; it is added to first order (as long as that product does not underflow: in
@@ -331,7 +354,8 @@ def of_pairs(
     gap = _difference(lists.rows, lists.items, errors)
     # Beyond 2**24 a gap has no fraction, and the correction of a square could overflow.
     lo = jnp.where(pairs & (jnp.abs(gap.lo) < 1), gap.lo, 0)
-    return jnp.where(pairs, at_dd(function, DD(jnp.where(pairs, gap.hi, 0), lo)), 0)
+    gap = DD(jnp.where(pairs, gap.hi, 0), lo)
+    return jnp.where(pairs, at_dd(lambda gap: function(gap, *options), gap), 0)
 
 
 def _difference(rows: Items, items: Items, errors: bool) -> DD:

@@ -12,6 +12,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
 from jaxloss.ranking._lists import (
     Lists,
@@ -19,6 +20,7 @@ from jaxloss.ranking._lists import (
     discount,
     gains_of,
     lists_of,
+    nan_of,
     nll_among,
     nll_among_later,
     nll_in_list,
@@ -78,7 +80,7 @@ def softmax(
         return lists.mean_of_lists(numerics.multiply_no_nan(lists.relevance, nll_in_list(lists)))
     if mask is not None:
         scores, relevance = jnp.where(mask, scores, -jnp.inf), jnp.where(mask, relevance, 0)
-    return softmax_cross_entropy_dense(scores, relevance)
+    return softmax_cross_entropy_dense(scores, linear_argument(relevance))
 
 
 @loss(
@@ -135,6 +137,10 @@ def poly1_softmax(
     )
 
 
+def _nll_among_less_relevant(lists: Lists) -> Float[Array, "*batch rows"]:
+    return nll_among(lists, lists.should_lead())
+
+
 @loss(
     convex,
     nonnegative,
@@ -188,7 +194,7 @@ def unique_softmax(
     """
     lists = lists_of(scores, relevance, mask, segments)
     chunks: Any = {"fun_name": "jaxloss.ranking.unique_softmax", "chunk_size": chunk_size}
-    nll = lists.map_rows(lambda lists: nll_among(lists, lists.should_lead()), **chunks)
+    nll = lists.map_rows(_nll_among_less_relevant, **chunks)
     return lists.mean_of_lists(gains_of(lists.relevance, gain) * nll)
 
 
@@ -243,8 +249,22 @@ def list_mle(
     if mask is not None:
         scores, relevance = jnp.where(mask, scores, 0), jnp.where(mask, relevance, 0)
     nll, is_last = nll_among_later(scores, relevance, mask, segments, ties)
-    total, count = jnp.sum(nll, axis=-1), jnp.sum(is_last, axis=-1, dtype=jnp.int32)
+    total = jnp.sum(nll, axis=-1) + nan_of(scores, relevance)
+    count = jnp.sum(is_last, axis=-1, dtype=jnp.int32)
     return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)
+
+
+def _excess(gap: Array, sign: Array, temperature: Any) -> Array:
+    return sign * numerics.sigmoid(-sign * gap / temperature)
+
+
+def _excess_rank(
+    lists: Lists, own_gains: Array, gains: Array, temperature: Any
+) -> Float[Array, "*batch rows"]:
+    """The smooth rank of an item less its best rank."""
+    leads = before(lists, (own_gains, gains), (lists.rows.scores, lists.items.scores))
+    sign = jnp.where(leads, 1, -1).astype(gains.dtype)
+    return jnp.sum(of_pairs(_excess, lists, lists.apart(), sign, temperature), axis=-1)
 
 
 @loss(
@@ -307,19 +327,9 @@ def approx_ndcg(
     chunks: Any = {"fun_name": "jaxloss.ranking.approx_ndcg", "chunk_size": chunk_size}
     gains = gains_of(lists.relevance, gain)
 
-    def excess_rank(lists: Lists, own_gains: Array, gains: Array) -> Array:
-        """The smooth rank of an item less its best rank."""
-        leads = before(lists, (own_gains, gains), (lists.rows.scores, lists.items.scores))
-        sign = jnp.where(leads, 1, -1).astype(gains.dtype)
-
-        def share(gap: Array) -> Array:
-            return sign * numerics.sigmoid(-sign * gap / temperature)
-
-        return jnp.sum(of_pairs(share, lists, lists.apart()), axis=-1)
-
     # A rank is kept as the best rank and the excess over it, which may be tiny.
     best = ranks_of(lists, gains, lists.scores, **chunks)
-    excess = lists.map_rows(excess_rank, gains, items=(gains,), **chunks)
+    excess = lists.map_rows(_excess_rank, gains, items=(gains, temperature), **chunks)
     log_best, log_ratio = jnp.log1p(best), jnp.log1p(excess / (1 + best))
     loss_of_discount = math.log(2) * log_ratio / (log_best * (log_best + log_ratio))
     return lists.mean_of_lists(shares_of(lists, gains, discount(best)) * loss_of_discount)

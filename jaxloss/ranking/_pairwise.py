@@ -1,8 +1,7 @@
 """Pairwise losses: functions of the score differences of the pairs of a list, and of one pair."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import finite, nonnegative_number, sign, unit_interval
 from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.ranking._lists import Lists, lists_of, of_pairs
 from jaxloss.traits import (
     bounded,
@@ -28,33 +28,48 @@ from jaxloss.traits import (
 )
 
 
+class _Pairs(NamedTuple):
+    """The pairs of a loss: the function of their difference, and which pairs count."""
+
+    function: Callable[..., Array]
+    counted: Callable[[Lists], Array] = Lists.should_lead
+    errors: bool = False
+
+    def __call__(
+        self, lists: Lists, number: Array, pair_weights: Array | None, *options: Any
+    ) -> Float[Array, "*batch rows"]:
+        """The part of each item in the mean over the pairs of its list."""
+        counted = self.counted(lists)
+        values = of_pairs(self.function, lists, counted, *options, errors=self.errors)
+        if pair_weights is not None:
+            values = values * linear_argument(jnp.where(counted, pair_weights, 0))
+        # Divided before they are added: a sum may overflow where the mean does not.
+        return jnp.sum(values / number[..., None], axis=-1)
+
+
+class _Number(NamedTuple):
+    """The number of pairs of each item."""
+
+    counted: Callable[[Lists], Array]
+
+    def __call__(self, lists: Lists) -> Int[Array, "*batch rows"]:
+        return jnp.sum(self.counted(lists), axis=-1, dtype=jnp.int32)
+
+
 def _mean_over_pairs(
     name: str,
-    function: Callable[[Array], Array],
+    pairs: _Pairs,
     lists: Lists,
     pair_weights: Array | None,
     chunk_size: int | None,
-    *,
-    pairs: Callable[[Lists], Array] = Lists.should_lead,
-    errors: bool = False,
+    *options: Any,
 ) -> Float[Array, "*batch"]:
-    """The mean of function(s_i - s_j), or of the errors s - y, over the pairs of each list."""
+    """The mean of a function of s_i - s_j, or of the errors s - y, over the pairs of each list."""
     chunks: Any = {"fun_name": f"jaxloss.ranking.{name}", "chunk_size": chunk_size}
-
-    def number(lists: Lists) -> Array:
-        return jnp.sum(pairs(lists), axis=-1, dtype=jnp.int32)
-
-    def total(lists: Lists, count: Array, pair_weights: Array | None) -> Array:
-        counted = pairs(lists)
-        values = of_pairs(function, lists, counted, errors)
-        if pair_weights is not None:
-            values = values * jnp.where(counted, pair_weights, 0)
-        # Divided before they are added: a sum may overflow where the mean does not.
-        return jnp.sum(values / count[..., None], axis=-1)
-
-    count = lists.sum_of_list(lists.map_rows(number, **chunks))
-    count = jnp.maximum(count, 1).astype(lists.scores.dtype)
-    return lists.mean_of_lists(lists.map_rows(total, count, pair_weights, **chunks))
+    number = lists.sum_of_list(lists.map_rows(_Number(pairs.counted), **chunks))
+    number = jnp.maximum(number, 1).astype(lists.scores.dtype)
+    parts = lists.map_rows(pairs, number, pair_weights, items=options, **chunks)
+    return lists.mean_of_lists(parts)
 
 
 def _variance_of_errors(lists: Lists) -> Float[Array, "*batch"]:
@@ -70,6 +85,10 @@ def _variance_of_errors(lists: Lists) -> Float[Array, "*batch"]:
     off = jnp.where(lists.items.mask, (errors.hi - centre) + errors.lo, 0)
     off = off - lists.sum_of_list(off / count)
     return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1))
+
+
+def _hinge(gap: Array, margin: Any) -> Array:
+    return numerics.relu(margin - gap)
 
 
 @loss(
@@ -130,11 +149,13 @@ def pairwise_hinge(
         Joachims, *Optimizing Search Engines Using Clickthrough Data* (RankSVM), 2002.
     """
     lists = lists_of(scores, relevance, mask, segments)
+    return _mean_over_pairs(
+        "pairwise_hinge", _Pairs(_hinge), lists, pair_weights, chunk_size, margin
+    )
 
-    def hinge(gap: Array) -> Array:
-        return numerics.relu(margin - gap)
 
-    return _mean_over_pairs("pairwise_hinge", hinge, lists, pair_weights, chunk_size)
+def _nll(gap: Array) -> Array:
+    return numerics.softplus(-gap)
 
 
 @loss(
@@ -194,11 +215,11 @@ def pairwise_logistic(
         Burges et al., *Learning to Rank with Nonsmooth Cost Functions* (LambdaRank), 2006.
     """
     lists = lists_of(scores, relevance, mask, segments)
+    return _mean_over_pairs("pairwise_logistic", _Pairs(_nll), lists, pair_weights, chunk_size)
 
-    def nll(gap: Array) -> Array:
-        return numerics.softplus(-gap)
 
-    return _mean_over_pairs("pairwise_logistic", nll, lists, pair_weights, chunk_size)
+def _soft_error(gap: Array) -> Array:
+    return numerics.sigmoid(-gap)
 
 
 @loss(
@@ -258,11 +279,8 @@ def pairwise_soft_zero_one(
         Valizadegan et al., *Learning to Rank by Optimizing NDCG Measure*, 2009.
     """
     lists = lists_of(scores, relevance, mask, segments)
-
-    def error(gap: Array) -> Array:
-        return numerics.sigmoid(-gap)
-
-    return _mean_over_pairs("pairwise_soft_zero_one", error, lists, pair_weights, chunk_size)
+    pairs = _Pairs(_soft_error)
+    return _mean_over_pairs("pairwise_soft_zero_one", pairs, lists, pair_weights, chunk_size)
 
 
 @loss(
@@ -324,8 +342,17 @@ def pairwise_squared_error(
     lists = lists_of(scores, relevance, mask, segments)
     if pair_weights is None:
         return _variance_of_errors(lists)
-    mean = functools.partial(_mean_over_pairs, pairs=Lists.apart, errors=True)
-    return mean("pairwise_squared_error", jnp.square, lists, pair_weights, chunk_size)
+    pairs = _Pairs(jnp.square, Lists.apart, errors=True)
+    return _mean_over_pairs("pairwise_squared_error", pairs, lists, pair_weights, chunk_size)
+
+
+def _pinball(error: Array, level: Any) -> Array:
+    return level * numerics.relu(-error) + (1 - level) * numerics.relu(error)
+
+
+def _squared_pinball(error: Array, level: Any) -> Array:
+    below, above = numerics.relu(-error), numerics.relu(error)
+    return level * jnp.square(below) + (1 - level) * jnp.square(above)
 
 
 @loss(
@@ -392,13 +419,8 @@ def pairwise_quantile(
         Koenker and Bassett, *Regression Quantiles*, 1978.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    power = jnp.square if squared else lambda size: size
-
-    def pinball(error: Array) -> Array:
-        return level * power(numerics.relu(-error)) + (1 - level) * power(numerics.relu(error))
-
-    mean = functools.partial(_mean_over_pairs, errors=True)
-    return mean("pairwise_quantile", pinball, lists, pair_weights, chunk_size)
+    pairs = _Pairs(_squared_pinball if squared else _pinball, errors=True)
+    return _mean_over_pairs("pairwise_quantile", pairs, lists, pair_weights, chunk_size, level)
 
 
 @loss(convex, nonnegative, bounded_gradient, translation_invariant, sign=sign)
@@ -436,4 +458,5 @@ def margin(
     References:
         Herbrich et al., *Large Margin Rank Boundaries for Ordinal Regression*, 2000.
     """
-    return jnp.maximum(margin - sign * (scores - rival_scores), 0)
+    gap = linear_argument(scores - rival_scores)  # its NaN is lost in the gradient of a maximum
+    return jnp.maximum(margin - sign * gap, 0)

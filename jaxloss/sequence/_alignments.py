@@ -87,7 +87,7 @@ class _Softmax(NamedTuple):
         info = jnp.finfo(top.dtype)
         below = jnp.minimum(logits - jnp.minimum(top, info.max), info.tiny)  # not 0, as the top
         total = jnp.sum(jnp.exp(below), axis=-1, keepdims=True)
-        return cls(logits, top, jnp.where(total > 0, total, 1))
+        return cls(logits, top, jnp.where(total == 0, 1, total))
 
     def everywhere(self) -> Float[Array, "examples frames classes"]:
         """The probabilities of all classes."""
@@ -206,7 +206,7 @@ def _posterior(lattice: _Lattice, odds: Any) -> Array:
 def _with_blank(blank: Array, label: Array) -> Array:
     """The labels, and in slot 0 the sum of the blanks."""
     total = jnp.sum(blank, axis=-1, keepdims=True)
-    return jnp.where(jnp.arange(label.shape[-1]) == 0, total, label)
+    return jnp.where(jnp.arange(label.shape[-1])[None, :] == 0, total, label)
 
 
 class _Leaving(NamedTuple):
@@ -290,8 +290,8 @@ def _wrong_shares(
     frames = (leaving.of_blank, leaving.of_label, leaving.of_leaving, lattice.counts, endings)
     _, (share, both, gone) = lax.scan(step, start, frames)
     others = jnp.einsum("tbn,bnm->tbm", both, leaving.ways, precision=lax.Precision.HIGHEST)
-    of_left = leaving.of_label * (leaving.part * gone + others)
-    share += jnp.where(lattice.at_start, leaving.of_blank * gone, of_left)
+    of_left = leaving.of_label * (leaving.part[None] * gone + others)
+    share += jnp.where(lattice.at_start[None], leaving.of_blank * gone, of_left)
     return share, gone + jnp.sum(both, axis=-1, keepdims=True)
 
 
@@ -328,7 +328,7 @@ def _value_and_gradient(
     gradient = jnp.where(outside, softmax.everywhere() * _frames_first(left), 0)
     share -= wrong[None, :, None] * right.posterior
     gradient += _of_classes(share, lattice.ids, classes)
-    is_counted = (right.nll < jnp.inf)[:, None, None]
+    is_counted = (right.nll != jnp.inf)[:, None, None]
     is_counted = is_counted if counts is None else is_counted & counts
     return _value(right, wrong), jnp.where(is_counted, gradient, 0)
 
@@ -377,11 +377,12 @@ def _ctc_nll_jvp(blank: int, primals: Any, tangents: Any) -> tuple[Array, Array]
 @jax.custom_jvp
 def _with_gradient(value: Array, logits: Array, gradient: Array) -> Array:
     """The value, with this gradient with respect to the logits if it is differentiated again."""
+    del logits, gradient
     return value
 
 
 _with_gradient.defjvps(
     None,
-    lambda logits_dot, _, value, logits, gradient: jnp.sum(gradient * logits_dot, axis=(1, 2)),
+    lambda logits_dot, *primals: jnp.sum(primals[-1] * logits_dot, axis=(1, 2)),
     None,
 )

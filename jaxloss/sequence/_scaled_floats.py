@@ -69,10 +69,11 @@ class Mass(NamedTuple):
     def negative_log(self) -> Array:
         """-log of the numbers: inf for 0 alone, the largest float where the result overflows."""
         scale = self.exponent if self.level is None else self.level
+        is_zero = (scale < ZERO / 2) & (self.mantissa == self.mantissa)  # NaN stays
         log = jnp.log(self.mantissa) + self.exponent * _LOG_2
         log = log if self.level is None else log + self.level * (_LEVEL * _LOG_2)
         most = float(jnp.finfo(log.dtype).max)
-        return jnp.where(scale > ZERO / 2, jnp.minimum(-log, most), jnp.inf)
+        return jnp.where(is_zero, jnp.inf, jnp.minimum(-log, most))
 
 
 def _layout(dtype: Any) -> tuple[Any, int, int]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.reduction import TypeOfReduction, reduce
@@ -260,6 +260,7 @@ def _evaluate(
         accumulator_dtype(head.weight.dtype),
         float16=holds_float16((head, rows)),
     )
+    factors = factors + lax.full_like(rows.hidden[:, 0], 0, factors.dtype)  # of their sharding
     head, rows, factors = _unify_vma(tiles.layer, head, rows, factors)
     total = total_loss if policy == "least_memory" else _sum_of_chunks
     total, aux = total(tiles, head, rows, factors)

@@ -229,7 +229,8 @@ class RowSums(NamedTuple):
         others: The sum of the exponentials of all classes but the label.
         label: The logit of the label; 0 as long as it has not been seen.
         smoothing: The sums of label smoothing, or None.
-        best: The first class of the largest logit, or None.
+        best: The first class of the largest logit, or None. It is a float, which holds the id
+            exactly: the zero tangent of an integer has no mesh axes.
     """
 
     others: ExpSum
@@ -264,7 +265,7 @@ class RowSums(NamedTuple):
         best = self.best
         if best is not None:
             local = self.others.top == others.top
-            best = lax.pmin(jnp.where(local, best, jnp.iinfo(best.dtype).max), axis_name)
+            best = lax.pmin(jnp.where(local, best, jnp.inf), axis_name)
         label, smoothing = lax.psum((self.label, self.smoothing_relative_to(others.top)), axis_name)
         return RowSums(others, label, smoothing, best)
 
@@ -350,8 +351,7 @@ def sums_of_block(
         smoothing = _smoothing_sums(x, finite_top(others.top)[:, None], weights[None, :])
     if layer.metrics:
         at_top = x == others.top[:, None]
-        ids = jnp.where(at_top, classes.ids[None, :], jnp.iinfo(classes.ids.dtype).max)
-        best = jnp.min(ids, axis=-1)
+        best = jnp.min(jnp.where(at_top, classes.ids.astype(x.dtype)[None, :], jnp.inf), axis=-1)
     return RowSums(others, _pick(x, classes.place, is_label), smoothing, best)
 
 
@@ -373,9 +373,7 @@ def losses_of(head: Head, labels: Labels, sums: RowSums) -> tuple[Array, Any]:
     if sums.best is None:
         return values, ()
     correct = labels.valid & (sums.label == sums.others.top)
-    # As floats, which hold the ids exactly: the zero tangent of an integer has no mesh axes.
-    found = normalizer, sums.best.astype(values.dtype), correct.astype(values.dtype)
-    return values, lax.stop_gradient(found)
+    return values, lax.stop_gradient((normalizer, sums.best, correct.astype(values.dtype)))
 
 
 def all_classes(layer: Layer, head: Head, labels: Labels) -> Classes:

@@ -39,7 +39,7 @@ def relu(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)
 
 
-relu.defjvps(lambda x_dot, _, x: jnp.where(x <= 0, 0, jnp.where(x > 0, 1, x) * x_dot))
+relu.defjvps(lambda x_dot, _, x: jnp.where(x <= 0, 0, jnp.where(x == x, 1, x) * x_dot))
 
 
 def sqrt(x: Array) -> Array:
@@ -113,6 +113,19 @@ def fraction(x: Array, y: Array) -> Array:
     (0.25, 0.0)
     """
     return _fraction(x, y)
+
+
+@jax.custom_jvp
+def linear_argument(x: Array) -> Array:
+    """x itself; its gradient is NaN where x is NaN.
+
+    For an argument in which a loss is linear, as labels often are: the gradient does not depend on
+    it otherwise, and would not show that it is NaN.
+    """
+    return x
+
+
+linear_argument.defjvps(lambda x_dot, out, x: jnp.where(x == x, 1, jnp.nan).astype(x.dtype) * x_dot)
 
 
 def xlogy(x: Array, y: Array) -> Array:

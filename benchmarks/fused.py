@@ -74,11 +74,11 @@ def peers():
     """Installed fused losses of other libraries, as functions of (hidden, weight, labels)."""
     found = {}
     if importlib.util.find_spec("tokamax"):
-        from tokamax import linear_softmax_cross_entropy_loss as tokamax_loss  # noqa: PLC0415
+        from tokamax import linear_softmax_cross_entropy_loss as tokamax_loss
 
         found["tokamax"] = lambda h, w, y: tokamax_loss(h, y, w, reduction="mean")
     if importlib.util.find_spec("jax_cce"):
-        from jax_cce import linear_cross_entropy  # noqa: PLC0415
+        from jax_cce import linear_cross_entropy
 
         found[CCE] = linear_cross_entropy
     return found
@@ -91,7 +91,7 @@ def torch_programs(h, w, y):
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # its waiting threads must not use the cores of XLA
-    import torch  # noqa: PLC0415  # optional, like the two above
+    import torch  # optional, like the two above
 
     hidden, weight = (torch.tensor(np.asarray(x.astype(jnp.float32))) for x in (h, w.T))
     labels = torch.tensor(np.asarray(y), dtype=torch.long)

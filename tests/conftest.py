@@ -138,11 +138,11 @@ def count_compilations():
     def count():
         compiled, active = [], True
 
-        def listen(event, duration, **about):
+        def react(event, duration, **about):
             if active and event == "/jax/core/compile/backend_compile_duration":
                 compiled.append(about)
 
-        jax.monitoring.register_event_duration_secs_listener(listen)
+        jax.monitoring.register_event_duration_secs_listener(react)
         yield compiled
         active = False
 

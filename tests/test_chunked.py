@@ -221,7 +221,7 @@ def test_eager_jitted_and_undone_jit_agree():
     chex.assert_trees_all_close(function(weight), jax.jit(function)(weight), rtol=1e-6, atol=1e-7)
 
 
-def test_it_stands_inside_a_larger_loss_and_a_scan():
+def test_it_is_inside_a_larger_loss_and_a_scan():
     weight, hidden, labels = draw(9)
     sgd = optax.sgd(0.5)
 
@@ -527,7 +527,7 @@ def pairs_of(everything, scores, relevance):
 
 
 def test_the_pairs_of_a_list_need_no_square():
-    """The loss over pairs of the shelf of ranking, and 10,000 items in a hundredth of 800 MiB."""
+    """The loss over pairs of the family of ranking, and 10,000 items in a hundredth of 800 MiB."""
     generator = np.random.default_rng(0)
     scores = jnp.asarray(generator.normal(size=50), jnp.float32)
     relevance = jnp.asarray(generator.integers(0, 4, 50))

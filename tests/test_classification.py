@@ -315,7 +315,7 @@ def test_fenchel_young_is_the_cross_entropy_and_the_perceptron():
         np.testing.assert_allclose(got, same(LOGITS, LABELS), rtol=1e-5)
 
 
-# --- functions of the surprise -----------------------------------------------------------------
+# --- functions of the nll -----------------------------------------------------------------
 
 ROBUST = {
     "focal": (jc.softmax_focal, {"gamma": 0.0}, 1.0),
@@ -335,17 +335,17 @@ def test_their_common_limit_is_the_cross_entropy(loss, options, factor):
         np.testing.assert_allclose(g, factor * e, rtol=2e-6)
 
 
-SURPRISES = [jc.softmax_focal, jc.generalized_cross_entropy, jc.symmetric_cross_entropy, jc.poly1]
+NLLS = [jc.softmax_focal, jc.generalized_cross_entropy, jc.symmetric_cross_entropy, jc.poly1]
 
 
-@pytest.mark.parametrize("loss", SURPRISES)
+@pytest.mark.parametrize("loss", NLLS)
 def test_distributions_give_the_mean_over_labels(loss):
     labels = np.float32([0.25, 0.0, 0.75, 0.0])
     each = [loss(LOGITS[0], k) for k in range(4)]
     np.testing.assert_allclose(loss(LOGITS[0], labels), np.dot(labels, each), rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", SURPRISES)
+@pytest.mark.parametrize("loss", NLLS)
 def test_no_derivative_is_nan_however_sure(loss):
     rows = jnp.asarray([[0.0, 0.0], [200.0, 0.0], [-200.0, 0.0], [-jnp.inf, 0.0]])
     for labels in (1, np.float32([0.0, 1.0])):
@@ -360,8 +360,8 @@ def test_no_derivative_is_nan_however_sure(loss):
             assert jnp.all(jnp.isfinite(derivative)), derivative
 
 
-@pytest.mark.parametrize("loss", SURPRISES)
-def test_second_derivatives_know_that_the_surprise_depends_on_the_logits(loss):
+@pytest.mark.parametrize("loss", NLLS)
+def test_second_derivatives_know_that_the_nll_depends_on_the_logits(loss):
     """Where the label is on top as well: the gradient is multiplied by a function of the loss."""
 
     @jax.jit
@@ -408,9 +408,9 @@ def test_the_derivative_in_q_is_exact_at_the_cross_entropy():
     def at(q):
         return jc.generalized_cross_entropy(np.float32([0.0, 0.0]), 0, q=q)
 
-    surprise = np.log(2)
-    np.testing.assert_allclose(jax.grad(at)(0.0), -(surprise**2) / 2, rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(at)(1e-6), -(surprise**2) / 2, rtol=1e-5)
+    nll = np.log(2)
+    np.testing.assert_allclose(jax.grad(at)(0.0), -(nll**2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(at)(1e-6), -(nll**2) / 2, rtol=1e-5)
     for q in (0.3, 0.9):  # either side of where the series ends
         exact = -(0.5**q) * np.log(0.5) / q - (1 - 0.5**q) / q**2
         np.testing.assert_allclose(jax.grad(at)(q), exact, rtol=1e-5)
@@ -426,7 +426,7 @@ def test_the_derivative_in_q_is_exact_at_the_cross_entropy():
         (jc.bi_tempered, {"t2": 1.0}, 1 - np.float32(0.8)),
     ],
 )
-def test_a_hopeless_label_pulls_with_all_its_digits(loss, options, power):
+def test_a_hopeless_label_gradients_with_all_its_digits(loss, options, power):
     """By p to a power, where -log p is so large that its last place is many of the power's."""
     gaps = np.float32(70.0 + np.sqrt(np.arange(40)))
     rows = np.stack([-gaps, 0 * gaps + np.float32(0.1)], axis=-1)
@@ -536,8 +536,8 @@ def test_a_scan_differentiated_twice_in_reverse_is_the_plain_loss():
 
     def squared_slope(loss):
         def slope(logits):
-            value, pull = jax.vjp(loss, logits)
-            return jnp.sum(pull(value)[0] ** 2)
+            value, gradient = jax.vjp(loss, logits)
+            return jnp.sum(gradient(value)[0] ** 2)
 
         return jax.grad(slope)(rows)
 

@@ -134,22 +134,22 @@ def test_no_array_of_all_pairs_and_dimensions():
 
 
 def test_circle_takes_the_weights_of_pairs_as_fixed_if_asked_to():
-    def of(x, pull, push):
+    def of(x, gradient, push):
         unit = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
         s = unit @ unit.T
         same = LABELS[:, None] == LABELS
-        matches = jnp.where(same & ~np.eye(6, dtype=bool), jnp.exp(8 * pull * (0.75 - s)), 0)
+        matches = jnp.where(same & ~np.eye(6, dtype=bool), jnp.exp(8 * gradient * (0.75 - s)), 0)
         others = jnp.where(same, 0, jnp.exp(8 * push * (s - 0.25)))
         return jnp.sum(jnp.log1p(matches.sum(-1) * others.sum(-1)))
 
     unit = ROOM / np.linalg.norm(ROOM, axis=-1, keepdims=True)
-    pull, push = np.maximum(1.25 - unit @ unit.T, 0), np.maximum(unit @ unit.T + 0.25, 0)
+    gradient, push = np.maximum(1.25 - unit @ unit.T, 0), np.maximum(unit @ unit.T + 0.25, 0)
     value, slope = jax.value_and_grad(
         lambda x: contrastive.circle(
             x, LABELS, gamma=8.0, margin=0.25, detach_weights=True, reduction="sum"
         )
     )(ROOM)
-    expected, expected_slope = jax.value_and_grad(of)(ROOM, pull, push)
+    expected, expected_slope = jax.value_and_grad(of)(ROOM, gradient, push)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-5)
     assert contrastive.circle(ROOM, LABELS)[5] == 0  # it has no match

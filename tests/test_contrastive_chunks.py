@@ -64,7 +64,7 @@ def test_a_reduced_loss_changes_nothing(name, reduction):
 
     def derivatives(**options):
         def f(x, y, t, weights):
-            how = dict(weights=weights, where=where, reduction=reduction) | options
+            how = {"weights": weights, "where": where, "reduction": reduction} | options
             found = LOSSES[name](x, y, t, **how)
             return found.total / found.weight**2 if reduction == "parts" else found
 

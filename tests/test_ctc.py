@@ -52,9 +52,9 @@ def test_lengths_masks_and_cut_arrays_agree():
         return ctc(x, padded, logit_mask=in_frames, label_mask=in_tokens)
 
     for function in (by_lengths, by_masks):
-        value, pull = jax.vjp(function, jnp.asarray(dirty))
+        value, gradient = jax.vjp(function, jnp.asarray(dirty))
         np.testing.assert_allclose(value, cut, rtol=1e-6)
-        (gradient,) = pull(jnp.ones(3))
+        (gradient,) = gradient(jnp.ones(3))
         assert np.all(np.asarray(gradient)[~in_frames] == 0)
         assert np.all(np.isfinite(gradient))
 
@@ -102,8 +102,8 @@ HARD["holes"] = np.where(np.random.default_rng(6).random((20, 4)) < 0.1, -np.inf
 def hard():
     """Value and gradient of the hard examples, in one batch."""
     logits, labels = np.stack(list(HARD.values())), np.tile(np.int32([1, 2, 2, 3]), (len(HARD), 1))
-    value, pull = jax.vjp(lambda x: ctc(x, labels), jnp.asarray(logits))
-    return dict(zip(HARD, zip(value, pull(jnp.ones(len(HARD)))[0], strict=True), strict=True))
+    value, gradient = jax.vjp(lambda x: ctc(x, labels), jnp.asarray(logits))
+    return dict(zip(HARD, zip(value, gradient(jnp.ones(len(HARD)))[0], strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", HARD)
@@ -133,8 +133,8 @@ def test_a_logit_of_inf_leaves_nothing_to_others():
     logits = np.random.default_rng(5).normal(size=(2, 5, 3)).astype(np.float32)
     logits[0, 1, 2], logits[1, 1, :2] = np.inf, -np.inf
     logits[0, [0, 2, 3, 4]] = logits[1, [0, 2, 3, 4]]
-    value, pull = jax.vjp(lambda x: ctc(x, [[1, 2], [1, 2]]), jnp.asarray(logits))
-    (gradient,) = pull(jnp.ones(2))
+    value, gradient = jax.vjp(lambda x: ctc(x, [[1, 2], [1, 2]]), jnp.asarray(logits))
+    (gradient,) = gradient(jnp.ones(2))
     np.testing.assert_allclose(value[0], value[1], rtol=1e-6)
     np.testing.assert_allclose(gradient[0], gradient[1], rtol=1e-5, atol=1e-7)
 
@@ -171,8 +171,8 @@ def test_impossible_classes_are_impossible():
 def test_a_label_that_counts_must_name_a_class(label):
     logits = jnp.zeros((2, 3, 4))
     function = lambda x: ctc(x, [[1, label], [1, 2]])
-    value, pull = jax.vjp(function, logits)
-    (gradient,) = pull(jnp.ones(2))
+    value, gradient = jax.vjp(function, logits)
+    (gradient,) = gradient(jnp.ones(2))
     assert np.isnan(value[0])
     assert np.isfinite(value[1])
     assert np.any(np.isnan(gradient[0]))

@@ -157,17 +157,17 @@ def test_a_masked_class_does_not_exist():
         target = jnp.log(Q) if name in ("kl_log", "kl_logits") else Q
         got = loss(jnp.log(P), target, mask=mask)
         np.testing.assert_allclose(got, loss(jnp.log(P)[kept], target[kept]), rtol=1e-6)
-        pull = jax.grad(lambda x, loss=loss, t=target: loss(x, t, mask=mask))(
+        gradient = jax.grad(lambda x, loss=loss, t=target: loss(x, t, mask=mask))(
             jnp.log(P).at[1].set(jnp.nan)
         )
-        assert np.all(np.isfinite(pull))
-        assert pull[1] == 0
+        assert np.all(np.isfinite(gradient))
+        assert gradient[1] == 0
     for name in ("jensen_shannon", "hellinger", "total_variation"):
         loss = getattr(divergence, name)
         np.testing.assert_allclose(loss(P, Q, mask=mask), loss(P[kept], Q[kept]), rtol=1e-6)
 
 
-def test_bernoulli_kl_pulls_like_the_cross_entropy():
+def test_bernoulli_kl_gradients_like_the_cross_entropy():
     expected = jax.grad(classification.binary_cross_entropy)(0.3, 0.8)
     np.testing.assert_allclose(jax.grad(divergence.bernoulli_kl)(0.3, 0.8), expected, rtol=1e-6)
 

@@ -387,7 +387,7 @@ def test_what_is_not_several_losses(losses, words, error, message):
         gradients.multi_value_and_grad(losses, **words)(jnp.ones(2))
 
 
-def test_conflicts_are_counted_and_their_cost_is_told():
+def test_conflicts_are_counted_and_their_cost_is_given():
     def losses(p):
         return {"up": jnp.sum(p), "down": -2 * p[0], "flat": 0 * p[1], "right": p[1] ** 2}
 

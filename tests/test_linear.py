@@ -1,4 +1,4 @@
-"""The fused last layer: the plain loss of the shelf, whatever part of its logits exists."""
+"""The fused last layer: the plain loss of the family, whatever part of its logits exists."""
 
 import functools
 import importlib

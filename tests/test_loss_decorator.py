@@ -146,7 +146,7 @@ def test_strict_promotion_is_no_trouble(charge):
 def test_find_and_tables(charge):
     with pytest.raises(ValueError, match="no trait 'bounded_gradiant'; there are .*convex"):
         jl.catalogue.find("bounded_gradiant")
-    with pytest.raises(ValueError, match="no shelf 'regresion'; there are .*regression"):
+    with pytest.raises(ValueError, match="no family 'regresion'; there are .*regression"):
         jl.catalogue.find(family="regresion")
     table = jl.catalogue.find(family="regression")
     assert "<table>" in table._repr_html_()
@@ -306,7 +306,7 @@ def test_a_third_eager_call_compiles_nothing(forms, call):
     where = jnp.ones((2, 3) if name != "elementwise" else data[0].shape, bool)
     compiled = []
 
-    def listen(event, *_, **__):
+    def react(event, *_, **__):
         if event.endswith("backend_compile_duration"):
             compiled.append(event)
 
@@ -315,7 +315,7 @@ def test_a_third_eager_call_compiles_nothing(forms, call):
             value_and_grad(forms[name], data, options | words)
 
     run(), run()
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(react)
     try:
         run()
         assert not compiled

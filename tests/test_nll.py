@@ -65,13 +65,13 @@ def test_the_weight_of_beta_gaussian_has_no_gradient():
     np.testing.assert_allclose(slope(0.5), plain * jnp.sqrt(variance), rtol=1e-6)
 
 
-def test_student_becomes_gaussian_and_outliers_lose_their_pull():
+def test_student_becomes_gaussian_and_outliers_lose_their_gradient():
     score = jnp.array([0.0, 0.5, -3.0])
     many = nll.student_t(score, 0.0, 2.0, degrees_of_freedom=1e8)
     np.testing.assert_allclose(many, nll.gaussian(score, 0.0, variance=4.0), rtol=1e-6)
-    pull = jax.grad(lambda e: nll.student_t(e, 0.0, 1.0, 3.0))
-    assert pull(1e30) < pull(1e3) < pull(1.0)
-    np.testing.assert_allclose(pull(1e20), 4e-20, rtol=1e-5)
+    gradient = jax.grad(lambda e: nll.student_t(e, 0.0, 1.0, 3.0))
+    assert gradient(1e30) < gradient(1e3) < gradient(1.0)
+    np.testing.assert_allclose(gradient(1e20), 4e-20, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", [{}, {"log_input": False}])

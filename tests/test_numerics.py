@@ -44,7 +44,7 @@ def log_cosh(x):
 
 
 # name: formula, inputs, bounds in ULP of (value, gradient) in float32, then in float64.
-# Beneath each stands the worst of 24000 inputs, on XLA's CPU.
+# Beneath each is the worst of 24000 inputs, on XLA's CPU.
 ELEMENTWISE = {
     "sqrt": (mpmath.sqrt, lambda t: abs(spread(-30, 30, t)), (1, 1), (1, 1.5)),
     # 0.50, 0.94; 0.50, 1.11
@@ -440,8 +440,8 @@ def test_masked_logits_do_not_exist(name, junk):
 def test_masked_log_softmax_ignores_what_comes_back_to_the_mask():
     x, mask = jnp.array([1.0, 2.0, 3.0]), jnp.array([True, True, False])
     for function in (numerics.log_softmax, numerics.softmax):
-        _, pull = jax.vjp(functools.partial(function, where=mask), x)
-        assert np.isfinite(pull(jnp.array([1.0, 0.0, nan]))[0]).all()
+        _, gradient = jax.vjp(functools.partial(function, where=mask), x)
+        assert np.isfinite(gradient(jnp.array([1.0, 0.0, nan]))[0]).all()
 
 
 VECTORS = {

@@ -42,7 +42,7 @@ def results():
         for peer, row in ROWS:
             try:
                 found[peer, row.theirs] = evaluate(row)
-            except Exception as error:  # noqa: BLE001  # reported with its row
+            except Exception as error:  # reported with its row
                 errors[peer, row.theirs] = error
         return found
 
@@ -61,7 +61,7 @@ def check(rows, compare):
             if isinstance(result, Exception):
                 raise result
             compare(row, FROZEN["values"][peer][row.theirs], *result)
-        except Exception as error:  # noqa: BLE001  # reported with its row
+        except Exception as error:  # reported with its row
             wrong.append(f"{row.theirs}\n{row.ours}\n{type(error).__name__}: {error}")
     if wrong:
         pytest.fail("\n\n".join(wrong), pytrace=False)

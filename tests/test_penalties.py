@@ -70,7 +70,7 @@ def test_gradient_has_the_dtype_of_each_leaf_and_is_exact(penalty, dtype):
 
 
 @ALL
-def test_at_zero_nothing_is_pulled(penalty):
+def test_at_zero_nothing_is_moved(penalty):
     gradient = jax.jit(jax.grad(penalty))({"b": np.zeros(3, np.float32), "c": -0.0})
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 

@@ -167,7 +167,7 @@ def test_float64_stays_float64(case):
 
 
 @EVERY
-def test_init_is_abstract_and_its_state_is_told_from_parameters(case):
+def test_init_is_abstract_and_its_state_is_given_from_parameters(case):
     params = parameters()
     state = case.tx.init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(case.tx.init, params), state)
@@ -339,7 +339,7 @@ def test_it_lives_in_multi_steps_and_apply_if_finite(case):
 
 @pytest.mark.parametrize("name", ["aggregate", "aggregate_coordinates"])
 def test_heads_say_that_multi_steps_is_not_for_them(name):
-    """It would keep a stack in the shape of the parameters: the leaf is named, the remedy told."""
+    """It would keep a stack in the shape of the parameters: the leaf is named, the remedy given."""
     tx, params = optax.MultiSteps(CASES[name].tx, 2), parameters()
     # The shape of a bias of 2 is by chance that of 2 scalars stacked: the parameters tell.
     with pytest.raises(
@@ -458,7 +458,7 @@ def test_equinox_modules_take_it(case):
     assert not np.array_equal(new.layer.weight, model.layer.weight)
 
 
-def test_an_unfiltered_module_is_told_what_to_do():
+def test_an_unfiltered_module_is_given_what_to_do():
     model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))  # its activation is a leaf
     for tx in (
         transforms.add_penalty(penalties.l2, 0.1),

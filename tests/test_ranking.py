@@ -97,7 +97,7 @@ def test_lists_that_say_nothing_cost_nothing(name, segments):
     everything, nothing = np.ones((2, 5), bool), np.zeros((2, 5), bool)
     single = np.arange(5) == [[1], [3]]
     cases = [(SCORES, RELEVANCE, nothing), (SCORES, RELEVANCE, single)]
-    if name == "pairwise_squared_error":  # it minds differences of equals
+    if name == "pairwise_squared_error":  # it depends on differences of equals
         cases.append((np.ones((2, 5)), np.zeros((2, 5)), everything))
     elif name != "list_mle":  # it takes the order of ties as given
         cases.append((SCORES, np.zeros((2, 5)), everything))
@@ -159,7 +159,7 @@ def test_softmax_is_one_loss_with_and_without_segments():
 
 
 def test_a_derivative_by_relevance_and_score_misses_no_term():
-    """The gradient by relevance is the surprise; its own gradient has a term at the top score."""
+    """The gradient by relevance is the nll; its own gradient has a term at the top score."""
     scores, relevance = jnp.array([2.0, 1.0, 0.0]), jnp.array([1.0, 0.5, 0.25])
     expected = jax.nn.softmax(scores) - jnp.eye(3)
     for segments in (None, jnp.zeros(3, int)):

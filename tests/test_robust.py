@@ -89,9 +89,9 @@ def test_charbonnier_is_pseudo_huber_without_its_unit():
 def test_the_scale_said_to_keep_95_percent_does(name, scale):
     e = jnp.linspace(-12, 12, 20001)
     density = jnp.exp(-e * e / 2) / jnp.sum(jnp.exp(-e * e / 2))
-    pull = jax.vmap(jax.grad(lambda x: getattr(robust, name)(x, 0.0, scale=scale)))
-    # The mean slope of the pull, by parts: E[psi'] = E[e psi].
-    efficiency = jnp.sum(density * e * pull(e)) ** 2 / jnp.sum(density * pull(e) ** 2)
+    gradient = jax.vmap(jax.grad(lambda x: getattr(robust, name)(x, 0.0, scale=scale)))
+    # The mean slope of the gradient, by parts: E[psi'] = E[e psi].
+    efficiency = jnp.sum(density * e * gradient(e)) ** 2 / jnp.sum(density * gradient(e) ** 2)
     np.testing.assert_allclose(efficiency, 0.95, atol=2e-3)
 
 

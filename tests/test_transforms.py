@@ -113,13 +113,13 @@ def test_behind_adam_it_is_adamw():
 
 def test_before_or_behind_clipping_matters():
     params, update = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([30.0, 40.0])}
-    clip, pull = optax.clip_by_global_norm(1.0), add_penalty(l2, 1.0)
+    clip, gradient = optax.clip_by_global_norm(1.0), add_penalty(l2, 1.0)
 
     def norm(tx):
         return np.linalg.norm(tx.update(update, tx.init(params), params)[0]["w"])
 
-    np.testing.assert_allclose(norm(optax.chain(pull, clip)), 1, rtol=1e-6)
-    np.testing.assert_allclose(norm(optax.chain(clip, pull)), 6, rtol=1e-6)
+    np.testing.assert_allclose(norm(optax.chain(gradient, clip)), 1, rtol=1e-6)
+    np.testing.assert_allclose(norm(optax.chain(clip, gradient)), 6, rtol=1e-6)
 
 
 # --- add_penalty: weight, mask, state -----------------------------------------------------------
@@ -155,14 +155,16 @@ def test_a_traced_weight_compiles_nothing_again_and_has_a_gradient():
     params = parameters()
 
     @jax.jit
-    def pull(weight):
+    def gradient(weight):
         traced.append(1)
         tx = add_penalty(l2, weight)
         return tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)[0]["b"]
 
-    np.testing.assert_array_equal([pull(0.5), pull(2.0)], [params["b"] / 2, params["b"] * 2])
+    np.testing.assert_array_equal(
+        [gradient(0.5), gradient(2.0)], [params["b"] / 2, params["b"] * 2]
+    )
     assert len(traced) == 1
-    np.testing.assert_allclose(jax.jacobian(pull)(0.5), params["b"], rtol=1e-6)
+    np.testing.assert_allclose(jax.jacobian(gradient)(0.5), params["b"], rtol=1e-6)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -252,7 +254,7 @@ def test_masked_and_partition_take_leaves_away():
         )
 
 
-def test_inside_multi_steps_it_pulls_once_and_its_schedule_counts_optimizer_steps():
+def test_inside_multi_steps_it_gradients_once_and_its_schedule_counts_optimizer_steps():
     params, grads = parameters(), some_gradients(4)
     penalty = add_penalty(l2, optax.linear_schedule(0.1, 0.3, 1))
     tx = optax.chain(penalty, optax.sgd(0.1))
@@ -309,7 +311,7 @@ def test_parameters_are_asked_for():
         tx.update({"w": params["w"]}, tx.init(params), params)
 
 
-def test_a_penalty_that_misses_a_masked_leaf_is_told_so():
+def test_a_penalty_that_misses_a_masked_leaf_is_given_so():
     params = parameters()
     tx = add_penalty(lambda p: jnp.sum(p["b"] * p["b"]), 0.1, is_matrix)
     with pytest.raises(TypeError) as caught:
@@ -400,7 +402,7 @@ def test_an_anchor_is_a_term_of_the_loss_bit_for_bit():
     assert state.weight == np.float32(0.3)
 
 
-def test_an_anchor_at_the_start_pulls_nothing_at_first_and_outlives_its_parameters():
+def test_an_anchor_at_the_start_gradients_nothing_at_first_and_outlives_its_parameters():
     tx = optax.chain(add_anchored_penalty(1.0), optax.sgd(1.0))
     params = parameters()
     state = tx.init(params)
@@ -431,7 +433,7 @@ def test_elastic_weights_remember_the_old_task_where_it_counts():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_average_is_kept_in_float32_and_pulls(dtype):
+def test_the_average_is_kept_in_float32_and_gradients(dtype):
     tx = add_ema_penalty(0.5, decay=0.999)
     params = jnp.ones(2, dtype)
     state = tx.init(jnp.zeros(2, dtype))
@@ -490,9 +492,9 @@ def test_micro_batches_over_calls_are_one_step_of_the_whole_batch():
     params = {"b": jnp.array([1.0, -2.0])}
 
     def step(tx, state, i):
-        mean, pull = jax.vjp(lambda p: mean_of_rows(p, x[i], mask[i]).value, params)
+        mean, gradient = jax.vjp(lambda p: mean_of_rows(p, x[i], mask[i]).value, params)
         weight = jnp.sum(mask[i])
-        return tx.update(pull(jnp.float32(1))[0], state, params, weight=weight, value=mean)
+        return tx.update(gradient(jnp.float32(1))[0], state, params, weight=weight, value=mean)
 
     tx = accumulate(optax.chain(add_penalty(l2, 0.1), optax.polyak_sgd()), 3)
     state = tx.init(params)
@@ -670,7 +672,7 @@ def test_it_never_gives_up_and_optax_does():
     assert applied == [False, True]
 
 
-def test_the_value_is_looked_at_unless_told_not_to():
+def test_the_value_is_looked_at_unless_given_not_to():
     tx = skip_nonfinite(optax.sgd(1.0), check_value=False)
     updates, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)), value=jnp.nan)
     assert (updates, state.skipped) == (-1, 0)

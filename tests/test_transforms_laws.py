@@ -168,15 +168,15 @@ def compilations():
     """How many programs XLA compiles inside."""
     counts = []
 
-    def listen(event, duration, **kwargs):
+    def react(event, duration, **kwargs):
         if event == "/jax/core/compile/backend_compile_duration":
             counts.append(duration)
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(react)
     try:
         yield counts
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        jax.monitoring.unregister_event_duration_listener(react)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -2,11 +2,11 @@
 
     python -m tools.mutations [--suite] [NAME ...]
 
-Each mutation is a piece of text that stands in one place of the package, and what replaces it. In
+Each mutation is a piece of text that occurs once in the package, and its replacement. In
 a copy of the project it is applied, and tests run until one fails: those that are named beside it
 first, then all of `make test`; with `--suite`, what `make test` lets pass is given to all tests. It
 prints a table: of each mutation, whether `make test` notices, and by which test. Text that has gone
-or stands in several places is reported, and counts as not noticed.
+or occurs several times is reported, and counts as not noticed.
 """
 
 import argparse
@@ -155,8 +155,8 @@ MUTATIONS = [
     ),
     Mutation(
         "micro-batches: each has the weight of one",
-        'means, _ = evaluate(params, *rows)\n            return {k: sums[k] + m.weight',
-        'means, _ = evaluate(params, *rows)\n            return {k: sums[k] + jnp.ones_like(m.weight)',
+        "means, _ = evaluate(params, *rows)\n            return {k: sums[k] + m.weight",
+        "means, _ = evaluate(params, *rows)\n            return {k: sums[k] + jnp.ones_like(m.weight)",
         "tests/test_gradients.py",
     ),
     Mutation(
@@ -171,7 +171,7 @@ MUTATIONS = [
 
 
 def place_of(old: str, package: pathlib.Path) -> pathlib.Path | None:
-    """The one file in which the text stands once."""
+    """The one file in which the text occurs once."""
     found = [p for p in package.rglob("*.py") for _ in range(p.read_text().count(old))]
     return found[0] if len(found) == 1 else None
 
@@ -222,9 +222,7 @@ def main() -> None:
     parser.add_argument("--suite", action="store_true")
     parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of mutations")
     options = parser.parse_args()
-    chosen = [
-        m for m in MUTATIONS if not options.names or any(n in m.name for n in options.names)
-    ]
+    chosen = [m for m in MUTATIONS if not options.names or any(n in m.name for n in options.names)]
     noticed = 0
     print("| mutation | noticed by | first test to fail |\n| --- | --- | --- |")
     for mutation in chosen:

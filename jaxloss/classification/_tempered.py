@@ -18,31 +18,31 @@ from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
 
 
-def _probability(depth: Array, lost: Array, u: Array) -> tuple[Array, Array, Array]:
-    """The probability p = (1 + u x)^(-1/u) at the depth x + lost below the normalizer, and -log p.
+def _probability(depth: Array, lo: Array, u: Array) -> tuple[Array, Array, Array]:
+    """The probability p = (1 + u x)^(-1/u) at the depth x + lo below the normalizer, and -log p.
 
     exp(-x) at u = 0. For u below 0, p is 0 from x = -1/u on. Of -log p, the third result is what
-    the lost part of the depth adds.
+    the low-order word of the depth adds.
     """
     x, some = jnp.where(depth == jnp.inf, 0, depth), jnp.where(u == 0, 1, u)
-    product, lost_there = two_product(jnp.broadcast_to(u, x.shape), x)
+    product, lo_there = two_product(jnp.broadcast_to(u, x.shape), x)
     ended = (product <= -1) | (depth == jnp.inf)
     slow = jnp.abs(product) < 0.125
     product = jnp.where(ended | slow, 0, product)
     near = x * log1p_over_x(jnp.where(slow, u * x, 0))
-    surprise = jnp.where(slow, near, jnp.log1p(product) / some)
+    nll = jnp.where(slow, near, jnp.log1p(product) / some)
     # A power keeps digits that the exponential of a large, rounded logarithm has not: what the
     # rounding of its base and of 1/u takes is put back.
     inverse = 1 / some
-    base, lost_here = two_sum(jnp.ones_like(product), product)
+    base, lo_here = two_sum(jnp.ones_like(product), product)
     unity, rest = two_product(some, inverse)
-    missing = inverse * (lost_here + lost_there) / base + surprise * ((1 - unity) - rest)
-    p = jnp.where(slow, jnp.exp(-surprise), base**-inverse * (1 - missing))
-    added = jnp.where(ended, 0, jnp.exp(-u * surprise) * lost)
-    return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, surprise), added
+    missing = inverse * (lo_here + lo_there) / base + nll * ((1 - unity) - rest)
+    p = jnp.where(slow, jnp.exp(-nll), base**-inverse * (1 - missing))
+    added = jnp.where(ended, 0, jnp.exp(-u * nll) * lo)
+    return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, nll), added
 
 
-def _normalizer(below: Array, lost: Array, is_top: Array, u: Array) -> Array:
+def _normalizer(below: Array, lo: Array, is_top: Array, u: Array) -> Array:
     """The normalizer of each row, measured from its top: the sum of all probabilities is 1.
 
     Of that sum to the -u, the p-norm of 1 + u x, which is concave for u above 0 and, from the
@@ -52,12 +52,12 @@ def _normalizer(below: Array, lost: Array, is_top: Array, u: Array) -> Array:
 
     def newton(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         normalizer, _, count = state
-        p, surprise, _ = _probability(normalizer + below, lost, u)
+        p, nll, _ = _probability(normalizer + below, lo, u)
         # The sum of all less 1, with all its digits: the largest and the others apart.
-        terms = jnp.where(is_top, jnp.expm1(-surprise), p)
+        terms = jnp.where(is_top, jnp.expm1(-nll), p)
         excess = jnp.sum(terms, axis=-1, keepdims=True)
         log_sum = jnp.log1p(excess)
-        slope = jnp.sum(jnp.exp(-(1 + u) * surprise), axis=-1, keepdims=True)
+        slope = jnp.sum(jnp.exp(-(1 + u) * nll), axis=-1, keepdims=True)
         step = (1 + excess) * log_sum * exprel(u * log_sum) / slope
         return normalizer + step, jnp.any(step > tolerance * (normalizer + step)), count + 1
 
@@ -68,39 +68,39 @@ def _normalizer(below: Array, lost: Array, is_top: Array, u: Array) -> Array:
 
 @jax.custom_jvp
 def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array, Array]:
-    """The tempered softmax for u = t2 - 1: the probabilities p, -log p, and what that has lost."""
+    """The tempered softmax for u = t2 - 1: the probabilities p, -log p, and its low-order word."""
     top = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    gap, lost = two_sum(top, -logits)
+    gap, lo = two_sum(top, -logits)
     below = jnp.where(logits == jnp.inf, 0, gap)
     is_top = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1, keepdims=True)
-    depth, lost_again = two_sum(_normalizer(below, lost, is_top, u), below)
-    return _probability(depth, lost + lost_again, u)
+    depth, lo_again = two_sum(_normalizer(below, lo, is_top, u), below)
+    return _probability(depth, lo + lo_again, u)
 
 
 @_tempered_softmax.defjvp
 def _tempered_softmax_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     # Implicitly, from a sum that stays 1: no iteration is differentiated.
     (logits, u), (to_logits, to_u) = primals, tangents
-    p, surprise, lost = _tempered_softmax(logits, u)
-    possible = surprise < jnp.inf
-    safe = jnp.where(possible, surprise, 0)
-    slopes = _to_power(p, safe, lost, u)
-    powers = jnp.where(possible, _to_power(p, safe, lost, 1 + u), 0)
+    p, nll, lo = _tempered_softmax(logits, u)
+    possible = nll < jnp.inf
+    safe = jnp.where(possible, nll, 0)
+    slopes = _to_power(p, safe, lo, u)
+    powers = jnp.where(possible, _to_power(p, safe, lo, 1 + u), 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
-    # With the normalizer held, a surprise s changes by -(exp(-us) - 1 + us) / u^2.
+    # With the normalizer held, an nll s changes by -(exp(-us) - 1 + us) / u^2.
     held = -jnp.square(safe) * _excess_ratio(-u * safe)
     moved = jnp.sum(p * held, axis=-1, keepdims=True) / total
     change = slopes * -subtract_weighted_mean(to_logits, powers / total, -1)
     change = jnp.where(possible, change + (held - slopes * moved) * to_u, 0)
-    return (p, surprise, lost), (-p * change, change, jnp.zeros_like(lost))
+    return (p, nll, lo), (-p * change, change, jnp.zeros_like(lo))
 
 
-def _to_power(p: Array, surprise: Array, lost: Array, power: Array) -> Array:
-    """p ** power, where p = exp(-surprise - lost) may have underflowed."""
+def _to_power(p: Array, nll: Array, lo: Array, power: Array) -> Array:
+    """p ** power, where p = exp(-nll - lo) may have underflowed."""
     normal = p > jnp.finfo(p.dtype).tiny
-    exponent, taken = two_product(power, jnp.where(normal, 0, jnp.minimum(surprise, 1e30)))
-    far = jnp.exp(-exponent) * (1 - (taken + power * lost))
+    exponent, exponent_lo = two_product(power, jnp.where(normal, 0, jnp.minimum(nll, 1e30)))
+    far = jnp.exp(-exponent) * (1 - (exponent_lo + power * lo))
     return jnp.where(normal, jnp.where(normal, p, 1) ** power, far)
 
 
@@ -111,36 +111,36 @@ def _excess_ratio(x: Array) -> Array:
     return jnp.where(slow, expm1_minus_x_over_x2(jnp.where(slow, x, 0)), far)
 
 
-def _held(p: Array, surprise: Array, lost: Array, labels: Array, t1: Array) -> Array:
+def _held(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Array:
     none = labels == 0
     label = jnp.where(none, 1, labels)
-    known = tweedie_half_deviance(p, label, jnp.log(label) + surprise, t1)
+    known = tweedie_half_deviance(p, label, jnp.log(label) + nll, t1)
     # Not a power 2 - t1, of which rounding may take the last place: that of 1 - t1 is exact.
-    return jnp.where(none, p * _to_power(p, surprise, lost, 1 - t1) / (2 - t1), known)
+    return jnp.where(none, p * _to_power(p, nll, lo, 1 - t1) / (2 - t1), known)
 
 
 @jax.custom_jvp
-def _divergence(p: Array, surprise: Array, lost: Array, labels: Array, t1: Array) -> Array:
+def _divergence(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Array:
     """The integral of (y - t) / t^t1 from the probability p to the label y."""
-    return _held(p, surprise, lost, labels, t1)
+    return _held(p, nll, lo, labels, t1)
 
 
 @_divergence.defjvp
 def _divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    p, surprise, lost, labels, t1 = primals
-    _, to_surprise, _, to_labels, to_t1 = tangents
+    p, nll, lo, labels, t1 = primals
+    _, nll_dot, _, to_labels, to_t1 = tangents
     none, below = labels == 0, t1 < 1
     label = jnp.where(none, 1, labels)
-    log_ratio = jnp.log(label) + surprise
+    log_ratio = jnp.log(label) + nll
     missed = jnp.where(none, -p, -label * jnp.expm1(-log_ratio))  # y - p
-    from_surprise = _to_power(p, surprise, lost, 1 - t1) * missed * to_surprise
+    dloss_dlogits_dot = _to_power(p, nll, lo, 1 - t1) * missed * nll_dot
     # The slope at a label of 0 is infinite from t1 = 1 on: 0 by convention.
     left = jnp.where(below, 1 - t1, 1)
-    at_none = jnp.where(below, -_to_power(p, surprise, lost, left) / left, 0)
+    at_none = jnp.where(below, -_to_power(p, nll, lo, left) / left, 0)
     to_label = jnp.where(none, at_none, boxcox_difference(label, p, log_ratio, 1 - t1))
-    _, from_t1 = jax.jvp(functools.partial(_held, p, surprise, lost, labels), (t1,), (to_t1,))
-    value = _divergence(p, surprise, lost, labels, t1)
-    return value, from_surprise + to_label * to_labels + from_t1
+    _, from_t1 = jax.jvp(functools.partial(_held, p, nll, lo, labels), (t1,), (to_t1,))
+    value = _divergence(p, nll, lo, labels, t1)
+    return value, dloss_dlogits_dot + to_label * to_labels + from_t1
 
 
 @loss(
@@ -161,7 +161,9 @@ def bi_tempered(
     t2: Real[ArrayLike, ""] = 1.2,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
-    r"""Take it to choose a class when labels are wrong, far from the boundary and close to it.
+    r"""Bi-tempered logistic loss: a bounded, heavy-tailed cross-entropy with two temperatures.
+
+    When to use: classification with wrong labels, both far from the decision boundary and near it.
 
     $$\ell(x, q) = \sum_k \int_{p_k}^{q_k} \frac{q_k - t}{t^{t_1}} \, dt, \qquad
       p_k = \left[ 1 + (t_2 - 1) (\lambda - x_k) \right]_+^{-1 / (t_2 - 1)}, \quad
@@ -197,6 +199,6 @@ def bi_tempered(
     if labels.ndim < logits.ndim:
         is_label = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
         labels = is_label.astype(logits.dtype)
-    p, surprise, lost = _tempered_softmax(logits, jnp.asarray(t2 - 1, logits.dtype))
+    p, nll, lo = _tempered_softmax(logits, jnp.asarray(t2 - 1, logits.dtype))
     t1 = jnp.broadcast_to(t1, labels.shape).astype(logits.dtype)
-    return jnp.sum(_divergence(p, surprise, lost, labels, t1), axis=-1)
+    return jnp.sum(_divergence(p, nll, lo, labels, t1), axis=-1)

@@ -48,7 +48,7 @@ class Masks(NamedTuple):
         rows_in_set: Bool[Array, "*batch rows"] | None,
         columns_in_set: Bool[Array, "*batch columns"] | None,
     ) -> "Masks":
-        """The masks of rows whose own columns are at `places`; None stands for all in the set."""
+        """The masks of rows whose own columns are at `places`; None means all in the set."""
         own = places[:, None] == jnp.arange(columns.shape[-2], dtype=places.dtype)[None, :]
         own = jnp.expand_dims(own, range(columns.ndim - 2))
         if rows_in_set is None and columns_in_set is None:

@@ -92,8 +92,8 @@ def bernoulli_kl(
 
     $$KL(q \| p) = q \log \frac qp + (1 - q) \log \frac{1 - q}{1 - p}$$
 
-    It is elementwise, one decision an entry. With logits, `classification.sigmoid_cross_entropy` has the
-    same gradient in the prediction.
+    It is elementwise, one decision an entry. With logits, `classification.sigmoid_cross_entropy`
+    has the same gradient with respect to the prediction.
 
     Args:
         prediction: Predicted probabilities of yes.

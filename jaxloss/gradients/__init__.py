@@ -2,7 +2,7 @@
 
 - `accumulate_value_and_grad`: micro-batches with the gradient of the whole batch, any masks;
 - `multi_value_and_grad`, `value_and_gramian`: several losses at once, stacked or combined;
-- `conflicts`: how far the gradients of several losses pull against each other, and at what cost;
+- `conflicts`: how far the gradients of several losses conflict, and at what cost;
 - `scaled_value_and_grad`: for half precision, the loss itself unscaled;
 - `per_example_value_and_grad`: a gradient an example, or their clipped mean in bounded memory;
 - `gauss_newton_vp`: curvature of a loss through a model, as products with vectors.

@@ -14,7 +14,7 @@ from jaxloss.gradients._common import rows, split
 _NAME = "jaxloss.gradients.accumulate_value_and_grad"
 
 
-def accumulate_value_and_grad(
+def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
     loss: Callable[..., Any],
     num_micro: int,
     *,
@@ -111,8 +111,8 @@ def accumulate_value_and_grad(
 
         def add_gradients(carry: Any, rows: Any) -> tuple[Any, Any]:
             totals, gradients = carry
-            own, pull, aux = jax.vjp(lambda p: _totals(evaluate(p, *rows)), params, has_aux=True)
-            (gradient,) = pull({k: slopes[k].astype(own[k].dtype) for k in own})
+            own, vjp_fn, aux = jax.vjp(lambda p: _totals(evaluate(p, *rows)), params, has_aux=True)
+            (gradient,) = vjp_fn({k: slopes[k].astype(own[k].dtype) for k in own})
             gradients = jax.tree.map(lambda a, g: a + g.astype(a.dtype), gradients, gradient)
             return (jax.tree.map(jnp.add, totals, own), gradients), aux
 

@@ -40,8 +40,8 @@ def rows(fun_name: str, batch: Any) -> int:
         name = f"batch{jax.tree_util.keystr(path)}"
         if jnp.ndim(leaf) == 0:
             message = (
-                f"{fun_name}: `{name}` is a scalar, expected rows along the first axis. What all rows "
-                f"share goes in by keyword."
+                f"{fun_name}: `{name}` is a scalar, expected rows along the first axis. What all "
+                f"rows share is passed by keyword."
             )
             raise ValueError(message)
         sizes.setdefault(jnp.shape(leaf)[0], name)

@@ -1,4 +1,4 @@
-"""A look at how losses pull against each other, for a notebook."""
+"""A look at conflicts between the gradients of several losses, for a notebook."""
 
 import dataclasses
 import functools
@@ -66,14 +66,14 @@ def _unrolled(losses: Any, kwargs: Any, params: Any, *args: Any) -> Array:
     def evaluate(params: Any) -> Array:
         return vector("jaxloss.gradients.conflicts", losses(params, *args, **kwargs))
 
-    values, push = jax.linearize(evaluate, params)
-    pull = jax.linear_transpose(push, params)
+    values, jvp_fn = jax.linearize(evaluate, params)
+    vjp_fn = jax.linear_transpose(jvp_fn, params)
     seeds = jnp.eye(values.size, dtype=values.dtype)
-    return jnp.stack([push(*pull(seed)) for seed in seeds])
+    return jnp.stack([jvp_fn(*vjp_fn(seed)) for seed in seeds])
 
 
 def conflicts(losses: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Conflicts:
-    r"""Shows whether losses pull against each other, how hard each pulls, and what looking costs.
+    r"""Reports whether the gradients of losses conflict, how large they are, and at what cost.
 
     $$\cos_{kl} = \frac{\langle \nabla L_k, \nabla L_l \rangle}
       {\lVert \nabla L_k \rVert \lVert \nabla L_l \rVert}$$

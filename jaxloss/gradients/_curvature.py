@@ -51,8 +51,8 @@ def gauss_newton_vp(
         Martens, *New Insights and Perspectives on the Natural Gradient Method*, 2020.
     """
     inputs, *targets = batch
-    outputs, push = jax.linearize(lambda p: model(p, inputs), params)
-    pull = jax.linear_transpose(push, params)
+    outputs, jvp_fn = jax.linearize(lambda p: model(p, inputs), params)
+    vjp_fn = jax.linear_transpose(jvp_fn, params)
 
     def of_outputs(outputs: Any) -> Any:
         return scalar(_NAME, "the loss", loss(outputs, *targets))
@@ -69,7 +69,7 @@ def gauss_newton_vp(
         vector = jax.tree.map(
             lambda v, p: jnp.asarray(v).astype(jnp.result_type(p)), vector, params
         )
-        (result,) = pull(curve(push(vector)))
+        (result,) = vjp_fn(curve(jvp_fn(vector)))
         return result
 
     return product

@@ -21,7 +21,7 @@ def multi_value_and_grad(
     jacobian: Jacobian = "map",
     has_aux: bool = False,
 ) -> Callable[..., tuple[Any, Any]]:
-    r"""Differentiates several losses of one model, and combines their gradients if told how.
+    r"""Differentiates several losses of one model, and combines their gradients on request.
 
     $$g = \sum_k w_k \nabla L_k, \qquad w = w(G), \quad G_{kl} = \langle \nabla L_k, \nabla L_l
       \rangle$$
@@ -64,8 +64,8 @@ def multi_value_and_grad(
     _check_way(fun_name, jacobian)
     if jacobian == "stream" and weighting is None:
         message = (
-            f'{fun_name}: `jacobian="stream"` never holds all gradients, so it cannot give them: pass '
-            f'a weighting, `jaxloss.aggregators.upgrad` say, or write `jacobian="map"`.'
+            f'{fun_name}: `jacobian="stream"` never holds all gradients, so it cannot give them: '
+            f'pass a weighting, `jaxloss.aggregators.upgrad` say, or write `jacobian="map"`.'
         )
         raise ValueError(message)
 
@@ -75,13 +75,13 @@ def multi_value_and_grad(
 
         params = jax.tree.map(jnp.asarray, params)
         if jacobian == "stream":
-            values, push, (named, aux) = jax.linearize(evaluate, params, has_aux=True)
-            pull = jax.linear_transpose(push, params)
-            weights = _weights(fun_name, weighting, _streamed(push, pull, values))
-            (gradients,) = pull(weights)
+            values, jvp_fn, (named, aux) = jax.linearize(evaluate, params, has_aux=True)
+            vjp_fn = jax.linear_transpose(jvp_fn, params)
+            weights = _weights(fun_name, weighting, _streamed(jvp_fn, vjp_fn, values))
+            (gradients,) = vjp_fn(weights)
         else:
-            values, pull, (named, aux) = jax.vjp(evaluate, params, has_aux=True)
-            gradients = _stacked(pull, values, jacobian)
+            values, vjp_fn, (named, aux) = jax.vjp(evaluate, params, has_aux=True)
+            gradients = _stacked(vjp_fn, values, jacobian)
             if weighting is not None:
                 weights = _weights(fun_name, weighting, gramian(gradients))
                 gradients = combine(weights, gradients)
@@ -130,11 +130,11 @@ def value_and_gramian(
 
         params = jax.tree.map(jnp.asarray, params)
         if jacobian == "stream":
-            values, push, (named, aux) = jax.linearize(evaluate, params, has_aux=True)
-            matrix = _streamed(push, jax.linear_transpose(push, params), values)
+            values, jvp_fn, (named, aux) = jax.linearize(evaluate, params, has_aux=True)
+            matrix = _streamed(jvp_fn, jax.linear_transpose(jvp_fn, params), values)
         else:
-            values, pull, (named, aux) = jax.vjp(evaluate, params, has_aux=True)
-            matrix = gramian(_stacked(pull, values, jacobian))
+            values, vjp_fn, (named, aux) = jax.vjp(evaluate, params, has_aux=True)
+            matrix = gramian(_stacked(vjp_fn, values, jacobian))
         values = values if named is None else named
         return (values, aux) if has_aux else values, matrix
 
@@ -156,16 +156,16 @@ def _vector(fun_name: str, result: Any, has_aux: bool) -> tuple[Array, Any]:
     return losses, (dict(zip(sorted(result), losses, strict=True)), aux)
 
 
-def _stacked(pull: Callable[..., Any], losses: Array, jacobian: Jacobian) -> Any:
+def _stacked(vjp_fn: Callable[..., Any], losses: Array, jacobian: Jacobian) -> Any:
     seeds = jnp.eye(losses.size, dtype=losses.dtype)
-    mapped = jax.vmap(pull)(seeds) if jacobian == "vmap" else jax.lax.map(pull, seeds)
+    mapped = jax.vmap(vjp_fn)(seeds) if jacobian == "vmap" else jax.lax.map(vjp_fn, seeds)
     return mapped[0]
 
 
-def _streamed(push: Callable[..., Array], pull: Callable[..., Any], losses: Array) -> Array:
+def _streamed(jvp_fn: Callable[..., Array], vjp_fn: Callable[..., Any], losses: Array) -> Array:
     """The Gramian, a column at a time: how all losses change along the gradient of one."""
     seeds = jnp.eye(losses.size, dtype=losses.dtype)
-    matrix = jax.lax.map(lambda seed: push(*pull(seed)), seeds)
+    matrix = jax.lax.map(lambda seed: jvp_fn(*vjp_fn(seed)), seeds)
     return (matrix + matrix.T) / 2
 
 
@@ -173,8 +173,8 @@ def _weights(fun_name: str, weighting: Any, matrix: Array) -> Array:
     weights = jnp.asarray(weighting(jax.lax.stop_gradient(matrix)))
     if weights.shape != matrix.shape[:1]:
         message = (
-            f"{fun_name}: `weighting` gave shape {weights.shape}, expected {matrix.shape[:1]}, a weight "
-            f"for each loss."
+            f"{fun_name}: `weighting` gave shape {weights.shape}, expected {matrix.shape[:1]}, a "
+            f"weight for each loss."
         )
         raise ValueError(message)
     return weights.astype(matrix.dtype)

@@ -51,8 +51,8 @@ def scaled_value_and_grad(
             value, aux = split(_NAME, loss(params, *args, **kwargs), has_aux)
             return scalar(_NAME, "the loss", value), aux
 
-        value, pull, aux = jax.vjp(evaluate, params, has_aux=True)
-        (gradients,) = pull(jnp.asarray(scale).astype(value.dtype))
+        value, vjp_fn, aux = jax.vjp(evaluate, params, has_aux=True)
+        (gradients,) = vjp_fn(jnp.asarray(scale).astype(value.dtype))
         return (value, aux) if has_aux else value, gradients
 
     return value_and_grad

@@ -65,10 +65,10 @@ def poisson(
         log_count_over_rate = jnp.log(count) - jnp.where(few, 0, prediction)
     else:
         log_count_over_rate = log_ratio(count, rate)
-    half_deviance = bregman_gap(count, rate - count, log_count_over_rate)
+    deviance_over_2 = bregman_gap(count, rate - count, log_count_over_rate)
     peak = 0.5 * jnp.log(2 * math.pi * count) + stirling_error(count)
     factorial = log_factorial(jnp.where(few, target, 0))
-    return jnp.where(few, linear + factorial, half_deviance + peak)
+    return jnp.where(few, linear + factorial, deviance_over_2 + peak)
 
 
 def _target_times_log(target: Array, prediction: Array, log_input: bool) -> Array:

@@ -59,7 +59,7 @@ def tweedie_half_deviance(mean: Array, target: Array, log_ratio: Array, power: A
     combined = jnp.where(up, 1 - falling * (1 + step), falling - 1 - step)
     combined = combined / (divisor * (divisor - 1))
 
-    # (iii) Far from each other, as it stands.
+    # (iii) Far from each other, as written.
     rising, falling = ~small & up, ~small & ~up
     far, c, d = (jnp.where(rising, x, 1) for x in (log_ratio, a, b))
     up_form = _box(far, c) - _box(far, d)

@@ -114,7 +114,7 @@ def _slope_in_alpha(z: Array, alpha: Array) -> Array:
 
     by_integral = integrate_unit(integrand)
 
-    # (ii) For small u and large L, as it stands.
+    # (ii) For small u and large L, as written.
     long = (jnp.abs(u) <= 3) & ~middle
     at = jnp.where(long, u, 1)
     tiny = jnp.abs(at) < 1

@@ -7,7 +7,7 @@ from other implementations; `_alignments` and `_scaled_floats` have the details:
   `-log` of a probability close to 1 is a rounding error, of either sign.
 - **Numbers carry their own exponents.** Nothing underflows, as in the log domain, but sums are
   sums: no logarithm is rounded at every frame.
-- **Impossible is impossible.** A class of logit -inf has probability 0; no large number stands in
+- **Impossible is impossible.** A class of logit -inf has probability 0; no large number is used in
   for it. Where users mask with -1e9 or the smallest float instead, results are as exact.
 """
 

@@ -1,4 +1,4 @@
-"""The rows of the classification shelf."""
+"""The rows of the classification family."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The rows of the contrastive shelf."""
+"""The rows of the contrastive family."""
 
 import numpy as np
 from arithmetic import exp, log, log1p, sqrt

@@ -1,4 +1,4 @@
-"""The rows of the divergence shelf."""
+"""The rows of the divergence family."""
 
 import mpmath
 import numpy as np

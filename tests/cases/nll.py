@@ -1,4 +1,4 @@
-"""The rows of the likelihood shelf: textbook densities, and draws over what they are used for."""
+"""The rows of the likelihood family: textbook densities, and draws over what they are used for."""
 
 import mpmath
 import numpy as np

@@ -1,4 +1,4 @@
-"""The rows of the ranking shelf: every oracle loops over the items that the mask keeps."""
+"""The rows of the ranking family: every oracle loops over the items that the mask keeps."""
 
 import numpy as np
 from arithmetic import exp, log

@@ -1,4 +1,4 @@
-"""The rows of the robust shelf."""
+"""The rows of the robust family."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The rows of the sequence shelf."""
+"""The rows of the sequence family."""
 
 import numpy as np
 from arithmetic import exp, log

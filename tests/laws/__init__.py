@@ -197,7 +197,7 @@ LAWS = {
         "write the axes out (`x[..., None]`), and cast with `.astype(x.dtype)`",
     ),
     "it_exports_for_every_platform_and_any_batch": Law(
-        "`jax.export` takes it for cpu, cuda and tpu with a symbolic batch, with its gradient.",
+        "`jax.export` reads it as cpu, cuda and tpu with a symbolic batch, with its gradient.",
         "few", "forms", "no Python comparison of sizes, no platform known while tracing",
     ),
     "eager_calls_compile_once_and_make_no_nan": Law(

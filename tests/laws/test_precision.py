@@ -40,7 +40,7 @@ def test_float64_has_its_digits(setting):
         got = jax.jit(call(setting))(*wide)
         assert got.dtype == jnp.float64
         named = dict(zip(setting.info.data, wide, strict=True)) | options
-        # A default such as 0.1 is another number in float32, which is what oracles take it for.
+        # A default such as 0.1 is another number in float32, which is what oracles reads it as.
         numbers = {n: v for n, v in setting.info.spec.defaults.items() if isinstance(v, float)}
         for index in ((1, 2), (0, 0)):
             expected = setting.case.oracle(**numbers | setting.examples(named, index))

@@ -136,7 +136,7 @@ def main():
                 continue
             try:
                 value, gradient = EVALUATE[peer](row.theirs, row.argument)
-            except Exception as error:  # noqa: BLE001  # reported with its row
+            except Exception as error:  # reported with its row
                 failed += 1
                 print(f"{peer}: {row.theirs}\n    {type(error).__name__}: {error}", file=sys.stderr)
                 continue

@@ -75,7 +75,7 @@ def directions(stacks):
                 continue
             try:
                 result = rule(torch.tensor(matrix)).detach().numpy()
-            except Exception as error:  # noqa: BLE001  # printed with its matrix
+            except Exception as error:  # printed with its matrix
                 print(f"{name} of {stack}: {type(error).__name__}: {error}"[:120])
                 continue
             found[name][stack] = [float(f"{x:.15g}") for x in result]

@@ -747,10 +747,9 @@ def quantiles(
         Koenker and Bassett, *Regression Quantiles*, 1978.
         Gneiting and Raftery, *Strictly Proper Scoring Rules, Prediction, and Estimation*, 2007.
     """
-    if level is None:
-        count = prediction.shape[-1]
-        level = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
-    level = jnp.broadcast_to(level, prediction.shape)
+    count = prediction.shape[-1]
+    midpoints = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
+    level = jnp.broadcast_to(midpoints if level is None else jnp.asarray(level), prediction.shape)
     return jnp.mean(_pinball(prediction - target[..., None], level), axis=-1)
 
 

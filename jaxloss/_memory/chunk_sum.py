@@ -125,7 +125,7 @@ def by_autodiff(value: Value) -> ValueAndGrad:
         def of_moving(moving: list[Array]) -> tuple[Array, Any]:
             source = iter(moving)
             every = [next(source) if m else x for x, m in zip(leaves, moves, strict=True)]
-            return value(*tree.unflatten(every), real)
+            return value(*tree.unflatten(every), real)  # type: ignore  # a NamedTuple, from the leaves of a tree
 
         moving = [x for x, m in zip(leaves, moves, strict=True) if m]
         total, vjp_fn, aux = jax.vjp(of_moving, moving, has_aux=True)
@@ -133,7 +133,7 @@ def by_autodiff(value: Value) -> ValueAndGrad:
         gradients = [next(found) if m else None for m in moves]
         of_shared, of_rows = gradients[: len(sums)], gradients[len(sums) :]
         added = [
-            None if s is None else s + g.astype(s.dtype)
+            None if s is None else s + g.astype(s.dtype)  # type: ignore  # not None here
             for s, g in zip(sums, of_shared, strict=True)
         ]
         return total, aux, shared_tree.unflatten(added), rows_tree.unflatten(of_rows)
@@ -221,7 +221,7 @@ def _sum_and_grads(
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_chunk(sums: list[Any], *chunk: Any) -> Any:
         wanted = Wanted(shared_tree.unflatten(sums), wanted_rows)
-        value, aux, found, of_rows = value_and_grad(*chunk, wanted)
+        value, aux, found, of_rows = value_and_grad(*chunk, wanted)  # type: ignore  # a NamedTuple, from the leaves of a tree
         stored = [
             store_row_gradient(g, x.dtype) if m else None
             for g, x, m in zip(

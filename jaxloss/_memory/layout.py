@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from jaxloss._memory.mesh import is_unsharded, pcast_varying, shards, vma
@@ -73,7 +74,7 @@ def checked_split(fun_name: str, size: int, chunk_size: Any, rows: Array, axis: 
 
 def check_chunk_size(fun_name: str, chunk_size: Any, name: str = "chunk_size") -> int:
     """The size of a chunk as an int: it decides on shapes, so it must be known when tracing."""
-    if isinstance(chunk_size, jax.core.Tracer):
+    if isinstance(chunk_size, Tracer):
         message = (
             f"{fun_name}: `{name}` is a traced array, expected an int: it decides on shapes. "
             f'Write `jax.jit(..., static_argnames="{name}")`.'

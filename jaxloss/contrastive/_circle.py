@@ -77,7 +77,7 @@ def circle(
         references, reference_labels = embeddings, labels
     else:
         places, columns_in_set = jnp.full_like(places, -1), None  # no reference is left out
-    columns, column_labels = unsplit(references, -2), unsplit(jnp.asarray(reference_labels), -1)
+    columns, column_labels = unsplit(references, -2), unsplit(jnp.asarray(reference_labels), -1)  # type: ignore  # not None here
     columns_in_set = None if columns_in_set is None else unsplit(columns_in_set, -1)
     masks = Masks.of_rows(places, columns, where, columns_in_set)
     cosines = product(numerics.normalize(embeddings), numerics.normalize(columns))

@@ -14,6 +14,7 @@ and three for the gradients, without an array of all pairs.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -210,16 +211,18 @@ def _block(columns: Columns, rows: Rows, tops: tuple[Any, Any] = (None, None)) -
     return Sums(own, Others.of(logits, masks, -1, tops[0]), Others.of(logits, masks, -2, tops[1]))
 
 
-def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, rows: list[Any]) -> Sums:
+def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, own: Sequence[Any]) -> Sums:
     """The sums of all rows and columns of each set, `chunk_size` rows at a time."""
-    rows = Rows(*rows, jnp.arange(rows[0].shape[-2], dtype=jnp.int32))
+    vectors, matches, in_set = own
+    rows = Rows(vectors, matches, in_set, jnp.arange(vectors.shape[-2], dtype=jnp.int32))
     if chunk_size is None:
         return _block(columns, rows)
     batch = rows.vectors.ndim - 2
     split = checked_split(fun_name, rows.places.shape[0], chunk_size, rows.vectors, batch)
     function = functools.partial(_sums_of_chunks, split)
     for _ in range(batch):
-        function = jax.vmap(function, (Columns(0, None, 0), Rows(0, 0, 0, None)))
+        axes: Any = Columns, (0, None, 0), Rows, (0, 0, 0, None)
+        function = jax.vmap(function, (axes[0](*axes[1]), axes[2](*axes[3])))
     return function(*unify_vma(columns, rows))
 
 

@@ -441,7 +441,7 @@ def row_losses(tiles: Tiles, head: Head, rows: Rows) -> tuple[Array, Any]:
 def _zeros(head: Head, wanted: Head, dtype_of: Any) -> Head:
     """Zeros for the gradients that are wanted."""
     pairs = zip(head, wanted, strict=True)
-    return Head(*(None if w is None else zeros_like(x, dtype_of(x.dtype)) for x, w in pairs))
+    return Head(*(None if w is None else zeros_like(x, dtype_of(x.dtype)) for x, w in pairs))  # type: ignore  # not None here
 
 
 def _map_classes(function: Any, head: Head, layer: Layer) -> Head:
@@ -544,7 +544,7 @@ def _gradients(
     if hidden_bar is not None:
         hidden_bar = where_rows(rows.mask, merge_strided(hidden_bar, tiles.rows))
         hidden_bar = store_row_gradient(hidden_bar, rows.hidden.dtype)
-    found = total, Rows(hidden_bar, None, None), where_rows(rows.mask, values)
+    found = total, Rows(hidden_bar, None, None), where_rows(rows.mask, values)  # type: ignore  # not None here
     return [x if m else None for m, x in zip(moves, tree.flatten_up_to(found), strict=True)]
 
 

@@ -246,7 +246,7 @@ def _evaluate(
 ) -> Any:
     if rows.mask is not None:
         rows = rows._replace(ids=jnp.where(rows.mask, rows.ids, 0))
-        weights = None if weights is None else jnp.where(rows.mask, weights, 0)
+        weights = None if weights is None else jnp.where(rows.mask, weights, 0)  # type: ignore  # not None here
     if reduction == "none":
         head, rows, weights = _unify_vma(tiles.layer, head, rows, weights)
         whole = tiles._replace(block=None) if policy == "fastest" else tiles

@@ -256,7 +256,7 @@ class RowSums(NamedTuple):
         )
         best = None
         if self.best is not None:
-            best = jnp.where(self.others.top >= other.others.top, self.best, other.best)
+            best = jnp.where(self.others.top >= other.others.top, self.best, other.best)  # type: ignore  # not None here
         return RowSums(others, self.label + other.label, smoothing, best)
 
     def psum(self, axis_name: Any) -> "RowSums":
@@ -271,7 +271,7 @@ class RowSums(NamedTuple):
 
     def variables(self) -> "RowSums":
         """What derivatives are taken of: the sums, without the top and the ids."""
-        return self._replace(others=self.others.rest, best=None)  # type: ignore[arg-type]
+        return self._replace(others=self.others.rest, best=None)
 
     def with_variables(self, variables: "RowSums") -> "RowSums":
         """The inverse of `variables`."""

@@ -122,7 +122,7 @@ class _OfRows(NamedTuple):
         *own, places = own
         count = len(Items._fields) - 1
         every = jnp.arange(shared[0].shape[-1], dtype=places.dtype)
-        lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))
+        lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))  # type: ignore  # a NamedTuple, from the leaves of a tree
         return self.function(lists, *own[count:], *shared[count:])
 
 

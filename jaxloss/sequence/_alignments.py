@@ -321,7 +321,7 @@ def _value_and_gradient(
         return jnp.where(likely, wrong, 1), share, left, outside
 
     def without() -> tuple[Array, ...]:
-        zeros, everywhere = jnp.zeros_like(right.posterior), jnp.ones((examples, 1, classes), bool)
+        zeros, everywhere = jnp.zeros_like(right.posterior), jnp.ones((examples, 1, classes), bool)  # type: ignore  # not None here
         return jnp.ones_like(right.mass), zeros, jnp.ones_like(zeros[..., :1]), everywhere
 
     wrong, share, left, outside = lax.cond(jnp.any(likely), with_wrong, without)

@@ -38,7 +38,7 @@ class Mass(NamedTuple):
 
     def times(self, other: "Mass") -> "Mass":
         """The product."""
-        level = None if self.level is None else self.level + other.level
+        level = None if self.level is None else self.level + other.level  # type: ignore  # not None here
         return Mass(self.mantissa * other.mantissa, self.exponent + other.exponent, level)
 
     def normalized(self) -> "Mass":
@@ -92,7 +92,7 @@ def add(a: Mass, b: Mass) -> tuple[Mass, Array]:
     """The sum of two masses, and the odds a / b."""
     lead = a.exponent - b.exponent
     if a.level is not None:
-        lead = lead + (a.level - b.level) * _LEVEL
+        lead = lead + (a.level - b.level) * _LEVEL  # type: ignore  # not None here
     scale = _power_of_two(-jnp.abs(lead))
     of_a = jnp.where(lead < 0, a.mantissa * scale, a.mantissa)
     of_b = jnp.where(lead < 0, b.mantissa, b.mantissa * scale)
@@ -100,7 +100,7 @@ def add(a: Mass, b: Mass) -> tuple[Mass, Array]:
         total = Mass(of_a + of_b, jnp.maximum(a.exponent, b.exponent))
     else:
         exponent = jnp.where(lead < 0, b.exponent, a.exponent)
-        total = Mass(of_a + of_b, exponent, jnp.where(lead < 0, b.level, a.level))
+        total = Mass(of_a + of_b, exponent, jnp.where(lead < 0, b.level, a.level))  # type: ignore  # not None here
     certain = of_b < of_a * 2.0**-120
     return total, jnp.where(certain, CERTAIN, of_a / jnp.where(certain, 1, of_b))
 

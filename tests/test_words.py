@@ -8,15 +8,15 @@ from tools import words
 @pytest.mark.parametrize(
     "text",
     [
-        "The nll of a label.",
-        "x = softmax_nll(logits)",
+        "The surprise of a label.",
+        "x = softmax_surprise(logits)",
         "Take it when errors are normal.",
-        "Every example gradients with the same force.",
-        "A family of losses.",
+        "Every example pulls with the same force.",
+        "A shelf of losses.",
         "Several cards",
         "what the model says",
-        "`e` is for the error",
-        "The function is given the axis.",
+        "`e` stands for the error",
+        "The function is told the axis.",
         "jl.likelihood.gaussian",
         "regression.quantile(x)",
     ],
@@ -30,7 +30,7 @@ def test_finds_words_that_may_not_be_used(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "Before a gradient request, read the standard.",
+        "Before a pull request, read the standard.",
         "I understand: it is a stand-in, standalone.",
         "regression.quantiles, discard, cardinality, doors, remind, costs",
         "tweedie_half_deviance and nll.gaussian",

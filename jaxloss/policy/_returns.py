@@ -224,6 +224,7 @@ def vtrace(
 
     $$e_t = \min(\bar\rho, \rho_t)\, \delta_t + \gamma c_t\, e_{t+1}, \qquad
       c_t = \lambda \min(1, \rho_t), \qquad \text{target}_t = v_t + e_t$$
+
     $$A_t = \min(\bar\rho_\text{pg}, \rho_t) \left(r_t + \gamma q_t - v_t\right), \qquad
       q_t = v'_t + \lambda e_{t+1}$$
 

@@ -64,7 +64,7 @@ class Domain(NamedTuple):
 
     @property
     def masked_value(self) -> float:
-        """The value in place of an entry that `mask` leaves out."""
+        """The value of an entry that `mask` leaves out."""
         return self.fill if self.masked is None else self.masked
 
 

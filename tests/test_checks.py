@@ -281,7 +281,7 @@ def test_negative_weights_of_a_mean_are_named():
     )
 
 
-def test_swapped_arguments_are_given_by_their_kinds():
+def test_swapped_arguments_are_seen_by_their_kinds():
     expected = r"`labels` must be between 0 and 1, got -1\.3 .*\. Are the arguments swapped\?"
     with pytest.raises(ValueError, match=expected):
         jl.checked(jl.classification.sigmoid_cross_entropy)(

@@ -133,15 +133,6 @@ def test_only_one_file_knows_a_platform(name):
     assert not code
 
 
-@pytest.mark.parametrize("info", registry.all_losses(), ids=lambda info: info.name)
-def test_a_loss_is_reached_by_its_name(info):
-    module = importlib.import_module(f"jaxloss.{info.family}")
-    name = info.name.partition(".")[2]
-    assert getattr(module, name, None) is info.function, (
-        f"{info.name} is in the catalogue, but not in `jaxloss/{info.family}/__init__.py`"
-    )
-
-
 PUBLIC = [name for name in FILES if not any(part.startswith("_") for part in name.split("."))]
 
 

@@ -1,4 +1,4 @@
-"""Pictures show what the functions are: every line, hatch and word is compared with the truth."""
+"""Plots: every line, hatch and word is compared with the function."""
 
 import functools
 import html.parser
@@ -104,7 +104,7 @@ def test_a_pole_does_not_flatten_the_rest():
     assert plot.curve(squared).get_ylim()[1] > 16
 
 
-def test_vectors_are_given_where_to_go():
+def test_losses_of_vectors_are_refused_with_what_to_write():
     with pytest.raises(ValueError, match=r"not elementwise.*classes.*plot\.section\(softmax_cross"):
         plot.curve(cross_entropy)
     with pytest.raises(ValueError, match="a loss over a whole set"):

@@ -39,7 +39,7 @@ class Case:
         return self.tx.update(updates, state, params, **{**dict(self.extra), **more})
 
     def updates_like(self, params):
-        """Gradients from nowhere in particular, in the shapes that it is given."""
+        """Seeded gradients in the shapes that it is given."""
 
         def leaf(p):
             grown = (self.stacked, *p.shape) if self.stacked else p.shape
@@ -167,7 +167,7 @@ def test_float64_stays_float64(case):
 
 
 @EVERY
-def test_init_is_abstract_and_its_state_is_given_from_parameters(case):
+def test_init_is_abstract_and_its_state_has_no_leaf_like_a_parameter(case):
     params = parameters()
     state = case.tx.init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(case.tx.init, params), state)
@@ -253,7 +253,7 @@ def spy():
 
 
 @EVERY
-def test_extra_arguments_reach_who_comes_behind(case):
+def test_extra_arguments_reach_the_next_transformation(case):
     inner, seen = spy()
     tx = optax.chain(case.tx, inner)
     params = parameters()
@@ -270,7 +270,7 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_extra_arguments_reach_who_is_inside_even_if_he_takes_none(wrap):
+def test_extra_arguments_reach_an_inner_transformation_even_if_it_takes_none(wrap):
     inner, seen = spy()
     params = parameters()
     tx = wrap(inner)
@@ -339,7 +339,7 @@ def test_it_lives_in_multi_steps_and_apply_if_finite(case):
 
 @pytest.mark.parametrize("name", ["aggregate", "aggregate_coordinates"])
 def test_heads_say_that_multi_steps_is_not_for_them(name):
-    """It would keep a stack in the shape of the parameters: the leaf is named, the remedy given."""
+    """It would keep a stack in the shape of the parameters: the error names the leaf and the remedy."""
     tx, params = optax.MultiSteps(CASES[name].tx, 2), parameters()
     # The shape of a bias of 2 is by chance that of 2 scalars stacked: the parameters tell.
     with pytest.raises(
@@ -458,7 +458,7 @@ def test_equinox_modules_take_it(case):
     assert not np.array_equal(new.layer.weight, model.layer.weight)
 
 
-def test_an_unfiltered_module_is_given_what_to_do():
+def test_an_unfiltered_module_is_refused_with_what_to_write():
     model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))  # its activation is a leaf
     for tx in (
         transforms.add_penalty(penalties.l2, 0.1),

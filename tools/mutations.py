@@ -71,8 +71,8 @@ MUTATIONS = [
     ),
     Mutation(
         "an option: label smoothing is dropped for class ids",
-        "return (1 - label_smoothing) * surprise + label_smoothing * spread",
-        "return surprise",
+        "return (1 - label_smoothing) * nll + label_smoothing * spread",
+        "return nll",
         "tests/laws -k classification.softmax_cross_entropy",
     ),
     Mutation(

@@ -88,7 +88,7 @@ def _batch(spec: LossSpec, types: tuple[ArrayType, ...]) -> tuple[Shape, str]:
 def fitting_form(
     forms: tuple[ArraySpec, ...], x: ArrayType, batch: Shape, sizes: Mapping[str, Any]
 ) -> ArraySpec | None:
-    """The form of an array, distinguished by rank and dtype; None if its shape or no form fits."""
+    """The form of an array, by its rank and dtype; None if its shape or no form fits."""
     for form in forms:
         if form.admits(x.dtype) and _rank_fits(form, x.ndim, len(batch)):
             scalar = x.ndim == 0 and form.batched and not form.event

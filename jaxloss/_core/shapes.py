@@ -92,7 +92,7 @@ def fitting_form(
     for form in forms:
         if form.admits(x.dtype) and _rank_fits(form, x.ndim, len(batch)):
             scalar = x.ndim == 0 and form.batched and not form.event
-            return form if scalar or _agree(x.shape, form.shape(batch, sizes)) else None
+            return form if scalar or _agree(x, form.shape(batch, sizes)) else None
     return None
 
 
@@ -102,9 +102,18 @@ def _rank_fits(form: ArraySpec, rank: int, batch_rank: int) -> bool:
     return rank == batch_rank + len(form.event) or (rank == 0 and not form.event)
 
 
-def _agree(got: Shape, expected: Shape) -> bool:
+def _agree(x: ArrayType, expected: Shape) -> bool:
     """Whether sizes are equal where they are known: an axis without a size is still its name."""
-    return all(isinstance(n, str) or m == n for m, n in zip(got, expected, strict=True))
+    import chex  # noqa: PLC0415  # at the first call: it takes longer to import than jaxloss
+
+    known = tuple(None if isinstance(n, str) else n for n in expected)
+    if not all(n is None or isinstance(n, int) for n in (*known, *x.shape)):
+        return all(n is None or m == n for m, n in zip(x.shape, known, strict=True))
+    try:
+        chex.assert_shape(x, known)
+    except AssertionError:
+        return False
+    return True
 
 
 def _fit_if_swapped(spec: LossSpec, types: tuple[ArrayType, ...], x: ArrayType) -> bool:

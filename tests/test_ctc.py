@@ -273,7 +273,11 @@ def test_a_class_masked_with_the_smallest_number_has_the_gradient_of_others(name
     *_, other_value, other_slope = masked(-1e12)[name]
     np.testing.assert_allclose(slope, other_slope, atol=1e-6)
     needed = round(float(other_value) / 1e12)  # how often
-    expected = other_value if needed == 0 else min(-number * needed, np.finfo(np.float32).max)
+    expected = (
+        other_value
+        if needed == 0
+        else min(-float(number) * needed, float(np.finfo(np.float32).max))
+    )
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 

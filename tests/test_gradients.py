@@ -269,7 +269,7 @@ def test_batches_that_do_not_fit():
     oracle = gradients.accumulate_value_and_grad(one_term, 2)
     with pytest.raises(ValueError, match=r"one number of rows.*48 in `batch\[0\]`, 4 in `batch\[1"):
         oracle(parameters(), INPUTS, TARGETS[:4], NUMBERS, MASKS["none"])
-    with pytest.raises(ValueError, match=r"`batch\[1\]` is a scalar, .*goes in by keyword"):
+    with pytest.raises(ValueError, match=r"`batch\[1\]` is a scalar, .*is passed by keyword"):
         oracle(parameters(), INPUTS, 3)
     with pytest.raises(ValueError, match=r"`weights` names \['z'\], expected some of"):
         gradients.accumulate_value_and_grad(two_terms, 2, weights={"z": 1.0})(
@@ -374,7 +374,7 @@ def test_losses_may_be_an_array_and_the_gradient_is_not_differentiated_through_w
     ("losses", "words", "error", "message"),
     [
         (lambda p: {}, {}, ValueError, "there are no losses"),
-        (lambda p: p[0], {}, ValueError, r"`losses` is shape \(\), expected a dict, or an array"),
+        (lambda p: p[0], {}, ValueError, r"`losses` has shape \(\), expected a dict, or an array"),
         (lambda p: (p[0], p[1]), {}, TypeError, "tuple of 2: write `has_aux=True`"),
         (lambda p: {"a": 1j * p}, {}, TypeError, "the loss 'a' is complex64"),
         (lambda p: p, {"jacobian": "forward"}, ValueError, "'forward', expected 'map', 'vmap'"),

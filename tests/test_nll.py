@@ -26,9 +26,9 @@ def test_no_variance_is_too_small():
 
 @pytest.mark.parametrize("loss", [nll.gaussian, nll.beta_gaussian])
 def test_exactly_one_variance(loss):
-    with pytest.raises(TypeError, match=f"{loss.__name__}: missing `variance` or `log_variance`"):
+    with pytest.raises(TypeError, match=f"{loss.__name__}: give `variance` or `log_variance`"):
         loss(0.0, 1.0)
-    with pytest.raises(TypeError, match=f"{loss.__name__}: got both `variance` or"):
+    with pytest.raises(TypeError, match=f"{loss.__name__}: give `variance` or"):
         loss(0.0, 1.0, variance=1.0, log_variance=0.0)
     with pytest.raises(ValueError, match="`variance` must be above 0, got -1"):
         jax.jit(nll.beta_gaussian, static_argnames="variance")(0.0, 1.0, variance=-1.0)

@@ -12,6 +12,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
 from jaxloss.numerics._double_double import two_product, two_sum
+from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2, exprel, log1p_over_x
 from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
@@ -73,7 +74,7 @@ def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array, Array]:
     top = jnp.where(jnp.isfinite(top), top, 0)
     gap, lo = two_sum(top, -logits)
     below = jnp.where(logits == jnp.inf, 0, gap)
-    is_top = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1, keepdims=True)
+    is_top = is_label(logits, jnp.argmax(logits, axis=-1))
     depth, lo_again = two_sum(_normalizer(below, lo, is_top, u), below)
     return _probability(depth, lo + lo_again, u)
 
@@ -197,8 +198,7 @@ def bi_tempered(
         Amid et al., *Robust Bi-Tempered Logistic Loss Based on Bregman Divergences*, 2019.
     """
     if labels.ndim < logits.ndim:
-        is_label = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-        labels = is_label.astype(logits.dtype)
+        labels = is_label(logits, labels).astype(logits.dtype)
     p, nll, lo = _tempered_softmax(logits, jnp.asarray(t2 - 1, logits.dtype))
     t1 = jnp.broadcast_to(t1, labels.shape).astype(logits.dtype)
     return jnp.sum(_divergence(p, nll, lo, labels, t1), axis=-1)

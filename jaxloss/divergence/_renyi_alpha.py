@@ -12,13 +12,14 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.divergence._terms import keep, less, log
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
+from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, log1p_over_x
 from jaxloss.traits import nonnegative
 
 
 def _normalized(amounts: Array) -> tuple[Array, Array]:
     """The shares of amounts, and their logarithms, also that of a share close to 1."""
-    top = jnp.argmax(amounts, axis=-1, keepdims=True) == jnp.arange(amounts.shape[-1])
+    top = is_label(amounts, jnp.argmax(amounts, axis=-1))
     rest = jnp.sum(jnp.where(top, 0, amounts), axis=-1, keepdims=True)
     total = jnp.max(amounts, axis=-1, keepdims=True) + rest
     shares = amounts / jnp.where(total == 0, 1, total)
@@ -191,7 +192,7 @@ def alpha_divergence(
         The divergence of each example.
 
     Example:
-        >>> alpha(jnp.log(jnp.array([0.25, 0.75])), [0.5, 0.5], order=2.0)
+        >>> alpha_divergence(jnp.log(jnp.array([0.25, 0.75])), [0.5, 0.5], order=2.0)
         Array(0.16666667, dtype=float32)
 
     References:

@@ -14,7 +14,7 @@ _NAME = "jaxloss.gradients.per_example_value_and_grad"
 
 
 def per_example_value_and_grad(
-    loss: Callable[..., Any], *, clip: Any = None, chunk: int | None = None
+    loss: Callable[..., Any], *, clip: Any = None, chunk_size: int | None = None
 ) -> Callable[..., tuple[Array, Any]]:
     r"""Sees the gradient of each example, or clips them one by one: outliers, privacy, noise.
 
@@ -30,7 +30,7 @@ def per_example_value_and_grad(
             their first axis.
         clip: The largest norm, over all parameters together, that the gradient of an example may
             have; a scalar, which may be traced. If None, gradients come one by one.
-        chunk: How many examples are computed at once; if None, all.
+        chunk_size: How many examples are computed at once; if None, all.
 
     Returns:
         A function `(params, *batch, **shared)` that gives the values, of shape (n,), and the
@@ -39,8 +39,8 @@ def per_example_value_and_grad(
 
     Raises:
         TypeError: If the loss gives no number.
-        ValueError: If the number of rows differs between leaves, or `chunk` is not an integer of
-            at least 1, or `clip` is not a scalar.
+        ValueError: If the number of rows differs between leaves, `chunk_size` is not an integer
+            of at least 1, or `clip` is not a scalar.
 
     Example:
         >>> oracle = per_example_value_and_grad(lambda p, x: p * x, clip=2.0)
@@ -50,14 +50,16 @@ def per_example_value_and_grad(
     References:
         Abadi et al., *Deep Learning with Differential Privacy*, 2016.
     """
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"{_NAME}: `chunk` is {chunk!r}, expected an integer of at least 1.")
+    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ValueError(
+            f"{_NAME}: `chunk_size` is {chunk_size!r}, expected an integer of at least 1."
+        )
     if clip is not None and jnp.ndim(clip):
         raise ValueError(f"{_NAME}: `clip` has shape {jnp.shape(clip)}, expected a scalar.")
 
     def value_and_grad(params: Any, *batch: Any, **shared: Any) -> tuple[Array, Any]:
         count = rows(_NAME, batch)
-        size = min(chunk or count, count)
+        size = min(chunk_size or count, count)
         params = jax.tree.map(jnp.asarray, params)
 
         def single(example: tuple[Any, ...]) -> tuple[Array, Any]:

@@ -25,6 +25,7 @@ from jaxloss._memory.mesh import shards
 from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._softmax_nll import nll_from_gap
+from jaxloss.numerics._vectors import power_of_two_near
 
 
 class Layer(NamedTuple):
@@ -152,7 +153,7 @@ def _scaled_dot(over: tuple[int, int], out_sharding: Any, x: Array, y: Array) ->
     for factor in (x, y):
         if factor.dtype != jnp.float16:
             # Near 2^6 the largest entry leaves 20 binary places below it to the others.
-            unit = numerics.power_of_two_near(jnp.max(jnp.abs(factor), initial=0)) / 64
+            unit = power_of_two_near(jnp.max(jnp.abs(factor), initial=0)) / 64
             total, factor = total * unit, (factor / unit).astype(jnp.float16)
         factors.append(factor)
     return total * _mixed_dot(over, out_sharding, *factors)

@@ -39,7 +39,8 @@ def stirling_error(x: Array) -> Array:
     out = inverse * horner(jnp.square(inverse), _STIRLING)
     # A step from x to x + 1 is a series in 1 / (2x + 1). The eight steps are an axis of one array:
     # eight copies of the series would take seconds to compile.
-    start = jnp.where(low, base, 1)[..., None] + jnp.arange(8, dtype=x.dtype)
+    eight = jnp.arange(8, dtype=x.dtype).reshape(*(1,) * x.ndim, 8)
+    start = jnp.where(low, base, 1)[..., None] + eight
     squares = jnp.square(1 / (2 * start + 1))
     steps = squares * horner(squares, [1 / k for k in range(3, 36, 2)])
     out = out + jnp.where(low, jnp.sum(steps, axis=-1), 0)

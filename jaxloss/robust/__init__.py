@@ -11,9 +11,13 @@ loss, or lower alpha slowly. If the scale is learned too, add the normalizer of 
 loss alone is smallest at an infinite scale.
 """
 
+from jaxloss._core.namespace import public_names
+
 # The catalogue lists the losses in this order, in which they are taught.
 # isort: off
 from jaxloss.robust._named import charbonnier, cauchy, geman_mcclure, welsch, tukey
 from jaxloss.robust._barron import barron
 
 __all__ = ["barron", "cauchy", "charbonnier", "geman_mcclure", "tukey", "welsch"]
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -25,6 +25,7 @@ from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
 from jaxloss._core.namespace import public_names
 from jaxloss._core.parameters import check_count, check_leaves, named_leaves, real_scalar
 from jaxloss.domains import positive, unit_interval
+from jaxloss.numerics._carry import carried
 
 __all__ = [
     "elastic_net",
@@ -329,7 +330,7 @@ def _right_singular_vector(x: Array, iterations: Any) -> Array:
     def iterate(_: Any, v: Array) -> Array:
         return numerics.normalize(x.T @ numerics.normalize(x @ v))
 
-    return jax.lax.fori_loop(0, iterations, iterate, numerics.normalize(start))
+    return jax.lax.fori_loop(0, iterations, iterate, carried(numerics.normalize(start), x))
 
 
 def spectral_norm(params: Any, *, iterations: Any = 10) -> Array:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Real
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
+from jaxloss.numerics._carry import carried
 from jaxloss.numerics._double_double import two_product, two_sum
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._softmax import subtract_weighted_mean
@@ -64,6 +65,7 @@ def _normalizer(below: Array, lo: Array, is_top: Array, u: Array) -> Array:
 
     tolerance = float(jnp.finfo(below.dtype).eps) ** 0.75  # the error is the square of a step
     start = jnp.zeros_like(below[..., :1]), jnp.array(True), jnp.array(0)
+    start = carried(start, below, lo, u)
     return lax.while_loop(lambda state: state[1] & (state[2] < 50), newton, start)[0]
 
 

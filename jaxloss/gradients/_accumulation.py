@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxloss._combine import total
 from jaxloss._core.reduction import Mean
+from jaxloss._memory.mesh import check_summed_gradients, pcast_varying, vma, vma_of
 from jaxloss.gradients._common import rows, split
 
 _NAME = "jaxloss.gradients.accumulate_value_and_grad"
@@ -86,9 +87,16 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         alone = isinstance(jax.eval_shape(give, params, *first)[0], Mean)
         names, _ = jax.eval_shape(evaluate, params, *first)
         _check_weights(weights, names)
-        zeros = {name: jnp.zeros((), mean.total.dtype) for name, mean in names.items()}
+        check_summed_gradients(_NAME, "the loss", names, params, "Write `axis_name={axes}`.")
+        zeros = {
+            name: pcast_varying(jnp.zeros((), mean.total.dtype), vma_of(mean, micro, params))
+            for name, mean in names.items()
+        }
         gradients = jax.tree.map(
-            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+            lambda p: pcast_varying(
+                jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), vma(p)
+            ),
+            params,
         )
         if axis_name is not None:
             zeros, gradients = _local((zeros, gradients), axis_name)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.gradients._common import scalar, split
 
 _NAME = "jaxloss.gradients.scaled_value_and_grad"
@@ -52,7 +53,8 @@ def scaled_value_and_grad(
             return scalar(_NAME, "the loss", value), aux
 
         value, vjp_fn, aux = jax.vjp(evaluate, params, has_aux=True)
-        (gradients,) = vjp_fn(jnp.asarray(scale).astype(value.dtype))
+        check_summed_gradients(_NAME, "the loss", value, params)
+        (gradients,) = vjp_fn(cotangent(jnp.asarray(scale).astype(value.dtype), value))
         return (value, aux) if has_aux else value, gradients
 
     return value_and_grad

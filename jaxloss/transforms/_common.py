@@ -10,6 +10,8 @@ import optax
 from jax import Array
 from jax.core import Tracer
 
+from jaxloss._memory.mesh import is_manual, pcast_varying, vma_of
+
 
 def all_finite(*trees: Any) -> Array:
     """Whether no floating-point number in any of the trees is NaN or infinite."""
@@ -94,11 +96,23 @@ def with_extra_args(fun_name: str, name: str, inner: Any) -> optax.GradientTrans
 def cond(ok: Array, true_fun: Callable[[], Any], false_fun: Callable[[], Any]) -> Any:
     """`jax.lax.cond`, without compilation where the condition is known, as in eager calls.
 
-    `jax.lax.cond` compiles its branches in every eager call, since they are new functions.
+    `jax.lax.cond` compiles its branches in every eager call, since they are new functions. Inside
+    `shard_map` it refuses branches of which one gives a constant and one what differs between
+    devices: there both are marked alike.
     """
-    if isinstance(ok, Tracer):
+    if not isinstance(ok, Tracer):
+        return true_fun() if ok else false_fun()
+    if not is_manual():
         return jax.lax.cond(ok, true_fun, false_fun)
-    return true_fun() if ok else false_fun()
+    shapes = [jax.eval_shape(fun) for fun in (true_fun, false_fun)]
+
+    def marked(fun: Callable[[], Any]) -> Callable[[], Any]:
+        def mark(x: Any, *branches: Any) -> Any:
+            return pcast_varying(x, vma_of(branches))
+
+        return lambda: jax.tree.map(mark, fun(), *shapes)
+
+    return jax.lax.cond(ok, marked(true_fun), marked(false_fun))
 
 
 def update_if(
@@ -141,8 +155,8 @@ def update_if(
         new, state = cond(ok, step, skip)
         ok = ok & all_finite(new)
         return tree_where(ok, new, no_update(new)), tree_where(ok, state, inner_state), ok
-    ok = jax.lax.cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))
-    return *jax.lax.cond(ok, step, skip), ok
+    ok = cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))
+    return *cond(ok, step, skip), ok
 
 
 def _count_calls(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:

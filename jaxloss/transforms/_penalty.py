@@ -13,9 +13,15 @@ from jax.flatten_util import ravel_pytree
 
 from jaxloss._core.dtypes import add_in_dtype, to_accumulator
 from jaxloss._core.parameters import named_leaves, real_scalar
+from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.transforms._common import with_extra_args
 
 WEIGHT = "a real number, a scalar array or a schedule"
+
+_SPLIT = (
+    "Penalize the split parameters and the others separately: write two `add_penalty`, each with a "
+    "`mask`."
+)
 
 
 class AddPenaltyState(NamedTuple):
@@ -290,11 +296,13 @@ class _PenaltyTerm:
                 replaced[i] = x
             return self._evaluate(replaced, treedef, penalized)
 
-        value, vjp_fn = jax.vjp(evaluate, [leaves[i] for i in variable])
+        variables = [leaves[i] for i in variable]
+        value, vjp_fn = jax.vjp(evaluate, variables)
+        check_summed_gradients(self.fun_name, "the penalty", value, variables, _SPLIT)
         scale = self.weight(count) if callable(self.weight) else self.weight
         scale = real_scalar(self.fun_name, "weight", scale, expected=WEIGHT).astype(value.dtype)
         # The weight is the cotangent, as in the gradient of a loss with this term: bitwise equal.
-        (gradients,) = vjp_fn(scale)
+        (gradients,) = vjp_fn(cotangent(scale, value))
 
         def add_gradient(name: str, tree: Any) -> Any:
             try:

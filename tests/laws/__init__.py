@@ -200,6 +200,12 @@ LAWS = {
         "`jax.export` reads it as cpu, cuda and tpu with a symbolic batch, with its gradient.",
         "few", "forms", "no Python comparison of sizes, no platform known while tracing",
     ),
+    "it_runs_where_only_some_arguments_differ_between_devices": Law(
+        "Inside `shard_map` it is traced with all data split, the first, or all but the first.",
+        "few", "forms",
+        "start a loop from `numerics._carry.carried(start, what its steps read)`, and give the "
+        "branches of a `lax.cond` the same types by it",
+    ),
     "eager_calls_compile_once_and_make_no_nan": Law(
         "A third eager call compiles nothing, and `jax_debug_nans` raises on no finite loss.",
         "few", "forms",

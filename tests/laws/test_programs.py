@@ -6,6 +6,7 @@ import numpy as np
 from cases import BATCH
 from harness.calls import arrays, call, cast, gradient, strict
 from jax import export
+from jax.sharding import PartitionSpec as P
 
 from laws import law
 
@@ -56,6 +57,25 @@ def test_it_exports_for_every_platform_and_any_batch(setting):
         jax.tree.leaves(got), jax.tree.leaves(jax.jit(both)(*data)), strict=True
     ):
         np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-6)
+
+
+@law()
+def test_it_runs_where_only_some_arguments_differ_between_devices(setting):
+    """Types alone, on one device: JAX marks in them what may differ."""
+    data, mesh = arrays(setting), jax.make_mesh((1,), ("data",))
+    of_data = range(len(data))
+    for split in {frozenset(of_data), frozenset([0]), frozenset(of_data[1:])}:
+        specs = tuple(
+            P("data") if i in split and form.batched else P()
+            for i, form in enumerate(setting.array_specs)
+        )
+
+        def both(*data):
+            results = call(setting)(*data), gradient(setting, reduction="mean")(*data)
+            return jax.tree.map(lambda x: x[None], results)
+
+        function = jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=P("data"))
+        jax.eval_shape(function, *data)
 
 
 @law()

@@ -10,7 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
-from jaxloss import classification, contrastive, divergence, linear, ranking, sharded
+from jaxloss import classification, contrastive, divergence, gradients, linear, ranking, sharded
+from jaxloss import transforms as jt
 from jaxloss.classification import softmax_cross_entropy
 
 ROWS, DIM, CLASSES = 64, 16, 128
@@ -399,6 +400,129 @@ def refused(function, message, error=ValueError):
     else:
         text = "nothing was raised"
     assert re.search(message, text), text
+
+
+SLOPES = np.arange(1, 17, dtype=np.float32)  # the gradients of `p * x`, two on each device
+
+
+WHOLE = P()
+
+
+def on_eight(function, *arrays, split=(False, True), out=WHOLE):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    specs = tuple(P("data") if s else P() for s in split)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out))(*arrays)
+
+
+def local_terms(p, x):
+    return {"a": jnp.mean(p * x), "b": jnp.mean((p * x) ** 2)}
+
+
+def global_terms(p, x):
+    return jax.lax.pmean(local_terms(p, x), "data")
+
+
+def own(p):
+    return jax.lax.pcast(p, "data", to="varying")
+
+
+@check
+def gradients_of_examples_are_those_of_each_device():
+    """Of what all devices share, JAX would add up the gradients of all."""
+    p = jnp.float32(2.0)
+    per_example = gradients.per_example_value_and_grad(lambda p, x: p * x)
+    data = P("data")
+    got = on_eight(per_example, p, SLOPES, out=(data, data))
+    chex.assert_trees_all_close(got, (2 * SLOPES, SLOPES))
+    for size in (None, 1):
+        clipped = gradients.per_example_value_and_grad(
+            lambda p, x: p * x, clip=9.0, chunk_size=size
+        )
+        local = lambda p, x, f=clipped: (f(p, x)[0], jax.lax.pmean(f(p, x)[1], "data"))
+        got = on_eight(local, p, SLOPES, out=(data, P()))
+        chex.assert_trees_all_close(got, (2 * SLOPES, np.minimum(SLOPES, 9).mean()), rtol=1e-6)
+
+
+FUNCTIONS = {
+    "scaled": lambda f: gradients.scaled_value_and_grad(lambda p, x: f(p, x)["b"], 4.0),
+    "stacked": gradients.multi_value_and_grad,
+    "vmap": lambda f: gradients.multi_value_and_grad(f, jacobian="vmap"),
+    "combined": lambda f: gradients.multi_value_and_grad(f, jl.aggregators.upgrad),
+    "streamed": lambda f: gradients.multi_value_and_grad(
+        f, jl.aggregators.upgrad, jacobian="stream"
+    ),
+    "gramian": gradients.value_and_gramian,
+    "gramian of a map": lambda f: gradients.value_and_gramian(f, jacobian="map"),
+    "gauss-newton": lambda f: (
+        lambda p, x: gradients.gauss_newton_vp(
+            lambda outputs: f(outputs, 1.0)["b"], lambda p, x: p * x, p, (x,)
+        )(p)
+    ),
+    "train step": lambda f: (
+        lambda p, x: jt.make_train_step(
+            lambda p: f(p, x)["b"], jt.add_penalty(jl.penalties.l2, 0.1)
+        )[1](p, jt.add_penalty(jl.penalties.l2, 0.1).init(p))[0]
+    ),
+}
+
+
+def differentiation_check(name):
+    """With a loss of all devices it is that of one device; a loss of one device says what to write."""
+
+    def run():
+        p, of = jnp.float32(2.0), FUNCTIONS[name]
+        expected = of(local_terms)(p, SLOPES)
+        got = on_eight(of(global_terms), p, SLOPES)
+        chex.assert_trees_all_close(got, expected, rtol=1e-5)
+        refused(
+            lambda: on_eight(of(local_terms), p, SLOPES),
+            "the loss differs between devices along 'data', and parameters do not.*pmean",
+        )
+        own_of = lambda p, x: jax.tree.map(lambda a: a[None], of(local_terms)(own(p), x))
+        got = on_eight(own_of, p, SLOPES, out=P("data"))
+        each = [of(local_terms)(p, x) for x in SLOPES.reshape(8, 2)]
+        chex.assert_trees_all_close(got, jax.tree.map(lambda *a: jnp.stack(a), *each), rtol=1e-5)
+
+    run.__name__ = f"differentiation-{name}"
+    return run
+
+
+for _name in FUNCTIONS:
+    check(differentiation_check(_name))
+
+
+@check
+def accumulation_says_axis_name():
+    p = jnp.float32(2.0)
+
+    def parts(p, x):
+        return jl.regression.squared_error(p * x, 0 * x, reduction="parts")
+
+    expected = gradients.accumulate_value_and_grad(parts, 2)(p, SLOPES)
+    whole = gradients.accumulate_value_and_grad(parts, 2, axis_name="data")
+    chex.assert_trees_all_close(on_eight(whole, p, SLOPES), expected, rtol=1e-6)
+    alone = gradients.accumulate_value_and_grad(parts, 2)
+    refused(lambda: on_eight(alone, p, SLOPES), "Write `axis_name='data'`")
+    local = lambda p, x: jax.tree.map(lambda a: a[None], alone(own(p), x))
+    got = on_eight(local, p, SLOPES, out=P("data"))
+    each = [alone(p, x) for x in SLOPES.reshape(8, 2)]
+    chex.assert_trees_all_close(got, jax.tree.map(lambda *a: jnp.stack(a), *each), rtol=1e-6)
+
+
+@check
+def penalties_of_split_parameters():
+    tx = jt.add_penalty(jl.penalties.l2, 1.0)
+
+    def update(split, shared):
+        params = (split, shared)
+        return tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)[0]
+
+    refused(
+        lambda: on_eight(update, SLOPES, jnp.ones(2), split=(True, False), out=(P("data"), P())),
+        "the penalty.*`mask`",
+    )
+    got = on_eight(update, SLOPES, SLOPES, split=(True, True), out=P("data"))
+    chex.assert_trees_all_close(got, update(SLOPES, SLOPES))
 
 
 @check

@@ -35,6 +35,27 @@ Written by `python -m tools.accuracy`; the test suite holds every row to its bou
 
 """
 
+# Measured in float64 as well.
+CLASSICS = (
+    "regression.squared_error",
+    "regression.huber",
+    "regression.pseudo_huber",
+    "regression.log_cosh",
+    "classification.softmax_cross_entropy",
+    "classification.sigmoid_cross_entropy",
+    "classification.sigmoid_focal",
+    "divergence.kl_logits",
+    "nll.gaussian",
+    "nll.poisson",
+)
+WIDE_HEADINGS = ["loss in float64", "setting", "value", "gradient"]
+WIDE = """
+## float64
+
+The same for some losses in float64, in its units.
+
+"""
+
 
 def label(setting: cases.Setting) -> tuple[str, str]:
     """The name of a loss with its stars, and the kinds of its data and its options."""
@@ -71,6 +92,12 @@ def measure(setting: cases.Setting) -> list[str]:
     return ours + errors(worst_errors(setting, theirs))
 
 
+def measure_wide(setting: cases.Setting) -> list[str]:
+    """Our errors in float64."""
+    with cases.x64():
+        return errors(worst_errors(setting, own_evaluation(setting), wide=True))
+
+
 def main(names: list[str]) -> None:
     """Measures the settings of the suite and writes the page."""
     known = {key: row[2:] for key, row in measured_before(TARGET, HEADINGS, 2).items()}
@@ -81,7 +108,16 @@ def main(names: list[str]) -> None:
             known[key] = measure(setting)
             print(*key, *known[key], sep=" | ", flush=True)
         rows.append([*key, *known[key]])
-    TARGET.write_text(INTRODUCTION + markdown(HEADINGS, rows) + "\n")
+    known = {key: row[2:] for key, row in measured_before(TARGET, WIDE_HEADINGS, 2).items()}
+    wide = []
+    for setting in (s for s in cases.settings() if s.info.name in CLASSICS and not s.given):
+        key = label(setting)
+        if key not in known or not names or any(name in setting.info.name for name in names):
+            known[key] = measure_wide(setting)
+            print(*key, *known[key], sep=" | ", flush=True)
+        wide.append([*key, *known[key]])
+    tables = markdown(HEADINGS, rows), markdown(WIDE_HEADINGS, wide)
+    TARGET.write_text(INTRODUCTION + f"\n{WIDE}".join(tables) + "\n")
 
 
 if __name__ == "__main__":

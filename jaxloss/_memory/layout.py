@@ -106,9 +106,10 @@ def split_strided(x: Array, how: Split, fill: Fill = "zeros") -> Array:
 
 def _pad(x: Array, count: int, fill: Fill) -> Array:
     shape = (x.shape[0], count, *x.shape[2:])
-    first = fill == "first" and x.shape[1] != 0
-    more = jnp.broadcast_to(x[:, :1], shape) if first else jnp.zeros(shape, x.dtype)
-    return jnp.concatenate([x, more], axis=1)
+    if x.shape[1] == 0:
+        return jnp.zeros(shape, x.dtype)
+    first = x[:, :1] if fill == "first" else zeros_like(x[:, :1])  # split as the rows are
+    return jnp.concatenate([x, jnp.broadcast_to(first, shape)], axis=1)
 
 
 def real_rows(how: Split) -> Array | None:

@@ -10,7 +10,7 @@ from jax import Array
 from jaxloss._combine import total
 from jaxloss._core.reduction import Mean
 from jaxloss._memory.mesh import check_summed_gradients, pcast_varying, vma, vma_of
-from jaxloss.gradients._common import rows, split
+from jaxloss.gradients._common import check_scalar, rows, split
 
 _NAME = "jaxloss.gradients.accumulate_value_and_grad"
 
@@ -22,6 +22,7 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
     weights: Mapping[str, Any] | None = None,
     has_aux: bool = False,
     axis_name: str | tuple[str, ...] | None = None,
+    scale: Any = 1.0,
 ) -> Callable[..., tuple[Any, Any]]:
     r"""Trains on a batch too large for memory: micro-batch by micro-batch, and still exactly.
 
@@ -45,6 +46,8 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         has_aux: Whether the loss gives a pair.
         axis_name: Under `shard_map` or `pmap`, the mapped axes that rows lie across: the result is
             the gradient of the batch of all devices, whatever each of them counts.
+        scale: The loss scale of half precision, a number or a traced scalar: gradients are
+            multiplied by it, values are not. See `scaled_value_and_grad`.
 
     Returns:
         A function `(params, *batch, step=None, **shared)` that gives `(value, grads)`; for a dict
@@ -56,7 +59,7 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
     Raises:
         TypeError: If the loss gives something else than `Mean`s, or a pair without `has_aux`.
         ValueError: If `num_micro` does not divide the rows, their number differs between leaves,
-            a `Mean` holds more than one mean, or a weight names no term.
+            a `Mean` holds more than one mean, a weight names no term, or `scale` is not a scalar.
 
     Example:
         >>> from jaxloss import regression
@@ -69,6 +72,8 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         raise ValueError(
             f"{_NAME}: `num_micro` is {num_micro!r}, expected an integer of at least 1."
         )
+
+    check_scalar(_NAME, "scale", scale)
 
     def value_and_grad(params: Any, *batch: Any, step: Any = None, **shared: Any) -> Any:
         micro = _divided(batch, num_micro)
@@ -120,7 +125,7 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         def add_gradients(carry: Any, rows: Any) -> tuple[Any, Any]:
             totals, gradients = carry
             own, vjp_fn, aux = jax.vjp(lambda p: _totals(evaluate(p, *rows)), params, has_aux=True)
-            (gradient,) = vjp_fn({k: slopes[k].astype(own[k].dtype) for k in own})
+            (gradient,) = vjp_fn({k: (scale * slopes[k]).astype(own[k].dtype) for k in own})
             gradients = jax.tree.map(lambda a, g: a + g.astype(a.dtype), gradients, gradient)
             return (jax.tree.map(jnp.add, totals, own), gradients), aux
 

@@ -33,6 +33,12 @@ def split(fun_name: str, result: Any, has_aux: bool) -> tuple[Any, Any]:
     return result if has_aux else (result, None)
 
 
+def check_scalar(fun_name: str, name: str, given: Any) -> None:
+    """Raises if an option has a shape."""
+    if jnp.ndim(given):
+        raise ValueError(f"{fun_name}: `{name}` has shape {jnp.shape(given)}, expected a scalar.")
+
+
 def rows(fun_name: str, batch: Any) -> int:
     """The number of rows of a batch: the size that all its leaves have first."""
     sizes: dict[int, str] = {}

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxloss import numerics
 from jaxloss._memory.mesh import pcast_varying, vma_of
-from jaxloss.gradients._common import rows, scalar
+from jaxloss.gradients._common import check_scalar, rows, scalar
 
 _NAME = "jaxloss.gradients.per_example_value_and_grad"
 
@@ -58,8 +58,7 @@ def per_example_value_and_grad(
         raise ValueError(
             f"{_NAME}: `chunk_size` is {chunk_size!r}, expected an integer of at least 1."
         )
-    if clip is not None and jnp.ndim(clip):
-        raise ValueError(f"{_NAME}: `clip` has shape {jnp.shape(clip)}, expected a scalar.")
+    check_scalar(_NAME, "clip", clip)
 
     def value_and_grad(params: Any, *batch: Any, **shared: Any) -> tuple[Array, Any]:
         count = rows(_NAME, batch)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss._memory.mesh import check_summed_gradients, cotangent
-from jaxloss.gradients._common import scalar, split
+from jaxloss.gradients._common import check_scalar, scalar, split
 
 _NAME = "jaxloss.gradients.scaled_value_and_grad"
 
@@ -44,8 +44,7 @@ def scaled_value_and_grad(
     References:
         Micikevicius et al., *Mixed Precision Training*, 2018.
     """
-    if jnp.ndim(scale):
-        raise ValueError(f"{_NAME}: `scale` has shape {jnp.shape(scale)}, expected a scalar.")
+    check_scalar(_NAME, "scale", scale)
 
     def value_and_grad(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         def evaluate(params: Any) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 from cases import BATCH
 from harness.calls import arrays, call, cast, gradient, strict
 from jax import export
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from laws import law
@@ -62,7 +63,7 @@ def test_it_exports_for_every_platform_and_any_batch(setting):
 @law()
 def test_it_runs_where_only_some_arguments_differ_between_devices(setting):
     """Types alone, on one device: JAX marks in them what may differ."""
-    data, mesh = arrays(setting), jax.make_mesh((1,), ("data",))
+    data, mesh = arrays(setting), jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
     of_data = range(len(data))
     for split in {frozenset(of_data), frozenset([0]), frozenset(of_data[1:])}:
         specs = tuple(

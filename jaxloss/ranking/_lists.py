@@ -14,7 +14,7 @@ from jaxloss import numerics
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss._xla import not_folded
 from jaxloss.numerics._double_double import DD, at_dd, two_sum
-from jaxloss.numerics._masked import sum_of_exps
+from jaxloss.numerics._online_logsumexp import sum_of_exps
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 

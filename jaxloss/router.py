@@ -7,7 +7,7 @@ does that inside `shard_map`; without it each sequence is balanced by itself, wh
 sequences and exact under micro-batches and `Mean`.
 """
 
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss._core.typing import AxisName
 from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.traits import nonnegative
@@ -25,7 +26,7 @@ from jaxloss.traits import nonnegative
 __all__ = ["importance_cv", "indexer_kl", "load_balance", "load_cv"]
 
 
-def _over_devices(x: Array, axis_name: Any) -> Array:
+def _over_devices(x: Array, axis_name: AxisName | None) -> Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
@@ -36,7 +37,7 @@ def load_balance(
     *,
     mask: Bool[ArrayLike, "*batch tokens"] | None = None,
     scale: Literal["one", "k"] = "one",
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Load-balance loss of a mixture of experts: share of tokens times mean probability.
@@ -93,7 +94,7 @@ def importance_cv(
     gates: Real[ArrayLike, "*batch tokens experts"],
     *,
     mask: Bool[ArrayLike, "*batch tokens"] | None = None,
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Importance loss: squared coefficient of variation of the total gate of each expert.
@@ -129,7 +130,7 @@ def load_cv(
     k: int = 1,
     noise_scale: Real[ArrayLike, ""] = 1.0,
     mask: Bool[ArrayLike, "*batch tokens"] | None = None,
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Load loss: squared coefficient of variation of a smooth number of tokens per expert.

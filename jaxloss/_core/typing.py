@@ -4,10 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-__all__ = ["ArrayLike", "ArrayType", "Layout", "Shape"]
+from jax import Array
+
+__all__ = ["ArrayLike", "ArrayType", "Arrays", "AxisName", "Layout", "Shape"]
 
 # Sizes are integers, symbolic dimensions of `jax.export`, or, where unknown, names of axes.
 Shape: TypeAlias = tuple[Any, ...]
+
+Arrays: TypeAlias = tuple[Array, ...]  # of a rule for derivatives: its primals, or its tangents
+
+AxisName: TypeAlias = str | tuple[str, ...]  # of a mesh, or of `vmap`
 
 if TYPE_CHECKING:
     # A caller may pass whatever NumPy understands; the body receives the array made of it.

@@ -97,7 +97,7 @@ def softmax_cross_entropy(
     return (1 - label_smoothing) * nll + label_smoothing * spread
 
 
-def _per_decision(positive_weight: Any, logits: Array) -> Any:
+def _per_decision(positive_weight: ArrayLike, logits: Array) -> Any:
     """The weights in the shape of the logits; one weight a label is broadcast over the batch."""
     if not jnp.ndim(positive_weight):
         return positive_weight

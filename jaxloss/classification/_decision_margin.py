@@ -6,7 +6,7 @@ to give probabilities, except those of `logistic`.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute
 from jaxloss.domains import (
     decision_label,
@@ -44,7 +45,7 @@ def _function_of_lead(
 # A full rule: on CPU the lead, which value and gradient share, would be written to memory.
 @functools.partial(_function_of_lead.defjvp, symbolic_zeros=True)
 def _function_of_lead_jvp(
-    function: Callable[[Array], Array], zero_one_labels: bool, primals: Any, tangents: Any
+    function: Callable[[Array], Array], zero_one_labels: bool, primals: Arrays, tangents: Arrays
 ) -> tuple[Array, Array]:
     scores, labels = recompute(primals)
     scores_dot, labels_dot = tangents

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.classification._labels import mean_over_classes, times_weight_of_label
 from jaxloss.domains import (
     class_ids,
@@ -41,7 +42,7 @@ def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
     return numerics.relu(jnp.where(rival == -jnp.inf, -jnp.inf, lead))
 
 
-def _larger(left: Any, right: Any) -> tuple[Array, Array]:
+def _larger(left: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
     """The larger of two numbers, and how often it occurs, of two such pairs."""
     (a, count_a), (b, count_b) = left, right
     top = jnp.maximum(a, b)
@@ -68,7 +69,7 @@ def _rival_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 # A full rule: it reduces over the classes.
 @_rival_and_own.defjvp
-def _rival_and_own_jvp(primals: Any, tangents: Any) -> Any:
+def _rival_and_own_jvp(primals: Arrays, tangents: Arrays) -> Any:
     scores, labels = primals
     rival, count, own = _rival_and_own(scores, labels)
     at_label = is_label(scores, labels)

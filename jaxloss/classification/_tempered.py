@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
 from jaxloss.numerics._double_double import two_product, two_sum
 from jaxloss.numerics._labels import is_label
@@ -80,7 +81,7 @@ def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array, Array]:
 
 
 @_tempered_softmax.defjvp
-def _tempered_softmax_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _tempered_softmax_jvp(primals: Arrays, tangents: Arrays) -> tuple[Any, Any]:
     # Implicitly, from a sum that stays 1: no iteration is differentiated.
     (logits, u), (to_logits, to_u) = primals, tangents
     p, nll, lo = _tempered_softmax(logits, u)
@@ -127,7 +128,7 @@ def _divergence(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Ar
 
 
 @_divergence.defjvp
-def _divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     p, nll, lo, labels, t1 = primals
     _, nll_dot, _, to_labels, to_t1 = tangents
     none, below = labels == 0, t1 < 1

@@ -238,7 +238,7 @@ def nt_xent(
 
     Args:
         embeddings: Embeddings, one set per example of the batch.
-        labels: Any integers; examples with the same label belong together.
+        labels: ArrayLike integers; examples with the same label belong together.
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many examples to compare with all others at once, so that no array of all
             similarities exists. None compares all of them.

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxloss import numerics
+from jaxloss._core.typing import Arrays
 from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
 from jaxloss.numerics._double_double import DD, two_sum
@@ -101,7 +102,7 @@ def direction(x: Array, temperature: Array) -> Array:
     return numerics.normalize(x) / temperature
 
 
-def own_similarity(x: Array, y: Array, temperature: Any) -> DD:
+def own_similarity(x: Array, y: Array, temperature: Array | float) -> DD:
     """The cosine of each x and its own y by the temperature; not differentiated.
 
     The loss of a good match depends on this entry alone. In a matrix product, hundreds of rounding
@@ -145,7 +146,7 @@ class Rows(NamedTuple):
     places: Int[Array, " rows"]
 
 
-def columns_of(vectors: Array, temperature: Any, where: Array | None) -> Columns:
+def columns_of(vectors: Array, temperature: Array | float, where: Array | None) -> Columns:
     """All columns of the square, whole on every device."""
     in_set = None if where is None else unsplit(where, -1)
     temperature = jnp.asarray(temperature, vectors.dtype)
@@ -196,7 +197,7 @@ def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, own: Sequen
     return function(*unify_vma(columns, rows))
 
 
-def _to_scan(tree: Any, split: Split) -> Any:
+def _to_scan(tree: PyTree, split: Split) -> Any:
     return jax.tree.map(lambda x: to_scan(x, split), tree)
 
 
@@ -224,7 +225,7 @@ def _sums_of_chunks(split: Split, columns: Columns, rows: Rows) -> Sums:
 
 
 @_sums_of_chunks.defjvp
-def _sums_of_chunks_jvp(split: Split, primals: Any, tangents: Any) -> tuple[Sums, Sums]:
+def _sums_of_chunks_jvp(split: Split, primals: Arrays, tangents: Arrays) -> tuple[Sums, Sums]:
     # A full rule: the sums of columns are differentiated relative to tops that are known only when
     # all rows have been seen, so that nothing of a chunk need be kept.
     columns_dot, rows_dot = tangents

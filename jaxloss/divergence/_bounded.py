@@ -1,6 +1,6 @@
 """Divergences that cannot be infinite, of probabilities."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.divergence._terms import keep, kl_term
 from jaxloss.domains import distribution, unit_interval
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
@@ -117,7 +118,7 @@ def _root_difference(a: Array, b: Array) -> Array:
 
 
 @_root_difference.defjvp
-def _root_difference_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _root_difference_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (a, b), (to_a, to_b) = primals, tangents
     slope_a, slope_b = (
         jnp.where(x == 0, 0, 0.5 / jnp.sqrt(jnp.where(x == 0, 1, x))) for x in (a, b)

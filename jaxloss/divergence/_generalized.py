@@ -1,6 +1,6 @@
 """Kullback-Leibler for what is no distribution over classes: amounts, decisions, numbers."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute, with_vectorizable_shape
 from jaxloss.divergence._terms import keep, kl_term, less, log
 from jaxloss.domains import extended, nonnegative_number, unit_interval
@@ -27,7 +28,7 @@ def _log_gap(log_b: Array, a: Array) -> Array:
 
 
 @_log_gap.defjvp
-def _log_gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _log_gap_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (log_b, a), (to_log_b, to_a) = primals, tangents
     both_near_1 = (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5)
     small = jnp.where(both_near_1, log_b, 0)

@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence, in both directions."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute
 from jaxloss.divergence._terms import keep, less, log
 from jaxloss.domains import distribution, log_probability
@@ -22,7 +23,7 @@ def _relative_nll(log_p: Array, q: Array) -> Array:
 
 
 @_relative_nll.defjvp
-def _relative_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _relative_nll_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (log_p, q), (to_log_p, to_q) = primals, tangents
     slope = jnp.where(q == 0, 0, less(q, log(q), log_p) + 1)
     return _relative_nll(log_p, q), slope * to_q - q * to_log_p
@@ -36,7 +37,7 @@ def _relative_nll_of_log(log_p: Array, log_q: Array) -> Array:
 
 
 @_relative_nll_of_log.defjvp
-def _relative_nll_of_log_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _relative_nll_of_log_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (log_p, log_q), (to_log_p, to_log_q) = primals, tangents
     q = jnp.exp(recompute(log_q))  # not held for the slope: an exponential is quicker than memory
     slope = jnp.where(q == 0, 0, q * (less(q, log_q, log_p) + 1))

@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence of logits: distillation."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.divergence._terms import keep
 from jaxloss.domains import extended, positive
 from jaxloss.numerics._double_double import two_quotient, two_sum
@@ -80,7 +81,7 @@ def _kl_of_logits(logits: Array, target_logits: Array, temperature: Array) -> Ar
 
 
 @_kl_of_logits.defjvp
-def _kl_of_logits_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _kl_of_logits_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (logits, target_logits, temperature), (to_logits, to_target, to_temperature) = primals, tangents
     q, ratio, value = _log_ratio(logits, target_logits, temperature)
     near = jnp.abs(ratio) < 1

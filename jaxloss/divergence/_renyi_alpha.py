@@ -1,6 +1,6 @@
 """Families of divergences: an order says how much each class counts."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.divergence._terms import keep, less, log
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
 from jaxloss.numerics._labels import is_label
@@ -88,7 +89,7 @@ def renyi(
     return jnp.where(close, near, far)
 
 
-def _power(p: Array, q: Array, logarithm: Array, order: Any) -> Array:
+def _power(p: Array, q: Array, logarithm: Array, order: Array | float) -> Array:
     """`q^a p^(1 - a)`, whose logarithm is only used where a power would leave the range."""
     ordinary = (p > 1e-30) & (q > 1e-30)
     base = jnp.where(ordinary, q, 1) / jnp.where(ordinary, p, 1)
@@ -96,7 +97,7 @@ def _power(p: Array, q: Array, logarithm: Array, order: Any) -> Array:
     return jnp.where(ordinary, powers, jnp.exp(logarithm))
 
 
-def _alpha_terms(log_p: Array, q: Array, order: Any) -> Array:
+def _alpha_terms(log_p: Array, q: Array, order: Array | float) -> Array:
     """`(q^a p^(1 - a) - a q - (1 - a) p) / (a (a - 1))` where neither is 0; at least 0."""
     p, ratio = jnp.exp(log_p), jnp.log(q) - log_p
     tilt, rest = order * ratio, (order - 1) * ratio
@@ -122,7 +123,7 @@ def _alpha_terms(log_p: Array, q: Array, order: Any) -> Array:
 
 
 @jax.custom_jvp
-def _alpha_divergence(log_p: Array, q: Array, order: Any) -> Array:
+def _alpha_divergence(log_p: Array, q: Array, order: Array | float) -> Array:
     no_p, no_q = log_p == -jnp.inf, q == 0
     both = ~no_p & ~no_q
     terms = _alpha_terms(jnp.where(both, log_p, 0), jnp.where(both, q, 1), order)
@@ -132,7 +133,7 @@ def _alpha_divergence(log_p: Array, q: Array, order: Any) -> Array:
 
 
 @_alpha_divergence.defjvp
-def _alpha_divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _alpha_divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (log_p, q, order), (to_log_p, to_q, to_order) = primals, tangents
     p = jnp.exp(log_p)
     both = (log_p != -jnp.inf) & (q != 0)

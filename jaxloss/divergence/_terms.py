@@ -1,12 +1,11 @@
 """Terms of divergences, with all their digits near a match and none of 0 times infinity."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
+from jaxloss._core.typing import Arrays
 from jaxloss.numerics._special import x_minus_log1p
 
 
@@ -51,7 +50,7 @@ def kl_term(a: Array, b: Array, change: Array) -> Array:
 
 
 @kl_term.defjvp
-def _gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _gap_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (a, b, change), (to_a, to_b, _) = primals, tangents
     close, share = _share(change, a)
     logs = jnp.where(close, -jnp.log1p(share), jnp.where(b == 0, 0, log_quotient(a, b)))

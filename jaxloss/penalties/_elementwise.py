@@ -3,18 +3,19 @@
 import functools
 import math
 import operator
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss import numerics
 from jaxloss._core.parameters import real_scalar
+from jaxloss._core.spec import ArrayLike
 from jaxloss.domains import positive, unit_interval
 from jaxloss.penalties._sums import sum_over_leaves
 
 
-def l1(params: Any) -> Array:
+def l1(params: PyTree) -> Array:
     r"""L1 penalty (lasso): the sum of absolute values.
 
     When to use: sparse models, most of whose parameters shall be exactly 0.
@@ -43,7 +44,7 @@ def l1(params: Any) -> Array:
     return sum_over_leaves("jaxloss.penalties.l1", numerics.absolute, params)
 
 
-def l2(params: Any) -> Array:
+def l2(params: PyTree) -> Array:
     r"""L2 penalty (ridge, weight decay): half the squared norm.
 
     When to use: small parameters without sparsity.
@@ -72,7 +73,7 @@ def l2(params: Any) -> Array:
     return sum_over_leaves("jaxloss.penalties.l2", lambda x: 0.5 * jnp.square(x), params)
 
 
-def elastic_net(params: Any, *, l1_ratio: Any = 0.5) -> Array:
+def elastic_net(params: PyTree, *, l1_ratio: ArrayLike = 0.5) -> Array:
     r"""Elastic net: a convex combination of `l1` and `l2`.
 
     When to use: sparse models with groups of correlated parameters.
@@ -109,7 +110,7 @@ def elastic_net(params: Any, *, l1_ratio: Any = 0.5) -> Array:
     return ratio * absolute + (1 - ratio) * square
 
 
-def huber_penalty(params: Any, *, delta: Any = 1.0) -> Array:
+def huber_penalty(params: PyTree, *, delta: ArrayLike = 1.0) -> Array:
     r"""Huber penalty: quadratic up to delta, linear beyond it.
 
     When to use: weight decay that permits a few large parameters.
@@ -149,7 +150,7 @@ def huber_penalty(params: Any, *, delta: Any = 1.0) -> Array:
     return sum_over_leaves(fun_name, huber, params)
 
 
-def group_lasso(params: Any, *, axis: int | tuple[int, ...] = 0) -> Array:
+def group_lasso(params: PyTree, *, axis: int | tuple[int, ...] = 0) -> Array:
     r"""Group lasso: the sum of the Euclidean norms of groups.
 
     When to use: to remove whole units or filters: the parameters of a group become 0 together.
@@ -188,7 +189,7 @@ def group_lasso(params: Any, *, axis: int | tuple[int, ...] = 0) -> Array:
     return sum_over_leaves("jaxloss.penalties.group_lasso", scaled_norms, params, axis=axis)
 
 
-def total_variation(params: Any, *, axis: int | tuple[int, ...] = -1) -> Array:
+def total_variation(params: PyTree, *, axis: int | tuple[int, ...] = -1) -> Array:
     r"""Total variation (anisotropic): the sum of absolute differences of neighbours.
 
     When to use: parameters along positions, time steps or pixels that are piecewise constant.

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from jaxloss import numerics
 from jaxloss._core.parameters import check_count
+from jaxloss._core.spec import ArrayLike
 from jaxloss.penalties._sums import sum_over_leaves
 
 
-def orthogonality(params: Any, *, axis: int = -1) -> Array:
+def orthogonality(params: PyTree, *, axis: int = -1) -> Array:
     r"""Orthogonality penalty (soft orthogonality): the distance of the Gramian to the identity.
 
     When to use: layers whose units shall stay orthonormal, as after an orthogonal initialization.
@@ -62,7 +64,7 @@ def _as_matrix(x: Array) -> Array:
 
 
 @functools.partial(jax.jit, inline=True)  # compiled once by eager calls
-def _right_singular_vector(x: Array, iterations: Any) -> Array:
+def _right_singular_vector(x: Array, iterations: Array | float) -> Array:
     """Power iteration for the largest singular value."""
     start = jax.random.normal(jax.random.key(0), x.shape[1:], x.dtype)
 
@@ -72,7 +74,7 @@ def _right_singular_vector(x: Array, iterations: Any) -> Array:
     return jax.lax.fori_loop(0, iterations, iterate, numerics.normalize(start))
 
 
-def spectral_norm(params: Any, *, iterations: Any = 10) -> Array:
+def spectral_norm(params: PyTree, *, iterations: ArrayLike = 10) -> Array:
     r"""Spectral norm penalty: the sum of the largest singular values of the matrices.
 
     When to use: to bound the Lipschitz constant of a layer.
@@ -175,7 +177,7 @@ def _matmul(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def nuclear_norm(params: Any) -> Array:
+def nuclear_norm(params: PyTree) -> Array:
     r"""Nuclear norm (trace norm): the sum of the singular values.
 
     When to use: matrices of low rank. It is to the singular values what `l1` is to numbers.

@@ -3,10 +3,10 @@
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
@@ -18,7 +18,7 @@ _REMEDY = "Leave it out: put None in its place, or mask it out (`add_penalty(...
 def sum_over_leaves(
     fun_name: str,
     function: Callable[[Array], Array],
-    params: Any,
+    params: PyTree,
     *,
     rank: int = 0,
     axis: int | tuple[int, ...] = (),

@@ -1,17 +1,17 @@
 """Log-probabilities of responses, from those of their tokens."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.spec import ArrayLike
+
 
 def sequence_log_probability(
-    token_log_probs: Any,
+    token_log_probs: ArrayLike,
     *,
-    mask: Any = None,
-    segments: Any = None,
+    mask: ArrayLike | None = None,
+    segments: ArrayLike | None = None,
     num_segments: int | None = None,
     average: bool = False,
 ) -> Array:

@@ -1,6 +1,6 @@
 """Losses of pairs of responses, relative to a fixed reference policy."""
 
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,7 +19,7 @@ from jaxloss.traits import convex, nonnegative, smooth
 
 
 def _score(
-    log_ratio: Float[Array, "*batch"], divergence: str, alpha: Any
+    log_ratio: Float[Array, "*batch"], divergence: str, alpha: Array | float
 ) -> Float[Array, "*batch"]:
     """The implicit reward of a log-ratio under an f-divergence, over beta."""
     if divergence == "reverse_kl":

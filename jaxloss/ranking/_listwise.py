@@ -254,12 +254,12 @@ def list_mle(
     return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)
 
 
-def _excess(gap: Array, sign: Array, temperature: Any) -> Array:
+def _excess(gap: Array, sign: Array, temperature: Array | float) -> Array:
     return sign * numerics.sigmoid(-sign * gap / temperature)
 
 
 def _excess_rank(
-    lists: Lists, own_gains: Array, gains: Array, temperature: Any
+    lists: Lists, own_gains: Array, gains: Array, temperature: Array | float
 ) -> Float[Array, "*batch rows"]:
     """The smooth rank of an item less its best rank."""
     leads = before(lists, (own_gains, gains), (lists.rows.scores, lists.items.scores))

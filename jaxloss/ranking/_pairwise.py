@@ -1,6 +1,6 @@
 """Pairwise losses: functions of the score differences of the pairs of a list, and of one pair."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,7 +26,7 @@ from jaxloss.traits import (
 )
 
 
-def _hinge(gap: Array, margin: Any) -> Array:
+def _hinge(gap: Array, margin: Array | float) -> Array:
     return numerics.relu(margin - gap)
 
 
@@ -283,11 +283,11 @@ def pairwise_squared_error(
     return mean_over_pairs("pairwise_squared_error", pairs, lists, pair_weights, chunk_size)
 
 
-def _pinball(error: Array, level: Any) -> Array:
+def _pinball(error: Array, level: Array | float) -> Array:
     return level * numerics.relu(-error) + (1 - level) * numerics.relu(error)
 
 
-def _squared_pinball(error: Array, level: Any) -> Array:
+def _squared_pinball(error: Array, level: Array | float) -> Array:
     below, above = numerics.relu(-error), numerics.relu(error)
     return level * jnp.square(below) + (1 - level) * jnp.square(above)
 

@@ -23,7 +23,6 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxloss import numerics
-from jaxloss._core.typing import Arrays
 from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
 from jaxloss.numerics._double_double import DD, two_sum
@@ -225,7 +224,9 @@ def _sums_of_chunks(split: Split, columns: Columns, rows: Rows) -> Sums:
 
 
 @_sums_of_chunks.defjvp
-def _sums_of_chunks_jvp(split: Split, primals: Arrays, tangents: Arrays) -> tuple[Sums, Sums]:
+def _sums_of_chunks_jvp(
+    split: Split, primals: tuple[Columns, Rows], tangents: tuple[Columns, Rows]
+) -> tuple[Sums, Sums]:
     # A full rule: the sums of columns are differentiated relative to tops that are known only when
     # all rows have been seen, so that nothing of a chunk need be kept.
     columns_dot, rows_dot = tangents

@@ -11,7 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss.divergence._terms import keep, less, log
+from jaxloss.divergence._terms import fill_masked_classes, log, masked_difference
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, log1p_over_x
@@ -66,11 +66,11 @@ def renyi(
         Rényi, *On Measures of Entropy and Information*, 1961.
         van Erven and Harremoës, *Rényi Divergence and Kullback-Leibler Divergence*, 2014.
     """
-    log_prediction, target = keep(mask, 0, log_prediction, target)
+    log_prediction, target = fill_masked_classes(mask, 0, log_prediction, target)
     target, log_target = _normalized(target)
     power = order - 1
     ruled_out = (log_prediction == -jnp.inf) & (target > 0)
-    ratio = less(jnp.where(ruled_out, 0, target), log_target, log_prediction)
+    ratio = masked_difference(jnp.where(ruled_out, 0, target), log_target, log_prediction)
     mean = jnp.sum(target * ratio, axis=-1, keepdims=True)
     tilt = power * (ratio - mean)
     close = jnp.all((jnp.abs(tilt) < 1) & ~ruled_out | (target == 0), axis=-1)
@@ -134,7 +134,7 @@ def _alpha_divergence(log_p: Array, q: Array, order: Array | float) -> Array:
 
 @_alpha_divergence.defjvp
 def _alpha_divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    (log_p, q, order), (to_log_p, to_q, to_order) = primals, tangents
+    (log_p, q, order), (log_p_dot, q_dot, order_dot) = primals, tangents
     p = jnp.exp(log_p)
     both = (log_p != -jnp.inf) & (q != 0)
     safe_log_p, safe_q = jnp.where(both, log_p, 0), jnp.where(both, q, 1)
@@ -152,10 +152,10 @@ def _alpha_divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Arr
     wild = (mixed - 1) / jnp.where(gentle, 1, order - 1)
     by_q = jnp.where(both, jnp.where(gentle, tame, wild), 0)
     _, by_order = jax.jvp(
-        lambda order: _alpha_terms(safe_log_p, safe_q, order), (order,), (to_order,)
+        lambda order: _alpha_terms(safe_log_p, safe_q, order), (order,), (order_dot,)
     )
     return _alpha_divergence(log_p, q, order), (
-        by_p * to_log_p + by_q * to_q + jnp.where(both, by_order, 0)
+        by_p * log_p_dot + by_q * q_dot + jnp.where(both, by_order, 0)
     )
 
 
@@ -200,7 +200,7 @@ def alpha_divergence(
         Amari, *Differential-Geometrical Methods in Statistics*, 1985.
         Cressie and Read, *Multinomial Goodness-of-Fit Tests*, 1984.
     """
-    (target,) = keep(mask, 0, target)
-    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
+    (target,) = fill_masked_classes(mask, 0, target)
+    (log_prediction,) = fill_masked_classes(mask, -jnp.inf, log_prediction)
     order = jnp.full_like(target, order)
     return jnp.sum(_alpha_divergence(log_prediction, target, order), axis=-1)

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jax import Array
+from jax.typing import DTypeLike
 
-__all__ = ["ArrayLike", "ArrayType", "Arrays", "AxisName", "Layout", "Shape"]
+__all__ = ["ArrayLike", "ArrayType", "Arrays", "AxisName", "Layout", "Shape", "Size"]
 
 # Sizes are integers, symbolic dimensions of `jax.export`, or, where unknown, names of axes.
-Shape: TypeAlias = tuple[Any, ...]
+Size: TypeAlias = Any
+Shape: TypeAlias = tuple[Size, ...]
 
 Arrays: TypeAlias = tuple[Array, ...]  # of a rule for derivatives: its primals, or its tangents
 
@@ -37,7 +39,7 @@ class ArrayType:
 
     name: str
     shape: Shape
-    dtype: Any
+    dtype: DTypeLike
     typed: bool
 
     @property

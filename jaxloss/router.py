@@ -118,8 +118,7 @@ def importance_cv(
     References:
         Shazeer et al., *Outrageously Large Neural Networks*, 2017.
     """
-    kept = gates if mask is None else jnp.where(mask[..., None], gates, 0)
-    return _squared_variation(_over_devices(jnp.sum(kept, axis=-2), axis_name))
+    return _squared_variation(_over_devices(jnp.sum(gates, axis=-2), axis_name))
 
 
 @loss(nonnegative, logits=finite, noisy_logits=finite)
@@ -212,8 +211,6 @@ def indexer_kl(
         DeepSeek-AI, *DeepSeek-V3.2*, 2025.
     """
     attention = lax.stop_gradient(attention)
-    if mask is not None:
-        attention, logits = jnp.where(mask, attention, 0), jnp.where(mask, logits, -jnp.inf)
     log_p = numerics.log_softmax(logits)
     terms = numerics.xlogy(attention, attention) - numerics.multiply_no_nan(attention, log_p)
     return numerics.relu(jnp.sum(terms, axis=-1))

@@ -11,7 +11,6 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss.divergence._terms import fill_masked_classes
 from jaxloss.domains import distribution, unit_interval
 from jaxloss.numerics._log_ratios import kl_div_of_change
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
@@ -60,7 +59,6 @@ def jensen_shannon(
         Lin, *Divergence Measures Based on the Shannon Entropy*, 1991.
         Englesson and Azizpour, *Generalized Jensen-Shannon Divergence Loss*, 2021.
     """
-    prediction, target = fill_masked_classes(mask, 0, prediction, target)
     change = target - prediction
     mixture = (1 - weight) * prediction + weight * target
     from_prediction = kl_div_of_change(prediction, mixture, weight * change)
@@ -107,7 +105,6 @@ def total_variation(
     References:
         Levin, Peres and Wilmer, *Markov Chains and Mixing Times*, 2009.
     """
-    prediction, target = fill_masked_classes(mask, 0, prediction, target)
     return 0.5 * jnp.sum(numerics.absolute(prediction - target), axis=-1)
 
 
@@ -160,5 +157,4 @@ def hellinger(
         Hellinger, *Neue Begründung der Theorie quadratischer Formen von unendlichvielen
         Veränderlichen*, 1909.
     """
-    prediction, target = fill_masked_classes(mask, 0, prediction, target)
     return numerics.norm(_root_difference(prediction, target)) * 0.5**0.5

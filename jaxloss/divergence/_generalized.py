@@ -11,7 +11,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute, with_vectorizable_shape
-from jaxloss.divergence._terms import fill_masked_classes, log, masked_difference
+from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import extended, nonnegative_number, unit_interval
 from jaxloss.numerics._log_ratios import kl_div_of_change
 from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2
@@ -77,8 +77,6 @@ def generalized_kl(
     References:
         Csiszár, *Why Least Squares and Maximum Entropy?*, 1991.
     """
-    (target,) = fill_masked_classes(mask, 0, target)
-    (log_prediction,) = fill_masked_classes(mask, -jnp.inf, log_prediction)
     return jnp.sum(with_vectorizable_shape(_log_gap, log_prediction, target), axis=-1)
 
 

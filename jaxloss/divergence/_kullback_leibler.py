@@ -11,7 +11,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute
-from jaxloss.divergence._terms import fill_masked_classes, log, masked_difference
+from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import distribution, log_probability
 from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
 
@@ -85,7 +85,6 @@ def kl(
     References:
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
-    log_prediction, target = fill_masked_classes(mask, 0, log_prediction, target)
     return jnp.sum(_relative_nll(log_prediction, target), axis=-1)
 
 
@@ -127,7 +126,6 @@ def kl_log(
     References:
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
-    log_prediction, log_target = fill_masked_classes(mask, -jnp.inf, log_prediction, log_target)
     return jnp.sum(_relative_nll_of_log(log_prediction, log_target), axis=-1)
 
 
@@ -169,5 +167,4 @@ def reverse_kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
-    (log_prediction,) = fill_masked_classes(mask, -jnp.inf, log_prediction)
     return jnp.sum(_relative_nll_of_log(log(target), log_prediction), axis=-1)

@@ -11,7 +11,6 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss.divergence._terms import fill_masked_classes
 from jaxloss.domains import extended, positive
 from jaxloss.numerics._double_double import DD, two_quotient, two_sum
 from jaxloss.numerics._labels import take_label
@@ -153,5 +152,4 @@ def kl_logits(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
     """
-    logits, target_logits = fill_masked_classes(mask, -jnp.inf, logits, target_logits)
     return _kl_of_logits(logits, target_logits, jnp.asarray(temperature, logits.dtype))

@@ -11,7 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss.divergence._terms import fill_masked_classes, log, masked_difference
+from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, log1p_over_x
@@ -66,7 +66,6 @@ def renyi(
         Rényi, *On Measures of Entropy and Information*, 1961.
         van Erven and Harremoës, *Rényi Divergence and Kullback-Leibler Divergence*, 2014.
     """
-    log_prediction, target = fill_masked_classes(mask, 0, log_prediction, target)
     target, log_target = _normalized(target)
     power = order - 1
     ruled_out = (log_prediction == -jnp.inf) & (target > 0)
@@ -200,7 +199,5 @@ def alpha_divergence(
         Amari, *Differential-Geometrical Methods in Statistics*, 1985.
         Cressie and Read, *Multinomial Goodness-of-Fit Tests*, 1984.
     """
-    (target,) = fill_masked_classes(mask, 0, target)
-    (log_prediction,) = fill_masked_classes(mask, -jnp.inf, log_prediction)
     order = jnp.full_like(target, order)
     return jnp.sum(_alpha_divergence(log_prediction, target, order), axis=-1)

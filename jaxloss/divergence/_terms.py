@@ -4,11 +4,6 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def fill_masked_classes(mask: Array | None, fill: float, *arrays: Array) -> tuple[Array, ...]:
-    """The arrays with a value of their domain in the classes that are masked out."""
-    return arrays if mask is None else tuple(jnp.where(mask, x, fill) for x in arrays)
-
-
 def log(probability: Array) -> Array:
     """The logarithm: -inf at 0, with gradient 0 there."""
     zero = probability == 0

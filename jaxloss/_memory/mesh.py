@@ -41,7 +41,7 @@ def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
 
 def unify_vma(*trees: Any) -> Any:
     """The same trees, each array marked as different on every axis over which one of them is."""
-    return pcast_varying(trees, vma_of(trees))
+    return pcast_varying(trees, vma_of(trees)) if is_manual() else trees
 
 
 def cotangent(seed: Any, values: Any) -> Any:

@@ -200,8 +200,8 @@ LAWS = {
         "`jax.export` reads it as cpu, cuda and tpu with a symbolic batch, with its gradient.",
         "few", "forms", "no Python comparison of sizes, no platform known while tracing",
     ),
-    "it_runs_where_only_some_arguments_differ_between_devices": Law(
-        "Inside `shard_map` it is traced with all data split, the first, or all but the first.",
+    "it_runs_where_one_argument_differs_between_devices": Law(
+        "Inside `shard_map` the last of the data may be split and the others not.",
         "few", "forms",
         "start a loop from `numerics._carry.carried(start, what its steps read)`, and give the "
         "branches of a `lax.cond` the same types by it",

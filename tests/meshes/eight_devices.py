@@ -1,5 +1,6 @@
 """What must hold on a mesh, on eight devices made of one CPU: the tests of `test_sharded.py`."""
 
+import functools
 import re
 
 import chex
@@ -108,6 +109,62 @@ for _name in FUSED:
     for _layout in LAYOUTS:
         for _kind in (AxisType.Auto, AxisType.Explicit):
             check(layout_check(_name, _layout, _kind))
+
+
+def head_in_chunks(hidden, weight, labels, policy, reduction="mean"):
+    loss = jl.chunked(head, 24, reduction=reduction, policy=policy)
+    return jnp.mean(loss(weight, hidden, labels))
+
+
+def linear_in_blocks(hidden, weight, labels, policy, reduction="mean", **words):
+    return jnp.mean(
+        linear.softmax_cross_entropy(
+            hidden, weight, labels, policy=policy, reduction=reduction, **words
+        )
+    )
+
+
+PADDED = {
+    "chunked": functools.partial(head_in_chunks, policy="fastest"),
+    "chunked-none": functools.partial(head_in_chunks, policy="fastest", reduction="none"),
+    "chunked-least": functools.partial(head_in_chunks, policy="least_memory"),
+    "linear": functools.partial(linear_in_blocks, policy="fastest", chunk_size=24),
+    "linear-none": functools.partial(
+        linear_in_blocks, policy="fastest", reduction="none", chunk_size=24
+    ),
+    "linear-least": functools.partial(linear_in_blocks, policy="least_memory", chunk_size=(24, 48)),
+    "linear-least-none": functools.partial(
+        linear_in_blocks, policy="least_memory", reduction="none", chunk_size=(24, 48)
+    ),
+}
+
+
+def padded_check(name, kind):
+    """56 rows, 7 on each device, in chunks of at most 24: the last one is padded on each device."""
+
+    def run():
+        hidden, weight, labels = (x[:56] if len(x) == ROWS else x for x in draw())
+        expected = jax.jit(jax.value_and_grad(plain, (0, 1)))(hidden, weight, labels)
+        mesh = mesh_of(kind)
+        for layout in ("data", "both"):
+            of_hidden, of_weight = LAYOUTS[layout]
+            with jax.set_mesh(mesh):
+                put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+                arrays = (
+                    put(hidden, of_hidden),
+                    put(weight, of_weight),
+                    put(labels, P(of_hidden[0])),
+                )
+                got = jax.device_get(jax.jit(jax.value_and_grad(PADDED[name], (0, 1)))(*arrays))
+            chex.assert_trees_all_close(got, jax.device_get(expected), rtol=2e-5, atol=2e-6)
+
+    run.__name__ = f"padded-{name}-{kind.name.lower()}"
+    return run
+
+
+for _name in PADDED:
+    for _kind in (AxisType.Auto, AxisType.Explicit):
+        check(padded_check(_name, _kind))
 
 
 @check

@@ -581,3 +581,20 @@ def test_generalized_cross_entropy_of_hopeless_logits_has_a_gradient_at_q_0():
     logits, labels = jnp.array([-1e10, 1.0, -1e30]), jnp.array([0.2, 0.5, 0.3])
     slope = jax.jit(jax.grad(lambda x: jc.generalized_cross_entropy(x, labels, q=0.0)))(logits)
     np.testing.assert_allclose(slope, [-0.2, 0.5, -0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "logits", [[0.3, 0.1, -0.2], [1.0, 0.9, -30.0], [2.0, 0.0, -1.0], [0.0, 0.0]]
+)
+def test_at_temperature_0_the_tempered_softmax_is_a_projection(logits):
+    """Classes below it have probability 0, of which the power 0 counts for nothing."""
+    x = np.float64(logits)
+    levels = [(np.sum(np.sort(x)[-n:]) - 1) / n for n in range(1, len(x) + 1)]
+    p = np.maximum(x - max(levels), 0)
+    loss = lambda x: classification.bi_tempered(x, 1, t1=0.0, t2=0.0)
+    value, slope = jax.jit(jax.value_and_grad(loss))(np.float32(logits))
+    missed = p - np.eye(len(x))[1]
+    np.testing.assert_allclose(value, np.sum(missed**2) / 2, rtol=1e-6)
+    centred = np.where(p > 0, missed, 0)
+    expected = np.where(p > 0, centred - np.sum(centred) / np.sum(p > 0), 0)
+    np.testing.assert_allclose(slope, expected, atol=1e-6)

@@ -60,7 +60,8 @@ def _normalizer(below: Array, lo: Array, is_top: Array, u: Array) -> Array:
         terms = jnp.where(is_top, jnp.expm1(-nll), p)
         excess = jnp.sum(terms, axis=-1, keepdims=True)
         log_sum = jnp.log1p(excess)
-        slope = jnp.sum(jnp.exp(-(1 + u) * nll), axis=-1, keepdims=True)
+        powers = jnp.exp(-(1 + u) * jnp.where(nll == jnp.inf, 0, nll))  # u may be -1
+        slope = jnp.sum(jnp.where(nll == jnp.inf, 0, powers), axis=-1, keepdims=True)
         step = (1 + excess) * log_sum * exprel(u * log_sum) / slope
         return normalizer + step, jnp.any(step > tolerance * (normalizer + step)), count + 1
 

@@ -58,7 +58,7 @@ def per_example_value_and_grad(
         raise ValueError(
             f"{_NAME}: `chunk_size` is {chunk_size!r}, expected an integer of at least 1."
         )
-    check_scalar(_NAME, "clip", clip)
+    check_scalar(_NAME, "clip", 0 if clip is None else clip)
 
     def value_and_grad(params: Any, *batch: Any, **shared: Any) -> tuple[Array, Any]:
         count = rows(_NAME, batch)

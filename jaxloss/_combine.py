@@ -19,6 +19,7 @@ from jaxloss._core.checks import are_on, check
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
 from jaxloss._core.parameters import real_array
 from jaxloss._core.reduction import Mean
+from jaxloss._core.spec import ArrayLike
 from jaxloss.domains import finite
 
 _NAME = "jaxloss.total"
@@ -80,7 +81,7 @@ def total(terms: Mapping[str, Any], step: Any = None) -> tuple[Array, dict[str, 
     return functools.reduce(operator.add, [x.astype(dtype) for x in weighted]), unweighted
 
 
-def scalar(fun_name: str, what: str, values: Any) -> Array:
+def scalar(fun_name: str, what: str, values: ArrayLike) -> Array:
     """One number, float32 or float64: a `Mean` is divided, of an array the mean is taken."""
     if not isinstance(values, Mean):
         return reduction.mean(real_array(fun_name, what, values, _TERM))
@@ -96,7 +97,7 @@ def scalar(fun_name: str, what: str, values: Any) -> Array:
     return value
 
 
-def vector(fun_name: str, losses: Any) -> Array:
+def vector(fun_name: str, losses: ArrayLike) -> Array:
     """Several losses as one array: a dict of what `scalar` accepts, or an array of shape (m,).
 
     The losses of a dict are ordered by name: the order that they have after any `jit`.

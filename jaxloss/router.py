@@ -7,7 +7,7 @@ does that inside `shard_map`; without it each sequence is balanced by itself, wh
 sequences and exact under micro-batches and `Mean`.
 """
 
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss._core.typing import AxisName
 from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.traits import nonnegative
@@ -25,7 +26,7 @@ from jaxloss.traits import nonnegative
 __all__ = ["importance_cv", "indexer_kl", "load_balance", "load_cv"]
 
 
-def _over_devices(x: Array, axis_name: Any) -> Array:
+def _over_devices(x: Array, axis_name: AxisName | None) -> Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
@@ -36,7 +37,7 @@ def load_balance(
     *,
     mask: Bool[ArrayLike, "*batch tokens"] | None = None,
     scale: Literal["one", "k"] = "one",
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Load-balance loss of a mixture of experts: share of tokens times mean probability.
@@ -93,7 +94,7 @@ def importance_cv(
     gates: Real[ArrayLike, "*batch tokens experts"],
     *,
     mask: Bool[ArrayLike, "*batch tokens"] | None = None,
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Importance loss: squared coefficient of variation of the total gate of each expert.
@@ -117,8 +118,7 @@ def importance_cv(
     References:
         Shazeer et al., *Outrageously Large Neural Networks*, 2017.
     """
-    kept = gates if mask is None else jnp.where(mask[..., None], gates, 0)
-    return _squared_variation(_over_devices(jnp.sum(kept, axis=-2), axis_name))
+    return _squared_variation(_over_devices(jnp.sum(gates, axis=-2), axis_name))
 
 
 @loss(nonnegative, logits=finite, noisy_logits=finite)
@@ -129,7 +129,7 @@ def load_cv(
     k: int = 1,
     noise_scale: Real[ArrayLike, ""] = 1.0,
     mask: Bool[ArrayLike, "*batch tokens"] | None = None,
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Load loss: squared coefficient of variation of a smooth number of tokens per expert.
@@ -211,8 +211,6 @@ def indexer_kl(
         DeepSeek-AI, *DeepSeek-V3.2*, 2025.
     """
     attention = lax.stop_gradient(attention)
-    if mask is not None:
-        attention, logits = jnp.where(mask, attention, 0), jnp.where(mask, logits, -jnp.inf)
     log_p = numerics.log_softmax(logits)
     terms = numerics.xlogy(attention, attention) - numerics.multiply_no_nan(attention, log_p)
     return numerics.relu(jnp.sum(terms, axis=-1))

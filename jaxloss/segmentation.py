@@ -22,6 +22,7 @@ from typing import Any, Unpack
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
@@ -81,7 +82,7 @@ def _over_pixels(shares: Shares) -> PerClass:
 
 
 def _weight_of_class(
-    classes: int, class_weights: Array | None, ignore_background: bool, dtype: Any
+    classes: int, class_weights: Array | None, ignore_background: bool, dtype: DTypeLike
 ) -> Float[Array, "classes"]:
     weights = jnp.ones(classes, dtype) if class_weights is None else class_weights
     return weights.at[0].set(0) if ignore_background else weights

@@ -20,16 +20,17 @@ from jax import Array, lax
 from jaxloss import numerics
 from jaxloss._core.namespace import public_names
 from jaxloss._core.reduction import TypeOfReduction, reduce
+from jaxloss._core.spec import ArrayLike
 from jaxloss._memory.mesh import pcast_varying, require_split, vma
 from jaxloss.contrastive._similarities import (
     Masks,
-    Others,
     own_similarity,
     product,
     with_derivative_of,
 )
 from jaxloss.linear._online_softmax import Head, Layer, losses_of_products
 from jaxloss.numerics._double_double import DD
+from jaxloss.numerics._online_logsumexp import ExpSum
 
 __all__ = [
     "clip",
@@ -42,12 +43,12 @@ Strategy = Literal["ring", "gather"]
 
 
 def softmax_cross_entropy(
-    logits: Any,
-    labels: Any,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
     axis_name: str,
-    where: Any = None,
-    weights: Any = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "none",
 ) -> Any:
     r"""Softmax cross-entropy of logits whose classes are split over devices.
@@ -106,13 +107,13 @@ def softmax_cross_entropy(
 
 
 def info_nce(
-    query: Any,
-    key: Any,
+    query: ArrayLike,
+    key: ArrayLike,
     *,
     axis_name: str,
-    temperature: Any = 0.1,
-    where: Any = None,
-    weights: Any = None,
+    temperature: ArrayLike = 0.1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
     strategy: Strategy = "ring",
 ) -> Any:
@@ -157,13 +158,13 @@ def info_nce(
 
 
 def clip(
-    left: Any,
-    right: Any,
+    left: ArrayLike,
+    right: ArrayLike,
     *,
     axis_name: str,
-    temperature: Any = 0.07,
-    where: Any = None,
-    weights: Any = None,
+    temperature: ArrayLike = 0.07,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
     strategy: Strategy = "ring",
 ) -> Any:
@@ -209,14 +210,14 @@ def clip(
 
 
 def siglip(
-    left: Any,
-    right: Any,
+    left: ArrayLike,
+    right: ArrayLike,
     *,
     axis_name: str,
-    temperature: Any = 0.1,
-    bias: Any = -10.0,
-    where: Any = None,
-    weights: Any = None,
+    temperature: ArrayLike = 0.1,
+    bias: ArrayLike = -10.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
     strategy: Strategy = "ring",
 ) -> Any:
@@ -274,7 +275,7 @@ def siglip(
     return pair.reduced(matches + values, weights, reduction)
 
 
-def _floats(fun_name: str, name: str, given: Any) -> Array:
+def _floats(fun_name: str, name: str, given: ArrayLike) -> Array:
     x = jnp.asarray(given)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"{fun_name}: `{name}` is {x.dtype}, expected real numbers.")
@@ -285,7 +286,13 @@ class _Pair:
     """Two halves of a set that is split over devices, and how a device meets all of the right."""
 
     def __init__(
-        self, fun_name: str, left: Any, right: Any, where: Any, axis_name: str, strategy: Strategy
+        self,
+        fun_name: str,
+        left: ArrayLike,
+        right: ArrayLike,
+        where: ArrayLike,
+        axis_name: str,
+        strategy: Strategy,
     ):
         left, right = _floats(fun_name, "left", left), _floats(fun_name, "right", right)
         if left.ndim != 2 or left.shape != right.shape:
@@ -307,7 +314,7 @@ class _Pair:
         inside = jnp.ones_like(self.left[:, 0], bool)
         self.inside = inside if where is None else inside & where
 
-    def own_similarity(self, temperature: Any, on_diagonal: Array) -> DD:
+    def own_similarity(self, temperature: Array | float, on_diagonal: Array) -> DD:
         """The similarity of each pair, with the derivative of its entry on the diagonal."""
         own = own_similarity(*self.given, temperature)
         return own._replace(hi=with_derivative_of(on_diagonal, own.hi))
@@ -341,7 +348,7 @@ class _Pair:
         (state, carry), _ = lax.scan(step, (start, carry), jnp.arange(devices))
         return state, carry[2:]
 
-    def reduced(self, values: Array, weights: Any, reduction: TypeOfReduction) -> Any:
+    def reduced(self, values: Array, weights: ArrayLike, reduction: TypeOfReduction) -> Any:
         """The losses of this device, or of all devices as one number."""
         if reduction == "none":
             return reduce(values, self.where, weights, "none")
@@ -349,56 +356,43 @@ class _Pair:
         return {"parts": parts, "sum": parts.total, "mean": parts.value}[reduction]
 
 
-def _at_own(pair: _Pair, x: Array, y: Array) -> tuple[Array, Others]:
+def _at_own(pair: _Pair, x: Array, y: Array) -> tuple[Array, ExpSum]:
     """What each row of x has at its own place among the y of all devices, and elsewhere."""
     every, inside = lax.all_gather((y, pair.inside), pair.axis_name, tiled=True)
     entries, masks = pair.block(x, pair.inside, (every, inside), 0)
-    return masks.diagonal(entries), Others.of(entries, masks)
+    return masks.diagonal(entries), masks.sum_of_others(entries, axis=-1)
 
 
-def _nlls(pair: _Pair, temperature: Any) -> tuple[Array, Array]:
-    """The negative log-probability of each entry of the diagonal in its row and in its column.
-
-    First the tops go round, which have no gradient; then the sums relative to them.
-    """
+def _nlls(pair: _Pair, temperature: Array | float) -> tuple[Array, Array]:
+    """The negative log-probability of each entry of the diagonal in its row and in its column."""
     x = pair.left / temperature
     on_diagonal, rows, columns = (_gathered if pair.strategy == "gather" else _in_a_ring)(pair, x)
     own = pair.own_similarity(temperature, on_diagonal)
     return rows.nll(own), columns.nll(own)
 
 
-def _gathered(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
+def _gathered(pair: _Pair, x: Array) -> tuple[Array, ExpSum, ExpSum]:
     on_diagonal, rows = _at_own(pair, x, pair.right)
     return on_diagonal, rows, _at_own(pair, pair.right, x)[1]
 
 
-def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, Others, Others]:
+def _in_a_ring(pair: _Pair, x: Array) -> tuple[Array, ExpSum, ExpSum]:
+    def tile(state: Any, carry: Any, owner: Any, constants: Any) -> Any:
+        (on_diagonal, of_rows), (x, mine) = state, constants
+        y, inside, of_columns = carry
+        entries, masks = pair.block(x, mine, (y, inside), owner)
+        state = (
+            on_diagonal + masks.diagonal(entries),
+            of_rows.merge(masks.sum_of_others(entries, axis=1)),
+        )
+        return state, (y, inside, of_columns.merge(masks.sum_of_others(entries, axis=0)))
+
     nothing = lax.full_like(x[:, 0], 0)
-    lowest = lax.full_like(nothing, -jnp.inf)
-
-    def tops(row_top: Array, carry: Any, owner: Any, constants: Any) -> Any:
-        (x, mine), (y, inside, column_top) = constants, carry
-        entries, masks = pair.block(x, mine, (y, inside), owner)
-        column_top = jnp.maximum(column_top, masks.top(entries, 0))
-        row_top = jnp.maximum(row_top, masks.top(entries, 1))
-        return row_top, (y, inside, column_top)
-
-    def rests(state: Any, carry: Any, owner: Any, constants: Any) -> Any:
-        (on_diagonal, row_rest), (x, mine, row_top) = state, constants
-        y, inside, column_top, column_rest = carry
-        entries, masks = pair.block(x, mine, (y, inside), owner)
-        on_diagonal = on_diagonal + masks.diagonal(entries)
-        row_rest = row_rest + Others.of(entries, masks, 1, row_top).rest
-        by_column = Others.of(entries, masks, 0, column_top).rest
-        return (on_diagonal, row_rest), (y, inside, column_top, column_rest + by_column)
-
-    fixed = lax.stop_gradient((x, pair.inside))
-    row_top, (column_top,) = pair.ring_scan(tops, lowest, (lowest,), fixed)
-    row_top, column_top = lax.stop_gradient((row_top, column_top))
-    (on_diagonal, row_rest), (_, column_rest) = pair.ring_scan(
-        rests, (nothing, nothing), (column_top, nothing), (x, pair.inside, row_top)
+    empty = ExpSum.over_nothing(nothing)
+    (on_diagonal, of_rows), (of_columns,) = pair.ring_scan(
+        tile, (nothing, empty), (empty,), (x, pair.inside)
     )
-    return on_diagonal, Others(row_top, row_rest), Others(column_top, column_rest)
+    return on_diagonal, of_rows, of_columns
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

@@ -10,7 +10,7 @@ that `two_hot`, `hl_gauss` or `project` makes of a target.
 """
 
 import math
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -269,7 +269,7 @@ def gumbel(
 # --- distributions of targets ------------------------------------------------------------------
 
 
-def _atoms(fun_name: str, name: str, support: Any, least: int = 2) -> Array:
+def _atoms(fun_name: str, name: str, support: ArrayLike, least: int = 2) -> Array:
     support = jnp.asarray(support)
     if support.ndim != 1 or support.shape[0] < least:
         message = (
@@ -279,7 +279,7 @@ def _atoms(fun_name: str, name: str, support: Any, least: int = 2) -> Array:
     return support.astype(jnp.promote_types(support.dtype, jnp.float32))
 
 
-def two_hot(targets: Any, support: Any) -> Array:
+def two_hot(targets: ArrayLike, support: ArrayLike) -> Array:
     r"""Two-hot encoding: each target as weights of the two atoms around it, with its mean.
 
     $$p_k = \frac{z_{k+1} - y}{z_{k+1} - z_k}, \qquad p_{k+1} = 1 - p_k, \qquad
@@ -316,7 +316,7 @@ def two_hot(targets: Any, support: Any) -> Array:
     return jnp.where(is_lower, 1 - share[..., None], jnp.where(is_upper, share[..., None], 0))
 
 
-def hl_gauss(targets: Any, edges: Any, *, width: Any = 0.75) -> Array:
+def hl_gauss(targets: ArrayLike, edges: ArrayLike, *, width: ArrayLike = 0.75) -> Array:
     r"""Histogram of a Gaussian around each target (HL-Gauss), for categorical critics.
 
     $$p_k = \frac{\Phi\left(\frac{e_{k+1} - y}{\sigma}\right) - \Phi\left(\frac{e_k - y}{\sigma}
@@ -359,7 +359,7 @@ def hl_gauss(targets: Any, edges: Any, *, width: Any = 0.75) -> Array:
     return numerics.softmax(log_mass)
 
 
-def project(probabilities: Any, from_support: Any, to_support: Any) -> Array:
+def project(probabilities: ArrayLike, from_support: ArrayLike, to_support: ArrayLike) -> Array:
     r"""Projection of a categorical distribution to other atoms (C51).
 
     $$p'_k = \sum_j p_j\, h_k\left(\mathrm{clip}(z_j, z'_0, z'_{K-1})\right)$$

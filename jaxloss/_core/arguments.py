@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from jaxloss._core.checks import sizes_of
 from jaxloss._core.labels import to_index
 from jaxloss._core.peer_names import keyword_advice, reduction_advice
 from jaxloss._core.spec import ArraySpec, LossSpec
-from jaxloss._core.typing import Shape
+from jaxloss._core.typing import Shape, Size
 from jaxloss.domains import Domain
 
 __all__ = [
@@ -93,7 +94,7 @@ def to_arrays(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, Any]:
     return arrays
 
 
-def check_choice(fun_name: str, name: str, given: Any, choices: tuple[Any, ...]) -> None:
+def check_choice(fun_name: str, name: str, given: object, choices: tuple[Any, ...]) -> None:
     """Raises if a string is not one of its choices."""
     if given in choices:
         return
@@ -106,7 +107,7 @@ def check_choice(fun_name: str, name: str, given: Any, choices: tuple[Any, ...])
     raise ValueError(f"{fun_name}: `{name}` is {given!r}, expected one of {expected}.{hint}")
 
 
-def as_array(fun_name: str, name: str, value: Any) -> Any:
+def as_array(fun_name: str, name: str, value: object) -> Any:
     """A NumPy or JAX array of numbers that JAX can hold."""
     try:
         array = _array_of(value)
@@ -131,7 +132,7 @@ def as_array(fun_name: str, name: str, value: Any) -> Any:
     return array if array.dtype == held and array.dtype.isnative else array.astype(held)
 
 
-def _array_of(value: Any) -> Any:
+def _array_of(value: object) -> Any:
     if isinstance(value, jax.Array):
         return value
     try:
@@ -152,7 +153,9 @@ def _dtype_that_jax_holds(dtype: np.dtype) -> np.dtype | None:
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
-def convert(spec: LossSpec, name: str, x: Any, form: ArraySpec, batch: Shape, dtype: Any) -> Array:
+def convert(
+    spec: LossSpec, name: str, x: Any, form: ArraySpec, batch: Shape, dtype: DTypeLike
+) -> Array:
     """The array that the body sees: in its dtype, a scalar as large as the batch."""
     if form.kind == "Int":
         x = to_index(spec.name, name, x, bounded=form.domain.guard)
@@ -166,7 +169,7 @@ def convert(spec: LossSpec, name: str, x: Any, form: ArraySpec, batch: Shape, dt
     return jnp.broadcast_to(x, batch) if stretches else x
 
 
-def option(spec: LossSpec, name: str, value: Any) -> Any:
+def option(spec: LossSpec, name: str, value: object) -> Any:
     """The option that the body sees: a number is a float, as JVP rules need a tangent of it."""
     return float(value) if name in spec.numeric_options and type(value) is int else value
 
@@ -175,7 +178,7 @@ def check_options(
     spec: LossSpec,
     given: Mapping[str, Any],
     arrays: Mapping[str, Any],
-    sizes: Mapping[str, Any],
+    sizes: Mapping[str, Size],
     forms: Mapping[str, ArraySpec],
 ) -> None:
     """Compares the options whose values are known when the program is traced with their domains.
@@ -202,7 +205,7 @@ def _is_known(array: Any) -> bool:
 
 
 def _check_values(
-    fun_name: str, name: str, domain: Domain, array: Any, context: Mapping[str, Any]
+    fun_name: str, name: str, domain: Domain, array: Any, context: Mapping[str, Size]
 ) -> None:
     holds, shown = map(np.asarray, domain.test(np.asarray(array), context))
     if not holds.all():
@@ -213,7 +216,7 @@ def _check_values(
 
 
 def _out_of_range(
-    fun_name: str, name: str, domain: Domain, got: str, context: Mapping[str, Any]
+    fun_name: str, name: str, domain: Domain, got: str, context: Mapping[str, Size]
 ) -> ValueError:
     expected = domain.meaning + sizes_of(domain, context)
     return ValueError(f"{fun_name}: `{name}` must be {expected}, got {got}.")

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxloss._core.mismatch import shape_text
 from jaxloss._core.spec import LossSpec
-from jaxloss._core.typing import Shape
+from jaxloss._core.typing import Shape, Size
 from jaxloss._memory.deferred import DeferredRows
 from jaxloss._xla import with_vectorizable_shape
 
@@ -18,7 +19,11 @@ __all__ = ["evaluate_body"]
 
 
 def evaluate_body(
-    spec: LossSpec, inputs: dict[str, Any], batch: Shape, sizes: Mapping[str, Any], dtype: Any
+    spec: LossSpec,
+    inputs: dict[str, Any],
+    batch: Shape,
+    sizes: Mapping[str, Size],
+    dtype: DTypeLike,
 ) -> Array | DeferredRows:
     """The values of a loss: one an example, in the dtype of the loss."""
     values, shape = _values(spec, inputs, batch), spec.result.shape(batch, sizes)

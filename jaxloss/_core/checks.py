@@ -26,6 +26,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxloss._core.spec import ArraySpec, LossSpec
+from jaxloss._core.typing import Size
 from jaxloss.domains import Domain, distribution, nonnegative_number
 
 __all__ = ["are_on", "check", "check_arguments", "checked", "checks", "sizes_of"]
@@ -160,7 +161,7 @@ def are_on() -> bool:
     return _mode.value == "on"
 
 
-def sizes_of(domain: Domain, context: Mapping[str, Any]) -> str:
+def sizes_of(domain: Domain, context: Mapping[str, Size]) -> str:
     """The sizes of the axes that the meaning of a domain mentions, in brackets."""
     words = set(domain.meaning.split()) - {"axis"}  # which is an argument, not the name of an axis
     sizes = [f"{n} = {size}" for n, size in context.items() if n in words and type(size) is int]
@@ -172,10 +173,10 @@ def check(
     what: str,
     domain: Domain,
     array: Array,
-    context: Mapping[str, Any],
+    context: Mapping[str, Size],
     unless: Array | bool = False,
     *,
-    given: Any = None,
+    given: Array | np.ndarray | None = None,
     hint: str = "",
 ) -> Array | bool:
     """Compares an array with its domain: at once if it is concrete, else when the program runs.
@@ -205,7 +206,7 @@ def check(
     all_hold = jnp.all(holds)
     fine = all_hold | unless
 
-    def text(index: Any, value: Any = None) -> str:
+    def text(index: Any, value: object = None) -> str:
         # NumPy arrays are looked up there: as constants of a program they would be narrowed.
         value = shown.reshape(-1)[int(index)] if isinstance(shown, np.ndarray) else value
         return f"{message}{np.asarray(value)!s}{place.format(index=index)}"
@@ -236,7 +237,7 @@ def check_arguments(
     arrays: Mapping[str, Array],
     came: Mapping[str, Any],
     forms: Mapping[str, ArraySpec],
-    context: Mapping[str, Any],
+    context: Mapping[str, Size],
 ) -> Array | bool:
     """Compares every argument of a call with its domain.
 
@@ -263,7 +264,7 @@ def check_arguments(
     return sane
 
 
-def _look_swapped(first: Any, second: Any) -> bool:
+def _look_swapped(first: Array, second: Array) -> bool:
     """Whether the predictions are integers and the targets are not."""
     are_integers = any(jnp.issubdtype(first.dtype, kind) for kind in (jnp.integer, bool))
     return are_integers and jnp.issubdtype(second.dtype, jnp.floating)

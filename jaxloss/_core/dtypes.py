@@ -6,19 +6,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 
-def accumulator_dtype(*dtypes: Any) -> Any:
+def accumulator_dtype(*dtypes: DTypeLike) -> np.dtype:
     """The widest of the dtypes, and at least float32: that of integers, booleans, narrow floats.
 
     `jnp.promote_types(dtype, jnp.float32)` raises for float8, and for any other dtype under strict
     dtype promotion.
     """
-    wide = [d if _is_wide(d) else jnp.dtype(jnp.float32) for d in map(jnp.dtype, dtypes)]
+    wide = [d if _is_wide(d) else jnp.dtype(jnp.float32) for d in (jnp.dtype(d) for d in dtypes)]
     return functools.reduce(np.promote_types, wide)
 
 
-def _is_wide(dtype: Any) -> bool:
+def _is_wide(dtype: np.dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4
 
 

@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxloss._core.spec import ArraySpec, LossSpec
+from jaxloss._core.typing import Arrays, Size
 
 __all__ = ["guard", "index_dtype", "nan_unless", "to_index"]
 
 
-def index_dtype(dtype: Any) -> Any:
+def index_dtype(dtype: DTypeLike) -> Any:
     """The dtype in which ids are compared: int32, or int64 where JAX has it and they need it."""
     is_wide = jnp.iinfo(dtype).max > jnp.iinfo(jnp.int32).max
     return jax.dtypes.canonicalize_dtype(jnp.int64) if is_wide else np.dtype(np.int32)
@@ -52,7 +54,7 @@ def guard(
     spec: LossSpec,
     arrays: dict[str, Array],
     forms: Mapping[str, ArraySpec],
-    context: Mapping[str, Any],
+    context: Mapping[str, Size],
 ) -> tuple[dict[str, Array], Array | None]:
     """Replaces invalid labels by valid ones, and tells which examples had none."""
     valid, axes = None, spec.result.dims
@@ -83,7 +85,7 @@ def nan_unless(x: Array, valid: Array) -> Array:
     return jnp.where(valid, x, jnp.nan)
 
 
-def _gradient_nan_unless(function: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _gradient_nan_unless(function: Any, primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     x, valid = primals
     factor = jnp.where(valid, 1, jnp.nan).astype(x.dtype)
     x_dot = tangents[0] * jnp.expand_dims(factor, range(factor.ndim, x.ndim))

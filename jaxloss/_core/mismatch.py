@@ -1,13 +1,13 @@
 """Errors about arrays that do not fit a loss: what came, what was expected, what to write."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxloss._core.spec import ArraySpec, LossSpec
-from jaxloss._core.typing import ArrayType, Layout, Shape
+from jaxloss._core.typing import ArrayType, Layout, Shape, Size
 
 __all__ = ["error", "plain_error", "shape_text"]
 
@@ -57,7 +57,7 @@ def error(
     types: Sequence[ArrayType],
     x: ArrayType,
     batch: Shape,
-    sizes: Mapping[str, Any],
+    sizes: Mapping[str, Size],
     leader: str,
     layout: Layout | None,
     swapped: bool,
@@ -126,7 +126,7 @@ def _dtype_remedy(x: ArrayType, forms: Sequence[ArraySpec]) -> str:
 
 
 def _keyword_remedy(
-    spec: LossSpec, x: ArrayType, got: Shape, expected: Shape, sizes: Mapping[str, Any]
+    spec: LossSpec, x: ArrayType, got: Shape, expected: Shape, sizes: Mapping[str, Size]
 ) -> str:
     """What to write for `where` and `weights` that have fewer axes than the result."""
     if x.name not in ("where", "weights"):

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from jaxloss._core.arguments import as_array
 from jaxloss._core.checks import are_on, check
 from jaxloss.domains import Domain
 
 
-def named_leaves(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
+def named_leaves(name: str, tree: PyTree) -> Iterator[tuple[str, Any]]:
     """Each leaf with its name in error messages: `updates['w'][0]`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield f"{name}{jax.tree_util.keystr(path)}", leaf
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """What a value is called in an error message; a tracer is described as an array."""
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return f"a tuple of {len(value)}"
@@ -30,7 +31,7 @@ def describe(value: Any) -> str:
     return f"a {value.dtype} " + (f"array of shape {value.shape}" if value.shape else "scalar")
 
 
-def check_leaves(fun_name: str, params: Any, kind: Any, remedy: str) -> None:
+def check_leaves(fun_name: str, params: PyTree, kind: Any, remedy: str) -> None:
     """Raises where the dtype of a leaf is not of the kind `jnp.floating` or `jnp.inexact`."""
     for name, leaf in named_leaves("params", params):
         dtype = getattr(leaf, "dtype", type(leaf))
@@ -39,7 +40,7 @@ def check_leaves(fun_name: str, params: Any, kind: Any, remedy: str) -> None:
             raise TypeError(f"{fun_name}: `{name}` is {came}, {remedy}")
 
 
-def real_array(fun_name: str, what: str, given: Any, expected: str) -> Array:
+def real_array(fun_name: str, what: str, given: object, expected: str) -> Array:
     """An array of real numbers; lists and tuples are refused, since they could mean pairs."""
     try:
         numbers = as_array(fun_name, what, given) if isinstance(given, np.ndarray) else given
@@ -57,7 +58,7 @@ def real_array(fun_name: str, what: str, given: Any, expected: str) -> Array:
 def real_scalar(
     fun_name: str,
     name: str,
-    given: Any,
+    given: object,
     domain: Domain | None = None,
     expected: str = "a real number or a scalar array",
 ) -> Array:
@@ -77,7 +78,7 @@ def real_scalar(
     return array
 
 
-def check_count(fun_name: str, name: str, given: Any, least: int = 1) -> int:
+def check_count(fun_name: str, name: str, given: object, least: int = 1) -> int:
     """A Python integer of at least `least`, since it determines the shape of the program."""
     if isinstance(given, Tracer):
         message = (

@@ -4,8 +4,6 @@ Errors read these tables: an argument that another library has, and a loss under
 answered with the line to write.
 """
 
-from typing import Any
-
 from jaxloss._core.spec import LossSpec
 
 __all__ = ["LOSSES", "keyword_advice", "reduction_advice"]
@@ -134,12 +132,12 @@ _REDUCTIONS = {
 }
 
 
-def reduction_advice(given: Any) -> str | None:
+def reduction_advice(given: object) -> str | None:
     """The reduction meant by the name that another library has for it."""
     return _REDUCTIONS.get(str(given))
 
 
-def keyword_advice(spec: LossSpec, word: str, value: Any) -> str:
+def keyword_advice(spec: LossSpec, word: str, value: object) -> str:
     """What to write for an argument that another library has; empty if it is not known."""
     taken = spec.signature.parameters
     for name in _ARGUMENTS.get(word, ()):
@@ -155,7 +153,7 @@ def keyword_advice(spec: LossSpec, word: str, value: Any) -> str:
     return _SENTENCES.get(word, "")
 
 
-def _from_logits(spec: LossSpec, value: Any) -> str:
+def _from_logits(spec: LossSpec, value: object) -> str:
     """The loss of the same labels that takes logits, or the one that takes probabilities."""
     first = spec.data[0]
     if first not in ("logits", "probabilities", "log_probabilities"):

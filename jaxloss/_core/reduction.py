@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxloss._core.arguments import as_array
 from jaxloss._core.typing import Shape
@@ -55,7 +56,7 @@ class Mean:
             return NotImplemented
         return Mean(self.total + other.total, self.weight + other.weight)
 
-    def __radd__(self, other: Any) -> "Mean":
+    def __radd__(self, other: object) -> "Mean":
         """Lets the builtin `sum` start from its 0."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
@@ -80,7 +81,9 @@ def divide(total: Any, weight: Any) -> Array:
     return jnp.where(nothing, 0, quotient)
 
 
-def total_weight(shape: Shape, where: Array | None, weights: Array | None, dtype: Any) -> Array:
+def total_weight(
+    shape: Shape, where: Array | None, weights: Array | None, dtype: DTypeLike
+) -> Array:
     """What a mean divides by: the sum of the weights, or how many values count."""
     if weights is not None:
         weight = jnp.sum(weights)
@@ -146,7 +149,9 @@ def reduce(
     return parts if reduction == "parts" else parts.value
 
 
-def _reduced(fun_name: str, values: Any, where: Any, weights: Any, reduction: Any) -> Array:
+def _reduced(
+    fun_name: str, values: Any, where: Any, weights: Any, reduction: TypeOfReduction
+) -> Array:
     values = jnp.asarray(as_array(fun_name, "values", values))
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         message = f"{fun_name}: `values` is {values.dtype}, expected real numbers."

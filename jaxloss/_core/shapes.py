@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from jaxloss._core import mismatch
 from jaxloss._core.spec import ArraySpec, LossSpec
-from jaxloss._core.typing import ArrayType, Layout, Shape
+from jaxloss._core.typing import ArrayType, Layout, Shape, Size
 
 __all__ = ["Plan", "fitting_form", "move_axis", "plan"]
 
@@ -27,9 +28,9 @@ class Plan(NamedTuple):
     """How the arguments of a call fit its loss."""
 
     batch: Shape
-    sizes: dict[str, Any]
+    sizes: dict[str, Size]
     forms: dict[str, ArraySpec]
-    dtype: Any
+    dtype: DTypeLike
 
 
 @functools.lru_cache(maxsize=4096)
@@ -52,7 +53,7 @@ def plan(
     """
     types = tuple(ArrayType(*argument) for argument in arguments)
     batch, leader = _batch(spec, types)
-    sizes: dict[str, Any] = {}
+    sizes: dict[str, Size] = {}
     forms: dict[str, ArraySpec] = {}
     for x in types:
         form = fitting_form(spec.array_specs[x.name], x, batch, sizes)
@@ -86,7 +87,7 @@ def _batch(spec: LossSpec, types: tuple[ArrayType, ...]) -> tuple[Shape, str]:
 
 
 def fitting_form(
-    forms: tuple[ArraySpec, ...], x: ArrayType, batch: Shape, sizes: Mapping[str, Any]
+    forms: tuple[ArraySpec, ...], x: ArrayType, batch: Shape, sizes: Mapping[str, Size]
 ) -> ArraySpec | None:
     """The form of an array, by its rank and dtype; None if its shape or no form fits."""
     for form in forms:
@@ -125,7 +126,7 @@ def _fit_if_swapped(spec: LossSpec, types: tuple[ArrayType, ...], x: ArrayType) 
     swapped = [dataclasses.replace(y, name=other.get(y.name, y.name)) for y in types]
     swapped.sort(key=lambda y: list(spec.array_specs).index(y.name))
     batch, _ = _batch(spec, tuple(swapped))
-    sizes: dict[str, Any] = {}
+    sizes: dict[str, Size] = {}
     for y in swapped:
         form = fitting_form(spec.array_specs[y.name], y, batch, sizes)
         if form is None:
@@ -135,7 +136,7 @@ def _fit_if_swapped(spec: LossSpec, types: tuple[ArrayType, ...], x: ArrayType) 
 
 
 def move_axis(
-    spec: LossSpec, arrays: dict[str, Any], axis: Any
+    spec: LossSpec, arrays: dict[str, Any], axis: object
 ) -> tuple[dict[str, Any], Layout | None]:
     """Brings the event axis, or several axes as one, to the end of every argument that has it."""
     name = spec.data[0]

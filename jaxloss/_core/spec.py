@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Real
 
-from jaxloss._core.typing import ArrayLike, Shape
+from jaxloss._core.typing import ArrayLike, Shape, Size
 from jaxloss.domains import Domain, finite
 
 __all__ = ["ArraySpec", "AxisReduction", "LossSpec", "Reduction", "SetReduction"]
@@ -95,13 +96,13 @@ class ArraySpec(NamedTuple):
         """The names of the axes behind the batch."""
         return self.dims[1:] if self.batched else self.dims
 
-    def admits(self, dtype: Any) -> bool:
+    def admits(self, dtype: DTypeLike) -> bool:
         """Whether arrays of this dtype are of this kind; booleans count as real numbers."""
         parents = {"Int": (jnp.integer,), "Bool": (jnp.bool_,), "Float": (jnp.floating,)}
         real = (jnp.floating, jnp.integer, jnp.bool_)
         return any(jnp.issubdtype(dtype, parent) for parent in parents.get(self.kind, real))
 
-    def shape(self, batch: Shape, sizes: Mapping[str, Any]) -> Shape:
+    def shape(self, batch: Shape, sizes: Mapping[str, Size]) -> Shape:
         """The shape expected: a size where it is known, else the name of the axis."""
         event = (int(d) if d.isdigit() else sizes.get(d, d) for d in self.event)
         return (*(batch if self.batched else ()), *event)
@@ -126,7 +127,7 @@ def _array_types(hint: Any) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _array_specs(
-    parameter: inspect.Parameter, hint: Any, domains: Mapping[str, Any]
+    parameter: inspect.Parameter, hint: object, domains: Mapping[str, Any]
 ) -> tuple[ArraySpec, ...]:
     """The forms of one argument; none if it is not an array."""
     types = _array_types(hint)
@@ -138,7 +139,7 @@ def _array_specs(
     return tuple(ArraySpec(*array, d) for array, d in zip(types, each, strict=True))
 
 
-def _shown(hint: Any) -> Any:
+def _shown(hint: object) -> Any:
     """The annotation as its author wrote it: printed, the types of jaxtyping are long unions."""
     types = _array_types(hint)
     if not types:
@@ -147,7 +148,7 @@ def _shown(hint: Any) -> Any:
     return _Text(" | ".join(texts + ["None"] * (type(None) in typing.get_args(hint))))
 
 
-def _is_static(hint: Any) -> bool:
+def _is_static(hint: object) -> bool:
     """Whether an annotation admits flags, strings and integers only."""
     if typing.get_origin(hint) is Literal:
         return True
@@ -228,7 +229,7 @@ class LossSpec:
             if p.default is not p.empty
         }
 
-    def _result(self, hint: Any) -> ArraySpec:
+    def _result(self, hint: object) -> ArraySpec:
         kind, dims = (_array_types(hint) or [("Float", ("*batch",))])[0]
         result = ArraySpec(kind, dims, finite)
         if not result.batched:

@@ -4,10 +4,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-__all__ = ["ArrayLike", "ArrayType", "Layout", "Shape"]
+from jax import Array
+from jax.typing import DTypeLike
+
+__all__ = ["ArrayLike", "ArrayType", "Arrays", "AxisName", "Layout", "Shape", "Size"]
 
 # Sizes are integers, symbolic dimensions of `jax.export`, or, where unknown, names of axes.
-Shape: TypeAlias = tuple[Any, ...]
+Size: TypeAlias = Any
+Shape: TypeAlias = tuple[Size, ...]
+
+Arrays: TypeAlias = tuple[Array, ...]  # of a rule for derivatives: its primals, or its tangents
+
+AxisName: TypeAlias = str | tuple[str, ...]  # of a mesh, or of `vmap`
 
 if TYPE_CHECKING:
     # A caller may pass whatever NumPy understands; the body receives the array made of it.
@@ -31,7 +39,7 @@ class ArrayType:
 
     name: str
     shape: Shape
-    dtype: Any
+    dtype: DTypeLike
     typed: bool
 
     @property

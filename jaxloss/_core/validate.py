@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxloss._core import mismatch
 from jaxloss._core.arguments import as_array, check_choice
@@ -25,7 +26,7 @@ _SPECS = {
 
 
 def where_and_weights(
-    fun_name: str, shape: Shape, dtype: Any, where: Any, weights: Any, *, leader: str = ""
+    fun_name: str, shape: Shape, dtype: DTypeLike, where: Any, weights: Any, *, leader: str = ""
 ) -> tuple[Array | None, Array | None]:
     """`where` and `weights` as arrays that fit values of a shape.
 
@@ -51,7 +52,7 @@ def where_and_weights(
 
 
 def _validated(
-    fun_name: str, name: str, given: Any, shape: Shape, dtype: Any, leader: str
+    fun_name: str, name: str, given: object, shape: Shape, dtype: DTypeLike, leader: str
 ) -> Array | None:
     if given is None:
         return None
@@ -63,6 +64,6 @@ def _validated(
     return jnp.broadcast_to(jnp.asarray(array).astype(dtype), shape)
 
 
-def check_reduction(fun_name: str, reduction: Any) -> None:
+def check_reduction(fun_name: str, reduction: object) -> None:
     """Raises if there is no such reduction."""
     check_choice(fun_name, "reduction", reduction, ("none", "mean", "sum", "parts"))

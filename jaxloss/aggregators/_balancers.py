@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxloss._combine import vector
 from jaxloss._core.parameters import check_count, real_scalar
+from jaxloss._core.spec import ArrayLike
 from jaxloss.domains import positive
 
 
@@ -34,7 +35,7 @@ class Balancer(NamedTuple):
     update: Callable[..., tuple[Array, Any]]
 
 
-def constant_losses(fun_name: str, losses: Any, count: int) -> Array:
+def constant_losses(fun_name: str, losses: ArrayLike, count: int) -> Array:
     """The losses as a float32 array of shape (m,), without a gradient."""
     if losses is None:
         message = (
@@ -64,7 +65,7 @@ def step_key(seed: int, step: Array) -> Array:
 _FINITE = float(jnp.finfo(jnp.float32).min), float(jnp.finfo(jnp.float32).max)
 
 
-def softmax(ratios: Array, temperature: Any) -> Array:
+def softmax(ratios: Array, temperature: Array | float) -> Array:
     """The softmax of `ratios / temperature`, where that overflows, too."""
     temperature = jnp.asarray(temperature).astype(ratios.dtype)
     return jax.nn.softmax((ratios - jnp.max(ratios)) / temperature)
@@ -125,7 +126,9 @@ def dwa(steps_per_epoch: int, *, temperature: float = 2.0) -> Balancer:
         zeros = jnp.zeros(count, jnp.float32)
         return DwaState(jnp.zeros((), jnp.int32), zeros, zeros + 0, zeros + 0)
 
-    def update(state: DwaState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
+    def update(
+        state: DwaState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
+    ) -> tuple[Array, Any]:
         del gramian
         losses = constant_losses(fun_name, losses, state.total.size)
         epoch, place = state.step // steps_per_epoch, state.step % steps_per_epoch
@@ -152,7 +155,9 @@ class FamoState(NamedTuple):
     previous: Array
 
 
-def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any = 0.0) -> Balancer:
+def famo(
+    *, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: ArrayLike = 0.0
+) -> Balancer:
     r"""FAMO: weights that equalize the relative decrease of all losses.
 
     When to use: many losses, at the cost of one backward pass.
@@ -191,7 +196,9 @@ def famo(*, learning_rate: float = 0.025, weight_decay: float = 1e-3, ideal: Any
         zeros = jnp.zeros(count, jnp.float32)
         return FamoState(jnp.zeros((), jnp.int32), zeros, tx.init(zeros), zeros + 1)
 
-    def update(state: FamoState, *, losses: Any = None, gramian: Any = None) -> tuple[Array, Any]:
+    def update(
+        state: FamoState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
+    ) -> tuple[Array, Any]:
         del gramian
         losses = constant_losses(fun_name, losses, state.logits.size)
         above = jnp.maximum(losses - jnp.asarray(ideal).astype(losses.dtype), 0) + 1e-8
@@ -259,7 +266,7 @@ def relobralo(
         return RelobraloState(jnp.zeros((), jnp.int32), ones, ones + 0, ones + 0)
 
     def update(
-        state: RelobraloState, *, losses: Any = None, gramian: Any = None
+        state: RelobraloState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
     ) -> tuple[Array, Any]:
         del gramian
         losses = constant_losses(fun_name, losses, state.weights.size)
@@ -324,7 +331,7 @@ def soft_adapt(
         return SoftAdaptState(jnp.zeros((), jnp.int32), jnp.zeros(count, jnp.float32))
 
     def update(
-        state: SoftAdaptState, *, losses: Any = None, gramian: Any = None
+        state: SoftAdaptState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
     ) -> tuple[Array, Any]:
         del gramian
         losses = constant_losses(fun_name, losses, state.previous.size)
@@ -375,7 +382,7 @@ def random(seed: int = 0) -> Balancer:
         return RandomState(jnp.zeros((), jnp.int32), jnp.zeros(count, jnp.float32))
 
     def update(
-        state: RandomState, *, losses: Any = None, gramian: Any = None
+        state: RandomState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
     ) -> tuple[Array, RandomState]:
         del losses, gramian
         noise = jax.random.normal(step_key(seed, state.step), state.weights.shape)

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxloss._core.spec import ArrayLike
 from jaxloss.aggregators._balancers import Balancer, adam_step, constant_losses, ratio, step_key
 from jaxloss.aggregators._quadratic import check_gramian
 
 
-def _required(fun_name: str, gramian: Any, count: int) -> Array:
+def _required(fun_name: str, gramian: ArrayLike, count: int) -> Array:
     if gramian is None:
         message = (
             f"{fun_name}: `gramian` was not given, but the weights depend on the gradients: write "
@@ -85,7 +86,7 @@ def gradnorm(*, alpha: float = 1.5, learning_rate: float = 0.025) -> Balancer:
         return GradNormState(jnp.zeros((), jnp.int32), ones, tx.init(ones), ones + 0)
 
     def update(
-        state: GradNormState, *, losses: Any = None, gramian: Any = None
+        state: GradNormState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
     ) -> tuple[Array, Any]:
         losses = constant_losses(fun_name, losses, state.weights.size)
         squares = jnp.diagonal(_required(fun_name, gramian, state.weights.size))
@@ -116,7 +117,9 @@ class GradVacState(NamedTuple):
 
 
 @functools.partial(jax.jit, inline=True)  # compiled once by eager calls
-def _vaccinate(matrix: Array, targets: Array, keys: Array, decay: Any) -> tuple[Array, Array]:
+def _vaccinate(
+    matrix: Array, targets: Array, keys: Array, decay: Array | float
+) -> tuple[Array, Array]:
     """The weights of the sum of the vaccinated gradients, and the next targets."""
     count = len(matrix)
     decay = jnp.asarray(decay).astype(targets.dtype)
@@ -188,7 +191,7 @@ def grad_vac(*, decay: float = 0.5, seed: int = 0) -> Balancer:
         return GradVacState(jnp.zeros((), jnp.int32), jnp.zeros((count, count), jnp.float32))
 
     def update(
-        state: GradVacState, *, losses: Any = None, gramian: Any = None
+        state: GradVacState, *, losses: ArrayLike | None = None, gramian: ArrayLike | None = None
     ) -> tuple[Array, GradVacState]:
         del losses
         count = state.targets.shape[0]

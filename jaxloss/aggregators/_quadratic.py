@@ -1,16 +1,15 @@
 """The small convex problems behind the weightings, solved to rounding, for any number of losses."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import to_accumulator
+from jaxloss._core.spec import ArrayLike
 
 
-def check_gramian(fun_name: str, gramian: Any) -> Array:
+def check_gramian(fun_name: str, gramian: ArrayLike) -> Array:
     """A square matrix, in float32 or float64, without a gradient: weights are constants."""
     gramian = jnp.asarray(as_array(fun_name, "gramian", gramian))
     if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.size:
@@ -22,7 +21,7 @@ def check_gramian(fun_name: str, gramian: Any) -> Array:
     return jax.lax.stop_gradient(to_accumulator(gramian))
 
 
-def check_preference(fun_name: str, preference: Any, gramian: Array) -> Array:
+def check_preference(fun_name: str, preference: ArrayLike, gramian: Array) -> Array:
     """The relative importance of each loss; 1/m by default."""
     count = gramian.shape[0]
     if preference is None:

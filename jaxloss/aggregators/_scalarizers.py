@@ -5,17 +5,16 @@ Learned scales (log variances, log scales) are parameters: mask them out of weig
 penalties.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
 from jaxloss._combine import vector
 from jaxloss._core.arguments import as_array
+from jaxloss._core.spec import ArrayLike
 
 
-def _of_shape(fun_name: str, name: str, given: Any, losses: Array) -> Array:
+def _of_shape(fun_name: str, name: str, given: ArrayLike, losses: Array) -> Array:
     array = jnp.asarray(as_array(fun_name, name, given))
     if array.shape not in ((), losses.shape):
         message = (
@@ -26,7 +25,7 @@ def _of_shape(fun_name: str, name: str, given: Any, losses: Array) -> Array:
     return jnp.broadcast_to(array, losses.shape).astype(losses.dtype)
 
 
-def uncertainty(losses: Any, log_variances: Any) -> Array:
+def uncertainty(losses: ArrayLike, log_variances: ArrayLike) -> Array:
     r"""Uncertainty weighting: the noise of each task is learned, and determines its weight.
 
     When to use: regression and classification losses of different scales, with weights that are
@@ -61,7 +60,7 @@ def uncertainty(losses: Any, log_variances: Any) -> Array:
     return 0.5 * jnp.sum(jnp.exp(-s) * losses + s)
 
 
-def imtl_l(losses: Any, log_scales: Any) -> Array:
+def imtl_l(losses: ArrayLike, log_scales: ArrayLike) -> Array:
     r"""Impartial multi-task learning (IMTL-L): learned scales that make all losses equally large.
 
     When to use: losses of different scales, with weights that are learned at the cost of one
@@ -95,7 +94,7 @@ def imtl_l(losses: Any, log_scales: Any) -> Array:
     return jnp.sum(jnp.exp(s) * losses - s)
 
 
-def geometric_mean(losses: Any) -> Array:
+def geometric_mean(losses: ArrayLike) -> Array:
     r"""Geometric mean of the losses.
 
     When to use: positive losses of different units, which shall count by their relative decrease.
@@ -128,7 +127,11 @@ def geometric_mean(losses: Any) -> Array:
 
 
 def smooth_tchebycheff(
-    losses: Any, *, mu: Any = 1.0, weights: Any = None, ideal: Any = 0.0
+    losses: ArrayLike,
+    *,
+    mu: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    ideal: ArrayLike = 0.0,
 ) -> Array:
     r"""Smooth Tchebycheff scalarization: a smooth maximum of the weighted losses.
 

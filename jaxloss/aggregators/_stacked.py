@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._core.dtypes import accumulator_dtype, to_accumulator
 from jaxloss._core.parameters import named_leaves
 from jaxloss._xla import gram_matrix
 
 
-def gramian(stacked: Any) -> Array:
+def gramian(stacked: PyTree) -> Array:
     r"""Gramian of stacked gradients: the inner product of every pair.
 
     When to use: the input of a weighting, where gradients are computed by other means than
@@ -47,7 +48,7 @@ def gramian(stacked: Any) -> Array:
     return functools.reduce(operator.add, [product.astype(dtype) for product in products])
 
 
-def combine(weights: Array, stacked: Any) -> Any:
+def combine(weights: Array, stacked: PyTree) -> Any:
     r"""Weighted sum of stacked gradients.
 
     When to use: weights that are computed outside of `transforms.aggregate` and
@@ -110,7 +111,7 @@ def normalize(gramian: Array) -> tuple[Array, Array]:
 
 
 def check_stacked(
-    fun_name: str, stacked: Any, expected: int | None = None, params: Any = None
+    fun_name: str, stacked: PyTree, expected: int | None = None, params: PyTree = None
 ) -> list[tuple[str, Any]]:
     """The named leaves of a stack; raises unless each has the shape (expected, ...)."""
     named = []

@@ -5,12 +5,12 @@ $\langle g_k, d \rangle > 0$; otherwise $d$ conflicts with it.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.spec import ArrayLike
 from jaxloss.aggregators._quadratic import (
     check_gramian,
     check_preference,
@@ -27,7 +27,7 @@ _MODULE = "jaxloss.aggregators."
 _compiled_once = functools.partial(jax.jit, inline=True)
 
 
-def _regularize(gramian: Array, regularization: Any) -> Array:
+def _regularize(gramian: Array, regularization: Array | float) -> Array:
     regularization = jnp.asarray(regularization).astype(gramian.dtype)
     return divide_by_trace(gramian) + regularization * jnp.eye(len(gramian), dtype=gramian.dtype)
 
@@ -38,12 +38,14 @@ def _project(gramian: Array, weights: Array) -> Array:
 
 
 @_compiled_once
-def _upgrad(gramian: Array, preference: Array, regularization: Any) -> Array:
+def _upgrad(gramian: Array, preference: Array, regularization: Array | float) -> Array:
     matrix = _regularize(gramian, regularization)
     return jnp.sum(jax.vmap(lambda u: _project(matrix, u))(jnp.diag(preference)), axis=0)
 
 
-def upgrad(gramian: Array, *, preference: Any = None, regularization: Any = 1e-4) -> Array:
+def upgrad(
+    gramian: Array, *, preference: ArrayLike | None = None, regularization: ArrayLike = 1e-4
+) -> Array:
     r"""UPGrad: the mean of the gradients, each projected onto the cone without conflict.
 
     When to use: the first choice. No loss increases, and each counts in proportion to its gradient.
@@ -79,11 +81,13 @@ def upgrad(gramian: Array, *, preference: Any = None, regularization: Any = 1e-4
 
 
 @_compiled_once
-def _dual_projection(gramian: Array, preference: Array, regularization: Any) -> Array:
+def _dual_projection(gramian: Array, preference: Array, regularization: Array | float) -> Array:
     return _project(_regularize(gramian, regularization), preference)
 
 
-def dual_projection(gramian: Array, *, preference: Any = None, regularization: Any = 1e-4) -> Array:
+def dual_projection(
+    gramian: Array, *, preference: ArrayLike | None = None, regularization: ArrayLike = 1e-4
+) -> Array:
     r"""Dual cone projection: the mean gradient, projected onto the cone without conflict.
 
     When to use: to change the mean gradient as little as possible such that no loss increases.
@@ -158,7 +162,7 @@ def mgda(gramian: Array) -> Array:
 
 
 @_compiled_once
-def _cagrad(gramian: Array, c: Any) -> Array:
+def _cagrad(gramian: Array, c: Array | float) -> Array:
     mean = jnp.full(len(gramian), 1 / len(gramian), gramian.dtype)
     matrix = _regularize(gramian, 4 * rounding(gramian))
     slope = matrix @ mean
@@ -182,7 +186,7 @@ def _cagrad(gramian: Array, c: Any) -> Array:
     return mean + jnp.where(jnp.diagonal(gramian) > 0, y, 0)  # 0 for a gradient of 0
 
 
-def cagrad(gramian: Array, *, c: Any = 0.5) -> Array:
+def cagrad(gramian: Array, *, c: ArrayLike = 0.5) -> Array:
     r"""Conflict-averse gradient descent (CAGrad): the best direction for the worst loss in a ball.
 
     When to use: to minimize the mean loss, with some care for the loss that improves least.
@@ -224,7 +228,7 @@ def _aligned_mtl(gramian: Array, preference: Array) -> Array:
     return jnp.where(jnp.any(kept), aligned, preference)
 
 
-def aligned_mtl(gramian: Array, *, preference: Any = None) -> Array:
+def aligned_mtl(gramian: Array, *, preference: ArrayLike | None = None) -> Array:
     r"""Aligned-MTL: the mean after the gradients are made orthogonal and equally long.
 
     When to use: to remove conflict between gradients, and dominance of the longest, at once.
@@ -308,7 +312,7 @@ def _con_fig(gramian: Array, preference: Array) -> Array:
     return length * weights * inverse
 
 
-def con_fig(gramian: Array, *, preference: Any = None) -> Array:
+def con_fig(gramian: Array, *, preference: ArrayLike | None = None) -> Array:
     r"""ConFIG: the same cosine with every gradient, and a length that decreases with conflict.
 
     When to use: physics-informed networks, with losses of residuals and boundary conditions.
@@ -342,7 +346,7 @@ def con_fig(gramian: Array, *, preference: Any = None) -> Array:
 
 
 @_compiled_once
-def _fair_grad(gramian: Array, alpha: Any) -> Array:
+def _fair_grad(gramian: Array, alpha: Array | float) -> Array:
     power = 1 / jnp.asarray(alpha, gramian.dtype)
     size = jnp.trace(gramian) / len(gramian)
     size = jnp.where(size == 0, 1, size)
@@ -384,7 +388,7 @@ def _fair_grad(gramian: Array, alpha: Any) -> Array:
     return jnp.where(alive, y * inverse, 0) * size ** (-1 / (1 + power))
 
 
-def fair_grad(gramian: Array, *, alpha: Any = 1.0) -> Array:
+def fair_grad(gramian: Array, *, alpha: ArrayLike = 1.0) -> Array:
     r"""FairGrad: the direction that maximizes the alpha-fair utility of the improvements.
 
     When to use: to choose between the sum of the improvements (small alpha), their product

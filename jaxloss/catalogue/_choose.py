@@ -7,7 +7,7 @@ proper) comes from the catalogue, whose traits are tested; a test compares the t
 import difflib
 import html
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 from jaxloss._core.registry import LossInfo, all_losses
 from jaxloss.catalogue import _advice
@@ -163,12 +163,12 @@ def _with_missing(every: Choices) -> Choices:
     return Choices([*every, *reversed(added)])
 
 
-def _known(what: str, value: Any, known: Mapping[str, str]) -> None:
+def _known(what: str, value: object, known: Mapping[str, str]) -> None:
     if value is not None and value not in known:
         raise ValueError(_unknown(f"there is no {what}", value, tuple(known)))
 
 
-def _unknown(what: str, value: Any, known: tuple[str, ...]) -> str:
+def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(str(value), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"choose: {what} {value!r}, only {', '.join(known)}.{hint}"

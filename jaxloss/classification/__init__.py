@@ -16,25 +16,29 @@ from jaxloss._core.namespace import public_names
 # The catalogue lists the losses in this order, the order of teaching.
 # isort: off
 from jaxloss.classification._cross_entropy import (
-    binary_cross_entropy,
-    categorical_cross_entropy,
     multilabel_soft_margin,
-    negative_log_likelihood,
     sigmoid_cross_entropy,
     smooth_labels,
     softmax_cross_entropy,
     z_loss,
 )
-from jaxloss.classification._margin import (
+from jaxloss.classification._probabilities import (
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    negative_log_likelihood,
+)
+from jaxloss.classification._decision_margin import (
     hinge,
     hinge_embedding,
     logistic,
+    perceptron,
+    squared_hinge,
+)
+from jaxloss.classification._multiclass_margin import (
     multi_margin,
     multiclass_hinge,
     multiclass_perceptron,
     multilabel_margin,
-    perceptron,
-    squared_hinge,
 )
 from jaxloss.classification._focal import asymmetric, poly1, sigmoid_focal, softmax_focal
 from jaxloss.classification._noisy_labels import (

@@ -7,16 +7,18 @@ a class that leads by 1 has probability 1 and loss 0.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._core.typing import Arrays
 from jaxloss.classification._labels import Logits
 from jaxloss.domains import class_ids, distribution, extended, unit_interval
 from jaxloss.numerics._double_double import DD, two_sum
@@ -54,13 +56,13 @@ def _above_threshold(logits: Logits) -> DD:
     return DD(height, shifted.lo - lax.stop_gradient(excess / _count(inside, logits.dtype)))
 
 
-def _count(inside: Bool[Array, "*batch classes"], dtype: Any) -> Float[Array, "*batch 1"]:
+def _count(inside: Bool[Array, "*batch classes"], dtype: DTypeLike) -> Float[Array, "*batch 1"]:
     return jnp.maximum(jnp.sum(inside, axis=-1, keepdims=True), 1).astype(dtype)
 
 
 # A full rule: it reduces over the classes.
 @_above_threshold.defjvp
-def _above_threshold_jvp(primals: Any, tangents: Any) -> tuple[DD, DD]:
+def _above_threshold_jvp(primals: Arrays, tangents: Arrays) -> tuple[DD, DD]:
     height = _above_threshold(*primals)
     inside = lax.stop_gradient(height.hi + height.lo > 0)
     total = jnp.sum(jnp.where(inside, tangents[0], 0), axis=-1, keepdims=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
 from jaxloss.numerics._double_double import two_product, two_sum
 from jaxloss.numerics._labels import is_label
@@ -26,19 +27,19 @@ def _probability(depth: Array, lo: Array, u: Array) -> tuple[Array, Array, Array
     the low-order word of the depth adds.
     """
     x, some = jnp.where(depth == jnp.inf, 0, depth), jnp.where(u == 0, 1, u)
-    product, lo_there = two_product(jnp.broadcast_to(u, x.shape), x)
-    ended = (product <= -1) | (depth == jnp.inf)
-    slow = jnp.abs(product) < 0.125
-    product = jnp.where(ended | slow, 0, product)
+    scaled = two_product(jnp.broadcast_to(u, x.shape), x)
+    ended = (scaled.hi <= -1) | (depth == jnp.inf)
+    slow = jnp.abs(scaled.hi) < 0.125
+    product = jnp.where(ended | slow, 0, scaled.hi)
     near = x * log1p_over_x(jnp.where(slow, u * x, 0))
     nll = jnp.where(slow, near, jnp.log1p(product) / some)
     # A power keeps digits that the exponential of a large, rounded logarithm has not: what the
     # rounding of its base and of 1/u takes is put back.
     inverse = 1 / some
-    base, lo_here = two_sum(jnp.ones_like(product), product)
-    unity, rest = two_product(some, inverse)
-    missing = inverse * (lo_here + lo_there) / base + nll * ((1 - unity) - rest)
-    p = jnp.where(slow, jnp.exp(-nll), base**-inverse * (1 - missing))
+    base = two_sum(jnp.ones_like(product), product)
+    unity = two_product(some, inverse)
+    missing = inverse * (base.lo + scaled.lo) / base.hi + nll * ((1 - unity.hi) - unity.lo)
+    p = jnp.where(slow, jnp.exp(-nll), base.hi**-inverse * (1 - missing))
     added = jnp.where(ended, 0, jnp.exp(-u * nll) * lo)
     return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, nll), added
 
@@ -80,9 +81,9 @@ def _tempered_softmax(logits: Array, u: Array) -> tuple[Array, Array, Array]:
 
 
 @_tempered_softmax.defjvp
-def _tempered_softmax_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _tempered_softmax_jvp(primals: Arrays, tangents: Arrays) -> tuple[Any, Any]:
     # Implicitly, from a sum that stays 1: no iteration is differentiated.
-    (logits, u), (to_logits, to_u) = primals, tangents
+    (logits, u), (logits_dot, u_dot) = primals, tangents
     p, nll, lo = _tempered_softmax(logits, u)
     possible = nll < jnp.inf
     safe = jnp.where(possible, nll, 0)
@@ -92,16 +93,16 @@ def _tempered_softmax_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     # With the normalizer held, an nll s changes by -(exp(-us) - 1 + us) / u^2.
     held = -jnp.square(safe) * _excess_ratio(-u * safe)
     moved = jnp.sum(p * held, axis=-1, keepdims=True) / total
-    change = slopes * -subtract_weighted_mean(to_logits, powers / total, -1)
-    change = jnp.where(possible, change + (held - slopes * moved) * to_u, 0)
+    change = slopes * -subtract_weighted_mean(logits_dot, powers / total, -1)
+    change = jnp.where(possible, change + (held - slopes * moved) * u_dot, 0)
     return (p, nll, lo), (-p * change, change, jnp.zeros_like(lo))
 
 
 def _to_power(p: Array, nll: Array, lo: Array, power: Array) -> Array:
     """p ** power, where p = exp(-nll - lo) may have underflowed."""
     normal = p > jnp.finfo(p.dtype).tiny
-    exponent, exponent_lo = two_product(power, jnp.where(normal, 0, jnp.minimum(nll, 1e30)))
-    far = jnp.exp(-exponent) * (1 - (exponent_lo + power * lo))
+    exponent = two_product(power, jnp.where(normal, 0, jnp.minimum(nll, 1e30)))
+    far = jnp.exp(-exponent.hi) * (1 - (exponent.lo + power * lo))
     return jnp.where(normal, jnp.where(normal, p, 1) ** power, far)
 
 
@@ -127,9 +128,9 @@ def _divergence(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Ar
 
 
 @_divergence.defjvp
-def _divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     p, nll, lo, labels, t1 = primals
-    _, nll_dot, _, to_labels, to_t1 = tangents
+    _, nll_dot, _, labels_dot, t1_dot = tangents
     none, below = labels == 0, t1 < 1
     label = jnp.where(none, 1, labels)
     log_ratio = jnp.log(label) + nll
@@ -138,10 +139,10 @@ def _divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # The slope at a label of 0 is infinite from t1 = 1 on: 0 by convention.
     left = jnp.where(below, 1 - t1, 1)
     at_none = jnp.where(below, -_to_power(p, nll, lo, left) / left, 0)
-    to_label = jnp.where(none, at_none, boxcox_difference(label, p, log_ratio, 1 - t1))
-    _, from_t1 = jax.jvp(functools.partial(_held, p, nll, lo, labels), (t1,), (to_t1,))
+    dloss_dlabel = jnp.where(none, at_none, boxcox_difference(label, p, log_ratio, 1 - t1))
+    _, from_t1 = jax.jvp(functools.partial(_held, p, nll, lo, labels), (t1,), (t1_dot,))
     value = _divergence(p, nll, lo, labels, t1)
-    return value, dloss_dlogits_dot + to_label * to_labels + from_t1
+    return value, dloss_dlogits_dot + dloss_dlabel * labels_dot + from_t1
 
 
 @loss(

@@ -48,7 +48,7 @@ def circle(
 
     Args:
         embeddings: Embeddings, one set per example of the batch.
-        labels: Any integers; examples with the same label belong together.
+        labels: ArrayLike integers; examples with the same label belong together.
         gamma: How much the worst pairs dominate, above 0; the paper has 256 for faces.
         margin: How far cosines may stay from 1 and 0; the paper has 0.25 for faces.
         detach_weights: Whether the weights of pairs are constants in the gradient.

@@ -19,7 +19,6 @@ from jaxloss._memory.mesh import unsplit
 from jaxloss.contrastive._similarities import (
     Columns,
     Masks,
-    Others,
     Rows,
     columns_of,
     logits_of_rows,
@@ -39,7 +38,7 @@ def _map_rows(name: str, function: Any, chunk_size: int | None, columns: Any, ro
 
 def _info_nce_rows(columns: list[Any], rows: list[Any]) -> Array:
     logits, masks, own = logits_of_rows(Columns(*columns), Rows(*rows))
-    return Others.of(logits, masks).nll(own)
+    return masks.sum_of_others(logits, axis=-1).nll(own)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -239,7 +238,7 @@ def nt_xent(
 
     Args:
         embeddings: Embeddings, one set per example of the batch.
-        labels: Any integers; examples with the same label belong together.
+        labels: ArrayLike integers; examples with the same label belong together.
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many examples to compare with all others at once, so that no array of all
             similarities exists. None compares all of them.

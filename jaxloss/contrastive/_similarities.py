@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxloss import numerics
 from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
 from jaxloss.numerics._double_double import DD, two_sum
-from jaxloss.numerics._masked import sum_of_exps
-from jaxloss.numerics._softmax_nll import nll_from_gap
+from jaxloss.numerics._online_logsumexp import ExpSum
 
 
 class Masks(NamedTuple):
@@ -72,43 +71,12 @@ class Masks(NamedTuple):
         seen = None if self.in_set is None else self.in_set | self.own
         return lax.stop_gradient(jnp.max(entries, axis, where=seen, initial=-jnp.inf))
 
-
-class Others(NamedTuple):
-    """The sum of the other entries of each row, or of each column.
-
-    Attributes:
-        top: The largest entry, that on the diagonal included.
-        rest: The sum of exp(entry - top) without the diagonal.
-    """
-
-    top: Array
-    rest: Array
-
-    @classmethod
-    def of(
-        cls,
-        entries: Float[Array, "*batch rows columns"],
-        masks: Masks,
-        axis: int = -1,
-        top: Array | None = None,
-    ) -> "Others":
-        """The sums along an axis, relative to `top`, or to the largest entry if it is not given."""
-        top = masks.top(entries, axis) if top is None else top
-        return cls(top, sum_of_exps(axis, entries, masks.others, top))
-
-    def merge(self, more: "Others") -> "Others":
-        """The sums over the entries of both."""
-        top = jnp.maximum(self.top, more.top)
-        rest = self.rest * _scale(self.top, top) + more.rest * _scale(more.top, top)
-        return Others(top, rest)
-
-    def nll(self, own: DD) -> Array:
-        """-log of the softmax of an entry among itself and the others."""
-        return nll_from_gap(self.rest, (self.top - own.hi) - own.lo)[0]
-
-
-def _scale(top: Array, new_top: Array) -> Array:
-    return jnp.where(top == new_top, 1, jnp.exp(top - new_top))
+    def sum_of_others(
+        self, entries: Float[Array, "*batch rows columns"], axis: int, top: Array | None = None
+    ) -> ExpSum:
+        """The exponentials off the diagonal; the top, if it is not given, is that of all."""
+        top = self.top(entries, axis) if top is None else top
+        return ExpSum.of(entries, self.others, top, axis)
 
 
 def with_derivative_of(entry: Array, value: Array) -> Array:
@@ -133,7 +101,7 @@ def direction(x: Array, temperature: Array) -> Array:
     return numerics.normalize(x) / temperature
 
 
-def own_similarity(x: Array, y: Array, temperature: Any) -> DD:
+def own_similarity(x: Array, y: Array, temperature: Array | float) -> DD:
     """The cosine of each x and its own y by the temperature; not differentiated.
 
     The loss of a good match depends on this entry alone. In a matrix product, hundreds of rounding
@@ -177,7 +145,7 @@ class Rows(NamedTuple):
     places: Int[Array, " rows"]
 
 
-def columns_of(vectors: Array, temperature: Any, where: Array | None) -> Columns:
+def columns_of(vectors: Array, temperature: Array | float, where: Array | None) -> Columns:
     """All columns of the square, whole on every device."""
     in_set = None if where is None else unsplit(where, -1)
     temperature = jnp.asarray(temperature, vectors.dtype)
@@ -201,14 +169,16 @@ class Sums(NamedTuple):
     """The diagonal of the square, and the sums of its rows and of its columns."""
 
     own: DD
-    rows: Others
-    columns: Others
+    rows: ExpSum
+    columns: ExpSum
 
 
 def _block(columns: Columns, rows: Rows, tops: tuple[Any, Any] = (None, None)) -> Sums:
     """The sums of some rows, relative to tops that are known or to their own."""
     logits, masks, own = logits_of_rows(columns, rows)
-    return Sums(own, Others.of(logits, masks, -1, tops[0]), Others.of(logits, masks, -2, tops[1]))
+    return Sums(
+        own, masks.sum_of_others(logits, -1, tops[0]), masks.sum_of_others(logits, -2, tops[1])
+    )
 
 
 def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, own: Sequence[Any]) -> Sums:
@@ -226,7 +196,7 @@ def sums_of_square(fun_name: str, chunk_size: Any, columns: Columns, own: Sequen
     return function(*unify_vma(columns, rows))
 
 
-def _to_scan(tree: Any, split: Split) -> Any:
+def _to_scan(tree: PyTree, split: Split) -> Any:
     return jax.tree.map(lambda x: to_scan(x, split), tree)
 
 
@@ -242,19 +212,21 @@ def _chunks(split: Split, rows: Rows) -> Rows:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0)
 def _sums_of_chunks(split: Split, columns: Columns, rows: Rows) -> Sums:
-    def step(carry: Others, chunk: Rows) -> Any:
+    def step(carry: ExpSum, chunk: Rows) -> Any:
         found = _block(columns, chunk)
         return carry.merge(found.columns), (found.own, found.rows)
 
     nothing = columns.directions[:, 0]
-    start = Others(lax.full_like(nothing, -jnp.inf), lax.full_like(nothing, 0))
+    start = ExpSum.over_nothing(nothing)
     of_columns, found = lax.scan(step, start, _chunks(split, rows))
     own, of_rows = jax.tree.map(lambda x: from_scan(x, split), found)
     return Sums(own, of_rows, of_columns)
 
 
 @_sums_of_chunks.defjvp
-def _sums_of_chunks_jvp(split: Split, primals: Any, tangents: Any) -> tuple[Sums, Sums]:
+def _sums_of_chunks_jvp(
+    split: Split, primals: tuple[Columns, Rows], tangents: tuple[Columns, Rows]
+) -> tuple[Sums, Sums]:
     # A full rule: the sums of columns are differentiated relative to tops that are known only when
     # all rows have been seen, so that nothing of a chunk need be kept.
     columns_dot, rows_dot = tangents

@@ -1,6 +1,6 @@
 """Divergences that cannot be infinite, of probabilities."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss.divergence._terms import keep, kl_term
+from jaxloss._core.typing import Arrays
 from jaxloss.domains import distribution, unit_interval
+from jaxloss.numerics._log_ratios import kl_div_of_change
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
 
 
@@ -58,11 +59,10 @@ def jensen_shannon(
         Lin, *Divergence Measures Based on the Shannon Entropy*, 1991.
         Englesson and Azizpour, *Generalized Jensen-Shannon Divergence Loss*, 2021.
     """
-    prediction, target = keep(mask, 0, prediction, target)
     change = target - prediction
     mixture = (1 - weight) * prediction + weight * target
-    from_prediction = kl_term(prediction, mixture, weight * change)
-    from_target = kl_term(target, mixture, -(1 - weight) * change)
+    from_prediction = kl_div_of_change(prediction, mixture, weight * change)
+    from_target = kl_div_of_change(target, mixture, -(1 - weight) * change)
     return jnp.sum((1 - weight) * from_prediction + weight * from_target, axis=-1)
 
 
@@ -105,7 +105,6 @@ def total_variation(
     References:
         Levin, Peres and Wilmer, *Markov Chains and Mixing Times*, 2009.
     """
-    prediction, target = keep(mask, 0, prediction, target)
     return 0.5 * jnp.sum(numerics.absolute(prediction - target), axis=-1)
 
 
@@ -117,12 +116,12 @@ def _root_difference(a: Array, b: Array) -> Array:
 
 
 @_root_difference.defjvp
-def _root_difference_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (a, b), (to_a, to_b) = primals, tangents
+def _root_difference_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    (a, b), (a_dot, b_dot) = primals, tangents
     slope_a, slope_b = (
         jnp.where(x == 0, 0, 0.5 / jnp.sqrt(jnp.where(x == 0, 1, x))) for x in (a, b)
     )
-    return _root_difference(a, b), slope_a * to_a - slope_b * to_b
+    return _root_difference(a, b), slope_a * a_dot - slope_b * b_dot
 
 
 @loss(nonnegative, symmetric, zero_at_match, prediction=distribution, target=distribution)
@@ -158,5 +157,4 @@ def hellinger(
         Hellinger, *Neue Begründung der Theorie quadratischer Formen von unendlichvielen
         Veränderlichen*, 1909.
     """
-    prediction, target = keep(mask, 0, prediction, target)
     return numerics.norm(_root_difference(prediction, target)) * 0.5**0.5

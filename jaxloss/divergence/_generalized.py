@@ -1,6 +1,6 @@
 """Kullback-Leibler for what is no distribution over classes: amounts, decisions, numbers."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute, with_vectorizable_shape
-from jaxloss.divergence._terms import keep, kl_term, less, log
+from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import extended, nonnegative_number, unit_interval
+from jaxloss.numerics._log_ratios import kl_div_of_change
 from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2
 from jaxloss.traits import convex, nonnegative, smooth, zero_at_match
 
@@ -19,7 +21,7 @@ from jaxloss.traits import convex, nonnegative, smooth, zero_at_match
 @jax.custom_jvp
 def _log_gap(log_b: Array, a: Array) -> Array:
     """`gap` of a and exp(log_b): a logarithm does not underflow."""
-    logs = less(a, log(a), log_b)
+    logs = masked_difference(a, log(a), log_b)
     near = (jnp.abs(logs) < 1) & (a > 0)
     far = (jnp.exp(log_b) - a) + a * logs
     small = jnp.where(near, -logs, 0)
@@ -27,14 +29,14 @@ def _log_gap(log_b: Array, a: Array) -> Array:
 
 
 @_log_gap.defjvp
-def _log_gap_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (log_b, a), (to_log_b, to_a) = primals, tangents
+def _log_gap_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    (log_b, a), (log_b_dot, a_dot) = primals, tangents
     both_near_1 = (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5)
     small = jnp.where(both_near_1, log_b, 0)
     expm1 = small + small * small * expm1_minus_x_over_x2(small)  # quicker than that of all sizes
     change = jnp.where(both_near_1, expm1 - (a - 1), jnp.exp(recompute(log_b)) - a)
-    logs = jnp.where(log_b == -jnp.inf, 0, less(a, log(a), log_b))
-    return _log_gap(log_b, a), change * to_log_b + logs * to_a
+    logs = jnp.where(log_b == -jnp.inf, 0, masked_difference(a, log(a), log_b))
+    return _log_gap(log_b, a), change * log_b_dot + logs * a_dot
 
 
 @loss(
@@ -75,8 +77,6 @@ def generalized_kl(
     References:
         Csiszár, *Why Least Squares and Maximum Entropy?*, 1991.
     """
-    (target,) = keep(mask, 0, target)
-    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
     return jnp.sum(with_vectorizable_shape(_log_gap, log_prediction, target), axis=-1)
 
 
@@ -110,7 +110,9 @@ def bernoulli_kl(
         Ng, *Sparse Autoencoder*, 2011.
     """
     change = prediction - target
-    return kl_term(target, prediction, change) + kl_term(1 - target, 1 - prediction, -change)
+    return kl_div_of_change(target, prediction, change) + kl_div_of_change(
+        1 - target, 1 - prediction, -change
+    )
 
 
 @loss(nonnegative, convex, smooth)

@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence, in both directions."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute
-from jaxloss.divergence._terms import keep, less, log
+from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import distribution, log_probability
 from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
 
@@ -18,29 +19,29 @@ from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
 @jax.custom_jvp
 def _relative_nll(log_p: Array, q: Array) -> Array:
     """`q (log q - log p)`, which is 0 where q is."""
-    return jnp.where(q == 0, 0, q * less(q, log(q), log_p))
+    return jnp.where(q == 0, 0, q * masked_difference(q, log(q), log_p))
 
 
 @_relative_nll.defjvp
-def _relative_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (log_p, q), (to_log_p, to_q) = primals, tangents
-    slope = jnp.where(q == 0, 0, less(q, log(q), log_p) + 1)
-    return _relative_nll(log_p, q), slope * to_q - q * to_log_p
+def _relative_nll_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    (log_p, q), (log_p_dot, q_dot) = primals, tangents
+    slope = jnp.where(q == 0, 0, masked_difference(q, log(q), log_p) + 1)
+    return _relative_nll(log_p, q), slope * q_dot - q * log_p_dot
 
 
 @jax.custom_jvp
 def _relative_nll_of_log(log_p: Array, log_q: Array) -> Array:
     """`_relative_nll` of exp(log_q)."""
     q = jnp.exp(log_q)
-    return jnp.where(q == 0, 0, q * less(q, log_q, log_p))
+    return jnp.where(q == 0, 0, q * masked_difference(q, log_q, log_p))
 
 
 @_relative_nll_of_log.defjvp
-def _relative_nll_of_log_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (log_p, log_q), (to_log_p, to_log_q) = primals, tangents
+def _relative_nll_of_log_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    (log_p, log_q), (log_p_dot, log_q_dot) = primals, tangents
     q = jnp.exp(recompute(log_q))  # not held for the slope: an exponential is quicker than memory
-    slope = jnp.where(q == 0, 0, q * (less(q, log_q, log_p) + 1))
-    return _relative_nll_of_log(log_p, log_q), slope * to_log_q - q * to_log_p
+    slope = jnp.where(q == 0, 0, q * (masked_difference(q, log_q, log_p) + 1))
+    return _relative_nll_of_log(log_p, log_q), slope * log_q_dot - q * log_p_dot
 
 
 @loss(
@@ -84,7 +85,6 @@ def kl(
     References:
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
-    log_prediction, target = keep(mask, 0, log_prediction, target)
     return jnp.sum(_relative_nll(log_prediction, target), axis=-1)
 
 
@@ -126,7 +126,6 @@ def kl_log(
     References:
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
-    log_prediction, log_target = keep(mask, -jnp.inf, log_prediction, log_target)
     return jnp.sum(_relative_nll_of_log(log_prediction, log_target), axis=-1)
 
 
@@ -168,5 +167,4 @@ def reverse_kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
-    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
     return jnp.sum(_relative_nll_of_log(log(target), log_prediction), axis=-1)

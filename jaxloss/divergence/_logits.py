@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence of logits: distillation."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss.divergence._terms import keep
+from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended, positive
-from jaxloss.numerics._double_double import two_quotient, two_sum
+from jaxloss.numerics._double_double import DD, two_quotient, two_sum
 from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x
@@ -26,19 +26,23 @@ from jaxloss.traits import (
 )
 
 
-def _cooled(logits: Array, temperature: Array) -> tuple[Array, Array]:
-    """Logits less the largest, over the temperature, with the low-order word."""
+def _scaled(logits: Array, temperature: Array) -> DD:
+    """Logits less the largest, over the temperature."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-    below, lost = two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
-    exponents, rest = two_quotient(below, temperature)
-    return exponents, rest + lost / temperature
+    below = two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
+    exponents = two_quotient(below.hi, temperature)
+    return DD(exponents.hi, exponents.lo + below.lo / temperature)
 
 
 def _softmax(logits: Array, temperature: Array) -> Array:
     """softmax(logits / temperature), of exponents that have not been rounded."""
-    exponents, lost = _cooled(logits, temperature)
-    out = numerics.softmax(exponents)
-    return out * (1 + jax.lax.stop_gradient(jnp.where(out > 0, lost, 0)))
+    exponents = _scaled(logits, temperature)
+    out = numerics.softmax(exponents.hi)
+    return out * (1 + jax.lax.stop_gradient(jnp.where(out > 0, exponents.lo, 0)))
+
+
+def _log_softmax(logits: Array, temperature: Array) -> Array:
+    return numerics.log_softmax(_scaled(logits, temperature).hi)
 
 
 def _log_ratio(
@@ -46,29 +50,28 @@ def _log_ratio(
 ) -> tuple[Array, Array, Array]:
     """q, log(q / p) (0 where q is 0) and KL(q || p), with all digits where p is close to q."""
     q = _softmax(target_logits, temperature)
-    dead = target_logits == -jnp.inf
-    away = jnp.where(dead, 0, numerics.log_softmax(_cooled(target_logits, temperature)[0]))
-    away = away - jnp.where(dead, 0, numerics.log_softmax(_cooled(logits, temperature)[0]))
+    impossible = target_logits == -jnp.inf
+    logs = jnp.where(impossible, 0, _log_softmax(target_logits, temperature))
+    logs = logs - jnp.where(impossible, 0, _log_softmax(logits, temperature))
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
-    raw, lost = two_sum(jnp.where(dead, 0, target_logits), -jnp.where(dead, 0, logits))
-    first = jnp.argmin(dead, axis=-1)
-    shift = (raw - take_label(raw, first)[..., None]) / temperature
-    alike = jnp.where(dead, logits == -jnp.inf, jnp.abs(shift) < 0.5)
-    close = jnp.all(alike, axis=-1, keepdims=True)
-    live = close & ~dead
-    lost = (lost - take_label(lost, first)[..., None]) / temperature
-    distance = subtract_weighted_mean(jnp.where(live, shift + lost, 0), q, -1)
-    distance = jnp.where(live, distance, 0)
+    gap = two_sum(jnp.where(impossible, 0, target_logits), -jnp.where(impossible, 0, logits))
+    first = jnp.argmin(impossible, axis=-1)
+    shift = DD(*((x - take_label(x, first)[..., None]) / temperature for x in gap))
+    is_close = jnp.where(impossible, logits == -jnp.inf, jnp.abs(shift.hi) < 0.5)
+    close = jnp.all(is_close, axis=-1, keepdims=True)
+    possible = close & ~impossible
+    distance = subtract_weighted_mean(jnp.where(possible, shift.hi + shift.lo, 0), q, -1)
+    distance = jnp.where(possible, distance, 0)
     near = jnp.log1p(jnp.sum(q * expm1_minus_x(-distance), axis=-1, keepdims=True))
     # Far from each other each class is counted with p - q more, which sums to 0: no term is
     # negative then, so none cancels another.
-    ratio = jnp.where(close, distance + near, away)
-    gentle = (jnp.abs(away) < 1) & ~dead
+    ratio = jnp.where(close, distance + near, logs)
+    small = (jnp.abs(logs) < 1) & ~impossible
     terms = jnp.where(
-        gentle,
-        q * expm1_minus_x(-jnp.where(gentle, away, 0)),
-        jnp.where(q == 0, 0, q * away) + (_softmax(logits, temperature) - q),
+        small,
+        q * expm1_minus_x(-jnp.where(small, logs, 0)),
+        jnp.where(q == 0, 0, q * logs) + (_softmax(logits, temperature) - q),
     )
     far = jnp.sum(terms, axis=-1, keepdims=True)
     return q, ratio, jnp.where(close, near, far)
@@ -80,21 +83,27 @@ def _kl_of_logits(logits: Array, target_logits: Array, temperature: Array) -> Ar
 
 
 @_kl_of_logits.defjvp
-def _kl_of_logits_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (logits, target_logits, temperature), (to_logits, to_target, to_temperature) = primals, tangents
+def _kl_of_logits_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    (logits, target_logits, temperature), (logits_dot, target_dot, temperature_dot) = (
+        primals,
+        tangents,
+    )
     q, ratio, value = _log_ratio(logits, target_logits, temperature)
     near = jnp.abs(ratio) < 1
-    closer = q * jnp.expm1(jnp.where(near, -ratio, 0))
-    missed = jnp.where(near & (q > 0), closer, _softmax(logits, temperature) - q)
-    wrong = jnp.where(q == 0, 0, q * (ratio - value))
-    # A higher temperature moves each logit towards 0; one of -inf stays where it is.
-    cooler = to_temperature / temperature
-    to_logits, to_target = (
-        change - jnp.where(jnp.isinf(x), 0, x) * cooler
-        for change, x in ((to_logits, logits), (to_target, target_logits))
+    p_minus_q = jnp.where(
+        near & (q > 0),
+        q * jnp.expm1(jnp.where(near, -ratio, 0)),
+        _softmax(logits, temperature) - q,
     )
-    tangent = jnp.sum(missed * to_logits + wrong * to_target, axis=-1)
-    return value[..., 0], tangent / temperature
+    dloss_dtarget = jnp.where(q == 0, 0, q * (ratio - value))
+    # A higher temperature moves each logit towards 0; one of -inf stays where it is.
+    decrease = temperature_dot / temperature
+    logits_dot, target_dot = (
+        x_dot - jnp.where(jnp.isinf(x), 0, x) * decrease
+        for x_dot, x in ((logits_dot, logits), (target_dot, target_logits))
+    )
+    value_dot = jnp.sum(p_minus_q * logits_dot + dloss_dtarget * target_dot, axis=-1)
+    return value[..., 0], value_dot / temperature
 
 
 @loss(
@@ -143,5 +152,4 @@ def kl_logits(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
     """
-    logits, target_logits = keep(mask, -jnp.inf, logits, target_logits)
     return _kl_of_logits(logits, target_logits, jnp.asarray(temperature, logits.dtype))

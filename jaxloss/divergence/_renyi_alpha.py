@@ -1,6 +1,6 @@
 """Families of divergences: an order says how much each class counts."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss.divergence._terms import keep, less, log
+from jaxloss._core.typing import Arrays
+from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, log1p_over_x
@@ -65,11 +66,10 @@ def renyi(
         Rényi, *On Measures of Entropy and Information*, 1961.
         van Erven and Harremoës, *Rényi Divergence and Kullback-Leibler Divergence*, 2014.
     """
-    log_prediction, target = keep(mask, 0, log_prediction, target)
     target, log_target = _normalized(target)
     power = order - 1
     ruled_out = (log_prediction == -jnp.inf) & (target > 0)
-    ratio = less(jnp.where(ruled_out, 0, target), log_target, log_prediction)
+    ratio = masked_difference(jnp.where(ruled_out, 0, target), log_target, log_prediction)
     mean = jnp.sum(target * ratio, axis=-1, keepdims=True)
     tilt = power * (ratio - mean)
     close = jnp.all((jnp.abs(tilt) < 1) & ~ruled_out | (target == 0), axis=-1)
@@ -88,7 +88,7 @@ def renyi(
     return jnp.where(close, near, far)
 
 
-def _power(p: Array, q: Array, logarithm: Array, order: Any) -> Array:
+def _power(p: Array, q: Array, logarithm: Array, order: Array | float) -> Array:
     """`q^a p^(1 - a)`, whose logarithm is only used where a power would leave the range."""
     ordinary = (p > 1e-30) & (q > 1e-30)
     base = jnp.where(ordinary, q, 1) / jnp.where(ordinary, p, 1)
@@ -96,7 +96,7 @@ def _power(p: Array, q: Array, logarithm: Array, order: Any) -> Array:
     return jnp.where(ordinary, powers, jnp.exp(logarithm))
 
 
-def _alpha_terms(log_p: Array, q: Array, order: Any) -> Array:
+def _alpha_terms(log_p: Array, q: Array, order: Array | float) -> Array:
     """`(q^a p^(1 - a) - a q - (1 - a) p) / (a (a - 1))` where neither is 0; at least 0."""
     p, ratio = jnp.exp(log_p), jnp.log(q) - log_p
     tilt, rest = order * ratio, (order - 1) * ratio
@@ -122,7 +122,7 @@ def _alpha_terms(log_p: Array, q: Array, order: Any) -> Array:
 
 
 @jax.custom_jvp
-def _alpha_divergence(log_p: Array, q: Array, order: Any) -> Array:
+def _alpha_divergence(log_p: Array, q: Array, order: Array | float) -> Array:
     no_p, no_q = log_p == -jnp.inf, q == 0
     both = ~no_p & ~no_q
     terms = _alpha_terms(jnp.where(both, log_p, 0), jnp.where(both, q, 1), order)
@@ -132,8 +132,8 @@ def _alpha_divergence(log_p: Array, q: Array, order: Any) -> Array:
 
 
 @_alpha_divergence.defjvp
-def _alpha_divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (log_p, q, order), (to_log_p, to_q, to_order) = primals, tangents
+def _alpha_divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    (log_p, q, order), (log_p_dot, q_dot, order_dot) = primals, tangents
     p = jnp.exp(log_p)
     both = (log_p != -jnp.inf) & (q != 0)
     safe_log_p, safe_q = jnp.where(both, log_p, 0), jnp.where(both, q, 1)
@@ -151,10 +151,10 @@ def _alpha_divergence_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     wild = (mixed - 1) / jnp.where(gentle, 1, order - 1)
     by_q = jnp.where(both, jnp.where(gentle, tame, wild), 0)
     _, by_order = jax.jvp(
-        lambda order: _alpha_terms(safe_log_p, safe_q, order), (order,), (to_order,)
+        lambda order: _alpha_terms(safe_log_p, safe_q, order), (order,), (order_dot,)
     )
     return _alpha_divergence(log_p, q, order), (
-        by_p * to_log_p + by_q * to_q + jnp.where(both, by_order, 0)
+        by_p * log_p_dot + by_q * q_dot + jnp.where(both, by_order, 0)
     )
 
 
@@ -199,7 +199,5 @@ def alpha_divergence(
         Amari, *Differential-Geometrical Methods in Statistics*, 1985.
         Cressie and Read, *Multinomial Goodness-of-Fit Tests*, 1984.
     """
-    (target,) = keep(mask, 0, target)
-    (log_prediction,) = keep(mask, -jnp.inf, log_prediction)
     order = jnp.full_like(target, order)
     return jnp.sum(_alpha_divergence(log_prediction, target, order), axis=-1)

@@ -12,7 +12,7 @@ from jaxloss._core.arguments import as_array, check_choice
 from jaxloss._core.labels import to_index
 from jaxloss._memory.layout import accumulator_dtype, check_chunk_size, plan_split
 from jaxloss._memory.mesh import require_split, shards
-from jaxloss.linear._blocked import Tiles
+from jaxloss.linear._blocks import Tiles
 from jaxloss.linear._online_softmax import Layer
 
 Policy = Literal["fastest", "least_memory"]

@@ -16,16 +16,11 @@ from jaxloss._memory.mesh import pcast_varying, vma_of
 from jaxloss._memory.row_factors import holds_float16, row_factors
 from jaxloss.linear import _tokamax
 from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
-from jaxloss.linear._blocked import (
-    Rows,
-    Tiles,
-    chunk_losses,
-    chunk_value_and_grad,
-    row_losses,
-    total_loss,
-    where_rows,
-)
+from jaxloss.linear._blocks import Rows, Tiles, where_rows
+from jaxloss.linear._classes_outside import row_losses
 from jaxloss.linear._online_softmax import Head, Layer
+from jaxloss.linear._rows_outside import chunk_losses, chunk_value_and_grad
+from jaxloss.linear._total_loss import total_loss
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,8 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from jaxloss._memory.mesh import pcast_varying, vma
-from jaxloss.numerics._softmax_nll import exp_shifted
+from jaxloss.numerics._double_double import DD
+from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 
 class ExpSum(NamedTuple):
@@ -42,7 +43,12 @@ class ExpSum(NamedTuple):
         if top is None:
             top = jnp.max(entries, axis, initial=-jnp.inf)
         top = lax.stop_gradient(top)
-        return cls(top, _sum_of_exps(axis, entries, counted, top))
+        return cls(top, sum_of_exps(axis, entries, counted, top))
+
+    @classmethod
+    def over_nothing(cls, like: Array) -> "ExpSum":
+        """The sum over no entries, of an array's shape."""
+        return cls(lax.full_like(like, -jnp.inf), lax.full_like(like, 0))
 
     def scale_to(self, top: Array) -> Array:
         """exp(self.top - top), for a top that is not smaller."""
@@ -58,6 +64,10 @@ class ExpSum(NamedTuple):
         top = jnp.maximum(self.top, more.top)
         return ExpSum(top, self.relative_to(top).rest + more.relative_to(top).rest)
 
+    def nll(self, own: DD) -> Array:
+        """-log of the softmax of an entry among itself and these; the top is at least the entry."""
+        return nll_from_gap(self.rest, (self.top - own.hi) - own.lo)[0]
+
     def psum(self, axis_name: Any) -> "ExpSum":
         """The sum over the entries of all devices: two collectives of one number a row."""
         top = lax.pmax(lax.stop_gradient(self.top), axis_name)
@@ -71,11 +81,20 @@ def finite_top(top: Array) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum_of_exps(axis: int, entries: Array, counted: Array, top: Array) -> Array:
+def sum_of_exps(
+    axis: int,
+    entries: Float[Array, "..."],
+    counted: Bool[Array, "..."],
+    top: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """The sum of exp(entry - top) along an axis over the entries that are counted.
+
+    None of these exceeds the top, which is a constant under differentiation.
+    """
     return _terms_and_sum(axis, entries, counted, top)[1]
 
 
-@_sum_of_exps.defjvp
+@sum_of_exps.defjvp
 def _sum_of_exps_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
     # A full rule: one array of terms serves the sum and its gradient. The top is a constant.
     terms, total = _terms_and_sum(axis, *primals)

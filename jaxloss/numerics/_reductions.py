@@ -79,7 +79,7 @@ def _fused_sums(*terms: Array) -> tuple[Array, ...]:
 
 @_fused_sums.defjvp
 def _fused_sums_jvp(
-    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    primals: Arrays, tangents: Arrays
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     # A full rule: the number of arguments is not fixed. The sum is linear.
     return _fused_sums(*primals), _sum_each(tangents)

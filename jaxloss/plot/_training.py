@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from jaxloss.plot._style import BLUE, GREY, VERMILLION, axes, line_style, show_gaps
 
@@ -17,7 +18,7 @@ _DISTINCT = 20  # at most so many distinct probabilities are a bin each
 
 def landscape(
     loss_fn: Callable[..., Any],
-    params: Any,
+    params: PyTree,
     *batch: Any,
     directions: tuple[Any, Any] | None = None,
     key: Any = 0,
@@ -80,7 +81,7 @@ def landscape(
     return drawn
 
 
-def normalised(key: Any, params: Any) -> Any:
+def normalised(key: Any, params: PyTree) -> Any:
     """A random direction whose filters have the lengths of those of the parameters."""
     leaves, tree = jax.tree.flatten(params)
 

@@ -1,11 +1,10 @@
 """Advantages of samples that share a prompt, from their rewards alone."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
+from jaxloss._core.spec import ArrayLike
 from jaxloss.policy._arguments import flags, floats
 
 
@@ -21,7 +20,12 @@ def _centred(rewards: Array, mask: Array) -> tuple[Array, Array]:
 
 
 def group_advantages(
-    rewards: Any, *, scale: bool = True, ddof: int = 1, epsilon: Any = 1e-4, mask: Any = None
+    rewards: ArrayLike,
+    *,
+    scale: bool = True,
+    ddof: int = 1,
+    epsilon: ArrayLike = 1e-4,
+    mask: ArrayLike | None = None,
 ) -> Array:
     r"""Advantages relative to a group: rewards less their mean, over their standard deviation.
 
@@ -64,7 +68,7 @@ def group_advantages(
     return centred / jnp.where(deviation == 0, 1, deviation + epsilon)
 
 
-def leave_one_out_advantages(rewards: Any, *, mask: Any = None) -> Array:
+def leave_one_out_advantages(rewards: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
     r"""Advantages relative to the others of a group: rewards less the mean of the other rewards.
 
     $$A_i = r_i - \frac{1}{n - 1} \sum_{j \ne i} r_j = \frac{n}{n - 1} (r_i - \bar r)$$

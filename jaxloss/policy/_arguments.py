@@ -1,12 +1,12 @@
 """Arguments of the functions of this family that are not losses: arrays of one shape."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.spec import ArrayLike
 
-def floats(fun_name: str, **given: Any) -> list[Array]:
+
+def floats(fun_name: str, **given: ArrayLike) -> list[Array]:
     """Converts arrays to one floating dtype, float32 or wider, and checks that shapes agree."""
     arrays = {name: jnp.asarray(x) for name, x in given.items()}
     leader, first = next(iter(arrays.items()))
@@ -23,7 +23,7 @@ def floats(fun_name: str, **given: Any) -> list[Array]:
     return [x.astype(dtype) for x in arrays.values()]
 
 
-def flags(fun_name: str, shape: tuple[int, ...], **given: Any) -> list[Array]:
+def flags(fun_name: str, shape: tuple[int, ...], **given: ArrayLike) -> list[Array]:
     """Converts masks, None to all False, and checks their dtype and shape."""
     found = []
     for name, x in given.items():
@@ -40,7 +40,7 @@ def flags(fun_name: str, shape: tuple[int, ...], **given: Any) -> list[Array]:
     return found
 
 
-def fraction(fun_name: str, name: str, value: Any) -> Array:
+def fraction(fun_name: str, name: str, value: ArrayLike) -> Array:
     """A scalar, or an array; a number that is not between 0 and 1 is refused."""
     if isinstance(value, int | float) and not 0 <= value <= 1:
         raise ValueError(f"{fun_name}: `{name}` must be between 0 and 1, got {value!r}.")

@@ -24,7 +24,10 @@ def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
 
 
 def _ratio_within(
-    log_prob: Float[Array, "*batch"], old_log_prob: Float[Array, "*batch"], floor: Any, cap: Any
+    log_prob: Float[Array, "*batch"],
+    old_log_prob: Float[Array, "*batch"],
+    floor: Array | float,
+    cap: Array | float,
 ) -> Float[Array, "*batch"]:
     """The ratio of two probabilities, clipped; a ratio outside has derivative 0."""
     log_ratio = two_sum(log_prob, -old_log_prob)
@@ -35,7 +38,9 @@ def _ratio_within(
     return jnp.where(above, cap, jnp.where(below, floor, ratio))
 
 
-def _one_sided(advantage: Float[Array, "*batch"], low: Any, high: Any, dual_clip: Any) -> Any:
+def _one_sided(
+    advantage: Float[Array, "*batch"], low: Array | float, high: Array | float, dual_clip: Any
+) -> Any:
     """The bounds of the ratio: one above for a positive advantage, one below for a negative."""
     better, worse = advantage >= 0, advantage < 0  # neither for NaN, which is not clipped
     floor = jnp.where(worse, 1 - low, 0)
@@ -235,7 +240,7 @@ def soft_clipped(
     return -4 / temperature * gate * advantage
 
 
-def _mean_over_tokens(x: Float[Array, "*batch length"], mask: Any) -> Float[Array, "*batch"]:
+def _mean_over_tokens(x: Float[Array, "*batch length"], mask: ArrayLike) -> Float[Array, "*batch"]:
     """The mean of the tokens that count; 0 for a sequence of none."""
     if mask is None:
         return jnp.mean(x, axis=-1)

@@ -1,6 +1,6 @@
 """What is added to a policy loss: estimates of a Kullback-Leibler divergence, the entropy."""
 
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.traits import nonnegative, shift_invariant
@@ -67,7 +68,7 @@ def _entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
 # By hand: near the uniform distribution log p plus the entropy cancels; the logits less their mean
 # under p are the same, with all digits.
 @_entropy.defjvp
-def _entropy_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _entropy_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (logits,), (logits_dot,) = primals, tangents
     p = numerics.softmax(logits)
     centred = subtract_weighted_mean(jnp.where(logits == -jnp.inf, 0, logits), p, -1)

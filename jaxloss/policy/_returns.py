@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxloss._core.spec import ArrayLike
 from jaxloss.policy._arguments import flags, floats, fraction
 
 
@@ -58,7 +59,12 @@ class _Trajectories(NamedTuple):
 
 
 def _trajectories(
-    fun_name: str, rewards: Array, terminal: Any, truncated: Any, mask: Any, segments: Any
+    fun_name: str,
+    rewards: Array,
+    terminal: ArrayLike,
+    truncated: ArrayLike,
+    mask: ArrayLike,
+    segments: ArrayLike,
 ) -> _Trajectories:
     shape = rewards.shape
     ones = jnp.ones(shape, bool)
@@ -81,16 +87,16 @@ def _trajectories(
 
 
 def gae(
-    rewards: Any,
-    values: Any,
-    next_values: Any,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    next_values: ArrayLike,
     *,
-    discount: Any = 0.99,
-    trace: Any = 0.95,
-    terminal: Any = None,
-    truncated: Any = None,
-    mask: Any = None,
-    segments: Any = None,
+    discount: ArrayLike = 0.99,
+    trace: ArrayLike = 0.95,
+    terminal: ArrayLike | None = None,
+    truncated: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    segments: ArrayLike | None = None,
     parallel: bool = False,
 ) -> Returns:
     r"""Generalized advantage estimates, and the targets of the values.
@@ -150,15 +156,15 @@ def gae(
 
 
 def lambda_returns(
-    rewards: Any,
-    next_values: Any,
+    rewards: ArrayLike,
+    next_values: ArrayLike,
     *,
-    discount: Any = 0.99,
-    trace: Any = 0.95,
-    terminal: Any = None,
-    truncated: Any = None,
-    mask: Any = None,
-    segments: Any = None,
+    discount: ArrayLike = 0.99,
+    trace: ArrayLike = 0.95,
+    terminal: ArrayLike | None = None,
+    truncated: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    segments: ArrayLike | None = None,
     parallel: bool = False,
 ) -> Array:
     r"""Lambda-returns: mixtures of the n-step returns of a trajectory.
@@ -204,20 +210,20 @@ def lambda_returns(
 
 
 def vtrace(
-    log_prob: Any,
-    old_log_prob: Any,
-    rewards: Any,
-    values: Any,
-    next_values: Any,
+    log_prob: ArrayLike,
+    old_log_prob: ArrayLike,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    next_values: ArrayLike,
     *,
-    discount: Any = 0.99,
-    trace: Any = 1.0,
-    clip_ratio: Any = 1.0,
-    clip_policy_ratio: Any = 1.0,
-    terminal: Any = None,
-    truncated: Any = None,
-    mask: Any = None,
-    segments: Any = None,
+    discount: ArrayLike = 0.99,
+    trace: ArrayLike = 1.0,
+    clip_ratio: ArrayLike = 1.0,
+    clip_policy_ratio: ArrayLike = 1.0,
+    terminal: ArrayLike | None = None,
+    truncated: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    segments: ArrayLike | None = None,
     parallel: bool = False,
 ) -> Returns:
     r"""V-trace: targets and advantages of a policy from trajectories of another one.
@@ -279,7 +285,7 @@ def vtrace(
         for x in (jnp.where(ends.mask, log_prob - old_log_prob, 0), rewards, values, next_values)
     )
 
-    def ratio(largest: Any) -> Array:
+    def ratio(largest: Array | float) -> Array:
         return jnp.exp(jnp.minimum(log_ratio, jnp.log(largest)))
 
     one_step = rewards + discount * ends.bootstrap * next_values - values

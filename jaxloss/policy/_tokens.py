@@ -6,19 +6,20 @@ sum). Each is a `Mean(total, weight)` whose parts are sums over tokens, so that 
 devices and packed rows add up to exactly the mean of the whole batch.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core.reduction import Mean
+from jaxloss._core.spec import ArrayLike
 from jaxloss.policy._arguments import flags
 
 Denominator = Literal["token", "sequence", "sequence_sum"]
 
 
-def _runs(mask: Array, segments: Any) -> Array:
+def _runs(mask: Array, segments: ArrayLike) -> Array:
     """The number of the sequence of each token: 0, 1, ... along a row."""
     if segments is None:
         return jnp.zeros(mask.shape, jnp.int32)
@@ -33,7 +34,7 @@ def _runs(mask: Array, segments: Any) -> Array:
     return jnp.cumsum(begins.astype(jnp.int32), axis=-1)
 
 
-def _counts(mask: Array, segments: Any) -> Array:
+def _counts(mask: Array, segments: ArrayLike) -> Array:
     """How many tokens count in the sequence of each token."""
     length = mask.shape[-1]
     ids = _runs(mask, segments).reshape(-1, length)
@@ -42,7 +43,7 @@ def _counts(mask: Array, segments: Any) -> Array:
     return of_row(flat, ids).reshape(mask.shape)
 
 
-def _first_of_sequence(mask: Array, segments: Any) -> Array:
+def _first_of_sequence(mask: Array, segments: ArrayLike) -> Array:
     """Whether a token is the first one of its sequence that counts."""
     ids = _runs(mask, segments)
     rank = jnp.cumsum(mask.astype(jnp.int32), axis=-1)
@@ -54,7 +55,10 @@ def _first_of_sequence(mask: Array, segments: Any) -> Array:
 
 
 def token_weights(
-    mask: Any, *, per: Literal["token", "sequence"] = "token", segments: Any = None
+    mask: ArrayLike,
+    *,
+    per: Literal["token", "sequence"] = "token",
+    segments: ArrayLike | None = None,
 ) -> Array:
     r"""Weights of tokens with which `reduction="parts"` is a mean of tokens or of sequences.
 
@@ -99,11 +103,11 @@ def token_weights(
 
 
 def token_mean(
-    losses: Any,
-    mask: Any,
+    losses: ArrayLike,
+    mask: ArrayLike,
     *,
     per: Denominator = "token",
-    segments: Any = None,
+    segments: ArrayLike | None = None,
     length: int | None = None,
 ) -> Mean:
     r"""The mean of token losses by one of the denominators in use, undivided.

@@ -11,10 +11,11 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
+from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss._xla import not_folded
 from jaxloss.numerics._double_double import DD, at_dd, two_sum
-from jaxloss.numerics._masked import sum_of_exps
+from jaxloss.numerics._online_logsumexp import sum_of_exps
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 
@@ -204,7 +205,7 @@ def _nll_in_lists(scores: Array, mask: Array, lists: Array) -> Array:
 
 
 @_nll_in_lists.defjvp
-def _nll_in_lists_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _nll_in_lists_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     # A full rule, as that of `numerics.log_softmax`: it takes off the mean of the list twice, since
     # what is left of the largest score after the first time is a rounding error.
     nll, probability = _nll_and_probability(*primals)
@@ -278,7 +279,7 @@ def _nll_among_later(scores: Array, is_followed: Array) -> Array:
     return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)[0]
 
 
-def _behind(x: Array, distance: Any, fill: Any) -> Array:
+def _behind(x: Array, distance: Array | float, fill: Array | float) -> Array:
     """The entry at a distance behind each entry along the last axis; `fill` past the end."""
     padded = jnp.concatenate([x, jnp.full_like(x, fill)], axis=-1)
     return lax.dynamic_slice_in_dim(padded, distance, x.shape[-1], axis=-1)

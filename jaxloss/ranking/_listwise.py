@@ -78,8 +78,6 @@ def softmax(
     if segments is not None:
         lists = lists_of(scores, relevance, mask, segments)
         return lists.mean_of_lists(numerics.multiply_no_nan(lists.relevance, nll_in_list(lists)))
-    if mask is not None:
-        scores, relevance = jnp.where(mask, scores, -jnp.inf), jnp.where(mask, relevance, 0)
     return softmax_cross_entropy_dense(scores, linear_argument(relevance))
 
 
@@ -246,20 +244,18 @@ def list_mle(
         Xia et al., *Listwise Approach to Learning to Rank: Theory and Algorithm*, 2008.
     """
     ties = None if key is None else jax.random.permutation(key, scores.shape[-1])
-    if mask is not None:
-        scores, relevance = jnp.where(mask, scores, 0), jnp.where(mask, relevance, 0)
     nll, is_last = nll_among_later(scores, relevance, mask, segments, ties)
     total = jnp.sum(nll, axis=-1) + nan_of(scores, relevance)
     count = jnp.sum(is_last, axis=-1, dtype=jnp.int32)
     return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)
 
 
-def _excess(gap: Array, sign: Array, temperature: Any) -> Array:
+def _excess(gap: Array, sign: Array, temperature: Array | float) -> Array:
     return sign * numerics.sigmoid(-sign * gap / temperature)
 
 
 def _excess_rank(
-    lists: Lists, own_gains: Array, gains: Array, temperature: Any
+    lists: Lists, own_gains: Array, gains: Array, temperature: Array | float
 ) -> Float[Array, "*batch rows"]:
     """The smooth rank of an item less its best rank."""
     leads = before(lists, (own_gains, gains), (lists.rows.scores, lists.items.scores))

@@ -1,6 +1,6 @@
 """Weights for the pairs of a pairwise loss: plain functions of scores and relevance."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -31,7 +31,12 @@ def _distances(lists: Lists, values: Array) -> Array:
 
 
 def _canonicalize(
-    name: str, scores: Any, relevance: Any, mask: Any, segments: Any, gain: str = "linear"
+    name: str,
+    scores: ArrayLike,
+    relevance: ArrayLike,
+    mask: ArrayLike,
+    segments: ArrayLike,
+    gain: str = "linear",
 ) -> Lists:
     """Converts and checks arguments, as `@loss` does for a loss."""
     fun_name = f"jaxloss.ranking.{name}"

@@ -1,9 +1,7 @@
 """Pairwise losses: functions of the score differences of the pairs of a list, and of one pair."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
@@ -12,9 +10,9 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import finite, nonnegative_number, sign, unit_interval
-from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.ranking._lists import Lists, lists_of, of_pairs
+from jaxloss.ranking._lists import Lists, lists_of
+from jaxloss.ranking._pairs import Pairs, mean_over_pairs, variance_of_errors
 from jaxloss.traits import (
     bounded,
     bounded_gradient,
@@ -28,66 +26,7 @@ from jaxloss.traits import (
 )
 
 
-class _Pairs(NamedTuple):
-    """The pairs of a loss: the function of their difference, and which pairs count."""
-
-    function: Callable[..., Array]
-    counted: Callable[[Lists], Array] = Lists.should_lead
-    errors: bool = False
-
-    def __call__(
-        self, lists: Lists, number: Array, pair_weights: Array | None, *options: Any
-    ) -> Float[Array, "*batch rows"]:
-        """The part of each item in the mean over the pairs of its list."""
-        counted = self.counted(lists)
-        values = of_pairs(self.function, lists, counted, *options, errors=self.errors)
-        if pair_weights is not None:
-            values = values * linear_argument(jnp.where(counted, pair_weights, 0))
-        # Divided before they are added: a sum may overflow where the mean does not.
-        return jnp.sum(values / number[..., None], axis=-1)
-
-
-class _Number(NamedTuple):
-    """The number of pairs of each item."""
-
-    counted: Callable[[Lists], Array]
-
-    def __call__(self, lists: Lists) -> Int[Array, "*batch rows"]:
-        return jnp.sum(self.counted(lists), axis=-1, dtype=jnp.int32)
-
-
-def _mean_over_pairs(
-    name: str,
-    pairs: _Pairs,
-    lists: Lists,
-    pair_weights: Array | None,
-    chunk_size: int | None,
-    *options: Any,
-) -> Float[Array, "*batch"]:
-    """The mean of a function of s_i - s_j, or of the errors s - y, over the pairs of each list."""
-    chunks: Any = {"fun_name": f"jaxloss.ranking.{name}", "chunk_size": chunk_size}
-    number = lists.sum_of_list(lists.map_rows(_Number(pairs.counted), **chunks))
-    number = jnp.maximum(number, 1).astype(lists.scores.dtype)
-    parts = lists.map_rows(pairs, number, pair_weights, items=options, **chunks)
-    return lists.mean_of_lists(parts)
-
-
-def _variance_of_errors(lists: Lists) -> Float[Array, "*batch"]:
-    """The mean of ((s_i - s_j) - (y_i - y_j))^2 over all pairs, without an array of pairs.
-
-    The first centre has a rounding error as large as that of the errors, so that the differences
-    from it are centred once more.
-    """
-    errors = two_sum(lists.scores, -lists.relevance)
-    number = lists.sum_of_list(lists.items.mask.astype(errors.hi.dtype))
-    count = jnp.maximum(number, 1)
-    centre = jax.lax.stop_gradient(lists.sum_of_list(errors.hi / count))
-    off = jnp.where(lists.items.mask, (errors.hi - centre) + errors.lo, 0)
-    off = off - lists.sum_of_list(off / count)
-    return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1))
-
-
-def _hinge(gap: Array, margin: Any) -> Array:
+def _hinge(gap: Array, margin: Array | float) -> Array:
     return numerics.relu(margin - gap)
 
 
@@ -149,9 +88,7 @@ def pairwise_hinge(
         Joachims, *Optimizing Search Engines Using Clickthrough Data* (RankSVM), 2002.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    return _mean_over_pairs(
-        "pairwise_hinge", _Pairs(_hinge), lists, pair_weights, chunk_size, margin
-    )
+    return mean_over_pairs("pairwise_hinge", Pairs(_hinge), lists, pair_weights, chunk_size, margin)
 
 
 def _nll(gap: Array) -> Array:
@@ -215,7 +152,7 @@ def pairwise_logistic(
         Burges et al., *Learning to Rank with Nonsmooth Cost Functions* (LambdaRank), 2006.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    return _mean_over_pairs("pairwise_logistic", _Pairs(_nll), lists, pair_weights, chunk_size)
+    return mean_over_pairs("pairwise_logistic", Pairs(_nll), lists, pair_weights, chunk_size)
 
 
 def _soft_error(gap: Array) -> Array:
@@ -279,8 +216,8 @@ def pairwise_soft_zero_one(
         Valizadegan et al., *Learning to Rank by Optimizing NDCG Measure*, 2009.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    pairs = _Pairs(_soft_error)
-    return _mean_over_pairs("pairwise_soft_zero_one", pairs, lists, pair_weights, chunk_size)
+    pairs = Pairs(_soft_error)
+    return mean_over_pairs("pairwise_soft_zero_one", pairs, lists, pair_weights, chunk_size)
 
 
 @loss(
@@ -341,16 +278,16 @@ def pairwise_squared_error(
     """
     lists = lists_of(scores, relevance, mask, segments)
     if pair_weights is None:
-        return _variance_of_errors(lists)
-    pairs = _Pairs(jnp.square, Lists.apart, errors=True)
-    return _mean_over_pairs("pairwise_squared_error", pairs, lists, pair_weights, chunk_size)
+        return variance_of_errors(lists)
+    pairs = Pairs(jnp.square, Lists.apart, errors=True)
+    return mean_over_pairs("pairwise_squared_error", pairs, lists, pair_weights, chunk_size)
 
 
-def _pinball(error: Array, level: Any) -> Array:
+def _pinball(error: Array, level: Array | float) -> Array:
     return level * numerics.relu(-error) + (1 - level) * numerics.relu(error)
 
 
-def _squared_pinball(error: Array, level: Any) -> Array:
+def _squared_pinball(error: Array, level: Array | float) -> Array:
     below, above = numerics.relu(-error), numerics.relu(error)
     return level * jnp.square(below) + (1 - level) * jnp.square(above)
 
@@ -419,8 +356,8 @@ def pairwise_quantile(
         Koenker and Bassett, *Regression Quantiles*, 1978.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    pairs = _Pairs(_squared_pinball if squared else _pinball, errors=True)
-    return _mean_over_pairs("pairwise_quantile", pairs, lists, pair_weights, chunk_size, level)
+    pairs = Pairs(_squared_pinball if squared else _pinball, errors=True)
+    return mean_over_pairs("pairwise_quantile", pairs, lists, pair_weights, chunk_size, level)
 
 
 @loss(convex, nonnegative, bounded_gradient, translation_invariant, sign=sign)

@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PyTree
 
+from jaxloss._core.typing import Arrays
 from jaxloss.numerics._softmax_nll import exp_shifted
 from jaxloss.sequence._scaled_floats import CERTAIN, ZERO, Mass, add, exponentials, shares
 
@@ -99,7 +100,7 @@ class _Softmax(NamedTuple):
         return _frames_first(exponentials(chosen, self.top, self.total, levels=levels))
 
 
-def _frames_first(tree: Any) -> Any:
+def _frames_first(tree: PyTree) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
@@ -367,7 +368,7 @@ def ctc_nll(
 
 
 @ctc_nll.defjvp
-def _ctc_nll_jvp(blank: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _ctc_nll_jvp(blank: int, primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     # A full rule: value and gradient come from one pass over the lattice.
     value, gradient = _value_and_gradient(*primals, blank)
     value = _with_gradient(lax.stop_gradient(value), primals[0], gradient)

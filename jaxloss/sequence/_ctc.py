@@ -26,7 +26,7 @@ from jaxloss.sequence._alignments import ctc_nll
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
 
 
-def _counted(mask: Any, lengths: Any, size: int) -> Any:
+def _counted(mask: ArrayLike, lengths: Any, size: int) -> Any:
     """Which frames or labels count; None if all of them do."""
     if mask is not None and lengths is not None:
         message = "jaxloss.sequence.ctc: give a mask or lengths, not both."
@@ -37,7 +37,7 @@ def _counted(mask: Any, lengths: Any, size: int) -> Any:
     return None if mask is None else jnp.asarray(mask)
 
 
-def _is_class(labels: Any, context: Mapping[str, Any]) -> tuple[Any, Any]:
+def _is_class(labels: ArrayLike, context: Mapping[str, Any]) -> tuple[Any, Any]:
     """Whether labels are classes; padding, and examples that `where` leaves out, always pass."""
     fits = (labels >= 0) & (labels < context["classes"]) & (labels != context["blank"])
     counted = _counted(context["label_mask"], context["label_lengths"], labels.shape[-1])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from jaxloss.numerics._double_double import DD, two_product, two_sum
 
@@ -76,7 +77,7 @@ class Mass(NamedTuple):
         return jnp.where(is_zero, jnp.inf, jnp.minimum(-log, most))
 
 
-def _layout(dtype: Any) -> tuple[Any, int, int]:
+def _layout(dtype: DTypeLike) -> tuple[Any, int, int]:
     """The integer type, the width of the mantissa and the bias of the exponent of a float."""
     return (jnp.int64, 52, 1023) if dtype == jnp.float64 else (jnp.int32, 23, 127)
 

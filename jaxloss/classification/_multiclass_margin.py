@@ -1,86 +1,32 @@
-r"""Margin losses: losses of decisions that are 0 once a score leads by a margin.
+"""Margin losses of several scores: 0 once the score of the label leads the others by a margin.
 
-Labels are signs, -1 or +1, where there is one score for a decision, and class ids where several
-scores compete. The scores need not be logits, and are not meant to give probabilities, except those
-of `logistic`.
+Labels are class ids. The scores need not be logits, and are not meant to give probabilities.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
-from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
-from jaxloss._xla import recompute
+from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.classification._labels import mean_over_classes, times_weight_of_label
 from jaxloss.domains import (
     class_ids,
-    decision_label,
     extended,
     nonnegative_number,
-    sign_label,
     unit_interval,
 )
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import variadic_reduce
-from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
-
-
-def _sign(labels: Array, zero_one_labels: bool) -> Array:
-    """The labels as -1 and +1; NaN for what is not a label."""
-    sign = 2 * labels - 1 if zero_one_labels else labels
-    return jnp.where(jnp.abs(sign) == 1, sign, jnp.nan)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
-def _function_of_lead(
-    function: Callable[[Array], Array], scores: Array, labels: Array, zero_one_labels: bool
-) -> Array:
-    """A function of sign * score, which is positive if the decision is right."""
-    return function(_sign(labels, zero_one_labels) * scores)
-
-
-# A full rule: on CPU the lead, which value and gradient share, would be written to memory.
-@functools.partial(_function_of_lead.defjvp, symbolic_zeros=True)
-def _function_of_lead_jvp(
-    function: Callable[[Array], Array], zero_one_labels: bool, primals: Any, tangents: Any
-) -> tuple[Array, Array]:
-    scores, labels = recompute(primals)
-    scores_dot, labels_dot = tangents
-    sign = _sign(labels, zero_one_labels)
-    lead = sign * scores
-    _, slope = jax.jvp(function, (lead,), (jnp.ones_like(lead),))
-    value_dot = jnp.zeros_like(lead)
-    if not isinstance(scores_dot, SymbolicZero):
-        value_dot = value_dot + slope * sign * scores_dot
-    if not isinstance(labels_dot, SymbolicZero):
-        value_dot = value_dot + slope * scores * (1 + zero_one_labels) * labels_dot
-    return _function_of_lead(function, *primals, zero_one_labels), value_dot
-
-
-def _hinge(lead: Array) -> Array:
-    return numerics.relu(1 - lead)
-
-
-def _squared_hinge(lead: Array) -> Array:
-    return jnp.square(numerics.relu(1 - lead))
-
-
-def _perceptron(lead: Array) -> Array:
-    return numerics.relu(-lead)
-
-
-def _logistic(lead: Array) -> Array:
-    return numerics.softplus(-lead)
+from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant
 
 
 # Jitted because `jax_debug_nans` would report the rounding error of a score of -inf, which is NaN
@@ -96,7 +42,7 @@ def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
     return numerics.relu(jnp.where(rival == -jnp.inf, -jnp.inf, lead))
 
 
-def _larger(left: Any, right: Any) -> tuple[Array, Array]:
+def _larger(left: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
     """The larger of two numbers, and how often it occurs, of two such pairs."""
     (a, count_a), (b, count_b) = left, right
     top = jnp.maximum(a, b)
@@ -123,7 +69,7 @@ def _rival_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 # A full rule: it reduces over the classes.
 @_rival_and_own.defjvp
-def _rival_and_own_jvp(primals: Any, tangents: Any) -> Any:
+def _rival_and_own_jvp(primals: Arrays, tangents: Arrays) -> Any:
     scores, labels = primals
     rival, count, own = _rival_and_own(scores, labels)
     at_label = is_label(scores, labels)
@@ -134,187 +80,6 @@ def _rival_and_own_jvp(primals: Any, tangents: Any) -> Any:
     rival_dot = jnp.sum(jnp.where(at_rival, part, 0) * tangents[0], axis=-1)
     own_dot = jnp.sum(jnp.where(at_label, tangents[0], 0), axis=-1)
     return (rival, count, own), (rival_dot, jnp.zeros_like(count), own_dot)
-
-
-@loss(convex, nonnegative, bounded_gradient, labels=decision_label)
-def hinge(
-    scores: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
-    *,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
-) -> Float[Array, "*batch"]:
-    r"""Hinge loss: the loss of support vector machines.
-
-    When to use: binary decisions with a margin, where probabilities are not needed.
-
-    $$\ell(s, y) = \max(0, 1 - y s)$$
-
-    Examples beyond the margin have gradient 0, so that the fit depends on the others alone, the
-    support vectors. The gradient of a wrong label has the same size as that of a right one.
-
-    Args:
-        scores: Positive for yes, negative for no; the margin is at 1.
-        labels: +1 for yes, -1 for no; any other value gives NaN.
-        zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
-
-    Returns:
-        The loss of each decision, in the unit of the scores.
-
-    Example:
-        >>> hinge([2.0, 0.5, -1.0], [1, 1, 1])
-        Array([0. , 0.5, 2. ], dtype=float32)
-
-    References:
-        Cortes and Vapnik, *Support-Vector Networks*, 1995.
-    """
-    return _function_of_lead(_hinge, scores, labels, zero_one_labels)
-
-
-@loss(convex, nonnegative, smooth, labels=decision_label)
-def squared_hinge(
-    scores: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
-    *,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
-) -> Float[Array, "*batch"]:
-    r"""Squared hinge loss.
-
-    When to use: like `hinge`, where a smooth loss is easier to optimize. It is more sensitive to
-    outliers.
-
-    $$\ell(s, y) = \max(0, 1 - y s)^2$$
-
-    Args:
-        scores: Positive for yes, negative for no; the margin is at 1.
-        labels: +1 for yes, -1 for no; any other value gives NaN.
-        zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
-
-    Returns:
-        The loss of each decision, in the squared unit of the scores.
-
-    Example:
-        >>> squared_hinge([2.0, 0.5, -1.0], [1, 1, 1])
-        Array([0.  , 0.25, 4.  ], dtype=float32)
-
-    References:
-        Lee and Mangasarian, *SSVM: A Smooth Support Vector Machine*, 2001.
-    """
-    return _function_of_lead(_squared_hinge, scores, labels, zero_one_labels)
-
-
-@loss(convex, nonnegative, bounded_gradient, labels=decision_label)
-def perceptron(
-    scores: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
-    *,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
-) -> Float[Array, "*batch"]:
-    r"""Perceptron loss: the hinge loss without a margin.
-
-    When to use: binary decisions that are to be learned from mistakes alone, as by the perceptron.
-
-    $$\ell(s, y) = \max(0, -y s)$$
-
-    Scores of 0 are a minimum, with gradient 0: do not initialize there.
-
-    Args:
-        scores: Positive for yes, negative for no.
-        labels: +1 for yes, -1 for no; any other value gives NaN.
-        zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
-
-    Returns:
-        The loss of each decision, in the unit of the scores.
-
-    Example:
-        >>> perceptron([2.0, -0.5], [1, 1])
-        Array([0. , 0.5], dtype=float32)
-
-    References:
-        Rosenblatt, *The Perceptron*, 1958.
-    """
-    return _function_of_lead(_perceptron, scores, labels, zero_one_labels)
-
-
-@loss(convex, nonnegative, smooth, bounded_gradient, scores=extended, labels=decision_label)
-def logistic(
-    scores: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
-    *,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
-) -> Float[Array, "*batch"]:
-    r"""Logistic loss of labels -1 and +1.
-
-    When to use: binary classification with labels written as signs, where probabilities are needed.
-
-    $$\ell(s, y) = \log(1 + e^{-y s})$$
-
-    The same as `sigmoid_cross_entropy` with labels 1 and 0. In torch it is the soft margin loss,
-    which is inf there for a score of -89.
-
-    Args:
-        scores: Log-odds of yes; may be infinite.
-        labels: +1 for yes, -1 for no; any other value gives NaN.
-        zero_one_labels: Whether the labels are 1 for yes and 0 for no instead.
-
-    Returns:
-        The loss of each decision in nats.
-
-    Example:
-        >>> logistic([0.0, -1000.0], [1, 1])
-        Array([6.931472e-01, 1.000000e+03], dtype=float32)
-
-    References:
-        Cox, *The Regression Analysis of Binary Sequences*, 1958.
-    """
-    return _function_of_lead(_logistic, scores, labels, zero_one_labels)
-
-
-@loss(
-    convex,
-    nonnegative,
-    bounded_gradient,
-    distances=nonnegative_number,
-    labels=sign_label,
-    margin=nonnegative_number,
-)
-def hinge_embedding(
-    distances: Real[ArrayLike, "*batch"],
-    labels: Real[ArrayLike, "*batch"],
-    *,
-    margin: Real[ArrayLike, ""] = 1.0,
-    zero_one_labels: bool = False,
-    **reduction: Unpack[Reduction],
-) -> Float[Array, "*batch"]:
-    r"""Hinge embedding loss: the distance of similar pairs, and a hinge loss for dissimilar ones.
-
-    When to use: learning a distance from pairs that are known to be similar or dissimilar.
-
-    $$\ell(d, +1) = d, \qquad \ell(d, -1) = \max(0, m - d)$$
-
-    Dissimilar pairs that are farther apart than the margin have gradient 0.
-
-    Args:
-        distances: Distances between the two of each pair, at least 0.
-        labels: +1 for similar pairs, -1 for dissimilar ones; any other value gives NaN.
-        margin: The distance from which on a dissimilar pair has loss 0.
-        zero_one_labels: Whether the labels are 1 for similar and 0 for dissimilar instead.
-
-    Returns:
-        The loss of each pair, in the unit of the distances.
-
-    Example:
-        >>> hinge_embedding([0.25, 0.25, 3.0], [1, -1, -1])
-        Array([0.25, 0.75, 0.  ], dtype=float32)
-
-    References:
-        Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
-    """
-    similar = (1 + _sign(labels, zero_one_labels)) / 2
-    return similar * distances + (1 - similar) * numerics.relu(margin - distances)
 
 
 @loss(

@@ -1,0 +1,195 @@
+"""Blocks of classes and of rows: how the matrix of logits is cut, and what is taken of each."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss._memory.layout import (
+    Split,
+    zeros_like,
+)
+from jaxloss._memory.mesh import possible_shards
+from jaxloss.linear._online_softmax import (
+    Classes,
+    Head,
+    Labels,
+    Layer,
+)
+
+
+class Tiles(NamedTuple):
+    """The static part of a loss in blocks.
+
+    Attributes:
+        layer: The layer and its loss.
+        rows: How the rows are split into chunks.
+        block: The number of classes of a block; None for all.
+    """
+
+    layer: Layer
+    rows: Split
+    block: int | None
+
+
+class Blocks(NamedTuple):
+    """How the classes of an array are split into blocks.
+
+    The classes are first cut into as many `parts` as devices may share them, and a block consists
+    of `size` classes of each part: a block of neighbours would be gathered from one device.
+
+    Attributes:
+        parts: The number of parts.
+        size: The number of classes of a block in each part.
+        number: The number of blocks.
+        total: The number of classes of a part.
+    """
+
+    parts: int
+    size: int
+    number: int
+    total: int
+
+    @property
+    def divides(self) -> bool:
+        """Whether no block overlaps the one before it."""
+        return self.number == 1 or self.total % self.size == 0
+
+    def start(self, j: Any) -> Any:
+        """The first class of block j in each part; the last block may overlap the one before."""
+        return 0 if self.number == 1 else jnp.minimum(j * self.size, self.total - self.size)
+
+    def split(self, x: Array, axis: int) -> Array:
+        """The classes as an axis of parts and an axis of the classes of a part."""
+        return x.reshape(*x.shape[:axis], self.parts, self.total, *x.shape[axis + 1 :])
+
+    def merge(self, x: Array, axis: int) -> Array:
+        """The inverse of `split`, also of a block."""
+        size = x.shape[axis] * x.shape[axis + 1]
+        return x.reshape(*x.shape[:axis], size, *x.shape[axis + 2 :])
+
+    def take(self, x: Array, axis: int, j: Any) -> Array:
+        """The classes of block j."""
+        if self.number == 1:
+            return x
+        if self.parts == 1:
+            return lax.dynamic_slice_in_dim(x, self.start(j), self.size, axis)
+        taken = lax.dynamic_slice_in_dim(self.split(x, axis), self.start(j), self.size, axis + 1)
+        return self.merge(taken, axis)
+
+    def add(self, total: Array, part: Array, axis: int, j: Any) -> Array:
+        """Adds to the classes of block j of an array that is `split`."""
+        if self.number == 1:
+            return total + self.split(part, axis).astype(total.dtype)
+        part = part.reshape(*part.shape[:axis], self.parts, self.size, *part.shape[axis + 1 :])
+        old = lax.dynamic_slice_in_dim(total, self.start(j), self.size, axis + 1)
+        new = (old.astype(part.dtype) + part).astype(total.dtype)
+        return lax.dynamic_update_slice_in_dim(total, new, self.start(j), axis + 1)
+
+
+def blocks_of(tiles: Tiles, head: Head) -> Blocks:
+    axis, size = tiles.layer.class_axis, tiles.layer.num_classes(head.weight)
+    if tiles.block is None or not isinstance(size, int) or tiles.block >= size:
+        return Blocks(1, size, 1, size)
+    parts = possible_shards(head.weight, axis)
+    total = size // parts
+    block = max(1, min(tiles.block // parts, total))
+    return Blocks(parts, block, -(-total // block), total)
+
+
+CLASS_FIELDS = ("weight", "bias", "class_weights")
+
+
+def class_axis_of(layer: Layer, field: str) -> int:
+    return layer.class_axis if field == "weight" else 0
+
+
+def block_of_head(layer: Layer, blocks: Blocks, head: Head, j: Any) -> Head:
+    """Block j of what has classes, and all of the rest."""
+    return map_classes(lambda x, axis: blocks.take(x, axis, j), head, layer)
+
+
+def classes_of(blocks: Blocks, labels: Labels, j: Any) -> Classes:
+    """The classes of block j, and which of the labels are among them."""
+    dtype = labels.ids.dtype
+    start = blocks.start(j)
+    offsets = jnp.arange(blocks.size, dtype=dtype)
+    parts = jnp.arange(blocks.parts, dtype=dtype)[:, None] * blocks.total
+    ids = labels.first + (parts + start + offsets).reshape(-1)
+    is_new = None
+    part, offset = labels.ids // blocks.total, labels.ids % blocks.total - start
+    inside = (labels.ids >= 0) & (offset >= 0) & (offset < blocks.size)
+    if not blocks.divides:
+        # Of a block that overlaps the one before it, the first classes have been counted.
+        new = start + offsets >= j * blocks.size
+        is_new = jnp.tile(new, blocks.parts)
+        inside &= labels.ids % blocks.total >= j * blocks.size
+    place = jnp.where(inside, part * blocks.size + offset, -1).astype(dtype)
+    return Classes(ids.astype(dtype), place, is_new)
+
+
+def is_new_class(blocks: Blocks, j: Any) -> Array:
+    """Which classes of block j are not in the block before it."""
+    return jnp.tile(blocks.start(j) + jnp.arange(blocks.size) >= j * blocks.size, blocks.parts)
+
+
+def map_classes(function: Any, head: Head, layer: Layer) -> Head:
+    """`function(x, axis)` of the arrays that have classes."""
+    fields = {f: getattr(head, f) for f in CLASS_FIELDS}
+    return head._replace(
+        **{f: function(x, class_axis_of(layer, f)) for f, x in fields.items() if x is not None}
+    )
+
+
+def stack_blocks(blocks: Blocks, x: Array, axis: int) -> Array:
+    """The blocks along a new first axis: as `take` would give them, but copied once."""
+    if blocks.number == 1:
+        return x[None]
+    parts = blocks.split(x, axis)
+    full = blocks.number if blocks.divides else blocks.number - 1
+    head = lax.slice_in_dim(parts, 0, full * blocks.size, axis=axis + 1)
+    head = head.reshape(*x.shape[:axis], blocks.parts, full, blocks.size, *x.shape[axis + 1 :])
+    head = blocks.merge(jnp.moveaxis(head, axis + 1, 0), axis + 1)
+    if blocks.divides:
+        return head
+    last = lax.slice_in_dim(parts, blocks.total - blocks.size, blocks.total, axis=axis + 1)
+    return jnp.concatenate([head, blocks.merge(last, axis)[None]])
+
+
+def loop(body: Any, carry: Any, number: Any) -> Any:
+    """`body(carry, j)` for each j below a number; one turn is no loop."""
+    if isinstance(number, int) and number == 1:
+        return body(carry, 0)
+    return lax.scan(lambda carry, j: (body(carry, j), None), carry, jnp.arange(number))[0]
+
+
+class Rows(NamedTuple):
+    """The rows of a loss.
+
+    Attributes:
+        hidden: `(rows, dim)`.
+        ids: The labels; 0 in a row that does not count.
+        mask: Which rows count; None if all do.
+    """
+
+    hidden: Array
+    ids: Array
+    mask: Array | None
+
+    def visible(self) -> Array:
+        """The hidden states, and zeros in rows that do not count."""
+        return where_rows(self.mask, self.hidden)
+
+
+def where_rows(mask: Array | None, x: Array) -> Array:
+    """Zeros in the rows of a mask that is False."""
+    if mask is None:
+        return x
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+def zeros_of(head: Head, wanted: Head, dtype_of: Any) -> Head:
+    """Zeros for the gradients that are wanted."""
+    pairs = zip(head, wanted, strict=True)
+    return Head(*(None if w is None else zeros_like(x, dtype_of(x.dtype)) for x, w in pairs))  # type: ignore  # not None here

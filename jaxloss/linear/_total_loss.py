@@ -1,0 +1,220 @@
+"""The sum of the losses of all rows, and its gradients, from the sums of `_classes_outside`.
+
+This is the second of two passes, which take four matrix products together. It finishes the gradient
+of one block of the weight after the other, so that nothing of the size of the weight exists but the
+gradient itself, and nothing is held between the forward and the backward pass but the sums.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._memory.chunk_sum import store_row_gradient, tangent_of_sum, zero_tangent
+from jaxloss._memory.layout import (
+    accumulator_dtype,
+    merge_strided,
+    split_strided,
+    take_chunk,
+    zeros_like,
+)
+from jaxloss._memory.mesh import pcast_varying, vma
+from jaxloss.linear._blocks import (
+    CLASS_FIELDS,
+    Blocks,
+    Rows,
+    Tiles,
+    block_of_head,
+    blocks_of,
+    class_axis_of,
+    classes_of,
+    loop,
+    map_classes,
+    where_rows,
+    zeros_of,
+)
+from jaxloss.linear._classes_outside import row_sums
+from jaxloss.linear._online_softmax import (
+    Head,
+    Labels,
+    Layer,
+    RowSums,
+    labels_of,
+    losses_of,
+    product,
+    sums_of_block,
+)
+from jaxloss.linear._products import add_small_fields, outer_product, small_fields, times_weight
+
+
+def total_loss(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tuple[Array, Any]:
+    """The sum of the losses times their factors, and the metrics that are wanted.
+
+    The backward pass computes the gradients from the sums of the rows, which are all that it holds.
+    """
+    sums = row_sums(tiles, *jax.tree.map(lax.stop_gradient, (head, rows)))
+    return jax.checkpoint(functools.partial(_total_of_sums, tiles))(sums, head, rows, factors)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _total_of_sums(
+    tiles: Tiles, sums: RowSums, head: Head, rows: Rows, factors: Array
+) -> tuple[Array, Any]:
+    labels = labels_of(tiles.layer, head, rows.ids)
+    values, aux = losses_of(head, labels, sums)
+    return _weighted(values, rows, factors), aux
+
+
+def _weighted(values: Array, rows: Rows, factors: Array) -> Array:
+    return jnp.sum(where_rows(rows.mask, values * factors))
+
+
+# Not elementwise: the gradient needs a loop of its own. It is the derivative with respect to `head`
+# and `rows`, of which the sums are functions: their tangents are none.
+@functools.partial(_total_of_sums.defjvp, symbolic_zeros=True)
+def _total_of_sums_jvp(tiles: Tiles, primals: Any, tangents: Any) -> Any:
+    (sums, *arguments), (_, *tangents) = primals, tangents
+    total, aux = _total_of_sums(tiles, *primals)
+    leaves = jax.tree.leaves(tangents)
+    moves = tuple(not isinstance(x_dot, SymbolicZero) for x_dot in leaves)
+    gradients = _gradients(tiles, moves, lax.stop_gradient(sums), *arguments)
+    return (total, aux), (tangent_of_sum(total, gradients, leaves), jax.tree.map(zero_tangent, aux))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _gradients(
+    tiles: Tiles,
+    moves: tuple[bool, ...],
+    sums: RowSums,
+    head: Head,
+    rows: Rows,
+    factors: Array,
+) -> list[Any]:
+    """The gradients of the leaves of head, rows and factors that move."""
+    layer, blocks = tiles.layer, blocks_of(tiles, head)
+    tree = jax.tree.structure((head, rows, factors))
+    wanted: tuple[Head, Rows, Any]
+    wanted = jax.tree.unflatten(tree, [True if m else None for m in moves])
+    small = small_fields(head, wanted[0])
+    labels = labels_of(layer, head, rows.ids)
+
+    def losses(variables: RowSums, small: dict[str, Array]) -> Array:
+        these = head._replace(**small)
+        labels = labels_of(layer, these, rows.ids)
+        return losses_of(these, labels, sums.with_variables(variables))[0]
+
+    values, vjp_fn = jax.vjp(losses, sums.variables(), small)
+    variables_bar, small_bar = vjp_fn(where_rows(rows.mask, factors))
+
+    def split(tree: Any, fill: Any) -> Any:
+        return jax.tree.map(lambda x: split_strided(x, tiles.rows, fill), tree)
+
+    passes = _Passes(
+        split((rows, labels.ids, sums.others.top), "first"),
+        split(variables_bar, "zeros"),  # so that padding has no cotangent
+        labels,
+    )
+
+    def of_block(carry: Any, j: Any) -> Any:
+        total, hidden_bar = carry
+        own = block_of_head(layer, blocks, head, j)
+        own_bar, hidden_bar = _block_gradients(
+            tiles, blocks, j, own, passes, zeros_of(own, wanted[0], accumulator_dtype), hidden_bar
+        )
+        return _add_block(layer, blocks, j, total, own_bar), hidden_bar
+
+    # A block of the gradient is complete when it is added: no wider dtype is needed, but in
+    # float16, whose range is too small for a sum that is not divided yet.
+    start = zeros_of(head, wanted[0], lambda d: accumulator_dtype(d) if d == jnp.float16 else d)
+    start = map_classes(blocks.split, start, layer)
+    hidden_bar = None
+    if wanted[1].hidden is not None:
+        like = split_strided(rows.hidden, tiles.rows)
+        hidden_bar = zeros_like(like, accumulator_dtype(rows.hidden.dtype))
+    total, hidden_bar = loop(of_block, (start, hidden_bar), blocks.number)
+    total = add_small_fields(map_classes(blocks.merge, total, layer), small_bar)
+    if hidden_bar is not None:
+        hidden_bar = where_rows(rows.mask, merge_strided(hidden_bar, tiles.rows))
+        hidden_bar = store_row_gradient(hidden_bar, rows.hidden.dtype)
+    found = total, Rows(hidden_bar, None, None), where_rows(rows.mask, values)  # type: ignore  # not None here
+    return [x if m else None for m, x in zip(moves, tree.flatten_up_to(found), strict=True)]
+
+
+class _Passes(NamedTuple):
+    """What the second pass knows of the rows, in the form (size, chunks, ...).
+
+    Attributes:
+        parts: The rows, their labels on this device, and their largest logits.
+        parts_bar: The cotangents of their sums.
+        labels: What else is known of the labels.
+    """
+
+    parts: tuple[Rows, Array, Array]
+    parts_bar: RowSums
+    labels: Labels
+
+
+def _block_gradients(
+    tiles: Tiles,
+    blocks: Blocks,
+    j: Any,
+    own: Head,
+    passes: _Passes,
+    own_bar: Head,
+    hidden_bar: Array | None,
+) -> tuple[Head, Array | None]:
+    """Adds the gradients that come from block j, whose part of the head is `own`."""
+    layer = tiles.layer
+    own_small = small_fields(own, own_bar)
+
+    def of_chunk(carry: Any, c: Any) -> Any:
+        own_bar, hidden_bar = carry
+        (rows, ids, top), bar = take_chunk((passes.parts, passes.parts_bar), c)
+        hidden = rows.visible()
+        classes = classes_of(blocks, passes.labels._replace(ids=ids), j)
+        raw = product(layer, hidden, own.weight)
+
+        def variables(raw: Array, small: dict[str, Array]) -> RowSums:
+            return sums_of_block(layer, own._replace(**small), raw, classes, top).variables()
+
+        found, vjp_fn = jax.vjp(variables, raw, own_small)
+        raw_bar, small_bar = vjp_fn(
+            jax.tree.map(lambda x, like: pcast_varying(x, vma(like)), bar, found)
+        )
+        own_bar = add_small_fields(own_bar, small_bar)
+        if own_bar.weight is not None:
+            outer = outer_product(layer, hidden, raw_bar, own.weight)
+            own_bar = own_bar._replace(weight=own_bar.weight + outer)
+        if hidden_bar is not None:
+            change = times_weight(layer, raw_bar, own.weight, hidden)
+            old = lax.dynamic_index_in_dim(hidden_bar, c, 1, keepdims=False)
+            hidden_bar = lax.dynamic_update_index_in_dim(hidden_bar, old + change, c, 1)
+        return own_bar, hidden_bar
+
+    return loop(of_chunk, (own_bar, hidden_bar), tiles.rows.chunks)
+
+
+def _add_block(layer: Layer, blocks: Blocks, j: Any, total: Head, own_bar: Head) -> Head:
+    """Adds the gradients of block j to those of all classes, which are in parts."""
+    fields = {}
+    for field, part in own_bar._asdict().items():
+        x = getattr(total, field)
+        if part is not None:
+            axis = class_axis_of(layer, field)
+            fields[field] = blocks.add(x, part, axis, j) if field in CLASS_FIELDS else x + part
+    return total._replace(**fields)
+
+
+# The rule is the derivative of the function, in which the sums are functions of the arguments.
+@_gradients.defjvp
+def _gradients_jvp(
+    tiles: Tiles, moves: tuple[bool, ...], primals: Any, tangents: Any
+) -> tuple[list[Any], list[Any]]:
+    def function(head: Head, rows: Rows, factors: Array) -> list[Any]:
+        sums = row_sums(tiles, head, rows)
+        return _gradients.fun(tiles, moves, sums, head, rows, factors)
+
+    return jax.jvp(function, primals[1:], tangents[1:])

@@ -10,6 +10,8 @@ from jaxloss import _xla
 from jaxloss._core import registry
 from jaxloss.numerics._double_double import DD, exp_dd, two_product
 
+pytestmark = pytest.mark.few
+
 
 @pytest.mark.parametrize(
     "shape", [(), (0,), (0, 3), (7,), (6, 10), (2, 3, 5), (3, 100), (9000,), (10007,), (4099, 3)]
@@ -38,6 +40,7 @@ def test_the_vectorizable_shape_has_a_long_last_axis(shape, better):
     assert _xla._vectorizable_shape(shape) == better
 
 
+@pytest.mark.slow
 def test_a_loss_is_evaluated_in_that_shape_and_returns_its_own():
     x = jnp.ones((6400, 3))
     program = str(jax.make_jaxpr(jl.regression.log_cosh)(x, x))
@@ -50,6 +53,7 @@ def _mean_log_cosh(prediction, target):
     return jl.regression.log_cosh(prediction, target, reduction="mean")
 
 
+@pytest.mark.slow
 def test_options_that_lie_along_the_last_axis_keep_their_place():
     logits, labels = jnp.ones((5, 3)), jnp.zeros((5, 3)).at[:, 0].set(1.0)
     weight = jnp.asarray([2.0, 3.0, 4.0])

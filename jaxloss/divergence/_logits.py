@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence of logits: distillation."""
 
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -77,10 +77,11 @@ def _log_ratio(
     return q, ratio, jnp.where(close, near, far)
 
 
+_Three: TypeAlias = tuple[Array, Array, Array]
+
+
 @jax.custom_jvp
-def softmaxes_and_difference(
-    logits: Array, target_logits: Array, temperature: Array
-) -> tuple[Array, Array, Array]:
+def softmaxes_and_difference(logits: Array, target_logits: Array, temperature: Array) -> _Three:
     """Both distributions, p and q, and q - p with all its digits where they are close."""
     p = _softmax(logits, temperature)
     q, log_ratio, _ = _log_ratio(logits, target_logits, temperature)
@@ -88,7 +89,7 @@ def softmaxes_and_difference(
 
 
 @softmaxes_and_difference.defjvp
-def _softmaxes_and_difference_jvp(primals: Arrays, tangents: Arrays) -> tuple[Arrays, Arrays]:
+def _softmaxes_and_difference_jvp(primals: Arrays, tangents: Arrays) -> tuple[_Three, _Three]:
     # A full rule: the difference has the tangent of the two, and no cancellation is differentiated.
     p, q, difference = softmaxes_and_difference(*primals)
     p_dot, q_dot = (

@@ -67,7 +67,7 @@ class DD(NamedTuple):
 
 def two_sum(a: Array | float, b: Array | float) -> DD:
     """`a + b` and its rounding error (Knuth)."""
-    total = a + b
+    total = jnp.add(a, b)
     # If a is a constant, XLA simplifies (a + b) - a to b, unless a select separates the two.
     seen = jnp.where(b == b, total, b)
     back = seen - a
@@ -76,7 +76,7 @@ def two_sum(a: Array | float, b: Array | float) -> DD:
 
 def two_product(a: Array | float, b: Array | float) -> DD:
     """`a * b` and its rounding error (Dekker), from halves whose products are exact."""
-    product = rounded(a * b)
+    product = rounded(jnp.multiply(a, b))
     info = jnp.finfo(product.dtype)
     # If both are constants, XLA reorders the sum, unless a select by the product comes first.
     (a1, a2), (b1, b2) = (
@@ -89,7 +89,7 @@ def two_product(a: Array | float, b: Array | float) -> DD:
 
 def two_quotient(a: Array | float, b: Array | float) -> DD:
     """`a / b` and its rounding error, itself rounded."""
-    ratio = rounded(a / b)
+    ratio = rounded(jnp.divide(a, b))
     product, error = two_product(ratio, b)
     return DD(ratio, finite(((a - product) - error) / b))
 

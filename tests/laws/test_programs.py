@@ -6,6 +6,7 @@ import numpy as np
 from cases import BATCH
 from harness.calls import arrays, call, cast, gradient, strict
 from jax import export
+from jax.experimental import checkify
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -74,6 +75,13 @@ def test_it_runs_where_one_argument_differs_between_devices(setting):
 
     function = jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=P("data"))
     jax.eval_shape(function, *data)
+
+
+@law()
+def test_checkify_reads_its_gradient(setting):
+    both = lambda *data: (call(setting)(*data), gradient(setting)(*data))
+    checked = checkify.checkify(both, errors=checkify.all_checks)
+    jax.eval_shape(lambda *data: checked(*data)[1], *arrays(setting))
 
 
 @law()

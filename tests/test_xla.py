@@ -8,6 +8,9 @@ import pytest
 import jaxloss as jl
 from jaxloss import _xla
 from jaxloss._core import registry
+from jaxloss.numerics._double_double import DD, exp_dd, two_product
+
+pytestmark = pytest.mark.few
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,7 @@ def test_the_vectorizable_shape_has_a_long_last_axis(shape, better):
     assert _xla._vectorizable_shape(shape) == better
 
 
+@pytest.mark.slow
 def test_a_loss_is_evaluated_in_that_shape_and_returns_its_own():
     x = jnp.ones((6400, 3))
     program = str(jax.make_jaxpr(jl.regression.log_cosh)(x, x))
@@ -49,6 +53,7 @@ def _mean_log_cosh(prediction, target):
     return jl.regression.log_cosh(prediction, target, reduction="mean")
 
 
+@pytest.mark.slow
 def test_options_that_lie_along_the_last_axis_keep_their_place():
     logits, labels = jnp.ones((5, 3)), jnp.zeros((5, 3)).at[:, 0].set(1.0)
     weight = jnp.asarray([2.0, 3.0, 4.0])
@@ -104,3 +109,37 @@ def test_symbolic_shapes_take_no_hints_that_depend_on_the_size():
     )
     slope = exported(x, x).call(jnp.full((5, 3), 2.0), jnp.ones((5, 3)))
     np.testing.assert_allclose(slope, np.full((5, 3), np.tanh(1.0)), rtol=1e-6)
+
+
+@pytest.fixture
+def as_elsewhere(monkeypatch):
+    """Programs take the forms of GPU and TPU, which XLA on CPU compiles with multiply-adds too."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, default, **_platforms: default(*args)
+    )
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_elsewhere_a_product_has_its_rounding_error(as_elsewhere):
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 5000)).astype(np.float32)
+
+    hi, lo = map(np.asarray, jax.jit(lambda a, b: tuple(two_product(a, b)))(a, b))
+    np.testing.assert_array_equal(hi, a * b)
+    np.testing.assert_array_equal(np.float64(hi) + lo, np.float64(a) * b)
+    # The sum invites the compiler to a fused multiply-add, which does not round the product.
+    total = jax.jit(lambda a, b, c: two_product(a, b).hi + c)(a, b, c)
+    np.testing.assert_array_equal(total, a * b + c)
+
+
+def test_elsewhere_the_exponential_of_a_sum_is_corrected(as_elsewhere):
+    rng = np.random.default_rng(0)
+    hi = -np.float32(rng.uniform(0, 87, 5000))
+    lo = np.float32(np.spacing(hi) * rng.uniform(-0.5, 0.5, hi.size))
+    expected = np.exp(np.float64(hi) + lo)
+    error = np.abs(jax.jit(exp_dd)(DD(hi, lo)) - expected) / np.spacing(np.float32(expected))
+    assert np.max(error) < 2
+    at_the_ends = exp_dd(DD(jnp.array([0.0, -jnp.inf, -200.0]), jnp.array([0.0, jnp.nan, 0.0])))
+    np.testing.assert_array_equal(at_the_ends, [1, 0, 0])

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax import Array
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 
 def vma(x: Any) -> frozenset[str]:
@@ -15,7 +16,7 @@ def vma(x: Any) -> frozenset[str]:
     return frozenset() if manual is None else manual.varying
 
 
-def vma_of(*trees: Any) -> frozenset[str]:
+def vma_of(*trees: PyTree) -> frozenset[str]:
     """The manual mesh axes over which any leaf differs between devices."""
     return frozenset().union(*(vma(x) for x in jax.tree.leaves(trees)))
 
@@ -25,7 +26,7 @@ def is_manual() -> bool:
     return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
-def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
+def pcast_varying(tree: PyTree, axes: frozenset[str]) -> Any:
     """The same arrays, marked as different on the devices of these axes.
 
     The transpose of the mark is a sum over the devices. Before a loop, that is one sum; inside,
@@ -39,7 +40,7 @@ def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
     return jax.tree.map(mark, tree)
 
 
-def unify_vma(*trees: Any) -> Any:
+def unify_vma(*trees: PyTree) -> Any:
     """The same trees, each array marked as different on every axis over which one of them is."""
     return pcast_varying(trees, vma_of(trees)) if is_manual() else trees
 
@@ -57,7 +58,7 @@ _SUMMED = (
 
 
 def check_summed_gradients(
-    fun_name: str, what: str, values: Any, params: Any, remedy: str = _SUMMED
+    fun_name: str, what: str, values: Any, params: PyTree, remedy: str = _SUMMED
 ) -> None:
     """Raises if values differ between devices where one of the parameters is the same on all.
 

@@ -45,6 +45,7 @@ def _probability(depth: Array, lo: Array, u: Array) -> tuple[Array, Array, Array
     return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, nll), added
 
 
+@jax.jit  # called eagerly, a loop over new functions would be compiled in each call
 def _normalizer(below: Array, lo: Array, is_top: Array, u: Array) -> Array:
     """The normalizer of each row, measured from its top: the sum of all probabilities is 1.
 

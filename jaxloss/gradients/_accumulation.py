@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import total
 from jaxloss._core.reduction import Mean
@@ -75,16 +76,16 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
 
     check_scalar(_NAME, "scale", scale)
 
-    def value_and_grad(params: Any, *batch: Any, step: Any = None, **shared: Any) -> Any:
+    def value_and_grad(params: PyTree, *batch: PyTree, step: Any = None, **shared: Any) -> Any:
         micro = _divided(batch, num_micro)
         params = jax.tree.map(jnp.asarray, params)
         if axis_name is not None:
             params = _local(params, axis_name)
 
-        def give(params: Any, *rows: Any) -> tuple[Any, Any]:
+        def give(params: PyTree, *rows: Any) -> tuple[Any, Any]:
             return split(_NAME, loss(params, *rows, **shared), has_aux)
 
-        def evaluate(params: Any, *rows: Any) -> tuple[dict[str, Mean], Any]:
+        def evaluate(params: PyTree, *rows: Any) -> tuple[dict[str, Mean], Any]:
             result, aux = give(params, *rows)
             return _named(result), aux
 
@@ -122,7 +123,7 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         # Linear in the totals: its slopes, w / W, are those of every micro-batch.
         slopes = jax.grad(lambda totals: objective(totals)[0])(jax.tree.map(jnp.zeros_like, zeros))
 
-        def add_gradients(carry: Any, rows: Any) -> tuple[Any, Any]:
+        def add_gradients(carry: PyTree, rows: Any) -> tuple[Any, Any]:
             totals, gradients = carry
             own, vjp_fn, aux = jax.vjp(lambda p: _totals(evaluate(p, *rows)), params, has_aux=True)
             (gradient,) = vjp_fn({k: (scale * slopes[k]).astype(own[k].dtype) for k in own})
@@ -189,7 +190,7 @@ def _check_weights(weights: Mapping[str, Any] | None, names: Mapping[str, Any]) 
         raise ValueError(f"{_NAME}: `weights` names {unknown}, expected some of {sorted(names)}.")
 
 
-def _local(tree: Any, axis_name: str | tuple[str, ...]) -> Any:
+def _local(tree: PyTree, axis_name: str | tuple[str, ...]) -> Any:
     """The same numbers, as values that differ between devices as far as JAX knows.
 
     Otherwise the transpose inside `shard_map` would add up gradients over devices after every

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.gradients._common import scalar
@@ -13,7 +14,7 @@ _NAME = "jaxloss.gradients.gauss_newton_vp"
 
 
 def gauss_newton_vp(
-    loss: Callable[..., Any], model: Callable[..., Any], params: Any, batch: tuple[Any, ...]
+    loss: Callable[..., Any], model: Callable[..., Any], params: PyTree, batch: tuple[Any, ...]
 ) -> Callable[[Any], Any]:
     r"""Multiplies vectors by the Gauss-Newton matrix: the curvature that second-order steps use.
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import vector
 from jaxloss._memory.mesh import check_summed_gradients, cotangent
@@ -70,8 +71,8 @@ def multi_value_and_grad(
         )
         raise ValueError(message)
 
-    def value_and_grad(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        def evaluate(params: Any) -> tuple[Array, Any]:
+    def value_and_grad(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def evaluate(params: PyTree) -> tuple[Array, Any]:
             return _vector(fun_name, losses(params, *args, **kwargs), has_aux)
 
         params = jax.tree.map(jnp.asarray, params)
@@ -127,8 +128,8 @@ def value_and_gramian(
     fun_name = "jaxloss.gradients.value_and_gramian"
     _check_way(fun_name, jacobian)
 
-    def function(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Array]:
-        def evaluate(params: Any) -> tuple[Array, Any]:
+    def function(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Array]:
+        def evaluate(params: PyTree) -> tuple[Array, Any]:
             return _vector(fun_name, losses(params, *args, **kwargs), has_aux)
 
         params = jax.tree.map(jnp.asarray, params)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss import numerics
 from jaxloss._memory.mesh import pcast_varying, vma_of
@@ -60,7 +61,7 @@ def per_example_value_and_grad(
         )
     check_scalar(_NAME, "clip", 0 if clip is None else clip)
 
-    def value_and_grad(params: Any, *batch: Any, **shared: Any) -> tuple[Array, Any]:
+    def value_and_grad(params: PyTree, *batch: PyTree, **shared: Any) -> tuple[Array, Any]:
         count = rows(_NAME, batch)
         size = max(1, min(chunk_size or count, count))
         params, batch = jax.tree.map(jnp.asarray, (params, batch))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.gradients._common import check_scalar, scalar, split
@@ -46,8 +47,8 @@ def scaled_value_and_grad(
     """
     check_scalar(_NAME, "scale", scale)
 
-    def value_and_grad(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        def evaluate(params: Any) -> tuple[Any, Any]:
+    def value_and_grad(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def evaluate(params: PyTree) -> tuple[Any, Any]:
             value, aux = split(_NAME, loss(params, *args, **kwargs), has_aux)
             return scalar(_NAME, "the loss", value), aux
 

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from jaxloss._memory.mesh import is_manual, pcast_varying, vma_of
 
 
-def all_finite(*trees: Any) -> Array:
+def all_finite(*trees: PyTree) -> Array:
     """Whether no floating-point number in any of the trees is NaN or infinite."""
     floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in floats], bool))
 
 
-def no_update(updates: Any) -> Any:
+def no_update(updates: PyTree) -> Any:
     """Updates that leave parameters as they are, bit for bit.
 
     They are -0, the neutral element: -0 + 0 is 0, which would lose the sign of a parameter of -0.
@@ -63,7 +64,7 @@ def tree_where(ok: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
 
 
-def map_like_params(function: Callable[[Any], Any], tree: Any, params: Any) -> Any:
+def map_like_params(function: Callable[[Any], Any], tree: PyTree, params: PyTree) -> Any:
     """Maps over a tree that has the structure of the parameters.
 
     Returns the parameters themselves where they have no leaves: `optax.tree_map_params` calls
@@ -72,7 +73,7 @@ def map_like_params(function: Callable[[Any], Any], tree: Any, params: Any) -> A
     return jax.tree.map(function, tree) if jax.tree.leaves(params) else params
 
 
-def find_states(state: Any, kind: type) -> list[Any]:
+def find_states(state: PyTree, kind: type) -> list[Any]:
     """The outermost states of a kind, at any depth of a state."""
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
     return [x for x in nodes if isinstance(x, kind)]
@@ -118,9 +119,9 @@ def cond(ok: Array, true_fun: Callable[[], Any], false_fun: Callable[[], Any]) -
 def update_if(
     ok: Array,
     inner: optax.GradientTransformationExtraArgs,
-    updates: Any,
-    inner_state: Any,
-    params: Any,
+    updates: PyTree,
+    inner_state: PyTree,
+    params: PyTree,
     extra_args: dict[str, Any],
     *,
     check: bool = False,

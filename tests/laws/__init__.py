@@ -240,6 +240,11 @@ PENDING: dict[str, dict[str, str]] = {}
 """Where a law is known to be broken, and why: the test must fail there, until it is mended."""
 
 
+def leaves_where(setting: Any) -> bool:
+    """Whether the options of a setting leave `where` to the law, which gives one of its own."""
+    return "where" not in setting.given
+
+
 def law(*, only: Callable[[Any], bool] | None = None) -> Callable[[Any], Any]:
     """Makes a test that of a law: `only` tells of which settings it can be asked at all."""
 

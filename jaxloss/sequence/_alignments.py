@@ -340,11 +340,11 @@ def _value_and_gradient(
 
 def _of_classes(x: Array, ids: Array, classes: int) -> Array:
     """Sums the slots of one class: (frames, examples, slots) to (examples, frames, classes)."""
-
-    def of_example(x: Array, ids: Array) -> Array:
-        return jnp.zeros((classes, x.shape[0]), x.dtype).at[ids].add(x.T)
-
-    return jnp.swapaxes(jax.vmap(of_example, (1, 0))(x, ids), 1, 2)
+    frames, examples, _ = x.shape
+    # Not by `vmap`: checkify cannot read a scatter with batch axes.
+    zeros = jnp.zeros((examples, classes, frames), x.dtype)
+    sums = zeros.at[jnp.arange(examples)[:, None], ids].add(jnp.transpose(x, (1, 2, 0)))
+    return jnp.swapaxes(sums, 1, 2)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))

@@ -93,15 +93,23 @@ def resident():
         return int(statm.read().split()[1]) * resource.getpagesize() / 1e6
 
 
+allowed = MEGABYTES
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
-    """Compiled programs of past tests are of little use to the next: when they are many they go."""
-    if sys.platform == "linux" and resident() > MEGABYTES:
+    """Compiled programs of past tests are of little use to the next: when they are many they go.
+
+    What stays although they went is no reason to let the next ones go at once.
+    """
+    global allowed
+    if sys.platform == "linux" and resident() > allowed:
         import jax
 
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
+        allowed = max(MEGABYTES, resident() + 300)
 
 
 def cpu_seconds():

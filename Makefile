@@ -38,7 +38,7 @@ TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics runtime_typ
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test suite costs lint types format readme docs notebooks accelerators lowest newest wheel clean
+.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -49,6 +49,9 @@ demo: .venv/.demo ## the quickstart, as a script
 
 test: .venv/.dev ## every loss once, every law, every module: three minutes on two cores
 	$(BIN)/$(QUICK)
+
+check: .venv/.dev ## what CI runs: also each family's own tests, the examples in docstrings, eight devices
+	$(BIN)/$(PYTEST) -m 'not slow or mesh'
 
 suite: .venv/.dev ## all of it: every option, accuracy in all draws, notebooks, meshes, processes
 	XLA_FLAGS= $(BIN)/$(PYTEST) --jaxtyping-packages=$(subst $(space),$(comma),$(TYPED))

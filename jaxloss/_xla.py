@@ -27,6 +27,7 @@ __all__ = [
     "on_cpu",
     "one_depending_on",
     "recompute",
+    "rounded",
     "with_vectorizable_shape",
 ]
 
@@ -82,6 +83,20 @@ def on_cpu(for_cpu: Callable[..., T], for_others: Callable[..., T], *arguments: 
     calls compile once.
     """
     return lax.platform_dependent(*arguments, cpu=for_cpu, default=for_others)
+
+
+def _behind_select(x: Array) -> Array:
+    return lax.select(lax.eq(x, x), x, lax.full_like(x, jnp.nan))
+
+
+def rounded(x: Array) -> Array:
+    """Returns x, a product or quotient, as rounded to its dtype in everything computed from it.
+
+    A fused multiply-add would use the product before it is rounded, in one of the places and not in
+    another. On CPU a barrier keeps them apart; on GPU and TPU, where a barrier writes the array to
+    memory, a select does: no compiler contracts a multiplication with an addition across it.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_behind_select)
 
 
 def recompute(x: T, result: Any = None) -> T:

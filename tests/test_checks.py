@@ -302,3 +302,13 @@ def test_swapped_arguments_are_seen_by_their_kinds():
     expected = r"sum to 1 along the class axis, got 3\.0\. Integers of this shape are one-hot"
     with pytest.raises(ValueError, match=expected):
         jl.checked(jl.classification.softmax_cross_entropy)(jnp.zeros(3), jnp.array([1, 2, 0]))
+
+
+@pytest.mark.parametrize("name", ["negative_log_likelihood", "multi_margin", "z_loss"])
+def test_checkify_reads_the_gradient_of_what_takes_an_entry(name):
+    """The transpose of a batched gather is a scatter, for which checkify raises an IndexError."""
+    loss = getattr(jl.classification, name)
+    labels = () if name == "z_loss" else (jnp.array([0, 1]),)
+    slope = jax.grad(lambda x: jnp.sum(loss(x, *labels)))
+    checked = checkify.checkify(slope, errors=checkify.all_checks)
+    jax.eval_shape(lambda x: checked(x)[1], jax.ShapeDtypeStruct((2, 3), jnp.float32))

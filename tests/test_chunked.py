@@ -679,13 +679,16 @@ def test_inner_constants_of_a_function_may_change():
 def test_keys_are_rows():
     keys = jax.random.split(jax.random.key(0), 11)
     noise = jax.vmap(lambda key: jax.random.normal(key))
-    loss = lambda w, x, keys: x @ w + noise(keys)
+    loss = lambda w, x, keys: (x @ w) * noise(keys)
     weight, hidden, _ = draw(11)
     where = jnp.arange(11) % 3 > 0
-    got = jl.chunked(loss, 4)(weight[:, 0], hidden, keys, where=where)
-    np.testing.assert_allclose(
-        got, jl.mean(loss(weight[:, 0], hidden, keys), where=where), rtol=1e-5
-    )
+    plain = lambda w: jnp.where(where, loss(w, hidden, keys), 0)
+    of_rows = lambda w: jl.chunked(loss, 4, reduction="none")(w, hidden, keys, where=where)
+    of_mean = lambda w: jl.chunked(loss, 4)(w, hidden, keys, where=where)
+    both = lambda w: (of_rows(w), jax.value_and_grad(of_mean)(w))
+    mean = lambda w: jl.mean(loss(w, hidden, keys), where=where)
+    expected = plain(weight[:, 0]), jax.value_and_grad(mean)(weight[:, 0])
+    chex.assert_trees_all_close(jax.jit(both)(weight[:, 0]), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -445,6 +445,21 @@ def test_gradients_that_would_vanish_in_float16_survive():
     np.testing.assert_allclose(scaled / 2.0**16, 2e-9, rtol=1e-2)
 
 
+def test_micro_batches_take_a_scale():
+    """The gradient of a mean over a million tokens is below the least number of float16."""
+
+    def loss(w, x):
+        return Mean(jnp.sum(w * x) * 2.0**-10, jnp.float32(2.0**17))
+
+    w, x = jnp.float16(2), jnp.arange(8.0)
+    scaled = jax.jit(lambda s: gradients.accumulate_value_and_grad(loss, 4, scale=s)(w, x))
+    (value, none), (same, got) = scaled(1.0), scaled(2.0**15)
+    assert (value, same) == (56 * 2.0**-29,) * 2
+    assert (none, got, got.dtype) == (0, 28 * 2.0**-14, jnp.float16)
+    with pytest.raises(ValueError, match=r"`scale` has shape \(2,\), expected a scalar"):
+        gradients.accumulate_value_and_grad(loss, 4, scale=jnp.ones(2))
+
+
 def test_a_mean_is_divided_and_mistakes_are_named():
     value, grad = gradients.scaled_value_and_grad(lambda p: Mean(p * 6, 3.0), 8.0)(jnp.float32(1))
     assert (value, grad) == (2, 16)

@@ -810,8 +810,8 @@ def test_the_plan_prints_in_a_notebook():
     assert plan._repr_html_() == f"<code>{plan}</code>"
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_the_least_memory_holds_neither_logits_nor_another_gradient(reduction):
+@pytest.mark.parametrize(("reduction", "mebibytes"), [("mean", 16), ("none", 21)])
+def test_the_least_memory_holds_neither_logits_nor_another_gradient(reduction, mebibytes):
     """In bfloat16: the gradient of the weight is a result, in its dtype, and not a temporary."""
     struct, rows, dim, classes = jax.ShapeDtypeStruct, 1024, 64, 32768
     function = lambda h, w, y: jnp.sum(
@@ -823,6 +823,6 @@ def test_the_least_memory_holds_neither_logits_nor_another_gradient(reduction):
     arguments = struct((rows, dim), "bfloat16"), struct((classes, dim), "bfloat16")
     program = jax.jit(jax.grad(function, (0, 1))).lower(*arguments, struct((rows,), "i4"))
     memory = program.compile().memory_analysis()
-    of_weight = 2 * dim * classes
-    # XLA on CPU converts the weight to float32, as a whole; three quarters of the logits it is not.
-    assert memory.temp_size_in_bytes < 2 * of_weight + 0.4 * 2 * rows * classes
+    # 13.5 and 18.2 here, 8 of which are the weight, which XLA on CPU converts to float32 as a whole.
+    # One more gradient of the weight would be 8 more, the logits 128.
+    assert memory.temp_size_in_bytes < mebibytes * 2**20

@@ -8,6 +8,7 @@ import pytest
 import jaxloss as jl
 from jaxloss import _xla
 from jaxloss._core import registry
+from jaxloss.numerics._double_double import DD, exp_dd, two_product
 
 pytestmark = pytest.mark.few
 
@@ -108,3 +109,38 @@ def test_symbolic_shapes_take_no_hints_that_depend_on_the_size():
     )
     slope = exported(x, x).call(jnp.full((5, 3), 2.0), jnp.ones((5, 3)))
     np.testing.assert_allclose(slope, np.full((5, 3), np.tanh(1.0)), rtol=1e-6)
+
+
+@pytest.fixture
+def as_elsewhere(monkeypatch):
+    """Programs take the forms of GPU and TPU, which XLA on CPU compiles with multiply-adds too."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, default, **_platforms: default(*args)
+    )
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_elsewhere_a_product_has_its_rounding_error(as_elsewhere):
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 5000)).astype(np.float32)
+
+    hi, lo = map(np.asarray, jax.jit(lambda a, b: tuple(two_product(a, b)))(a, b))
+    np.testing.assert_array_equal(hi, a * b)
+    np.testing.assert_array_equal(np.float64(hi) + lo, np.float64(a) * b)
+    # The sum invites the compiler to a fused multiply-add, which does not round the product.
+    total = jax.jit(lambda a, b, c: two_product(a, b).hi + c)(a, b, c)
+    np.testing.assert_array_equal(total, a * b + c)
+
+
+@pytest.mark.slow  # the exponential of the light compiler is 32 last places off
+def test_elsewhere_the_exponential_of_a_sum_is_corrected(as_elsewhere):
+    rng = np.random.default_rng(0)
+    hi = -np.float32(rng.uniform(0, 87, 5000))
+    lo = np.float32(np.spacing(hi) * rng.uniform(-0.5, 0.5, hi.size))
+    expected = np.exp(np.float64(hi) + lo)
+    error = np.abs(jax.jit(exp_dd)(DD(hi, lo)) - expected) / np.spacing(np.float32(expected))
+    assert np.max(error) < 2
+    at_the_ends = exp_dd(DD(jnp.array([0.0, -jnp.inf, -200.0]), jnp.array([0.0, jnp.nan, 0.0])))
+    np.testing.assert_array_equal(at_the_ends, [1, 0, 0])

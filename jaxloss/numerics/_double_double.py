@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxloss._xla import on_cpu, rounded
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._polynomials import horner
 
@@ -66,7 +67,7 @@ class DD(NamedTuple):
 
 def two_sum(a: Array | float, b: Array | float) -> DD:
     """`a + b` and its rounding error (Knuth)."""
-    total = a + b
+    total = jnp.add(a, b)
     # If a is a constant, XLA simplifies (a + b) - a to b, unless a select separates the two.
     seen = jnp.where(b == b, total, b)
     back = seen - a
@@ -75,8 +76,7 @@ def two_sum(a: Array | float, b: Array | float) -> DD:
 
 def two_product(a: Array | float, b: Array | float) -> DD:
     """`a * b` and its rounding error (Dekker), from halves whose products are exact."""
-    # Without the barrier, a fused multiply-add below would use the product before it is rounded.
-    product = lax.optimization_barrier(a * b)
+    product = rounded(jnp.multiply(a, b))
     info = jnp.finfo(product.dtype)
     # If both are constants, XLA reorders the sum, unless a select by the product comes first.
     (a1, a2), (b1, b2) = (
@@ -89,7 +89,7 @@ def two_product(a: Array | float, b: Array | float) -> DD:
 
 def two_quotient(a: Array | float, b: Array | float) -> DD:
     """`a / b` and its rounding error, itself rounded."""
-    ratio = lax.optimization_barrier(a / b)
+    ratio = rounded(jnp.divide(a, b))
     product, error = two_product(ratio, b)
     return DD(ratio, finite(((a - product) - error) / b))
 
@@ -145,17 +145,28 @@ def _power_of_2(n: Array, dtype: Any) -> Array:
     return lax.bitcast_convert_type((n + (info.maxexp - 1)) << info.nmant, dtype)
 
 
+def _exp_of_reduced(hi: Array, lo: Array) -> Array:
+    impossible = hi < math.log(jnp.finfo(hi.dtype).tiny)
+    n, f = _reduced(DD(hi, lo))
+    power = jnp.where(impossible, 0, _power_of_2(n, hi.dtype))
+    return (_expm1_near_0(jnp.where(impossible, 0, f)) + 1) * power
+
+
+def _corrected_exp(hi: Array, lo: Array) -> Array:
+    impossible = hi < math.log(jnp.finfo(hi.dtype).tiny)
+    exp = jnp.exp(hi)
+    return jnp.where(impossible, 0, exp + exp * lo)
+
+
 @jax.custom_jvp
 def exp_dd(x: DD) -> Array:
     """exp(x) with 0.7 ULP, for x up to 88; 0 where the result would not be a normal number.
 
     The exponential of a rounded x has an error of as many last places as x is large. On CPU this
-    costs no more than `jnp.exp`.
+    costs no more than `jnp.exp`. On GPU and TPU, which have an instruction for the exponential, the
+    platform's own is corrected to first order, with its own error.
     """
-    impossible = x.hi < math.log(jnp.finfo(x.hi.dtype).tiny)
-    n, f = _reduced(x)
-    power = jnp.where(impossible, 0, _power_of_2(n, x.hi.dtype))
-    return (_expm1_near_0(jnp.where(impossible, 0, f)) + 1) * power
+    return on_cpu(_exp_of_reduced, _corrected_exp, x.hi, x.lo)
 
 
 # Not the derivative of the polynomial, which is 3 ULP off: in second derivatives such terms cancel.

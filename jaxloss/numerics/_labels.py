@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
@@ -20,6 +21,7 @@ def is_label(
     return labels[..., None] == jnp.expand_dims(classes, tuple(range(labels.ndim)))
 
 
+@jax.custom_jvp
 def take_label(
     x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Shaped[Array, "*batch"]:
@@ -27,6 +29,15 @@ def take_label(
     if shards(x, x.ndim - 1) > 1:
         return jnp.sum(jnp.where(is_label(x, labels), x, 0), axis=-1)
     return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+@take_label.defjvp
+def _take_label_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The transpose is a choice, which fuses with what follows. That of a gather is a scatter, on
+    # which `checkify` raises an IndexError (JAX 0.10: `scatter_oob` knows no batching dimensions).
+    x, labels = primals
+    chosen = jnp.where(is_label(x, labels), tangents[0], 0)
+    return take_label(x, labels), jnp.sum(chosen, axis=-1)
 
 
 def uniform_over_finite(

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import is_unsharded
+from jaxloss._xla import on_cpu
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
@@ -28,28 +29,41 @@ def variadic_reduce(
     XLA on CPU compiles each `jnp.sum` to a separate kernel and writes the kernel's input to memory
     first; a single reduction with several operands is fused with the computation of them. Eight
     numbers at distances of an eighth of the axis are combined into one, so that the inner loop runs
-    over neighbours with vector instructions.
+    over neighbours with vector instructions. On GPU and TPU ordinary reductions are fused, and the
+    single one would write its operands to memory: there `finish` is all.
 
     Args:
         terms: Arrays of one shape.
         start: The neutral element of each.
         combine: Combines two tuples of numbers, one for each term. Defined at module level: JAX
             caches the compiled reduction by the identity of this function.
-        finish: Reduces what is left, plain arrays an eighth as long, by ordinary reductions.
+        finish: Reduces plain arrays by ordinary reductions. Defined at module level too.
     """
-    size = terms[0].shape[-1]
     # On several devices the compiler would gather what is sharded. A symbolic size cannot be split.
-    if not is_unsharded() or not isinstance(size, int):
+    if not is_unsharded() or not isinstance(terms[0].shape[-1], int):
         return finish(terms)
-    if size <= 32:
-        return _reduce(terms, start, combine, -1)
-    length = (size - 2 * (size % 8 == 1)) // 8  # a remainder of one number would be no reduction
-    parts = tuple(x[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for x in terms)
-    found = finish(_reduce(parts, start, combine, -2))
-    if size == 8 * length:
-        return found
-    rest = tuple(x[..., 8 * length :] for x in terms)
-    return combine(found, _reduce(rest, start, combine, -1))
+    return on_cpu(*_forms(tuple(start), combine, finish), *terms)
+
+
+@functools.cache
+def _forms(
+    start: tuple[float, ...], combine: Callable[..., Any], finish: Callable[..., Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The reduction on CPU and elsewhere: one object each, so that eager calls compile once."""
+
+    def strided(*terms: Array) -> Any:
+        size = terms[0].shape[-1]
+        if size <= 32:
+            return _reduce(terms, start, combine, -1)
+        length = (size - 2 * (size % 8 == 1)) // 8  # a remainder of one would be no reduction
+        parts = tuple(x[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for x in terms)
+        found = finish(_reduce(parts, start, combine, -2))
+        if size == 8 * length:
+            return found
+        rest = tuple(x[..., 8 * length :] for x in terms)
+        return combine(found, _reduce(rest, start, combine, -1))
+
+    return strided, lambda *terms: finish(terms)
 
 
 def _reduce(

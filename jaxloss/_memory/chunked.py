@@ -310,8 +310,8 @@ def _as_arrays(name: str, tree: PyTree) -> Any:
     return jax.tree_util.tree_map_with_path(convert, tree)
 
 
-def _count(rows: Any) -> tuple[int, Any]:
-    """The number of rows, and a leaf that has them."""
+def _count(rows: Any) -> tuple[Any, Any]:
+    """The number of rows, which may be symbolic, and a leaf that has them."""
     leaves = jax.tree_util.tree_leaves_with_path(rows)
     if not leaves:
         raise ValueError(f"{_NAME}: no rows were given, expected arrays with one entry a row.")

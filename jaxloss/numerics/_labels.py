@@ -11,8 +11,8 @@ from jaxloss._memory.mesh import shards
 
 
 def is_label(
-    x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"]
-) -> Bool[Array, "*batch classes"]:
+    x: Shaped[Array, "*#batch classes"], labels: Int[Array, "*#batch"]
+) -> Bool[Array, "... classes"]:
     """Where along the last axis of x the label is: one-hot labels as booleans, by comparison.
 
     Outside the range of classes a label is nowhere.

@@ -148,6 +148,7 @@ CASES = {
         draws={"log_prob": log_probability, "reference_log_prob": log_probability},
         extremes=EXTREMES,
         conditioned=True,
+        is_linear=lambda setting: setting.given.get("order") == 1,
     ),
     "entropy": Case(
         entropy,

@@ -66,7 +66,12 @@ def moderate(generator, count):
 
 
 CASES = {
-    "clipped_value": Case(clipped_value, options=({}, {"clip": 0.5})),
+    "clipped_value": Case(
+        clipped_value,
+        options=({}, {"clip": 0.5}),
+        # Far from a target their squares are equal, rounded: then either branch is the larger one.
+        extremes={"value": moderate, "old_value": moderate, "target": moderate},
+    ),
     "quantile_huber": Case(
         quantile_huber,
         options=(
@@ -82,6 +87,7 @@ CASES = {
         options=({"target_entropy": -2.0}, {"target_entropy": -2.0, "linear": True}),
         extremes={"log_temperature": moderate, "log_prob": moderate},
         conditioned=True,
+        is_linear=lambda setting: "linear" in setting.given,
     ),
     "exponential_advantage": Case(
         exponential_advantage,

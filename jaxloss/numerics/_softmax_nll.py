@@ -150,7 +150,7 @@ def _dense_and_sums(logits: Array, labels: Array) -> tuple[Array, _Sums]:
     """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
-    at_top, gap = exps == 1, _below(top, logits)
+    at_top, gap = logits == top, _below(top, logits)
     # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
     # `exps - 1` is 0 and has the derivative of `exps`.
     below, ties, off_top, on_top, gaps = fused_sums(
@@ -176,9 +176,9 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
     logits_dot, labels_dot = tangents
     value, sums = _dense(logits, labels)
     value_dot, sums_dot = jnp.zeros_like(value), _Sums(*map(jnp.zeros_like, sums))
-    at_top = sums.exps == 1
+    at_top = logits == sums.top
     if not isinstance(logits_dot, SymbolicZero):
-        value_dot = value_dot + jnp.sum(_dense_gradient(labels, sums) * logits_dot, axis=-1)
+        value_dot = value_dot + jnp.sum(_dense_gradient(logits, labels, sums) * logits_dot, axis=-1)
         exps_dot = sums.exps * logits_dot
         rest_dot = jnp.sum(exps_dot, axis=-1, keepdims=True)
         sums_dot = sums_dot._replace(exps=exps_dot, rest=rest_dot)
@@ -192,12 +192,12 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
     return (value, sums), (value_dot, sums_dot)
 
 
-def _dense_gradient(labels: Array, sums: _Sums) -> Array:
+def _dense_gradient(logits: Array, labels: Array, sums: _Sums) -> Array:
     """softmax(logits) * sum(labels) - labels."""
     # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
     exps, rest = sums.exps, sums.rest
     scaled = jnp.where(
-        exps == 1,
+        logits == sums.top,
         (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),
         (sums.labels_off_top + sums.labels_on_top) * exps - labels * (1 + rest),
     )
@@ -221,8 +221,7 @@ def _expected_and_sums(
 ) -> tuple[Array, _Sums]:
     """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
     top = _top(logits)
-    exps = exp_shifted(logits, top)
-    at_top = exps == 1
+    exps, at_top = exp_shifted(logits, top), logits == top
     below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
     rest = (below + jnp.maximum(ties - 1, 0))[..., None]
     nothing = jnp.zeros_like(rest)
@@ -245,10 +244,10 @@ def _expected_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -
     values, slopes = jax.jvp(
         lambda hi: function(DD(hi, nll.lo), *options), (nll.hi,), (jnp.ones_like(nll.hi),)
     )
-    weights, at_top = labels * slopes, sums.exps == 1
+    weights, at_top = labels * slopes, logits == sums.top
     off_top, on_top = fused_sums(jnp.where(at_top, 0, weights), jnp.where(at_top, weights, 0))
     known = sums._replace(labels_off_top=off_top[..., None], labels_on_top=on_top[..., None])
-    value_dot = jnp.sum(_dense_gradient(weights, known) * logits_dot, axis=-1)
+    value_dot = jnp.sum(_dense_gradient(logits, weights, known) * logits_dot, axis=-1)
     value_dot = value_dot + jnp.sum(values * labels_dot, axis=-1)
     if options:
         _, by_options = jax.jvp(

@@ -27,6 +27,7 @@ __all__ = [
     "on_cpu",
     "one_depending_on",
     "recompute",
+    "recompute_off_cpu",
     "rounded",
     "with_vectorizable_shape",
 ]
@@ -109,6 +110,15 @@ def recompute(x: T, result: Any = None) -> T:
     if fits_in_cache(x if result is None else result):
         return x
     return barrier(x)
+
+
+def recompute_off_cpu(x: T) -> T:
+    """Returns x, one number a row, behind a barrier on GPU and TPU.
+
+    What is computed from it and the entries of the row is computed again in each kernel that reads
+    the row. Without the barrier XLA on GPU writes it, in float32 where the row is bfloat16.
+    """
+    return lax.platform_dependent(x, cpu=_identity, default=lax.optimization_barrier)
 
 
 def not_folded(x: T) -> T:

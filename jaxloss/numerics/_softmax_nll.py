@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import on_cpu, recompute_off_cpu
+from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_dd, finite, two_sum
 from jaxloss.numerics._elementwise import multiply_no_nan, softplus
 from jaxloss.numerics._labels import is_label, take_label
@@ -96,11 +96,11 @@ def _first(computed: Array, *_: Any) -> Array:
 
 
 def _others_again(_computed: Array, logits: Array | DD, top: Array, at_label: Array) -> Array:
-    return _others(logits, lax.optimization_barrier(top), at_label)
+    return _others(logits, recompute_on_gpu(top), at_label)
 
 
 def _exps_again(_computed: Array, logits: Array, top: Array) -> Array:
-    return exp_shifted(logits, lax.optimization_barrier(top))
+    return exp_shifted(logits, recompute_on_gpu(top))
 
 
 def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
@@ -117,7 +117,7 @@ def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
         gap = gap - take_label(logits.lo, labels)[..., None]
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # every logit is -inf
-    others = on_cpu(_first, _others_again, others, logits, top, at_label)
+    others = on_gpu(_others_again, _first, others, logits, top, at_label)
     gradient = jnp.where(at_label, -rest, others) / total
     nll, log_total = nll_from_gap(rest, gap)
     return nll[..., 0], gradient, log_total[..., 0]
@@ -228,8 +228,8 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
 def _dense_gradient(logits: Array, labels: Array, sums: _Sums) -> Array:
     """softmax(logits) * sum(labels) - labels."""
     # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
-    rest, top = sums.rest, recompute_off_cpu(sums.top)
-    exps = on_cpu(_first, _exps_again, sums.exps, logits, sums.top)
+    rest, top = sums.rest, recompute_on_gpu(sums.top)
+    exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
     scaled = jnp.where(
         _is_top(exps, logits, top),
         (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),

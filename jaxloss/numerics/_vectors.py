@@ -67,7 +67,7 @@ def power_of_two_near(size: Array) -> Array:
 
 
 def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
-    """The norm of the vector over a power of 2 near its largest entry or its norm, and that power."""
+    """The norm of the vector over a power of 2, and that power: near its norm or largest entry."""
     return on_cpu(*_norm_forms(axis), x)
 
 
@@ -85,7 +85,7 @@ def _norm_in_two_passes(axis: Axis, x: Array) -> tuple[Array, Array]:
 
 
 def _norm_in_one_pass(axis: Axis, x: Array) -> tuple[Array, Array]:
-    """Large, ordinary and small entries are summed separately, each multiplied by a constant (Blue).
+    """Large, ordinary and small entries are summed separately, times a constant each (Blue).
 
     The largest entry is not needed first. Sums fused over one array cost nothing on GPU and TPU,
     a second pass over memory does; on CPU it is the other way round.

@@ -74,17 +74,17 @@ def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
 @functools.cache
 def _norm_forms(axis: Axis) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
     """`_scaled_norm` on CPU and elsewhere: one object each, so that eager calls compile once."""
-    return functools.partial(_norm_in_two_passes, axis), functools.partial(_norm_in_one_pass, axis)
+    return functools.partial(_norm_by_largest, axis), functools.partial(_norm_by_magnitudes, axis)
 
 
-def _norm_in_two_passes(axis: Axis, x: Array) -> tuple[Array, Array]:
+def _norm_by_largest(axis: Axis, x: Array) -> tuple[Array, Array]:
     # If x is constant, XLA would square x and the power separately and divide inf by inf.
     x = barrier(x)
     power = power_of_two_near(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
 
 
-def _norm_in_one_pass(axis: Axis, x: Array) -> tuple[Array, Array]:
+def _norm_by_magnitudes(axis: Axis, x: Array) -> tuple[Array, Array]:
     """Large, ordinary and small entries are summed separately, times a constant each (Blue).
 
     The largest entry is not needed first. Sums fused over one array cost nothing on GPU and TPU,

@@ -33,12 +33,12 @@ QUICK := $(PYTEST) -m 'not slow'
 # Of these the suite checks the types and shapes of all arguments and results, while it runs.
 comma := ,
 space := $() $()
-TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics harness.runtime_types.check
+TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics runtime_types.check
 # What is compared between versions: the laws on the classic losses, and the contract around them.
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test suite costs lint types format readme docs notebooks accelerators tpu lowest newest wheel clean
+.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators tpu lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -50,10 +50,13 @@ demo: .venv/.demo ## the quickstart, as a script
 test: .venv/.dev ## every loss once, every law, every module: three minutes on two cores
 	$(BIN)/$(QUICK)
 
+check: .venv/.dev ## what CI runs: also each family's own tests, the examples in docstrings, eight devices
+	$(BIN)/$(PYTEST) -m 'not slow or mesh'
+
 suite: .venv/.dev ## all of it: every option, accuracy in all draws, notebooks, meshes, processes
 	XLA_FLAGS= $(BIN)/$(PYTEST) --jaxtyping-packages=$(subst $(space),$(comma),$(TYPED))
 
-costs: .venv/.dev ## measure which tests `make test` can afford: write tests/costly.txt
+costs: .venv/.dev ## where the CPU seconds of `make test` go, by file and by test
 	$(BIN)/$(QUICK) --costs
 
 lint: .venv/.dev ## ruff, its formatting, spelling, and the words that may not be used

@@ -1,5 +1,6 @@
-"""For the tests and the doctests alike: a light compiler, little memory, and what is left to the suite."""
+"""For the tests and the doctests alike: a light compiler, little memory, and what `make test` runs."""
 
+import collections
 import ctypes
 import gc
 import importlib.metadata
@@ -21,19 +22,29 @@ os.environ.setdefault("XLA_FLAGS", " ".join(LIGHT))
 
 MEGABYTES = 1150
 
-# What costs more CPU time than this is left to `make suite`, as is what bears the mark `slow`. It is
-# measured, not guessed: `make costs` runs all and writes the list. Laws are not on it.
-SECONDS = 0.3
-COSTLY = pathlib.Path(__file__).parent / "tests" / "costly.txt"
+QUICK = "not slow"  # the `-m` of `make test`
+TESTS = pathlib.Path(__file__).parent / "tests"
+FAMILIES = tuple(path.stem for path in (TESTS / "cases").glob("[a-z]*.py"))
+
+
+def is_quick(config):
+    """Whether this is `make test`, which leaves out what the full tier asks besides.
+
+    Every loss is held to the laws in both tiers. A file of tests named after a family of losses
+    (tests/test_nll.py) is of the full tier, and so are the examples in docstrings, but for those of
+    the contract. Of a test marked `few` it runs the first and the last set of parameters;
+    a test marked `slow` it does not run.
+    """
+    return config.option.markexpr == QUICK
 
 
 def pytest_addoption(parser):
-    parser.addoption("--costs", action="store_true", help="write tests/costly.txt")
+    parser.addoption("--costs", action="store_true", help="say where the CPU seconds go")
 
 
 def pytest_configure(config):
     """Of one CPU eight devices are made, for the tests of meshes; `make test` leaves those out."""
-    if config.option.markexpr != "not slow":
+    if not is_quick(config):
         import jax
 
         jax.config.update("jax_num_cpu_devices", 8)
@@ -41,13 +52,33 @@ def pytest_configure(config):
         config.pluginmanager.register(Costs(), "costs")
 
 
+def is_left_out(path):
+    """Whether a file holds the tests of one family of losses, or doctests outside the contract."""
+    place = path.relative_to(TESTS.parent).parts
+    if place[0] == "jaxloss":
+        return place[1] != "_core"
+    return len(place) == 2 and place[1].removeprefix("test_").startswith(FAMILIES)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What `make test` leaves out is not imported; a file named on the command line is run."""
+    named = {pathlib.Path(arg.split("::")[0]).resolve() for arg in config.args}
+    if is_quick(config) and collection_path.suffix == ".py" and collection_path not in named:
+        return is_left_out(collection_path) or None
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Marks what was measured to be costly."""
-    costly = set() if config.option.costs else set(COSTLY.read_text().splitlines())
+    """Of a test marked `few`, `make test` runs the first and the last set of parameters."""
+    if not is_quick(config):
+        return
+    of_test = {}
     for item in items:
-        if item.nodeid in costly and not hasattr(getattr(item, "function", None), "law"):
-            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            of_test.setdefault((item.path, item.originalname), []).append(item)
+    left = {id(item) for same in of_test.values() for item in same[1:-1]}
+    items[:] = [item for item in items if id(item) not in left]
 
 
 def pytest_collection_finish():
@@ -62,15 +93,23 @@ def resident():
         return int(statm.read().split()[1]) * resource.getpagesize() / 1e6
 
 
+allowed = MEGABYTES
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
-    """Compiled programs of past tests are of little use to the next: when they are many they go."""
-    if sys.platform == "linux" and resident() > MEGABYTES:
+    """Compiled programs of past tests are of little use to the next: when they are many they go.
+
+    What stays although they went is no reason to let the next ones go at once.
+    """
+    global allowed
+    if sys.platform == "linux" and resident() > allowed:
         import jax
 
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
+        allowed = max(MEGABYTES, resident() + 300)
 
 
 def cpu_seconds():
@@ -90,17 +129,18 @@ def pytest_runtest_call(item):
 
 
 class Costs:
-    """Writes the list of costly tests at the end, in the process that sees all reports."""
+    """Says at the end where the CPU seconds went, in the process that sees all reports."""
 
     def __init__(self):
-        self.costly = set()
+        self.spent = collections.Counter()
 
     def pytest_runtest_logreport(self, report):
-        spent = dict(report.user_properties).get("cpu_seconds", 0) if report.when == "call" else 0
-        if spent > SECONDS:
-            self.costly.add(report.nodeid.rsplit("@", 1)[0])
+        seconds = dict(report.user_properties).get("cpu_seconds", 0) if report.when == "call" else 0
+        file, *test = report.nodeid.split("::")
+        for place in (file, "::".join([file, *test]).split("[")[0].split("@")[0]):
+            self.spent[place] += seconds
 
-    def pytest_sessionfinish(self, session):
-        if not hasattr(session.config, "workerinput"):
-            laws = {line for line in self.costly if line.startswith("tests/laws/")}
-            COSTLY.write_text("\n".join(sorted(self.costly - laws)) + "\n")
+    def pytest_terminal_summary(self, terminalreporter):
+        terminalreporter.section("CPU seconds")
+        for place, seconds in self.spent.most_common(60):
+            terminalreporter.line(f"{seconds:8.1f}  {place}")

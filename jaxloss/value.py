@@ -23,6 +23,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
+from jaxloss.numerics._double_double import two_sum
 from jaxloss.regression import _huber
 from jaxloss.traits import convex, nonnegative
 
@@ -76,14 +77,18 @@ def clipped_value(
     References:
         Schulman et al., *Proximal Policy Optimization Algorithms* (its code), 2017.
     """
-    moved = value - old_value
-    inside, outside = jnp.abs(moved) <= clip, jnp.abs(moved) > clip
-    # Neither holds where one of the two is NaN, and then their sum is.
-    unbounded = jnp.where(inside, value, value + old_value)
-    bounded = jnp.where(outside, old_value + jnp.sign(moved) * clip, unbounded)
-    error, bounded_error = value - target, bounded - target
-    is_smaller = jnp.abs(bounded_error) <= jnp.abs(error)
-    return 0.5 * jnp.square(jnp.where(is_smaller, error, bounded_error))
+    moved = two_sum(value, -old_value)
+    # The NaN of one is the NaN of the loss, whichever error is the larger.
+    value = jnp.where(jnp.isnan(moved.hi), value + old_value, value)
+    side = jnp.sign(moved.hi)
+    excess = moved * side - clip
+    bounded_error = two_sum(old_value, side * clip) - target
+    # The larger of the two errors, also where both are rounded to the same number.
+    both = two_sum(value, -target) + bounded_error
+    is_bounded = (excess.hi + excess.lo > 0) & (side * (both.hi + both.lo) < 0)
+    return 0.5 * jnp.square(
+        jnp.where(is_bounded, bounded_error.hi + bounded_error.lo, value - target)
+    )
 
 
 @loss(nonnegative, levels=unit_interval, delta=positive)

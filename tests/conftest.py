@@ -4,14 +4,9 @@ import contextlib
 import functools
 import os
 
-import hypothesis
 import jax
 import pytest
 from laws import FEW, PENDING
-
-# Compilation dominates: few examples, each of many rows, and the same ones on every run.
-hypothesis.settings.register_profile("fixed", max_examples=4, deadline=None, derandomize=True)
-hypothesis.settings.load_profile("fixed")
 
 
 @functools.cache

@@ -17,6 +17,8 @@ from scipy import optimize
 
 from jaxloss import aggregators as agg
 
+pytestmark = pytest.mark.few
+
 FROZEN = json.loads((pathlib.Path(__file__).parent / "oracles" / "torchjd.json").read_text())
 STACKS = {name: np.array(x) for name, x in FROZEN["stacks"].items()}
 KEY = jax.random.key(0)
@@ -119,6 +121,7 @@ def test_entry_by_entry_rules_are_those_of_torchjd():
         np.testing.assert_allclose(likely[decided], np.array(expected)[decided], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_scalar_balancers_are_those_of_torchjd():
     frozen = FROZEN["losses"]
@@ -154,6 +157,7 @@ def course(balancer, count, **seen):
     return jax.jit(lambda s: jax.lax.scan(step, balancer.init(count), s)[1])(seen)
 
 
+@pytest.mark.slow
 def test_balancers_with_a_memory_are_those_of_torchjd():
     frozen = FROZEN["memory"]
     losses, pairs = jnp.array(frozen["losses"]), np.array(frozen["pairs"])
@@ -277,6 +281,7 @@ def test_aligned_gradients_are_orthogonal_and_equally_long():
         np.testing.assert_allclose(direction, expected, rtol=1e-7, atol=1e-9 * values[-1])
 
 
+@pytest.mark.slow
 def test_surgery_of_two_harms_neither_and_of_three_depends_on_the_order():
     stack = STACKS["conflict"].astype(np.float32)
     direction = stack.T @ weights_of("pcgrad", stack)
@@ -305,6 +310,7 @@ def test_surgery_of_two_harms_neither_and_of_three_depends_on_the_order():
     np.testing.assert_allclose(sorted(outcomes), sorted(possible), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_vaccination_restores_the_cosine_that_was_usual():
     balancer = agg.grad_vac(decay=1.0)
     friends, foes = np.array([[1, 0], [0.8, 0.6]]), np.array([[1.0, 0.0], [-0.6, 0.8]])
@@ -317,6 +323,7 @@ def test_vaccination_restores_the_cosine_that_was_usual():
     np.testing.assert_allclose(weights, [1 + a, 1 + a], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_krum_leaves_the_stranger_out():
     stack = np.array([[1, 0], [1.1, 0], [0.9, 0], [1, 0.1], [-50, 9]], np.float32)
     weights = agg.krum(stack @ stack.T, byzantine=1, selected=3)
@@ -324,6 +331,7 @@ def test_krum_leaves_the_stranger_out():
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_grad_drop_draws_the_sign_by_its_share_and_leaks():
     stack = jnp.array([[3.0], [-1.0]])
     keys = jax.random.split(KEY, 4000)
@@ -464,6 +472,7 @@ def test_relobralo_and_soft_adapt_are_their_formulas():
         np.testing.assert_allclose(got, raw / raw.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradnorm_makes_lengths_equal_and_favours_who_lags():
     balancer = agg.gradnorm(alpha=0.0, learning_rate=0.02)
     matrices = jnp.tile(jnp.diag(jnp.array([16.0, 1.0])), (400, 1, 1))
@@ -494,6 +503,7 @@ BALANCERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balancer", BALANCERS.values(), ids=BALANCERS)
 def test_states_are_plain_arrays_that_keep_their_types(balancer):
     def step(state, _):
@@ -521,6 +531,7 @@ def test_a_balancer_without_losses_says_where_they_go(name):
 # --- numbers to differentiate -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_learned_scales_settle_where_the_losses_say():
     losses = {"b": jnp.float32(4.0), "a": jnp.float32(0.25)}  # sorted: a, b
     best = jnp.log(jnp.array([0.25, 4.0]))
@@ -537,6 +548,7 @@ def test_a_geometric_mean_of_zero_has_no_gradient_and_no_nan():
     assert agg.geometric_mean(jnp.array([1e-30, 1e30])) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_smooth_tchebycheff_is_between_the_maximum_and_a_sum():
     losses = jnp.array([1.0, 1e4])
     near = agg.smooth_tchebycheff(losses, mu=1e-3, weights=jnp.ones(2))

@@ -48,6 +48,7 @@ def named(setting, argument):
     return f"{re.escape(setting.info.name)}: `{argument}` must be "
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(("setting", "name", "value"), BY_DOMAIN)
 def test_a_value_outside_its_domain_is_named(setting, name, value):
     data = dict(zip(setting.info.data, setting.data(), strict=True))
@@ -103,6 +104,7 @@ def test_an_axis_without_classes_raises_at_the_call(setting):
             setting.loss(*data, **setting.options())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"logit_lengths": [3, 7]}, {"label_lengths": [1, 4]}], ids=str)
 def test_lengths_past_the_end_are_named_and_give_nan(options):
     logits, labels = np.zeros((2, 6, 4), np.float32), np.ones((2, 3), np.int32)

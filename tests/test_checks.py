@@ -14,6 +14,8 @@ from jax.experimental import checkify
 
 import jaxloss as jl
 
+pytestmark = pytest.mark.few
+
 LOGITS = jnp.zeros((4, 10))
 GOOD, BAD = jnp.array([0, 1, 2, 9]), jnp.array([0, 1, 10, 3])
 NAMED = (
@@ -54,6 +56,7 @@ def test_the_error_is_all_that_a_user_sees(caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_under_vmap_the_value_is_named():
     each = jax.vmap(jl.classification.softmax_cross_entropy)
     for run in (each, jax.jit(each)):
@@ -90,6 +93,7 @@ def test_chexify_and_checkify_see_the_checks():
         assert error.get() is None
 
 
+@pytest.mark.slow
 def test_masked_entries_are_not_checked():
     where = jnp.array([True, True, False, True])
     with jl.checks():
@@ -97,6 +101,7 @@ def test_masked_entries_are_not_checked():
         jl.regression.huber([1.0, jnp.nan], [0.0, 0.0], where=[True, False])
 
 
+@pytest.mark.slow
 def test_probabilities_must_be_probabilities():
     with jl.checks():
         with pytest.raises(ValueError, match=r"`probabilities` must be between 0 and 1, got 1\.3"):
@@ -110,6 +115,7 @@ def test_probabilities_must_be_probabilities():
         jl.classification.hinge([0.5, 1.3], [1, 0], zero_one_labels=True)
 
 
+@pytest.mark.slow
 def test_rows_rounded_to_bfloat16_still_sum_to_one():
     probabilities = jax.nn.softmax(jax.random.normal(jax.random.key(0), (64, 1000)))
     with jl.checks():
@@ -118,6 +124,7 @@ def test_rows_rounded_to_bfloat16_still_sum_to_one():
         )
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_finite_is_named():
     with jl.checks(), pytest.raises(ValueError, match="`result` must be finite, got inf"):
         jl.classification.softmax_cross_entropy([0.0, -jnp.inf], 1)
@@ -147,6 +154,7 @@ def test_concrete_arrays_and_lists_are_in_range_like_numbers(give):
         jl.regression.huber(0.0, 1.0, delta=give([-1.0])[0])
 
 
+@pytest.mark.slow
 def test_an_option_with_an_entry_an_example_may_hold_anything_where_it_is_left_out():
     scale = jnp.array([1.0, -1.0])
     got = jl.robust.cauchy([1.0, 1.0], 0.0, scale=scale, where=[True, False], reduction="mean")
@@ -166,6 +174,7 @@ def test_an_array_size_in_the_mean_needs_no_value():
     assert jl.checked(jl.regression.squared_error)(jnp.zeros(0), jnp.zeros(0)).shape == (0,)
 
 
+@pytest.mark.slow
 def test_checks_do_not_ask_what_a_mask_leaves_out():
     mask = np.array([True, True, False])
     scores, relevance = np.array([1.0, 2.0, np.nan]), np.array([1.0, 0.0, -7.0])
@@ -185,6 +194,7 @@ def test_a_number_for_an_array_option_is_seen_with_the_sizes():
         jl.sequence.ctc(np.zeros((2, 3)), [1], logit_lengths=999)
 
 
+@pytest.mark.slow
 def test_nan_of_a_wrong_label_reaches_the_slope_where_a_hinge_is_flat():
     for loss, data in (
         (jl.ranking.margin, (9.0, 0.0, 0.5)),
@@ -199,6 +209,7 @@ def test_nan_of_a_wrong_label_reaches_the_slope_where_a_hinge_is_flat():
 # --- after a failure ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_after_a_failure_that_was_caught_the_next_call_is_clean():
     for place in ("jit", "grad of scan", "eager"):
         with pytest.raises(ValueError, match=NAMED):
@@ -267,6 +278,7 @@ def test_on_eight_devices_a_failure_is_one_error_and_leaves_nothing_behind():
 # --- weights, and arguments in the wrong place ----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_negative_weights_of_a_mean_are_named():
     weights = jnp.array([1.0, -1.0])
     for run in (jl.regression.huber, jax.jit(jl.regression.huber, static_argnames="reduction")):
@@ -290,3 +302,13 @@ def test_swapped_arguments_are_seen_by_their_kinds():
     expected = r"sum to 1 along the class axis, got 3\.0\. Integers of this shape are one-hot"
     with pytest.raises(ValueError, match=expected):
         jl.checked(jl.classification.softmax_cross_entropy)(jnp.zeros(3), jnp.array([1, 2, 0]))
+
+
+@pytest.mark.parametrize("name", ["negative_log_likelihood", "multi_margin", "z_loss"])
+def test_checkify_reads_the_gradient_of_what_takes_an_entry(name):
+    """The transpose of a batched gather is a scatter, for which checkify raises an IndexError."""
+    loss = getattr(jl.classification, name)
+    labels = () if name == "z_loss" else (jnp.array([0, 1]),)
+    slope = jax.grad(lambda x: jnp.sum(loss(x, *labels)))
+    checked = checkify.checkify(slope, errors=checkify.all_checks)
+    jax.eval_shape(lambda x: checked(x)[1], jax.ShapeDtypeStruct((2, 3), jnp.float32))

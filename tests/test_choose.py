@@ -71,6 +71,7 @@ def test_every_task_has_a_start_and_every_condition_an_answer():
     assert 40 <= len(GUIDE) <= 80
 
 
+@pytest.mark.slow
 def test_minimisers_are_as_stated():
     """Each `returns` of a regression, against the minimiser found on a skewed sample."""
     sample = np.random.default_rng(0).gamma(1.5, 1.0, 4001).astype(np.float32)
@@ -96,6 +97,7 @@ def test_minimisers_are_as_stated():
     assert at_three_quarters == pytest.approx(float(np.quantile(sample, 0.75)), abs=4e-3)
 
 
+@pytest.mark.slow
 def test_focal_losses_draw_probabilities_together():
     logits = jnp.linspace(-4, 4, 801)
 
@@ -194,6 +196,7 @@ def test_choices_render_with_formula_picture_advice_and_cost():
     assert repr(found).count("But: ") == 2
 
 
+@pytest.mark.slow
 def test_choosing_needs_no_matplotlib():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
@@ -262,6 +265,7 @@ def test_comparison_is_a_table(skewed):
     assert table.markdown().count("\n") == 3
 
 
+@pytest.mark.slow
 def test_a_nan_score_is_shown(skewed):
     table = compare(
         {"first": jl.regression.huber, "broken": jl.regression.huber},

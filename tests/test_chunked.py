@@ -20,6 +20,8 @@ from jaxloss import classification, regression
 from jaxloss._memory.layout import plan_split
 from jaxloss.classification import softmax_cross_entropy
 
+pytestmark = pytest.mark.few
+
 DIM, CLASSES = 6, 11
 POLICIES = pytest.mark.parametrize("policy", ["fastest", "least_memory"])
 
@@ -132,6 +134,7 @@ def test_where_hides_whatever_a_row_holds(policy, bad):
     assert np.all(np.asarray(to_hidden)[1::2] == 0)
 
 
+@pytest.mark.slow
 @POLICIES
 def test_nothing_that_counts_gives_zero_with_gradient_zero(policy):
     weight, hidden, labels = draw(7)
@@ -152,6 +155,7 @@ def test_a_nan_that_counts_stays_visible():
 # --- transformations ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("rows", [9, pytest.param(8, marks=SLOW)])
 def test_every_derivative_is_that_of_the_plain_loss(policy, rows):
@@ -190,6 +194,7 @@ def test_derivatives_are_those_of_finite_differences(policy):
         check_grads(function, (weight, hidden), order=2, modes=("fwd", "rev"))
 
 
+@pytest.mark.slow
 @POLICIES
 def test_it_maps_over_anything(policy):
     weight, hidden, labels = draw(9)
@@ -212,6 +217,7 @@ def test_it_maps_over_anything(policy):
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_eager_jitted_and_undone_jit_agree():
     weight, hidden, labels = draw(9)
     function = jax.value_and_grad(lambda w: jl.chunked(head, 4)(w, hidden, labels))
@@ -239,6 +245,7 @@ def test_it_is_inside_a_larger_loss_and_a_scan():
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_donated_step_updates_in_place():
     weight, hidden, labels = draw(16)
     step = lambda w, h: w - 0.1 * jax.grad(lambda w: jl.chunked(head, 4)(w, h, labels))(w)
@@ -248,6 +255,7 @@ def test_a_donated_step_updates_in_place():
     np.testing.assert_allclose(donated(jnp.array(weight), hidden), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_checks_reach_inside():
     weight, hidden, labels = draw(9)
     step = jax.jit(jax.grad(lambda w, y: jl.chunked(head, 4)(w, hidden, y)))
@@ -292,6 +300,7 @@ def test_an_embedding_table_is_shared_and_ids_are_rows():
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_focal_loss_of_anchors_needs_no_shared():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(33, 4)), jnp.float32)
     labels = (logits > 1).astype(jnp.float32)
@@ -305,6 +314,7 @@ def test_focal_loss_of_anchors_needs_no_shared():
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @POLICIES
 def test_closures_over_traced_arrays_have_gradients(policy):
     weight, hidden, labels = draw(9)
@@ -328,6 +338,7 @@ def test_a_function_called_again_after_its_closure_changed_sees_the_change():
     assert chunked(None, jnp.ones(4)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @POLICIES
 def test_half_precision_is_added_up_in_float32(dtype, policy):
@@ -344,6 +355,7 @@ def test_half_precision_is_added_up_in_float32(dtype, policy):
             assert error < 2 * float(jnp.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 def test_float64_stays():
     with cases.x64():
         weight, hidden, labels = draw(9, jnp.float64)
@@ -386,6 +398,7 @@ def test_matrix_products_are_as_few_as_promised(argnums, policy, expected):
     assert products(compiled(256, argnums, policy)) == expected
 
 
+@pytest.mark.slow
 @POLICIES
 def test_memory_does_not_grow_with_the_rows(policy):
     """Past what the gradients of the rows take, and copies of the rows for "least_memory"."""
@@ -404,6 +417,7 @@ def test_no_array_of_all_rows_and_classes(policy):
     assert max(sizes) < 1024 * 2048 / 8
 
 
+@pytest.mark.slow
 def test_second_derivatives_stay_in_chunks():
     weight, hidden, labels = (
         jax.ShapeDtypeStruct(s, t)
@@ -510,6 +524,7 @@ def test_functions_that_give_something_else_are_refused():
         jl.chunked(lambda w, h, y: y, 4)(weight, hidden, labels)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_size():
     weight, hidden, labels = draw(24)
     run = functools.partial(jax.jit(plain), weight, hidden, labels)
@@ -526,6 +541,7 @@ def pairs_of(everything, scores, relevance):
     return jnp.sum(jnp.where(ordered, jl.numerics.softplus(others - scores[:, None]), 0), axis=1)
 
 
+@pytest.mark.slow
 def test_the_pairs_of_a_list_need_no_square():
     """The loss over pairs of the family of ranking, and 10,000 items in a hundredth of 800 MiB."""
     generator = np.random.default_rng(0)
@@ -549,6 +565,7 @@ def test_the_pairs_of_a_list_need_no_square():
 # --- faults that were ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_that_cancel_give_what_the_plain_mean_gives():
     """Of total 10.4 and weight 0 the plain mean is infinite; the division in the loop is not."""
     weight, hidden, labels = draw(9)
@@ -588,6 +605,7 @@ def many_tokens(rows=2**14, classes=512):
     return weight, hidden, jnp.asarray(generator.integers(0, classes, rows))
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("scale", [1.0, 2.0**15])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -603,6 +621,7 @@ def test_a_mean_of_many_rows_does_not_vanish_in_float16(policy, scale, weighted)
         assert float16_error(gradient, scale * exact) < 1e-3
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("chunk_size", [4, None])
@@ -623,6 +642,7 @@ def test_a_symbolic_number_of_rows_is_exported(policy, reduction, chunk_size):
         )
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_an_eager_call_compiles_once(policy, reduction):
@@ -634,6 +654,7 @@ def test_an_eager_call_compiles_once(policy, reduction):
     assert compilations(lambda: jax.jvp(value, (weight,), (weight,))) == 0
 
 
+@pytest.mark.slow
 def test_a_function_that_is_gone_leaves_no_program():
     weight, hidden, labels = draw(9)
     function = lambda w, h, y: head(w, h, y)
@@ -654,18 +675,23 @@ def test_inner_constants_of_a_function_may_change():
     assert loss(None, jnp.ones(4)) == 2
 
 
+@pytest.mark.slow
 def test_keys_are_rows():
     keys = jax.random.split(jax.random.key(0), 11)
     noise = jax.vmap(lambda key: jax.random.normal(key))
-    loss = lambda w, x, keys: x @ w + noise(keys)
+    loss = lambda w, x, keys: (x @ w) * noise(keys)
     weight, hidden, _ = draw(11)
     where = jnp.arange(11) % 3 > 0
-    got = jl.chunked(loss, 4)(weight[:, 0], hidden, keys, where=where)
-    np.testing.assert_allclose(
-        got, jl.mean(loss(weight[:, 0], hidden, keys), where=where), rtol=1e-5
-    )
+    plain = lambda w: jnp.where(where, loss(w, hidden, keys), 0)
+    of_rows = lambda w: jl.chunked(loss, 4, reduction="none")(w, hidden, keys, where=where)
+    of_mean = lambda w: jl.chunked(loss, 4)(w, hidden, keys, where=where)
+    both = lambda w: (of_rows(w), jax.value_and_grad(of_mean)(w))
+    mean = lambda w: jl.mean(loss(w, hidden, keys), where=where)
+    expected = plain(weight[:, 0]), jax.value_and_grad(mean)(weight[:, 0])
+    chex.assert_trees_all_close(jax.jit(both)(weight[:, 0]), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_function_of_its_own_number_of_rows():
     """It was measured on 2 and 3 rows, of which it cannot make 5."""
     function = lambda w, x: jnp.sum(x.reshape(5, -1) @ w, axis=1)

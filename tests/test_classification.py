@@ -581,3 +581,19 @@ def test_generalized_cross_entropy_of_hopeless_logits_has_a_gradient_at_q_0():
     logits, labels = jnp.array([-1e10, 1.0, -1e30]), jnp.array([0.2, 0.5, 0.3])
     slope = jax.jit(jax.grad(lambda x: jc.generalized_cross_entropy(x, labels, q=0.0)))(logits)
     np.testing.assert_allclose(slope, [-0.2, 0.5, -0.3], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_at_temperature_0_the_tempered_softmax_is_a_projection():
+    """Classes below it have probability 0, of which the power 0 counts for nothing."""
+    x = np.float64([[0.3, 0.1, -0.2], [1.0, 0.9, -30.0], [2.0, 0.0, -1.0], [0.0, 0.0, -5.0]])
+    levels = [(np.sum(np.sort(x)[:, -n:], 1, keepdims=True) - 1) / n for n in (1, 2, 3)]
+    p = np.maximum(x - np.max(levels, axis=0), 0)
+    loss = lambda x: jc.bi_tempered(x, jnp.ones(4, int), t1=0.0, t2=0.0)
+    value, vjp_fn = jax.vjp(jax.jit(loss), np.float32(x))
+    missed = p - np.eye(3)[1]
+    np.testing.assert_allclose(value, np.sum(missed**2, 1) / 2, rtol=1e-6)
+    possible = p > 0
+    mean = np.sum(missed * possible, 1, keepdims=True) / np.sum(possible, 1, keepdims=True)
+    (slope,) = vjp_fn(jnp.ones(4))
+    np.testing.assert_allclose(slope, np.where(possible, missed - mean, 0), atol=1e-6)

@@ -144,3 +144,19 @@ def test_what_is_no_chunk_is_refused(chunk):
             (ValueError, TypeError), match=f"{loss.__name__}: `chunk_size` is {chunk!r}"
         ):
             loss(x, y, chunk_size=chunk)
+
+
+@each
+def test_chunks_lose_nothing_in_float16(name):
+    """Gradients of a mean, scaled or not: they are stored in float32 until they are divided."""
+    x, y = (a.astype(jnp.float16) for a in draw())
+    for scale in (1.0, 2.0**12):
+
+        def slopes(scale=scale, **options):
+            f = lambda x, y: jnp.mean(LOSSES[name](x, y, 0.3, **options))
+            return jax.vjp(f, x, y)[1](jnp.float32(scale))
+
+        got, expected = jax.jit(lambda s=slopes: (s(chunk_size=16), s()))()
+        for ours, theirs in zip(got, expected, strict=True):
+            assert ours.dtype == jnp.float16
+            np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2.0**-24)

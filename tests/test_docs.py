@@ -81,6 +81,7 @@ def matches(value, comment):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["index.md", "tutorial.md"])
 def test_snippets_run_and_their_comments_are_results(name, monkeypatch, capsys):
     jl.catalogue.losses()  # imports the families, which register once

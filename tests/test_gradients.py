@@ -15,6 +15,8 @@ import jaxloss as jl
 from jaxloss import aggregators, gradients
 from jaxloss._core.reduction import Mean
 
+pytestmark = pytest.mark.few
+
 RNG = np.random.default_rng(0)
 ROWS = 48
 INPUTS = jnp.asarray(RNG.normal(size=(ROWS, 6)), jnp.float32)
@@ -99,6 +101,7 @@ def test_micro_batches_are_the_whole_batch(num_micro, mask):
     assert all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(got))
 
 
+@pytest.mark.slow
 def test_the_average_of_averages_is_another_gradient():
     """Why all this: what `optax.MultiSteps` adds up is wrong by much, and nothing says so."""
     mask = np.zeros((ROWS, 2), bool)
@@ -122,6 +125,7 @@ def test_the_average_of_averages_is_another_gradient():
     assert error(exact) < 1e-6
 
 
+@pytest.mark.slow
 def test_one_mean_gives_one_value_and_aux_comes_stacked():
     def loss(params, inputs, labels, numbers, mask, *, scale):
         mean = one_term(params, inputs, labels, numbers, mask)
@@ -151,6 +155,7 @@ def test_schedules_and_traced_weights():
     np.testing.assert_allclose(values(0, 1.0)[0], terms["class"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_pass_that_counts_costs_nothing():
     """Dead code: the flops of two passes over four micro-batches are those of one."""
     batch = (INPUTS, TARGETS, NUMBERS, MASKS["random"])
@@ -298,6 +303,7 @@ def by_hand(params):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jacobian", ["map", "vmap"])
 def test_gradients_come_stacked_in_the_order_of_the_names(jacobian):
     oracle = gradients.multi_value_and_grad(three_losses, jacobian=jacobian)
@@ -331,6 +337,7 @@ def test_a_weighting_combines_them_and_streaming_gives_the_same(jacobian):
     close(jax.jit(both)(parameters())[1], matrix, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_streaming_needs_the_memory_of_one_gradient():
     """Eight losses of a large model: eight gradients, against one and a little."""
 
@@ -352,6 +359,7 @@ def test_streaming_needs_the_memory_of_one_gradient():
     assert memory("stream") < 3
 
 
+@pytest.mark.slow
 def test_losses_may_be_an_array_and_the_gradient_is_not_differentiated_through_weights():
     def losses(p, x):
         return jnp.stack([p @ x, -p[0], p[1] ** 2])
@@ -387,6 +395,7 @@ def test_what_is_not_several_losses(losses, words, error, message):
         gradients.multi_value_and_grad(losses, **words)(jnp.ones(2))
 
 
+@pytest.mark.slow
 def test_conflicts_are_counted_and_their_cost_is_given():
     def losses(p):
         return {"up": jnp.sum(p), "down": -2 * p[0], "flat": 0 * p[1], "right": p[1] ** 2}
@@ -408,6 +417,7 @@ def test_conflicts_are_counted_and_their_cost_is_given():
 # --- half precision -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_scale_is_in_the_gradients_and_never_in_the_value():
     def loss(params):
         return jnp.float16(5) * params["w"] ** 2, {"seen": params["w"]}
@@ -433,6 +443,21 @@ def test_gradients_that_would_vanish_in_float16_survive():
     _, scaled = gradients.scaled_value_and_grad(loss, 2.0**16)(w, x)
     assert plain == 0
     np.testing.assert_allclose(scaled / 2.0**16, 2e-9, rtol=1e-2)
+
+
+def test_micro_batches_take_a_scale():
+    """The gradient of a mean over a million tokens is below the least number of float16."""
+
+    def loss(w, x):
+        return Mean(jnp.sum(w * x) * 2.0**-10, jnp.float32(2.0**17))
+
+    w, x = jnp.float16(2), jnp.arange(8.0)
+    scaled = jax.jit(lambda s: gradients.accumulate_value_and_grad(loss, 4, scale=s)(w, x))
+    (value, none), (same, got) = scaled(1.0), scaled(2.0**15)
+    assert (value, same) == (56 * 2.0**-29,) * 2
+    assert (none, got, got.dtype) == (0, 28 * 2.0**-14, jnp.float16)
+    with pytest.raises(ValueError, match=r"`scale` has shape \(2,\), expected a scalar"):
+        gradients.accumulate_value_and_grad(loss, 4, scale=jnp.ones(2))
 
 
 def test_a_mean_is_divided_and_mistakes_are_named():
@@ -536,6 +561,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "targets"), LOSSES.items())
 def test_of_a_linear_model_it_is_the_hessian(loss, targets):
     def model(params, inputs):

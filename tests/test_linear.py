@@ -24,6 +24,8 @@ from jaxloss.classification import softmax_cross_entropy
 from jaxloss.divergence import kl_logits
 from jaxloss.linear._reference import reference as plain
 
+pytestmark = pytest.mark.few
+
 SLOW = pytest.mark.slow
 POLICIES = pytest.mark.parametrize("policy", ["fastest", "least_memory"])
 DIM = 6
@@ -88,6 +90,7 @@ def test_reductions_are_those_of_every_loss(reduction):
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("classes", [1, 7, 9, 15, pytest.param(8, marks=SLOW), 17, 31])
 def test_a_vocabulary_need_not_divide(classes, policy):
@@ -109,6 +112,7 @@ def test_a_vocabulary_need_not_divide(classes, policy):
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_of_any_rank_and_an_empty_one():
     hidden, weight, labels = draw(12)
     run = lambda h, y, **words: linear.softmax_cross_entropy(h, weight, y, **words)
@@ -128,6 +132,7 @@ def test_batches_of_any_rank_and_an_empty_one():
 # --- exactness ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @POLICIES
 def test_a_confident_right_answer_keeps_its_digits(policy):
     """exp(-80) in value, and in the gradients of weight and bias."""
@@ -147,6 +152,7 @@ def test_a_confident_right_answer_keeps_its_digits(policy):
     np.testing.assert_allclose(to_weight[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @POLICIES
 def test_impossible_classes_and_labels(policy):
     """-inf through the bias: no probability, no gradient; as a label it costs inf."""
@@ -169,6 +175,7 @@ def test_impossible_classes_and_labels(policy):
     np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("offset", [-1e4, 1e4])
 def test_extreme_offsets_cancel(offset, policy):
@@ -237,6 +244,7 @@ def test_where_hides_whatever_a_row_holds(policy, bad):
     assert np.all(np.asarray(run(dirty, wrong)[1][0])[1::2] == 0)
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("scale", [1.0, 10.0, pytest.param(0.01, marks=SLOW), 100.0])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=SLOW)])
@@ -275,6 +283,7 @@ def test_mixed_precision_takes_the_wider_one():
 # --- transformations ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @POLICIES
 def test_every_derivative_is_that_of_the_plain_loss(policy):
     hidden, weight, labels = draw(7, 11)
@@ -308,6 +317,7 @@ def test_every_derivative_is_that_of_the_plain_loss(policy):
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 @POLICIES
 def test_it_maps_over_anything(policy):
     hidden, weight, labels = draw(7, 11)
@@ -350,6 +360,7 @@ def test_a_donated_step_of_sgd():
 # --- metrics, log-probabilities, distillation --------------------------------------------------
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_metrics_are_those_of_the_logits(policy, reduction):
@@ -414,6 +425,7 @@ def test_log_probabilities_take_any_cotangent():
     assert str(certain[0]) in ("0.0", "-0.0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_distillation_between_two_heads(reduction, transposed):
@@ -442,6 +454,7 @@ def test_distillation_between_two_heads(reduction, transposed):
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_head_has_no_divergence_from_itself():
     hidden, weight, _ = draw()
     value, slope = jax.value_and_grad(linear.kl)(hidden, weight, hidden, weight)
@@ -596,6 +609,7 @@ def test_tokamax_is_called_for_the_plain_loss_alone(monkeypatch):
     assert calls == [(*shapes, "sum", "mosaic_tpu"), (*shapes, "mean", "mosaic_tpu")]
 
 
+@pytest.mark.slow
 def test_training_with_optax_is_that_of_the_plain_loss():
     hidden, weight, labels = draw(24, 16)
     adam = optax.adam(0.1)
@@ -618,6 +632,7 @@ def test_training_with_optax_is_that_of_the_plain_loss():
 # --- faults that were ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @POLICIES
 def test_ids_are_compared_before_they_are_narrowed(policy):
     """2^32 is class 0 of int32, and so is the smallest int64."""
@@ -665,6 +680,7 @@ def float16_error(got, exact):
     return max(0, error - least) / np.linalg.norm(exact)
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("scale", [1.0, 2.0**15])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -681,6 +697,7 @@ def test_a_mean_of_many_tokens_does_not_vanish_in_float16(policy, scale, weighte
         assert float16_error(gradient, scale * exact) < 5e-4  # half a unit in the last place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 2.0**15])
 def test_a_mean_of_divergences_does_not_vanish_in_float16(scale):
     hidden, weight, _ = draw(2**14, 512, jnp.float16)
@@ -695,6 +712,7 @@ def test_a_mean_of_divergences_does_not_vanish_in_float16(scale):
             assert float16_error(gradient, scale * np.asarray(true)) < 5e-4
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("chunk_size", [4, None])
@@ -722,6 +740,7 @@ def test_symbolic_rows_and_classes_are_exported(policy, reduction, chunk_size):
             )
 
 
+@pytest.mark.slow
 @POLICIES
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_an_eager_call_compiles_once(policy, reduction):
@@ -736,11 +755,13 @@ def test_an_eager_call_compiles_once(policy, reduction):
     assert compilations(lambda: jax.jvp(value, (weight,), (weight,))) == 0
 
 
+@pytest.mark.slow
 def test_an_eager_divergence_compiles_once():
     hidden, weight, _ = draw()
     assert compilations(lambda: linear.kl(hidden, weight, hidden, weight, chunk_size=4)) == 0
 
 
+@pytest.mark.slow
 @POLICIES
 def test_no_nan_on_the_way_to_a_finite_loss(policy):
     """An impossible class, eagerly and compiled: `jax_debug_nans` has nothing to report."""
@@ -764,6 +785,7 @@ def test_a_traced_size_is_answered_with_static_argnames():
             jax.jit(lambda n, make=make: run(make(n)))(4)
 
 
+@pytest.mark.slow
 def test_float8_is_computed_in_bfloat16():
     hidden, weight, labels = draw()
     small = weight.astype(jnp.float8_e4m3fn)
@@ -788,8 +810,8 @@ def test_the_plan_prints_in_a_notebook():
     assert plan._repr_html_() == f"<code>{plan}</code>"
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_the_least_memory_holds_neither_logits_nor_another_gradient(reduction):
+@pytest.mark.parametrize(("reduction", "mebibytes"), [("mean", 16), ("none", 21)])
+def test_the_least_memory_holds_neither_logits_nor_another_gradient(reduction, mebibytes):
     """In bfloat16: the gradient of the weight is a result, in its dtype, and not a temporary."""
     struct, rows, dim, classes = jax.ShapeDtypeStruct, 1024, 64, 32768
     function = lambda h, w, y: jnp.sum(
@@ -801,6 +823,6 @@ def test_the_least_memory_holds_neither_logits_nor_another_gradient(reduction):
     arguments = struct((rows, dim), "bfloat16"), struct((classes, dim), "bfloat16")
     program = jax.jit(jax.grad(function, (0, 1))).lower(*arguments, struct((rows,), "i4"))
     memory = program.compile().memory_analysis()
-    of_weight = 2 * dim * classes
-    # XLA on CPU converts the weight to float32, as a whole; three quarters of the logits it is not.
-    assert memory.temp_size_in_bytes < 2 * of_weight + 0.4 * 2 * rows * classes
+    # 13.5 and 18.2 here, 8 of which are the weight, which XLA on CPU converts to float32 as a whole.
+    # One more gradient of the weight would be 8 more, the logits 128.
+    assert memory.temp_size_in_bytes < mebibytes * 2**20

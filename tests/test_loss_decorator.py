@@ -18,6 +18,8 @@ import jaxloss as jl
 from jaxloss._core import registry, shapes
 from jaxloss.traits import convex
 
+pytestmark = pytest.mark.few
+
 
 @pytest.fixture
 def tidy_catalogue(monkeypatch):
@@ -259,6 +261,7 @@ def value_and_grad(loss, data, options):
     return jax.value_and_grad(total)(jnp.asarray(data[0]))
 
 
+@pytest.mark.slow
 @every_call
 @pytest.mark.parametrize("words", REDUCED, ids=str)
 def test_strict_dtypes_and_ranks_change_nothing(forms, call, words):
@@ -268,6 +271,7 @@ def test_strict_dtypes_and_ranks_change_nothing(forms, call, words):
         chex.assert_trees_all_equal(value_and_grad(forms[name], data, options | words), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", REDUCED, ids=str)
 def test_checks_and_invalid_labels_work_under_strict_promotion(forms, words):
     labels = np.array([0, 7, -1])
@@ -355,6 +359,7 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", WRAPPING.values(), ids=WRAPPING)
 def test_ids_are_compared_before_they_are_narrowed(forms, labels):
     logits = draw(3, 4)
@@ -370,6 +375,7 @@ def test_ids_are_compared_before_they_are_narrowed(forms, labels):
     assert np.isnan(slope).all(axis=-1).tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("labels", WRAPPING.values(), ids=WRAPPING)
 def test_ids_are_compared_before_they_are_narrowed_in_double_precision(forms, labels):
@@ -402,6 +408,7 @@ def test_ids_of_a_set_may_have_64_bits_where_jax_has_them(forms):
 # --- the mask of an event -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [CLASS_IDS, np.full((2, 3, 4), 0.25)], ids=["ids", "real"])
 def test_what_a_mask_leaves_out_may_hold_anything(forms, labels):
     """Value, gradient and checks are those of the classes that are left."""
@@ -426,6 +433,7 @@ def test_what_a_mask_leaves_out_may_hold_anything(forms, labels):
             jl.checked(forms["classes"])(dirty, dirty_labels, **options)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_masked_altogether_is_left_out(forms):
     mask = np.ones((2, 3, 4), bool)
     mask[0, 1] = False
@@ -452,6 +460,7 @@ def test_a_label_that_is_masked_is_impossible(forms):
 # --- several class axes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_axes_are_one_axis(forms):
     """Class ids count along the flat axis, in the order in which the axes are given."""
     logits = draw(2, 3, 4, 5)
@@ -490,6 +499,7 @@ def test_an_elementwise_body_is_evaluated_in_a_shape_that_the_compiler_vectorize
 # --- what jaxloss leaves alone --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_importing_jaxloss_changes_nothing_outside_it():
     code = (
         "import logging, sys, warnings, jax\n"

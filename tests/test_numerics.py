@@ -12,6 +12,8 @@ from arithmetic import exact_gradient, exact_map, log_spaced, ulp_error
 
 from jaxloss import numerics
 
+pytestmark = pytest.mark.few
+
 inf, nan = np.inf, np.nan
 DTYPES = [np.float32, np.float64]
 
@@ -497,6 +499,7 @@ def test_norm_of_any_size(scale):  # worst of 20000 random vectors of 3: 1.5, 2.
             np.testing.assert_allclose(got[way] * sizes, hessian, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_zero_and_infinite_vectors():
     x = np.float32([[0, 0, 0], [3, 0, 4], [inf, 1, 2], [nan, 1, 2], [-0.0, 0, 0]])
     got = vector_results()(x)
@@ -517,6 +520,7 @@ def test_norm_sums_many_terms():
     assert (abs(np.asarray(numerics.norm(x)) - want) / want).max() < 4 * 2**-24
 
 
+@pytest.mark.slow
 def test_masked_norm():
     x = jnp.array([[3.0, nan, 4.0], [inf, nan, 1.0]])
     mask = jnp.array([[True, False, True], [False, False, False]])
@@ -551,6 +555,7 @@ def test_axes(axis):
     np.testing.assert_allclose(got["normalize"], x / length, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cosine_similarity():
     @jax.jit
     @jax.vmap
@@ -636,6 +641,7 @@ def test_eager_is_jit(name):
     np.testing.assert_allclose(function(*x), jax.jit(function)(*x), rtol=5e-7)
 
 
+@pytest.mark.slow
 def test_infinities_pass_debug_nans():
     rows = BAD_ROWS[:6]
     with jax.debug_nans(True):
@@ -658,6 +664,7 @@ def test_the_counter_of_digits():
     assert 0 < ulp_error(np.float32(1e-3), mpmath.mpf("1e-3")) < 0.5
 
 
+@pytest.mark.slow
 def test_quotient_divides_by_what_has_no_square():
     x, y = log_spaced(-15, 15, 200, 3), log_spaced(-15, 15, 200, 4)
     x, y = np.r_[x, np.float32([0, 1e-20])], np.r_[y, np.float32([1e-20, 1e-20])]

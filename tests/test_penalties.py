@@ -21,6 +21,8 @@ from jaxloss.penalties import (
     total_variation,
 )
 
+pytestmark = pytest.mark.few
+
 MOSTLY_L1 = functools.partial(elastic_net, l1_ratio=0.75)
 SHARE = {l1: 1.0, l2: 0.0, MOSTLY_L1: 0.75}
 NAMES = {l1: "l1", l2: "l2", MOSTLY_L1: "elastic_net"}
@@ -236,6 +238,7 @@ def test_at_zero_shaped_penalties_have_the_gradient_of_least_length(penalty, dty
     chex.assert_trees_all_equal_dtypes(gradient, params)
 
 
+@pytest.mark.slow
 def test_subgradients_where_only_a_part_is_zero():
     w = jnp.array([[3.0, 0.0], [4.0, 0.0]])
     np.testing.assert_allclose(
@@ -249,6 +252,7 @@ def test_subgradients_where_only_a_part_is_zero():
     np.testing.assert_allclose(np.linalg.svd(equal)[1], [1, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_power_iteration_comes_from_below_and_matrices_of_any_scale():
     x = leaves()["tall"]
     norms = [jax.jit(functools.partial(spectral_norm, iterations=n))(x) for n in (0, 1, 3, 100)]
@@ -258,6 +262,7 @@ def test_power_iteration_comes_from_below_and_matrices_of_any_scale():
         np.testing.assert_allclose(LONG(x * scale) / scale, norms[-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_orthogonal_layers_cost_nothing_whatever_their_shape():
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0].astype(np.float32)
     for w in (q, q[:, :2], q[:2], q.reshape(5, 1, 5)):

@@ -47,6 +47,7 @@ def hatched(ax):
     return [(span.get_x(), span.get_x() + span.get_width()) for span in spans]
 
 
+@pytest.mark.slow
 def test_importing_plot_imports_no_matplotlib():
     code = "import jaxloss.plot, sys; print('matplotlib' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
@@ -61,6 +62,7 @@ def test_curve_draws_the_function_and_its_gradient():
     assert ax.get_xlabel() == "prediction - target"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "given", "variable", "over"),
     [
@@ -139,6 +141,7 @@ def test_errors_say_what_to_write(call, error, message):
         call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [
@@ -167,6 +170,7 @@ def test_compare_puts_values_and_gradients_side_by_side():
     assert len(styles) == 3
 
 
+@pytest.mark.slow
 def test_influence_is_the_sensitivity_curve():
     sample, x = np.array([-2.0, -1.0, 0.0, 1.0, 4.0]), np.linspace(-9, 9, 19)
     of_mean = _curves.sensitivity(squared, sample, x)

@@ -20,6 +20,8 @@ import pytest
 
 from jaxloss import aggregators, penalties, transforms
 
+pytestmark = pytest.mark.few
+
 with warnings.catch_warnings():
     # flax 0.12.0, the newest for jax 0.8.0, imports what that deprecates.
     warnings.simplefilter("ignore", DeprecationWarning)

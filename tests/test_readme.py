@@ -55,6 +55,7 @@ def test_poster_shows_every_loss_and_needs_no_other_file():
     assert shown == [name.replace(" ", "") for name in drawn], REMEDY
 
 
+@pytest.mark.slow
 def test_snippets_run_and_their_comments_are_results(capsys):
     names, compared = {"__name__": "readme"}, 0
     for snippet in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):

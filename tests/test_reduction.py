@@ -13,6 +13,8 @@ import jaxloss as jl
 from jaxloss import Mean
 from jaxloss._core import reduction
 
+pytestmark = pytest.mark.few
+
 
 def test_the_mean_of_ten_million_equal_bfloat16_is_that_value():
     values = jnp.full(10**7, 0.1, jnp.bfloat16)
@@ -22,6 +24,7 @@ def test_the_mean_of_ten_million_equal_bfloat16_is_that_value():
     np.testing.assert_allclose(got, np.float32(values[0]), rtol=1.2e-7)
 
 
+@pytest.mark.slow
 def test_more_than_float32_can_count():
     where = jnp.ones(2**24 + 4, bool)
     parts = reduction.reduce(jnp.ones(where.shape), where, None, "parts")
@@ -32,6 +35,7 @@ def test_float16_squares_do_not_overflow():
     assert jl.regression.mean_squared_error(np.float16([300, 0, 0, 0]), 0) == 22500
 
 
+@pytest.mark.slow
 def test_micro_batches_merge_exactly_where_averages_of_averages_do_not():
     generator = np.random.default_rng(0)
     values = jnp.asarray(generator.normal(3, 1, (4, 64)), jnp.float32)

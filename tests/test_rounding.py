@@ -10,6 +10,8 @@ import pytest
 
 from jaxloss.numerics._double_double import two_product, two_quotient, two_sum
 
+pytestmark = pytest.mark.few
+
 GENERATOR = np.random.default_rng(0)
 X = (GENERATOR.normal(size=200) * 10.0 ** GENERATOR.uniform(-3, 3, 200)).astype(np.float32)
 

@@ -10,6 +10,7 @@ from meshes import eight_devices
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "meshes.md"
 
 
+@pytest.mark.mesh
 @pytest.mark.slow
 @pytest.mark.parametrize("check", eight_devices.CHECKS.values(), ids=eight_devices.CHECKS)
 def test_on_eight_devices(check):
@@ -17,6 +18,7 @@ def test_on_eight_devices(check):
     check()
 
 
+@pytest.mark.mesh
 @pytest.mark.slow
 def test_the_snippets_of_the_page_on_meshes_run():
     names = {"__name__": "meshes"}

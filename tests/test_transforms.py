@@ -32,6 +32,8 @@ from jaxloss.transforms import (
     tree_where,
 )
 
+pytestmark = pytest.mark.few
+
 MATRIX, TARGET = np.array([[3.0, 1.0], [1.0, 2.0]], np.float32), np.array([1.0, -1.0], np.float32)
 BEST = np.linalg.solve(MATRIX + 0.5 * np.eye(2), MATRIX @ TARGET)
 
@@ -80,6 +82,7 @@ def x64():
 # --- add_penalty: what it equals, to the bit ----------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("weight", [0, 1e-3, 0.3])
 @pytest.mark.parametrize("penalty", [l1, l2, elastic_net], ids=lambda f: f.__name__)
@@ -100,6 +103,7 @@ def test_l2_is_add_decayed_weights(weight, mask):
     chex.assert_trees_all_equal(*(run(tx, parameters(), some_gradients(4)) for tx in txs))
 
 
+@pytest.mark.slow
 def test_behind_adam_it_is_adamw():
     def decoupled(weight):
         return optax.chain(
@@ -342,6 +346,7 @@ def descend(tx, steps):
     return optax.tree_utils.tree_norm(slope), state
 
 
+@pytest.mark.slow
 def test_lbfgs_sees_a_regularized_loss_and_not_a_penalty_in_a_chain():
     good, state = descend(regularize(optax.lbfgs(), l2, 0.5), 20)
     bad, _ = descend(optax.chain(add_penalty(l2, 0.5), optax.lbfgs()), 20)
@@ -485,6 +490,7 @@ def mean_of_rows(params, x, mask):
     return Mean(jnp.sum(jnp.where(mask, x @ params["b"], 0)), jnp.sum(mask))
 
 
+@pytest.mark.slow
 def test_micro_batches_over_calls_are_one_step_of_the_whole_batch():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(3, 8, 2)).astype(np.float32)
@@ -511,6 +517,7 @@ def test_micro_batches_over_calls_are_one_step_of_the_whole_batch():
     assert not np.any(state.gradients["b"])
 
 
+@pytest.mark.slow
 def test_the_train_step_passes_the_weight_of_a_micro_batch():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 6, 2)).astype(np.float32)
@@ -583,6 +590,7 @@ def test_scaled_training_in_float16_is_training_in_float32():
     np.testing.assert_array_equal(plain["w"], 1)  # the gradient has vanished
 
 
+@pytest.mark.slow
 def test_the_scale_grows_shrinks_and_stays_in_its_bounds():
     tx = dynamic_loss_scale(optax.sgd(0.1), initial=4.0, period=2, minimum=1.0, maximum=8.0)
     good, bad = jnp.ones(2), jnp.array([1.0, jnp.inf])
@@ -661,6 +669,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(gradient, value):
     assert (after.skipped, after.consecutive, after.last_ok) == (2, 0, True)
 
 
+@pytest.mark.slow
 def test_it_never_gives_up_and_optax_does():
     ours, theirs = skip_nonfinite(optax.sgd(1.0)), optax.apply_if_finite(optax.sgd(1.0), 3)
     bad, applied = jnp.array([jnp.nan]), []
@@ -678,6 +687,7 @@ def test_the_value_is_looked_at_unless_given_not_to():
     assert (updates, state.skipped) == (-1, 0)
 
 
+@pytest.mark.slow
 def test_a_good_step_is_that_of_the_optimizer_inside():
     txs = skip_nonfinite(optax.adam(0.1)), optax.adam(0.1)
     ends = [run(tx, parameters(), some_gradients(3)) for tx in txs]
@@ -756,6 +766,7 @@ def rivals(params):
     return {"near": jnp.sum((x - 1) ** 2), "far": 10 * jnp.sum((x + 1) ** 2 + x[0] ** 2)}
 
 
+@pytest.mark.slow
 def test_the_head_and_the_oracle_give_the_same_steps():
     stacked = gradients.multi_value_and_grad(rivals)
     direct = gradients.multi_value_and_grad(rivals, aggregators.upgrad)
@@ -784,6 +795,7 @@ def test_the_head_and_the_oracle_give_the_same_steps():
 BALANCERS = {"dwa": aggregators.dwa(2), "soft_adapt": aggregators.soft_adapt()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balancer", BALANCERS.values(), ids=BALANCERS)
 def test_a_balancer_in_the_chain_is_one_at_the_level_of_the_losses(balancer):
     head = optax.chain(aggregate(balancer, 2), optax.adam(0.1))
@@ -813,6 +825,7 @@ def test_a_balancer_in_the_chain_is_one_at_the_level_of_the_losses(balancer):
     chex.assert_trees_all_close(jax.jit(in_chain)(start), jax.jit(in_loss)(start), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_random_rules_draw_anew_at_every_step_and_leaf():
     tx = aggregate(aggregators.pcgrad, 3, seed=1)
     three = jnp.array([[1.0, 0.0], [-0.8, 0.6], [-0.5, -0.9]])
@@ -937,6 +950,7 @@ def test_schedule_free_is_evaluated_by_its_own_function():
     np.testing.assert_allclose(best["w"], BEST, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_loop_written_by_hand():
     def loss(params, x, scale=1.0):
         return scale * jnp.sum((params["b"] - x) ** 2)
@@ -1045,6 +1059,7 @@ def test_what_make_train_step_refuses():
 # --- imports ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jaxloss_alone_does_not_import_optax():
     code = "import sys, jaxloss; sys.exit('optax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

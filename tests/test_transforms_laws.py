@@ -17,6 +17,8 @@ import pytest
 import jaxloss as jl
 from jaxloss import aggregators, penalties, transforms
 
+pytestmark = pytest.mark.few
+
 HALF, KEY = jnp.bfloat16, jax.random.key(0)
 PARAMS = {"w": jnp.asarray([[3.0, -1.0], [0.5, 2.0]], HALF), "b": jnp.asarray([1.0, 0.0], HALF)}
 MATRIX = {"w": PARAMS["w"]}

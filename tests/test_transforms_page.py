@@ -34,6 +34,7 @@ def test_docstrings_have_every_part(function):
         assert f"{parameter.name}:" in text, f"{function.__name__}: describe `{parameter.name}`"
 
 
+@pytest.mark.slow
 def test_snippets_run_in_order():
     names = {"__name__": "page"}
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

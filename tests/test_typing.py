@@ -20,10 +20,12 @@ def errors(name):
     ]
 
 
+@pytest.mark.slow
 def test_right_calls_pass():
     assert errors("accepted.py") == []
 
 
+@pytest.mark.slow
 def test_every_wrong_call_is_rejected():
     lines = (FOLDER / "rejected.py").read_text().splitlines()
     wrong = [number for number, line in enumerate(lines, start=1) if line.startswith("jl.")]

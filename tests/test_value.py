@@ -19,6 +19,21 @@ def test_a_value_that_moved_too_far_has_gradient_zero():
     assert jax.grad(value.clipped_value)(1.0, 0.0, -2.0, clip=0.5) == 3.0
 
 
+@pytest.mark.parametrize(
+    ("v", "old", "target", "slope"),
+    [
+        # Both errors are rounded to -1e20; the clipped one is the larger, by 4.8.
+        (5.0, 0.0, 1e20, 0.0),
+        (5.0, 0.0, -1e20, 1e20),
+        # The clipped value is the target but for the rounding of 0.2 + 3: it is the smaller error.
+        (3.5, 3.0, 3.2, 0.3),
+    ],
+)
+def test_the_larger_of_two_errors_is_found_where_they_are_rounded_alike(v, old, target, slope):
+    got = jax.grad(value.clipped_value)(v, old, target)
+    np.testing.assert_allclose(got, np.float32(slope), rtol=1e-6)
+
+
 def test_a_nan_value_has_a_nan_gradient():
     assert np.isnan(jax.grad(value.clipped_value)(jnp.nan, 0.0, 2.0))
 

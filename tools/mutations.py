@@ -41,8 +41,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a sign: the hinge is on the wrong side",
-        "lambda lead: numerics.relu(1 - lead), scores",
-        "lambda lead: numerics.relu(1 + lead), scores",
+        "def _hinge(lead: Array) -> Array:\n    return numerics.relu(1 - lead)",
+        "def _hinge(lead: Array) -> Array:\n    return numerics.relu(1 + lead)",
         "tests/laws -k classification.hinge",
     ),
     Mutation(
@@ -59,14 +59,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a second derivative: Welsch's slope is a constant to JAX",
-        "_welsch(z), z * _bell(z) * to_z",
-        "_welsch(z), z * jax.lax.stop_gradient(_bell(z)) * to_z",
+        "lambda z_dot, _, z: z * exp_minus_half_square(z) * z_dot",
+        "lambda z_dot, _, z: z * jax.lax.stop_gradient(exp_minus_half_square(z)) * z_dot",
         "tests/laws -k robust.welsch",
     ),
     Mutation(
         "a constant: a normal density without its pi",
-        "constant = HALF_LOG_2PI if full else 0.0",
-        "constant = 0.5 if full else 0.0",
+        "constant = HALF_LOG_2PI if full else 0.0\n    return 0.5 * jnp.square(score)",
+        "constant = 0.5 if full else 0.0\n    return 0.5 * jnp.square(score)",
         "tests/laws -k nll.gaussian",
     ),
     Mutation(
@@ -95,8 +95,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a mask: weights count where `where` is False",
-        "            weights = jnp.where(where, weights, 0)\n",
-        "            pass\n",
+        "            weights = jnp.where(where, weights, 0)\n        values = ",
+        "            pass\n        values = ",
         "tests/laws/test_reductions.py",
     ),
     Mutation(
@@ -119,8 +119,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a broadcast: any two sizes agree",
-        "return all(isinstance(n, str) or m == n for m, n in zip(got, expected, strict=True))",
-        "return True",
+        "    except AssertionError:\n        return False\n    return True",
+        "    except AssertionError:\n        return True\n    return True",
         "tests/laws/test_shapes.py",
     ),
     Mutation(
@@ -131,8 +131,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a set: masked examples are still negatives",
-        "return counts[..., :, None] & inside[..., None, :]",
-        "return counts[..., :, None] | inside[..., None, :]",
+        "of_columns = True if columns_in_set is None else columns_in_set[..., None, :]",
+        "of_columns = True",
         "tests/laws -k contrastive",
     ),
     Mutation(
@@ -178,7 +178,7 @@ def place_of(old: str, package: pathlib.Path) -> pathlib.Path | None:
 
 def failing_test(folder: pathlib.Path, arguments: str) -> str | None:
     """The first test that fails; None if all pass."""
-    command = [ROOT / ".venv" / "bin" / "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     process = subprocess.run(
         [*command, *shlex.split(arguments)],
         cwd=folder,
@@ -205,9 +205,9 @@ def noticed_by(mutation: Mutation, *, suite: bool) -> tuple[str, str]:
         place.write_text(place.read_text().replace(mutation.old, mutation.new))
         tiers = [
             ("make test", f"-n 0 -m 'not slow' {mutation.first}"),
-            ("make test", "-n logical --dist loadgroup -m 'not slow'"),
+            ("make test", "-n logical --maxprocesses 8 --dist loadgroup -m 'not slow'"),
             ("make suite", f"-n 0 {mutation.first}"),
-            ("make suite", "-n logical --dist loadgroup"),
+            ("make suite", "-n logical --maxprocesses 8 --dist loadgroup"),
         ]
         for tier, arguments in tiers if suite else tiers[:2]:
             test = failing_test(folder, arguments)

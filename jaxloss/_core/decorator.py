@@ -34,6 +34,7 @@ from jaxloss._core.spatial import merge_spatial_axes
 from jaxloss._core.spec import LossSpec
 from jaxloss._core.typing import ArrayLike
 from jaxloss._memory.deferred import DeferredRows, materialize
+from jaxloss._memory.mesh import unify_vma
 from jaxloss._xla import fits_in_cache
 from jaxloss.domains import Domain, finite
 from jaxloss.traits import Trait
@@ -112,6 +113,9 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     batch, sizes, forms, dtype = shapes.plan(spec, types, jnp.result_type(float), layout)
     check_options(spec, given, came, sizes, forms)
     arrays = {n: convert(spec, n, x, forms[n], batch, dtype) for n, x in came.items()}
+
+    # Inside `shard_map` a custom rule has derivatives of one type: all differ where one does.
+    (arrays,) = unify_vma(arrays)
 
     # What is left out.
     where, weights = arrays.get("where"), arrays.get("weights")

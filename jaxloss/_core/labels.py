@@ -85,8 +85,8 @@ def nan_unless(x: Array, valid: Array) -> Array:
     return jnp.where(valid, x, jnp.nan)
 
 
-def _gradient_nan_unless(function: Any, primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    x, valid = primals
+def _gradient_nan_unless(function: Any, primals: Arrays, tangents: tuple[Any, ...]) -> Any:
+    x, valid = primals  # the tangent of booleans is an array of NumPy
     factor = jnp.where(valid, 1, jnp.nan).astype(x.dtype)
     x_dot = tangents[0] * jnp.expand_dims(factor, range(factor.ndim, x.ndim))
     return function(x, valid), x_dot

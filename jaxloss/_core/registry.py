@@ -28,6 +28,7 @@ FAMILIES = (
     "policy",
     "value",
     "preference",
+    "distillation",
     "router",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""

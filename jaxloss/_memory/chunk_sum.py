@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from jaxloss._memory.layout import (
     Split,
@@ -83,7 +85,7 @@ class RowGradient(NamedTuple):
     unit: Array | None
 
 
-def store_row_gradient(gradient: Array, dtype: Any) -> RowGradient:
+def store_row_gradient(gradient: Array, dtype: DTypeLike) -> RowGradient:
     """The gradient of rows in their dtype, until its cotangent is known."""
     if dtype != jnp.float16 or gradient.dtype == dtype:
         return RowGradient(gradient.astype(dtype), None)
@@ -147,7 +149,7 @@ def _loop(
     """Adds up `of_chunk(sums, shared, rows, real) -> (total, sums, results a row)` over chunks."""
     parts = jax.tree.map(lambda x: split_strided(x, how, "first"), rows), real_rows(how)
 
-    def at(sums: Any, j: Any) -> Any:
+    def at(sums: Any, j: Array | int) -> Any:
         return of_chunk(sums, shared, *take_chunk(parts, j))
 
     def merged(found: Any) -> Any:
@@ -164,7 +166,7 @@ def _loop(
             lambda x: jnp.broadcast_to(x[:, None], every + x.shape[1:]), found
         )
 
-    def step(carry: Any, j: Array) -> Any:
+    def step(carry: PyTree, j: Array) -> Any:
         total, sums, collected = carry
         value, sums, found = at(sums, j)
         collected = jax.tree.map(

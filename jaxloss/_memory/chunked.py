@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer, eval_jaxpr
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from jaxloss._core.arguments import as_array, check_choice
 from jaxloss._core.reduction import TypeOfReduction, reduce
@@ -226,7 +228,7 @@ class Chunked:
 class _Program:
     """A function of rows as a jaxpr, and the loss that it makes, compiled once for each shape."""
 
-    def __init__(self, jaxpr: Any, dtype: Any):
+    def __init__(self, jaxpr: Any, dtype: DTypeLike):
         self.jaxpr, self.dtype = jaxpr, dtype
         self.evaluate = jax.jit(self._evaluate, static_argnums=(0, 1, 2))
 
@@ -293,7 +295,7 @@ def _fill(x: Array, where: Array) -> Array:
     return jnp.where(where, x, jnp.zeros((), x.dtype))
 
 
-def _as_arrays(name: str, tree: Any) -> Any:
+def _as_arrays(name: str, tree: PyTree) -> Any:
     def convert(path: Any, leaf: Any) -> Any:
         where = f"{name}{jax.tree_util.keystr(path)}"
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxloss._core.reduction import Mean, TypeOfReduction, reduce, total_weight
 from jaxloss._memory.chunk_map import map_chunks
@@ -39,7 +40,7 @@ class DeferredRows:
     """
 
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: DTypeLike
     values: Callable[[], Array]
     total: Callable[[Array], Array]
 

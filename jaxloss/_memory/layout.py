@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from jaxloss._memory.mesh import is_unsharded, pcast_varying, shards, vma
 
@@ -106,9 +107,10 @@ def split_strided(x: Array, how: Split, fill: Fill = "zeros") -> Array:
 
 def _pad(x: Array, count: int, fill: Fill) -> Array:
     shape = (x.shape[0], count, *x.shape[2:])
-    first = fill == "first" and x.shape[1] != 0
-    more = jnp.broadcast_to(x[:, :1], shape) if first else jnp.zeros(shape, x.dtype)
-    return jnp.concatenate([x, more], axis=1)
+    if x.shape[1] == 0:
+        return jnp.zeros(shape, x.dtype)
+    first = x[:, :1] if fill == "first" else zeros_like(x[:, :1])  # split as the rows are
+    return jnp.concatenate([x, jnp.broadcast_to(first, shape)], axis=1)
 
 
 def real_rows(how: Split) -> Array | None:
@@ -144,7 +146,7 @@ def from_scan(x: Array, how: Split) -> Array:
     return x.reshape(how.rows, *x.shape[2:])
 
 
-def take_chunk(tree: Any, j: Any) -> Any:
+def take_chunk(tree: PyTree, j: Array | int) -> Any:
     """Chunk j of arrays that `split_strided` has split."""
     return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, j, 1, keepdims=False), tree)
 
@@ -155,7 +157,7 @@ def accumulator_dtype(dtype: DTypeLike) -> np.dtype:
     return np.dtype(dtype if is_wide else np.float32)
 
 
-def zeros_like(x: Any, dtype: Any = None) -> Array:
+def zeros_like(x: Any, dtype: DTypeLike | None = None) -> Array:
     """Zeros of the shape, the sharding and the mesh axes of an array or of its type."""
     if not isinstance(x, jax.ShapeDtypeStruct):
         return lax.full_like(x, 0, dtype=dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax import Array
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 
 def vma(x: Any) -> frozenset[str]:
@@ -15,12 +16,17 @@ def vma(x: Any) -> frozenset[str]:
     return frozenset() if manual is None else manual.varying
 
 
-def vma_of(*trees: Any) -> frozenset[str]:
+def vma_of(*trees: PyTree) -> frozenset[str]:
     """The manual mesh axes over which any leaf differs between devices."""
     return frozenset().union(*(vma(x) for x in jax.tree.leaves(trees)))
 
 
-def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
+def is_manual() -> bool:
+    """Whether this is the inside of a `shard_map`."""
+    return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+
+
+def pcast_varying(tree: PyTree, axes: frozenset[str]) -> Any:
     """The same arrays, marked as different on the devices of these axes.
 
     The transpose of the mark is a sum over the devices. Before a loop, that is one sum; inside,
@@ -34,9 +40,39 @@ def pcast_varying(tree: Any, axes: frozenset[str]) -> Any:
     return jax.tree.map(mark, tree)
 
 
-def unify_vma(*trees: Any) -> Any:
+def unify_vma(*trees: PyTree) -> Any:
     """The same trees, each array marked as different on every axis over which one of them is."""
-    return pcast_varying(trees, vma_of(trees))
+    return pcast_varying(trees, vma_of(trees)) if is_manual() else trees
+
+
+def cotangent(seed: Any, values: Any) -> Any:
+    """A cotangent of values, marked as different on the devices on which they are."""
+    return pcast_varying(seed, vma_of(values))
+
+
+_SUMMED = (
+    "For the gradient of all devices the loss gives one number for all: write "
+    '`jax.lax.pmean(value, {axes})`, or `.psum({axes}).value` on `reduction="parts"`. For that of '
+    "each device, write `jax.lax.pcast(params, {axes}, to='varying')`."
+)
+
+
+def check_summed_gradients(
+    fun_name: str, what: str, values: Any, params: PyTree, remedy: str = _SUMMED
+) -> None:
+    """Raises if values differ between devices where one of the parameters is the same on all.
+
+    JAX adds up the gradients over these devices, which gives neither the gradient of the values of
+    one device, nor that of their mean.
+    """
+    axes = sorted(frozenset().union(*(vma_of(values) - vma(x) for x in jax.tree.leaves(params))))
+    if axes:
+        names = repr(axes[0] if len(axes) == 1 else tuple(axes))
+        message = (
+            f"{fun_name}: inside `shard_map` {what} differs between devices along {names}, and "
+            f"parameters do not. "
+        )
+        raise ValueError(message + remedy.format(axes=names))
 
 
 def _mesh_of(x: Any) -> AbstractMesh:

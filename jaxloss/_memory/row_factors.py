@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from jaxloss._core.reduction import Mean, TypeOfReduction, total_weight
 from jaxloss.numerics._vectors import power_of_two_near
 
 
-def holds_float16(tree: Any) -> bool:
+def holds_float16(tree: PyTree) -> bool:
     """Whether a leaf has a dtype in which a gradient divided by many rows would vanish."""
     return any(x.dtype == jnp.float16 for x in jax.tree.leaves(tree))
 
@@ -21,7 +23,7 @@ def row_factors(
     where: Array | None,
     weights: Array | None,
     reduction: TypeOfReduction,
-    dtype: Any,
+    dtype: DTypeLike,
     *,
     float16: bool,
 ) -> tuple[Array, Callable[[Array], Any]]:

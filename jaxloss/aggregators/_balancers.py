@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import vector
 from jaxloss._core.parameters import check_count, real_scalar
@@ -72,7 +73,7 @@ def softmax(ratios: Array, temperature: Array | float) -> Array:
 
 
 def adam_step(
-    tx: optax.GradientTransformation, gradient: Array, state: Any, variables: Array
+    tx: optax.GradientTransformation, gradient: Array, state: PyTree, variables: Array
 ) -> tuple[Array, Any]:
     """The next variables and state; Optax's Adam does not run under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):

@@ -16,6 +16,7 @@ from jax import Array
 from jaxloss._core.spec import ArrayLike
 from jaxloss.aggregators._balancers import Balancer, adam_step, constant_losses, ratio, step_key
 from jaxloss.aggregators._quadratic import check_gramian
+from jaxloss.numerics._carry import carried
 
 
 def _required(fun_name: str, gramian: ArrayLike, count: int) -> Array:
@@ -148,7 +149,7 @@ def _vaccinate(
             return weights.at[other].add(change), targets
 
         unit = (jnp.arange(count) == k).astype(matrix.dtype)
-        return jax.lax.fori_loop(0, count, step, (unit, targets))
+        return jax.lax.fori_loop(0, count, step, carried((unit, targets), matrix, decay, key))
 
     weights, targets = jax.vmap(vaccinate)(jnp.arange(count), targets, keys)
     return jnp.sum(weights, axis=0), targets

@@ -7,6 +7,7 @@ from jax import Array
 from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.spec import ArrayLike
+from jaxloss.numerics._carry import carried
 
 
 def check_gramian(fun_name: str, gramian: ArrayLike) -> Array:
@@ -90,6 +91,6 @@ def nonnegative_minimum(matrix: Array, vector: Array) -> Array:
     free = vector < 0
     z, wrong = solve(free)
     start = (free, z, wrong, jnp.asarray(size + 1), jnp.asarray(3), jnp.asarray(0))
-    limit = 50 + 20 * size
+    start, limit = carried(start, matrix, vector), 50 + 20 * size
     _, z, *_ = jax.lax.while_loop(lambda s: jnp.any(s[2]) & (s[-1] < limit), flip, start)
     return scale * jnp.maximum(z, 0)

@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxloss._core.parameters import check_count
 from jaxloss.aggregators._quadratic import check_gramian
+from jaxloss.numerics._carry import carried
 
 
 @functools.partial(jax.jit, inline=True)  # compiled once by eager calls
@@ -24,7 +25,8 @@ def _pcgrad(gramian: Array, key: Array) -> Array:
             component = jnp.where(conflict, inner / jnp.where(square > 0, square, 1), 0)
             return weights.at[other].add(-component)
 
-        return jax.lax.fori_loop(0, count, step, (jnp.arange(count) == k).astype(gramian.dtype))
+        unit = (jnp.arange(count) == k).astype(gramian.dtype)
+        return jax.lax.fori_loop(0, count, step, carried(unit, gramian, key))
 
     keys = jax.random.split(key, count)
     return jnp.sum(jax.vmap(project)(jnp.arange(count), keys), axis=0)

@@ -20,6 +20,7 @@ from jaxloss.aggregators._quadratic import (
     rounding,
 )
 from jaxloss.aggregators._stacked import normalize
+from jaxloss.numerics._carry import carried
 
 _MODULE = "jaxloss.aggregators."
 
@@ -182,7 +183,10 @@ def _cagrad(gramian: Array, c: Array | float) -> Array:
     start = jnp.min(slope + radius * jnp.sqrt(jnp.diagonal(matrix)))
     tolerance = 4 * jnp.finfo(gramian.dtype).eps * radius
     state = (start, jnp.zeros_like(mean), jnp.full_like(radius, jnp.inf), jnp.asarray(0))
-    _, y, *_ = jax.lax.while_loop(lambda s: (s[2] > tolerance) & (s[3] < 30), step, state)
+    state = carried(state, gramian, c)
+    _, y, *_ = jax.lax.while_loop(
+        lambda s: (s[2] > tolerance) & (s[3] < 30), step, carried(state, gramian, c)
+    )
     return mean + jnp.where(jnp.diagonal(gramian) > 0, y, 0)  # 0 for a gradient of 0
 
 
@@ -383,7 +387,9 @@ def _fair_grad(gramian: Array, alpha: Array | float) -> Array:
         jnp.full((), jnp.inf, gramian.dtype),
         jnp.asarray(0),
     )
-    y, *_ = jax.lax.while_loop(lambda s: (s[1] > tolerance) & (s[2] < 100), step, start)
+    y, *_ = jax.lax.while_loop(
+        lambda s: (s[1] > tolerance) & (s[2] < 100), step, carried(start, gramian)
+    )
     y, *_ = step((y, y[0], jnp.asarray(0)))  # convergence is quadratic: one more step is exact
     return jnp.where(alive, y * inverse, 0) * size ** (-1 / (1 + power))
 

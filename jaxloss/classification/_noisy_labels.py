@@ -41,7 +41,7 @@ def _box_cox(nll: DD, q: Array | float) -> Array:
 
 def _power(nll: DD, q: Array | float) -> Array:
     """p^q, the derivative of `_box_cox` in nll."""
-    return exp_dd(-(DD(jnp.where(q == 0, 0, nll.hi), nll.lo) * q))  # type: ignore  # a number is promoted
+    return exp_dd(-(DD(jnp.where(q == 0, 0, nll.hi), nll.lo) * q))
 
 
 def _slope_in_q(out: Array, nll: DD, q: Array | float) -> Array:

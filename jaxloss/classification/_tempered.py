@@ -12,6 +12,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
+from jaxloss.numerics._carry import carried
 from jaxloss.numerics._double_double import two_product, two_sum
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._softmax import subtract_weighted_mean
@@ -44,6 +45,7 @@ def _probability(depth: Array, lo: Array, u: Array) -> tuple[Array, Array, Array
     return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, nll), added
 
 
+@jax.jit  # called eagerly, a loop over new functions would be compiled in each call
 def _normalizer(below: Array, lo: Array, is_top: Array, u: Array) -> Array:
     """The normalizer of each row, measured from its top: the sum of all probabilities is 1.
 
@@ -59,12 +61,14 @@ def _normalizer(below: Array, lo: Array, is_top: Array, u: Array) -> Array:
         terms = jnp.where(is_top, jnp.expm1(-nll), p)
         excess = jnp.sum(terms, axis=-1, keepdims=True)
         log_sum = jnp.log1p(excess)
-        slope = jnp.sum(jnp.exp(-(1 + u) * nll), axis=-1, keepdims=True)
+        powers = jnp.exp(-(1 + u) * jnp.where(nll == jnp.inf, 0, nll))  # u may be -1
+        slope = jnp.sum(jnp.where(nll == jnp.inf, 0, powers), axis=-1, keepdims=True)
         step = (1 + excess) * log_sum * exprel(u * log_sum) / slope
         return normalizer + step, jnp.any(step > tolerance * (normalizer + step)), count + 1
 
     tolerance = float(jnp.finfo(below.dtype).eps) ** 0.75  # the error is the square of a step
     start = jnp.zeros_like(below[..., :1]), jnp.array(True), jnp.array(0)
+    start = carried(start, below, lo, u)
     return lax.while_loop(lambda state: state[1] & (state[2] < 50), newton, start)[0]
 
 

@@ -11,8 +11,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
+from jaxloss.divergence._terms import gaps_from_mixture
 from jaxloss.domains import distribution, unit_interval
-from jaxloss.numerics._log_ratios import kl_div_of_change
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
 
 
@@ -59,10 +59,9 @@ def jensen_shannon(
         Lin, *Divergence Measures Based on the Shannon Entropy*, 1991.
         Englesson and Azizpour, *Generalized Jensen-Shannon Divergence Loss*, 2021.
     """
-    change = target - prediction
-    mixture = (1 - weight) * prediction + weight * target
-    from_prediction = kl_div_of_change(prediction, mixture, weight * change)
-    from_target = kl_div_of_change(target, mixture, -(1 - weight) * change)
+    from_prediction, from_target = gaps_from_mixture(
+        prediction, target, target - prediction, weight
+    )
     return jnp.sum((1 - weight) * from_prediction + weight * from_target, axis=-1)
 
 

@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence of logits: distillation."""
 
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -77,24 +77,54 @@ def _log_ratio(
     return q, ratio, jnp.where(close, near, far)
 
 
+_Three: TypeAlias = tuple[Array, Array, Array]
+
+
 @jax.custom_jvp
-def _kl_of_logits(logits: Array, target_logits: Array, temperature: Array) -> Array:
+def softmaxes_and_difference(logits: Array, target_logits: Array, temperature: Array) -> _Three:
+    """Both distributions, p and q, and q - p with all its digits where they are close."""
+    p = _softmax(logits, temperature)
+    q, log_ratio, _ = _log_ratio(logits, target_logits, temperature)
+    return p, q, -_p_minus_q(p, q, log_ratio)
+
+
+@softmaxes_and_difference.defjvp
+def _softmaxes_and_difference_jvp(primals: Arrays, tangents: Arrays) -> tuple[_Three, _Three]:
+    # A full rule: the difference has the tangent of the two, and no cancellation is differentiated.
+    p, q, difference = softmaxes_and_difference(*primals)
+    p_dot, q_dot = (
+        _softmax_dot(out, x, x_dot, primals[2], tangents[2])
+        for out, x, x_dot in zip((p, q), primals[:2], tangents[:2], strict=True)
+    )
+    return (p, q, difference), (p_dot, q_dot, q_dot - p_dot)
+
+
+def _softmax_dot(out: Array, x: Array, x_dot: Array, temperature: Array, by: Array) -> Array:
+    """The tangent of softmax(x / temperature); a logit of -inf stays where it is."""
+    change = (x_dot - jnp.where(jnp.isinf(x), 0, x) * (by / temperature)) / temperature
+    return out * subtract_weighted_mean(change, out, -1)
+
+
+def _p_minus_q(p: Array, q: Array, log_ratio: Array) -> Array:
+    """p - q, where log_ratio is log(q / p)."""
+    near = (jnp.abs(log_ratio) < 1) & (q > 0)
+    return jnp.where(near, q * jnp.expm1(jnp.where(near, -log_ratio, 0)), p - q)
+
+
+@jax.custom_jvp
+def kl_of_logits(logits: Array, target_logits: Array, temperature: Array) -> Array:
+    """KL(softmax(target_logits / temperature) || softmax(logits / temperature))."""
     return _log_ratio(logits, target_logits, temperature)[2][..., 0]
 
 
-@_kl_of_logits.defjvp
+@kl_of_logits.defjvp
 def _kl_of_logits_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (logits, target_logits, temperature), (logits_dot, target_dot, temperature_dot) = (
         primals,
         tangents,
     )
     q, ratio, value = _log_ratio(logits, target_logits, temperature)
-    near = jnp.abs(ratio) < 1
-    p_minus_q = jnp.where(
-        near & (q > 0),
-        q * jnp.expm1(jnp.where(near, -ratio, 0)),
-        _softmax(logits, temperature) - q,
-    )
+    p_minus_q = _p_minus_q(_softmax(logits, temperature), q, ratio)
     dloss_dtarget = jnp.where(q == 0, 0, q * (ratio - value))
     # A higher temperature moves each logit towards 0; one of -inf stays where it is.
     decrease = temperature_dot / temperature
@@ -152,4 +182,4 @@ def kl_logits(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
     """
-    return _kl_of_logits(logits, target_logits, jnp.asarray(temperature, logits.dtype))
+    return kl_of_logits(logits, target_logits, jnp.asarray(temperature, logits.dtype))

@@ -73,6 +73,7 @@ def renyi(
     mean = jnp.sum(target * ratio, axis=-1, keepdims=True)
     tilt = power * (ratio - mean)
     close = jnp.all((jnp.abs(tilt) < 1) & ~ruled_out | (target == 0), axis=-1)
+    close = close | jnp.isnan(mean[..., 0])  # `far` is inf at order 1, and would hide it
     # A cumulant generating function over its argument: about 0, by its distance from the mean.
     tilt = jnp.where(close[..., None] & (target > 0), tilt, 0)
     spread = jnp.sum(
@@ -83,6 +84,7 @@ def renyi(
     logs = log_target + power * ratio
     out = jnp.where(power < 0, -jnp.inf, jnp.inf)
     logs = jnp.where(ruled_out, out, logs)
+    logs = jnp.where(close[..., None], 0, logs)  # all -inf, they would have NaN derivatives
     divisor = jnp.where(power == 0, 1, power)
     far = jnp.where(power == 0, jnp.inf, numerics.logsumexp(logs) / divisor)
     return jnp.where(close, near, far)

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import total
 from jaxloss._core.reduction import Mean
-from jaxloss.gradients._common import rows, split
+from jaxloss._memory.mesh import check_summed_gradients, pcast_varying, vma, vma_of
+from jaxloss.gradients._common import check_scalar, rows, split
 
 _NAME = "jaxloss.gradients.accumulate_value_and_grad"
 
@@ -21,6 +23,7 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
     weights: Mapping[str, Any] | None = None,
     has_aux: bool = False,
     axis_name: str | tuple[str, ...] | None = None,
+    scale: Any = 1.0,
 ) -> Callable[..., tuple[Any, Any]]:
     r"""Trains on a batch too large for memory: micro-batch by micro-batch, and still exactly.
 
@@ -44,6 +47,8 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         has_aux: Whether the loss gives a pair.
         axis_name: Under `shard_map` or `pmap`, the mapped axes that rows lie across: the result is
             the gradient of the batch of all devices, whatever each of them counts.
+        scale: The loss scale of half precision, a number or a traced scalar: gradients are
+            multiplied by it, values are not. See `scaled_value_and_grad`.
 
     Returns:
         A function `(params, *batch, step=None, **shared)` that gives `(value, grads)`; for a dict
@@ -55,7 +60,7 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
     Raises:
         TypeError: If the loss gives something else than `Mean`s, or a pair without `has_aux`.
         ValueError: If `num_micro` does not divide the rows, their number differs between leaves,
-            a `Mean` holds more than one mean, or a weight names no term.
+            a `Mean` holds more than one mean, a weight names no term, or `scale` is not a scalar.
 
     Example:
         >>> from jaxloss import regression
@@ -69,16 +74,18 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
             f"{_NAME}: `num_micro` is {num_micro!r}, expected an integer of at least 1."
         )
 
-    def value_and_grad(params: Any, *batch: Any, step: Any = None, **shared: Any) -> Any:
+    check_scalar(_NAME, "scale", scale)
+
+    def value_and_grad(params: PyTree, *batch: PyTree, step: Any = None, **shared: Any) -> Any:
         micro = _divided(batch, num_micro)
         params = jax.tree.map(jnp.asarray, params)
         if axis_name is not None:
             params = _local(params, axis_name)
 
-        def give(params: Any, *rows: Any) -> tuple[Any, Any]:
+        def give(params: PyTree, *rows: Any) -> tuple[Any, Any]:
             return split(_NAME, loss(params, *rows, **shared), has_aux)
 
-        def evaluate(params: Any, *rows: Any) -> tuple[dict[str, Mean], Any]:
+        def evaluate(params: PyTree, *rows: Any) -> tuple[dict[str, Mean], Any]:
             result, aux = give(params, *rows)
             return _named(result), aux
 
@@ -86,9 +93,16 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         alone = isinstance(jax.eval_shape(give, params, *first)[0], Mean)
         names, _ = jax.eval_shape(evaluate, params, *first)
         _check_weights(weights, names)
-        zeros = {name: jnp.zeros((), mean.total.dtype) for name, mean in names.items()}
+        check_summed_gradients(_NAME, "the loss", names, params, "Write `axis_name={axes}`.")
+        zeros = {
+            name: pcast_varying(jnp.zeros((), mean.total.dtype), vma_of(mean, micro, params))
+            for name, mean in names.items()
+        }
         gradients = jax.tree.map(
-            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+            lambda p: pcast_varying(
+                jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), vma(p)
+            ),
+            params,
         )
         if axis_name is not None:
             zeros, gradients = _local((zeros, gradients), axis_name)
@@ -109,10 +123,10 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
         # Linear in the totals: its slopes, w / W, are those of every micro-batch.
         slopes = jax.grad(lambda totals: objective(totals)[0])(jax.tree.map(jnp.zeros_like, zeros))
 
-        def add_gradients(carry: Any, rows: Any) -> tuple[Any, Any]:
+        def add_gradients(carry: PyTree, rows: Any) -> tuple[Any, Any]:
             totals, gradients = carry
             own, vjp_fn, aux = jax.vjp(lambda p: _totals(evaluate(p, *rows)), params, has_aux=True)
-            (gradient,) = vjp_fn({k: slopes[k].astype(own[k].dtype) for k in own})
+            (gradient,) = vjp_fn({k: (scale * slopes[k]).astype(own[k].dtype) for k in own})
             gradients = jax.tree.map(lambda a, g: a + g.astype(a.dtype), gradients, gradient)
             return (jax.tree.map(jnp.add, totals, own), gradients), aux
 
@@ -176,7 +190,7 @@ def _check_weights(weights: Mapping[str, Any] | None, names: Mapping[str, Any]) 
         raise ValueError(f"{_NAME}: `weights` names {unknown}, expected some of {sorted(names)}.")
 
 
-def _local(tree: Any, axis_name: str | tuple[str, ...]) -> Any:
+def _local(tree: PyTree, axis_name: str | tuple[str, ...]) -> Any:
     """The same numbers, as values that differ between devices as far as JAX knows.
 
     Otherwise the transpose inside `shard_map` would add up gradients over devices after every

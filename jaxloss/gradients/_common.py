@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss import _combine
 from jaxloss._core.reduction import Mean
+from jaxloss._core.spec import ArrayLike
 
 
-def scalar(fun_name: str, what: str, value: Any) -> Array:
+def scalar(fun_name: str, what: str, value: ArrayLike) -> Array:
     """A loss as one number to differentiate: float32 or better."""
     number = _combine.scalar(fun_name, what, value)
     given = jnp.result_type(value.total if isinstance(value, Mean) else value)
@@ -33,7 +35,13 @@ def split(fun_name: str, result: Any, has_aux: bool) -> tuple[Any, Any]:
     return result if has_aux else (result, None)
 
 
-def rows(fun_name: str, batch: Any) -> int:
+def check_scalar(fun_name: str, name: str, given: ArrayLike) -> None:
+    """Raises if an option has a shape."""
+    if jnp.ndim(given):
+        raise ValueError(f"{fun_name}: `{name}` has shape {jnp.shape(given)}, expected a scalar.")
+
+
+def rows(fun_name: str, batch: PyTree) -> int:
     """The number of rows of a batch: the size that all its leaves have first."""
     sizes: dict[int, str] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):

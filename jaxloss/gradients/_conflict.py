@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import vector
+from jaxloss._core.spec import ArrayLike
 from jaxloss.aggregators._stacked import cosines
 from jaxloss.gradients._multi_loss import value_and_gramian
 
@@ -60,10 +62,10 @@ class Conflicts:
         return "\n".join(lines)
 
 
-def _unrolled(losses: Any, kwargs: Any, params: Any, *args: Any) -> Array:
+def _unrolled(losses: ArrayLike, kwargs: Any, params: PyTree, *args: Any) -> Array:
     """What `value_and_gramian` computes, without its loop."""
 
-    def evaluate(params: Any) -> Array:
+    def evaluate(params: PyTree) -> Array:
         return vector("jaxloss.gradients.conflicts", losses(params, *args, **kwargs))
 
     values, jvp_fn = jax.linearize(evaluate, params)
@@ -72,7 +74,7 @@ def _unrolled(losses: Any, kwargs: Any, params: Any, *args: Any) -> Array:
     return jnp.stack([jvp_fn(*vjp_fn(seed)) for seed in seeds])
 
 
-def conflicts(losses: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Conflicts:
+def conflicts(losses: Callable[..., Any], params: PyTree, *args: Any, **kwargs: Any) -> Conflicts:
     r"""Reports whether the gradients of losses conflict, how large they are, and at what cost.
 
     $$\cos_{kl} = \frac{\langle \nabla L_k, \nabla L_l \rangle}
@@ -105,12 +107,12 @@ def conflicts(losses: Callable[..., Any], params: Any, *args: Any, **kwargs: Any
         Yu et al., *Gradient Surgery for Multi-Task Learning*, 2020.
     """
 
-    def look(params: Any, *args: Any) -> Any:
+    def look(params: PyTree, *args: Any) -> Any:
         values, matrix = value_and_gramian(losses)(params, *args, **kwargs)
         return values, jnp.sqrt(jnp.diagonal(matrix)), cosines(matrix)
 
-    def plain(params: Any, *args: Any) -> Any:
-        def summed(params: Any) -> Any:
+    def plain(params: PyTree, *args: Any) -> Any:
+        def summed(params: PyTree) -> Any:
             return jnp.sum(vector("jaxloss.gradients.conflicts", losses(params, *args, **kwargs)))
 
         return jax.value_and_grad(summed)(params)

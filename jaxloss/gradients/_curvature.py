@@ -5,14 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
+from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.gradients._common import scalar
 
 _NAME = "jaxloss.gradients.gauss_newton_vp"
 
 
 def gauss_newton_vp(
-    loss: Callable[..., Any], model: Callable[..., Any], params: Any, batch: tuple[Any, ...]
+    loss: Callable[..., Any], model: Callable[..., Any], params: PyTree, batch: tuple[Any, ...]
 ) -> Callable[[Any], Any]:
     r"""Multiplies vectors by the Gauss-Newton matrix: the curvature that second-order steps use.
 
@@ -55,7 +57,9 @@ def gauss_newton_vp(
     vjp_fn = jax.linear_transpose(jvp_fn, params)
 
     def of_outputs(outputs: Any) -> Any:
-        return scalar(_NAME, "the loss", loss(outputs, *targets))
+        value = scalar(_NAME, "the loss", loss(outputs, *targets))
+        check_summed_gradients(_NAME, "the loss", value, (params, outputs))
+        return value
 
     _, curve = jax.linearize(jax.grad(of_outputs), outputs)
 
@@ -69,6 +73,7 @@ def gauss_newton_vp(
         vector = jax.tree.map(
             lambda v, p: jnp.asarray(v).astype(jnp.result_type(p)), vector, params
         )
+        vector = jax.tree.map(cotangent, vector, params)
         (result,) = vjp_fn(curve(jvp_fn(vector)))
         return result
 

@@ -6,8 +6,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import vector
+from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.aggregators._stacked import combine, gramian
 from jaxloss.gradients._common import split
 
@@ -69,18 +71,20 @@ def multi_value_and_grad(
         )
         raise ValueError(message)
 
-    def value_and_grad(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        def evaluate(params: Any) -> tuple[Array, Any]:
+    def value_and_grad(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def evaluate(params: PyTree) -> tuple[Array, Any]:
             return _vector(fun_name, losses(params, *args, **kwargs), has_aux)
 
         params = jax.tree.map(jnp.asarray, params)
         if jacobian == "stream":
             values, jvp_fn, (named, aux) = jax.linearize(evaluate, params, has_aux=True)
+            check_summed_gradients(fun_name, "the loss", values, params)
             vjp_fn = jax.linear_transpose(jvp_fn, params)
             weights = _weights(fun_name, weighting, _streamed(jvp_fn, vjp_fn, values))
-            (gradients,) = vjp_fn(weights)
+            (gradients,) = vjp_fn(cotangent(weights, values))
         else:
             values, vjp_fn, (named, aux) = jax.vjp(evaluate, params, has_aux=True)
+            check_summed_gradients(fun_name, "the loss", values, params)
             gradients = _stacked(vjp_fn, values, jacobian)
             if weighting is not None:
                 weights = _weights(fun_name, weighting, gramian(gradients))
@@ -124,16 +128,18 @@ def value_and_gramian(
     fun_name = "jaxloss.gradients.value_and_gramian"
     _check_way(fun_name, jacobian)
 
-    def function(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Array]:
-        def evaluate(params: Any) -> tuple[Array, Any]:
+    def function(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Array]:
+        def evaluate(params: PyTree) -> tuple[Array, Any]:
             return _vector(fun_name, losses(params, *args, **kwargs), has_aux)
 
         params = jax.tree.map(jnp.asarray, params)
         if jacobian == "stream":
             values, jvp_fn, (named, aux) = jax.linearize(evaluate, params, has_aux=True)
+            check_summed_gradients(fun_name, "the loss", values, params)
             matrix = _streamed(jvp_fn, jax.linear_transpose(jvp_fn, params), values)
         else:
             values, vjp_fn, (named, aux) = jax.vjp(evaluate, params, has_aux=True)
+            check_summed_gradients(fun_name, "the loss", values, params)
             matrix = gramian(_stacked(vjp_fn, values, jacobian))
         values = values if named is None else named
         return (values, aux) if has_aux else values, matrix
@@ -157,14 +163,14 @@ def _vector(fun_name: str, result: Any, has_aux: bool) -> tuple[Array, Any]:
 
 
 def _stacked(vjp_fn: Callable[..., Any], losses: Array, jacobian: Jacobian) -> Any:
-    seeds = jnp.eye(losses.size, dtype=losses.dtype)
+    seeds = cotangent(jnp.eye(losses.size, dtype=losses.dtype), losses)
     mapped = jax.vmap(vjp_fn)(seeds) if jacobian == "vmap" else jax.lax.map(vjp_fn, seeds)
     return mapped[0]
 
 
 def _streamed(jvp_fn: Callable[..., Array], vjp_fn: Callable[..., Any], losses: Array) -> Array:
     """The Gramian, a column at a time: how all losses change along the gradient of one."""
-    seeds = jnp.eye(losses.size, dtype=losses.dtype)
+    seeds = cotangent(jnp.eye(losses.size, dtype=losses.dtype), losses)
     matrix = jax.lax.map(lambda seed: jvp_fn(*vjp_fn(seed)), seeds)
     return (matrix + matrix.T) / 2
 

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss import numerics
-from jaxloss.gradients._common import rows, scalar
+from jaxloss._memory.mesh import pcast_varying, vma_of
+from jaxloss.gradients._common import check_scalar, rows, scalar
 
 _NAME = "jaxloss.gradients.per_example_value_and_grad"
 
@@ -24,6 +26,9 @@ def per_example_value_and_grad(
     Without `clip` the result has a gradient an example, and that many times the memory of the
     parameters. With it, gradients are clipped and added up a chunk at a time, so that no more than
     a chunk of them exists: what differentially private training adds its noise to.
+
+    Inside `shard_map` gradients are those of the examples of a device, and so is their mean, also
+    where parameters are the same on all devices: `jax.lax.pmean` makes that of all devices of it.
 
     Args:
         loss: `loss(params, *example, **shared)` gives the number of one example: rows come without
@@ -54,21 +59,25 @@ def per_example_value_and_grad(
         raise ValueError(
             f"{_NAME}: `chunk_size` is {chunk_size!r}, expected an integer of at least 1."
         )
-    if clip is not None and jnp.ndim(clip):
-        raise ValueError(f"{_NAME}: `clip` has shape {jnp.shape(clip)}, expected a scalar.")
+    check_scalar(_NAME, "clip", 0 if clip is None else clip)
 
-    def value_and_grad(params: Any, *batch: Any, **shared: Any) -> tuple[Array, Any]:
+    def value_and_grad(params: PyTree, *batch: PyTree, **shared: Any) -> tuple[Array, Any]:
         count = rows(_NAME, batch)
-        size = min(chunk_size or count, count)
-        params = jax.tree.map(jnp.asarray, params)
+        size = max(1, min(chunk_size or count, count))
+        params, batch = jax.tree.map(jnp.asarray, (params, batch))
+
+        def evaluate(p: Any, *example: Any) -> Array:
+            return scalar(_NAME, "the loss", loss(p, *example, **shared))
+
+        # The gradient of what all devices share would be added up over the devices.
+        losses = jax.eval_shape(
+            lambda p, rows: jax.vmap(lambda x: evaluate(p, *x))(rows), params, batch
+        )
+        params = pcast_varying(params, vma_of(losses))
 
         def single(example: tuple[Any, ...]) -> tuple[Array, Any]:
-            def evaluate(p: Any) -> Array:
-                return scalar(_NAME, "the loss", loss(p, *example, **shared))
+            return jax.value_and_grad(evaluate)(params, *example)
 
-            return jax.value_and_grad(evaluate)(params)
-
-        batch = jax.tree.map(jnp.asarray, batch)
         if clip is None:
             return jax.lax.map(single, batch, batch_size=size)
 
@@ -94,13 +103,13 @@ def per_example_value_and_grad(
         whole = count // size * size
         chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), batch)
         rest = jax.tree.map(lambda x: x[whole:], batch)
-        dtype = jax.eval_shape(single, jax.tree.map(lambda x: x[0], batch))[0].dtype
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), params)
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, losses.dtype), params)
+        zeros = pcast_varying(zeros, vma_of(params, most))
         sums, values = jax.lax.scan(add, zeros, chunks)
         values = values.reshape(-1)
         if whole < count:
             sums, last = add(sums, rest)
             values = jnp.concatenate([values, last])
-        return values, jax.tree.map(lambda s, p: (s / count).astype(p.dtype), sums, params)
+        return values, jax.tree.map(lambda s, p: (s / max(count, 1)).astype(p.dtype), sums, params)
 
     return value_and_grad

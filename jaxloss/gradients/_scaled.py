@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
-from jaxloss.gradients._common import scalar, split
+from jaxloss._memory.mesh import check_summed_gradients, cotangent
+from jaxloss.gradients._common import check_scalar, scalar, split
 
 _NAME = "jaxloss.gradients.scaled_value_and_grad"
 
@@ -43,16 +45,16 @@ def scaled_value_and_grad(
     References:
         Micikevicius et al., *Mixed Precision Training*, 2018.
     """
-    if jnp.ndim(scale):
-        raise ValueError(f"{_NAME}: `scale` has shape {jnp.shape(scale)}, expected a scalar.")
+    check_scalar(_NAME, "scale", scale)
 
-    def value_and_grad(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        def evaluate(params: Any) -> tuple[Any, Any]:
+    def value_and_grad(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def evaluate(params: PyTree) -> tuple[Any, Any]:
             value, aux = split(_NAME, loss(params, *args, **kwargs), has_aux)
             return scalar(_NAME, "the loss", value), aux
 
         value, vjp_fn, aux = jax.vjp(evaluate, params, has_aux=True)
-        (gradients,) = vjp_fn(jnp.asarray(scale).astype(value.dtype))
+        check_summed_gradients(_NAME, "the loss", value, params)
+        (gradients,) = vjp_fn(cotangent(jnp.asarray(scale).astype(value.dtype), value))
         return (value, aux) if has_aux else value, gradients
 
     return value_and_grad

@@ -10,6 +10,8 @@ from jax import Array
 
 from jaxloss._core.arguments import as_array, check_choice
 from jaxloss._core.labels import to_index
+from jaxloss._core.spec import ArrayLike
+from jaxloss._core.typing import AxisName
 from jaxloss._memory.layout import accumulator_dtype, check_chunk_size, plan_split
 from jaxloss._memory.mesh import require_split, shards
 from jaxloss.linear._blocks import Tiles
@@ -111,7 +113,7 @@ class Arguments:
         self.weight = weight.astype(dtype)
         self.dtype = accumulator_dtype(dtype)
 
-    def floats(self, name: str, given: Any) -> Array:
+    def floats(self, name: str, given: ArrayLike) -> Array:
         """An array of floats; float8 becomes bfloat16, which holds all its numbers."""
         x = jnp.asarray(as_array(self.fun_name, name, given))
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -124,7 +126,7 @@ class Arguments:
         """Raises the error for a shape."""
         raise ValueError(f"{self.fun_name}: `{name}` has shape {came}, expected {expected}.{hint}")
 
-    def _per_row(self, name: str, given: Any) -> Any:
+    def _per_row(self, name: str, given: ArrayLike) -> Any:
         x = as_array(self.fun_name, name, given)
         if x.shape != self.batch:
             self.refuse(name, x.shape, f"{self.batch} to fit `hidden`")
@@ -134,14 +136,14 @@ class Arguments:
         message = f"{self.fun_name}: `{name}` is {came}, expected {expected}."
         return TypeError(f"{message} Write `{name}.{write}` if that is what its numbers mean.")
 
-    def labels(self, name: str, given: Any) -> Array:
+    def labels(self, name: str, given: ArrayLike) -> Array:
         """Class ids, in a dtype that holds them or shows that they are out of range."""
         x = as_array(self.fun_name, name, given)
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise self._mistyped(name, x.dtype, "integers", "astype(int)")
         return to_index(self.fun_name, name, self._per_row(name, x), bounded=True)
 
-    def mask(self, name: str, given: Any) -> Array | None:
+    def mask(self, name: str, given: ArrayLike) -> Array | None:
         """Booleans, one a row."""
         if given is None:
             return None
@@ -150,13 +152,13 @@ class Arguments:
             raise self._mistyped(name, x.dtype, "booleans", "astype(bool)")
         return jnp.asarray(self._per_row(name, x))
 
-    def per_row(self, name: str, given: Any) -> Array | None:
+    def per_row(self, name: str, given: ArrayLike) -> Array | None:
         """Numbers, one a row."""
         if given is None:
             return None
         return jnp.asarray(self._per_row(name, given)).astype(self.dtype)
 
-    def per_class(self, name: str, given: Any) -> Array | None:
+    def per_class(self, name: str, given: ArrayLike) -> Array | None:
         """Numbers, one a class."""
         if given is None:
             return None
@@ -166,7 +168,7 @@ class Arguments:
         return x
 
     def number(
-        self, name: str, given: Any, off: float | None, above: float | None = None
+        self, name: str, given: ArrayLike, off: float | None, above: float | None = None
     ) -> Array | None:
         """A scalar, or None if it is a plain number that changes nothing."""
         if given is None or (isinstance(given, int | float) and given == off):
@@ -184,7 +186,7 @@ class Arguments:
         checked = check_tiles(self.fun_name, chunk_size)
         return plan_tiles(self.rows, self.weight, layer, checked, policy, shards(self.hidden, 0))
 
-    def check_axis(self, axis_name: Any) -> None:
+    def check_axis(self, axis_name: AxisName | None) -> None:
         """Raises if the weight does not differ over a mesh axis."""
         if axis_name is not None:
             require_split(self.fun_name, "weight", self.weight, axis_name)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import PyTree
 
 from jaxloss._memory.layout import (
     Split,
@@ -55,7 +56,7 @@ class Blocks(NamedTuple):
         """Whether no block overlaps the one before it."""
         return self.number == 1 or self.total % self.size == 0
 
-    def start(self, j: Any) -> Any:
+    def start(self, j: Array | int) -> Any:
         """The first class of block j in each part; the last block may overlap the one before."""
         return 0 if self.number == 1 else jnp.minimum(j * self.size, self.total - self.size)
 
@@ -68,7 +69,7 @@ class Blocks(NamedTuple):
         size = x.shape[axis] * x.shape[axis + 1]
         return x.reshape(*x.shape[:axis], size, *x.shape[axis + 2 :])
 
-    def take(self, x: Array, axis: int, j: Any) -> Array:
+    def take(self, x: Array, axis: int, j: Array | int) -> Array:
         """The classes of block j."""
         if self.number == 1:
             return x
@@ -77,7 +78,7 @@ class Blocks(NamedTuple):
         taken = lax.dynamic_slice_in_dim(self.split(x, axis), self.start(j), self.size, axis + 1)
         return self.merge(taken, axis)
 
-    def add(self, total: Array, part: Array, axis: int, j: Any) -> Array:
+    def add(self, total: Array, part: Array, axis: int, j: Array | int) -> Array:
         """Adds to the classes of block j of an array that is `split`."""
         if self.number == 1:
             return total + self.split(part, axis).astype(total.dtype)
@@ -104,12 +105,12 @@ def class_axis_of(layer: Layer, field: str) -> int:
     return layer.class_axis if field == "weight" else 0
 
 
-def block_of_head(layer: Layer, blocks: Blocks, head: Head, j: Any) -> Head:
+def block_of_head(layer: Layer, blocks: Blocks, head: Head, j: Array | int) -> Head:
     """Block j of what has classes, and all of the rest."""
     return map_classes(lambda x, axis: blocks.take(x, axis, j), head, layer)
 
 
-def classes_of(blocks: Blocks, labels: Labels, j: Any) -> Classes:
+def classes_of(blocks: Blocks, labels: Labels, j: Array | int) -> Classes:
     """The classes of block j, and which of the labels are among them."""
     dtype = labels.ids.dtype
     start = blocks.start(j)
@@ -128,7 +129,7 @@ def classes_of(blocks: Blocks, labels: Labels, j: Any) -> Classes:
     return Classes(ids.astype(dtype), place, is_new)
 
 
-def is_new_class(blocks: Blocks, j: Any) -> Array:
+def is_new_class(blocks: Blocks, j: Array | int) -> Array:
     """Which classes of block j are not in the block before it."""
     return jnp.tile(blocks.start(j) + jnp.arange(blocks.size) >= j * blocks.size, blocks.parts)
 
@@ -156,7 +157,7 @@ def stack_blocks(blocks: Blocks, x: Array, axis: int) -> Array:
     return jnp.concatenate([head, blocks.merge(last, axis)[None]])
 
 
-def loop(body: Any, carry: Any, number: Any) -> Any:
+def loop(body: Any, carry: PyTree, number: Any) -> Any:
     """`body(carry, j)` for each j below a number; one turn is no loop."""
     if isinstance(number, int) and number == 1:
         return body(carry, 0)

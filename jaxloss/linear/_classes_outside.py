@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jaxtyping import PyTree
 
 from jaxloss._memory.chunk_sum import zero_tangent
 from jaxloss._memory.layout import (
@@ -43,7 +44,7 @@ from jaxloss.linear._online_softmax import (
 def _block_sums(
     tiles: Tiles,
     blocks: Blocks,
-    j: Any,
+    j: Array | int,
     head: Head,
     hidden: Array,
     labels: Labels,
@@ -62,11 +63,11 @@ def _scan_rows(tiles: Tiles, function: Any, rows: Any) -> Any:
     return lax.scan(lambda _, rows: (None, function(rows)), None, rows)[1]
 
 
-def _to_scan(tiles: Tiles, tree: Any) -> Any:
+def _to_scan(tiles: Tiles, tree: PyTree) -> Any:
     return jax.tree.map(lambda x: to_scan(x, tiles.rows, "first"), tree)
 
 
-def _from_scan(tiles: Tiles, tree: Any) -> Any:
+def _from_scan(tiles: Tiles, tree: PyTree) -> Any:
     return jax.tree.map(lambda x: from_scan(x, tiles.rows), tree)
 
 
@@ -77,7 +78,7 @@ def row_sums(tiles: Tiles, head: Head, rows: Rows) -> RowSums:
     labels = labels_of(layer, head, rows.ids)
     chunks = _to_scan(tiles, (rows, labels.ids))
 
-    def of_block(j: Any) -> RowSums:
+    def of_block(j: Array | int) -> RowSums:
         own = block_of_head(layer, blocks, head, j)
 
         def of_chunk(chunk: Any) -> RowSums:
@@ -98,7 +99,9 @@ def row_sums(tiles: Tiles, head: Head, rows: Rows) -> RowSums:
 # Not elementwise: the tangents are those of one more pass, relative to tops that are known only
 # after the first, so that the transpose keeps nothing of a block.
 @functools.partial(row_sums.defjvp, symbolic_zeros=True)
-def _row_sums_jvp(tiles: Tiles, primals: Any, tangents: Any) -> tuple[RowSums, RowSums]:
+def _row_sums_jvp(
+    tiles: Tiles, primals: tuple[Head, Rows], tangents: tuple[Head, Rows]
+) -> tuple[RowSums, RowSums]:
     (head, rows), (head_dot, rows_dot) = primals, tangents
     layer, blocks = tiles.layer, blocks_of(tiles, head)
     sums = row_sums(tiles, head, rows)
@@ -122,7 +125,7 @@ def _row_sums_jvp(tiles: Tiles, primals: Any, tangents: Any) -> tuple[RowSums, R
     chunks_dot = None if hidden_dot is None else _to_scan(tiles, wide(hidden_dot))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_chunk(own: Head, own_dot: Any, j: Any, chunk: Any, hidden_dot: Any) -> RowSums:
+    def of_chunk(own: Head, own_dot: Any, j: Array | int, chunk: Any, hidden_dot: Any) -> RowSums:
         rows, ids, top = chunk
         hidden = rows.visible()
 

@@ -10,6 +10,8 @@ from jax import Array, lax
 
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.reduction import TypeOfReduction, reduce
+from jaxloss._core.spec import ArrayLike
+from jaxloss._core.typing import AxisName
 from jaxloss._memory.chunk_sum import ChunkedSum, Wanted, sum_chunks
 from jaxloss._memory.layout import accumulator_dtype
 from jaxloss._memory.mesh import pcast_varying, vma_of
@@ -42,22 +44,22 @@ class Metrics:
 def softmax_cross_entropy(
     hidden: Any,
     weight: Any,
-    labels: Any,
+    labels: ArrayLike,
     *,
-    bias: Any = None,
+    bias: ArrayLike = None,
     transposed: bool = False,
-    label_smoothing: Any = 0.0,
+    label_smoothing: ArrayLike = 0.0,
     class_weights: Any = None,
-    softcap: Any = None,
-    z_loss: Any = 0.0,
-    temperature: Any = 1.0,
-    where: Any = None,
-    weights: Any = None,
+    softcap: ArrayLike | None = None,
+    z_loss: Array | float = 0.0,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
     metrics: bool = False,
     chunk_size: ChunkSize = None,
     policy: Policy = "fastest",
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
     implementation: Literal["xla", "tokamax"] = "xla",
 ) -> Any:
     r"""Softmax cross-entropy of a linear layer, without an array of all logits.
@@ -141,17 +143,17 @@ def softmax_cross_entropy(
 def log_probabilities(
     hidden: Any,
     weight: Any,
-    labels: Any,
+    labels: ArrayLike,
     *,
-    bias: Any = None,
+    bias: ArrayLike = None,
     transposed: bool = False,
-    softcap: Any = None,
-    temperature: Any = 1.0,
-    where: Any = None,
+    softcap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
     metrics: bool = False,
     chunk_size: ChunkSize = None,
     policy: Policy = "fastest",
-    axis_name: Any = None,
+    axis_name: AxisName | None = None,
 ) -> Any:
     r"""Log-probability of each label under the softmax of a linear layer.
 
@@ -209,9 +211,9 @@ def _loss(
     call: Arguments,
     layer: Layer,
     head: Head,
-    labels: Any,
-    where: Any,
-    weights: Any,
+    labels: ArrayLike,
+    where: ArrayLike,
+    weights: ArrayLike,
     reduction: TypeOfReduction,
     chunk_size: ChunkSize,
     policy: Policy,

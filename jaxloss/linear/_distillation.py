@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from jaxloss._core.reduction import TypeOfReduction
+from jaxloss._core.spec import ArrayLike
 from jaxloss._memory.chunked import chunked
 from jaxloss.divergence import kl_logits
 from jaxloss.linear._arguments import Arguments
@@ -18,12 +19,12 @@ def kl(
     target_hidden: Any,
     target_weight: Any,
     *,
-    bias: Any = None,
+    bias: ArrayLike = None,
     target_bias: Any = None,
     transposed: bool = False,
-    temperature: Any = 1.0,
-    where: Any = None,
-    weights: Any = None,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
     chunk_size: int | None = None,
 ) -> Any:

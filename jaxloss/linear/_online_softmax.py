@@ -20,6 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
+from jaxloss._core.typing import AxisName
 from jaxloss._memory.layout import accumulator_dtype
 from jaxloss._memory.mesh import shards
 from jaxloss.numerics._labels import take_label
@@ -38,7 +39,7 @@ class Layer(NamedTuple):
     """
 
     transposed: bool = False
-    axis_name: Any = None
+    axis_name: AxisName | None = None
     metrics: bool = False
 
     @property
@@ -160,7 +161,9 @@ def _scaled_dot(over: tuple[int, int], out_sharding: Any, x: Array, y: Array) ->
 
 
 @_scaled_dot.defjvp
-def _scaled_dot_jvp(over: Any, out_sharding: Any, primals: Any, tangents: Any) -> Any:
+def _scaled_dot_jvp(
+    over: Any, out_sharding: Any, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> Any:
     # Not elementwise. The tangents are not rounded: rounding to a scale cannot be transposed.
     (x, y), (x_dot, y_dot) = primals, tangents
     both = functools.partial(_mixed_dot, over, out_sharding)
@@ -174,7 +177,9 @@ def product(layer: Layer, hidden: Array, weight: Array) -> Array:
 
 
 @product.defjvp
-def _product_jvp(layer: Layer, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _product_jvp(
+    layer: Layer, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
     # Not elementwise. In float16 a cotangent could vanish, so the transpose keeps float32.
     (hidden, weight), (hidden_dot, weight_dot) = primals, tangents
     dims = (((1,), (1 - layer.class_axis,)), ((), ()))
@@ -190,7 +195,7 @@ def _tanh(x: Array) -> Array:
 
 
 @_tanh.defjvp
-def _tanh_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _tanh_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     # 1 - tanh^2 is 0 from 9 on in float32; this is not.
     (x,), (x_dot,) = primals, tangents
     exp = jnp.exp(-2 * numerics.absolute(x))
@@ -260,7 +265,7 @@ class RowSums(NamedTuple):
             best = jnp.where(self.others.top >= other.others.top, self.best, other.best)  # type: ignore  # not None here
         return RowSums(others, self.label + other.label, smoothing, best)
 
-    def psum(self, axis_name: Any) -> "RowSums":
+    def psum(self, axis_name: AxisName) -> "RowSums":
         """The numbers of the whole vocabulary: one collective for each, of one number a row."""
         others = self.others.psum(axis_name)
         best = self.best
@@ -286,7 +291,7 @@ def _pick(x: Array, place: Array, is_place: Array) -> Array:  # noqa: ARG001  # 
 
 
 @_pick.defjvp
-def _pick_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _pick_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     # The transpose is a choice, which fuses with what follows; that of a gather is a scatter.
     return _pick(*primals), jnp.sum(jnp.where(primals[2], tangents[0], 0), axis=-1)
 
@@ -301,7 +306,9 @@ def _smoothing_sums(x: Array, top: Array, weights: Array) -> Smoothing:
 
 
 @functools.partial(_smoothing_sums.defjvp, symbolic_zeros=True)
-def _smoothing_sums_jvp(primals: Any, tangents: Any) -> tuple[Smoothing, Smoothing]:
+def _smoothing_sums_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Smoothing, Smoothing]:
     # From the logits again: the terms of the sums would be kept, an array each.
     x, top, weights = primals
     out, possible = _smoothing_sums(*primals), x > -jnp.inf

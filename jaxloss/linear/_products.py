@@ -1,7 +1,5 @@
 """The three matrix products of a linear layer and its gradients, and the small arguments."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
@@ -51,7 +49,7 @@ def add_outer_product(
     def in_blocks(total: Array, hidden: Array, raw_bar: Array) -> Array:
         flipped = hidden.T
 
-        def body(total: Array, j: Any) -> Array:
+        def body(total: Array, j: Array | int) -> Array:
             part = blocks.take(raw_bar, 1, j)
             if not blocks.divides:
                 part = jnp.where(is_new_class(blocks, j), part, 0)

@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxloss import numerics
 from jaxloss._core.reduction import TypeOfReduction, mean, sum
+from jaxloss._core.spec import ArrayLike
 from jaxloss.classification import softmax_cross_entropy
 
 
@@ -15,11 +16,11 @@ def reference(
     weight: Array,
     labels: Array,
     *,
-    bias: Any = 0.0,
+    bias: ArrayLike = 0.0,
     transposed: bool = False,
-    softcap: Any = None,
-    temperature: Any = 1.0,
-    z_loss: Any = 0.0,
+    softcap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    z_loss: ArrayLike = 0.0,
     where: Array | None = None,
     weights: Array | None = None,
     reduction: TypeOfReduction = "mean",

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jaxtyping import PyTree
 
 from jaxloss._memory.chunk_sum import store_row_gradient, tangent_of_sum, zero_tangent
 from jaxloss._memory.layout import (
+    Fill,
     accumulator_dtype,
     merge_strided,
     split_strided,
@@ -75,7 +77,7 @@ def _weighted(values: Array, rows: Rows, factors: Array) -> Array:
 # Not elementwise: the gradient needs a loop of its own. It is the derivative with respect to `head`
 # and `rows`, of which the sums are functions: their tangents are none.
 @functools.partial(_total_of_sums.defjvp, symbolic_zeros=True)
-def _total_of_sums_jvp(tiles: Tiles, primals: Any, tangents: Any) -> Any:
+def _total_of_sums_jvp(tiles: Tiles, primals: PyTree, tangents: PyTree) -> Any:
     (sums, *arguments), (_, *tangents) = primals, tangents
     total, aux = _total_of_sums(tiles, *primals)
     leaves = jax.tree.leaves(tangents)
@@ -109,7 +111,7 @@ def _gradients(
     values, vjp_fn = jax.vjp(losses, sums.variables(), small)
     variables_bar, small_bar = vjp_fn(where_rows(rows.mask, factors))
 
-    def split(tree: Any, fill: Any) -> Any:
+    def split(tree: PyTree, fill: Fill) -> Any:
         return jax.tree.map(lambda x: split_strided(x, tiles.rows, fill), tree)
 
     passes = _Passes(
@@ -118,7 +120,7 @@ def _gradients(
         labels,
     )
 
-    def of_block(carry: Any, j: Any) -> Any:
+    def of_block(carry: PyTree, j: Array | int) -> Any:
         total, hidden_bar = carry
         own = block_of_head(layer, blocks, head, j)
         own_bar, hidden_bar = _block_gradients(
@@ -160,7 +162,7 @@ class _Passes(NamedTuple):
 def _block_gradients(
     tiles: Tiles,
     blocks: Blocks,
-    j: Any,
+    j: Array | int,
     own: Head,
     passes: _Passes,
     own_bar: Head,
@@ -170,7 +172,7 @@ def _block_gradients(
     layer = tiles.layer
     own_small = small_fields(own, own_bar)
 
-    def of_chunk(carry: Any, c: Any) -> Any:
+    def of_chunk(carry: PyTree, c: Array | int) -> Any:
         own_bar, hidden_bar = carry
         (rows, ids, top), bar = take_chunk((passes.parts, passes.parts_bar), c)
         hidden = rows.visible()
@@ -197,7 +199,7 @@ def _block_gradients(
     return loop(of_chunk, (own_bar, hidden_bar), tiles.rows.chunks)
 
 
-def _add_block(layer: Layer, blocks: Blocks, j: Any, total: Head, own_bar: Head) -> Head:
+def _add_block(layer: Layer, blocks: Blocks, j: Array | int, total: Head, own_bar: Head) -> Head:
     """Adds the gradients of block j to those of all classes, which are in parts."""
     fields = {}
     for field, part in own_bar._asdict().items():
@@ -211,7 +213,7 @@ def _add_block(layer: Layer, blocks: Blocks, j: Any, total: Head, own_bar: Head)
 # The rule is the derivative of the function, in which the sums are functions of the arguments.
 @_gradients.defjvp
 def _gradients_jvp(
-    tiles: Tiles, moves: tuple[bool, ...], primals: Any, tangents: Any
+    tiles: Tiles, moves: tuple[bool, ...], primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[list[Any], list[Any]]:
     def function(head: Head, rows: Rows, factors: Array) -> list[Any]:
         sums = row_sums(tiles, head, rows)

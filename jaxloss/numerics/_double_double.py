@@ -51,11 +51,11 @@ class DD(NamedTuple):
     def __sub__(self, other: DD | Array) -> DD:
         return self + -other
 
-    def __mul__(self, factor: Array) -> DD:  # type: ignore[override]  # not of a tuple
+    def __mul__(self, factor: Array | float) -> DD:  # type: ignore[override]  # not of a tuple
         product = two_product(self.hi, factor)
         return DD(product.hi, finite(product.lo + self.lo * factor))
 
-    def __truediv__(self, divisor: Array) -> DD:
+    def __truediv__(self, divisor: Array | float) -> DD:
         quotient = two_quotient(self.hi, divisor)
         return DD(quotient.hi, finite(quotient.lo + self.lo / divisor))
 
@@ -65,18 +65,18 @@ class DD(NamedTuple):
         return DD(hi, finite(self.lo - (hi - self.hi)))
 
 
-def two_sum(a: Array, b: Array) -> DD:
+def two_sum(a: Array | float, b: Array | float) -> DD:
     """`a + b` and its rounding error (Knuth)."""
-    total = a + b
+    total = jnp.add(a, b)
     # If a is a constant, XLA simplifies (a + b) - a to b, unless a select separates the two.
     seen = jnp.where(b == b, total, b)
     back = seen - a
     return DD(total, finite((a - (seen - back)) + (b - back)))
 
 
-def two_product(a: Array, b: Array) -> DD:
+def two_product(a: Array | float, b: Array | float) -> DD:
     """`a * b` and its rounding error (Dekker), from halves whose products are exact."""
-    product = rounded(a * b)
+    product = rounded(jnp.multiply(a, b))
     info = jnp.finfo(product.dtype)
     # If both are constants, XLA reorders the sum, unless a select by the product comes first.
     (a1, a2), (b1, b2) = (
@@ -87,9 +87,9 @@ def two_product(a: Array, b: Array) -> DD:
     return DD(product, finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2))
 
 
-def two_quotient(a: Array, b: Array) -> DD:
+def two_quotient(a: Array | float, b: Array | float) -> DD:
     """`a / b` and its rounding error, itself rounded."""
-    ratio = rounded(a / b)
+    ratio = rounded(jnp.divide(a, b))
     product, error = two_product(ratio, b)
     return DD(ratio, finite(((a - product) - error) / b))
 

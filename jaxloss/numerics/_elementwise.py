@@ -81,7 +81,7 @@ _quotient.defjvps(
 
 
 @half_in_float32
-def quotient(x: Array, y: Array) -> Array:
+def quotient(x: Array | float, y: Array | float) -> Array:
     """`x / y`, with a derivative that does not square y.
 
     JAX computes the derivative in y as `-x * y**-2`: in float32 the power overflows for y = 1e-20,

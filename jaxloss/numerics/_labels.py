@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
@@ -21,13 +22,14 @@ def is_label(
     return labels[..., None] == jnp.expand_dims(classes, tuple(range(labels.ndim)))
 
 
+@jax.custom_jvp
 def take_label(
     x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Shaped[Array, "*batch"]:
     """The entry of x at the label; a gather on CPU, where the classes are not sharded.
 
     On GPU and TPU a gather reads from an array in memory: of half-precision logits it is a copy in
-    float32. There the entry is the sum over the others' zeros, fused with other sums over x.
+    float32. There the entry is a sum of zeros and the entry, fused with other sums over x.
     """
     if shards(x, x.ndim - 1) > 1:
         return _masked_sum(x, labels)
@@ -40,6 +42,15 @@ def _gather(x: Array, labels: Array) -> Array:
 
 def _masked_sum(x: Array, labels: Array) -> Array:
     return jnp.sum(jnp.where(is_label(x, labels), x, 0), axis=-1, dtype=x.dtype)
+
+
+@take_label.defjvp
+def _take_label_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The transpose is a choice, which fuses with what follows. That of a gather is a scatter, on
+    # which `checkify` raises an IndexError (JAX 0.10: `scatter_oob` knows no batching dimensions).
+    x, labels = primals
+    chosen = jnp.where(is_label(x, labels), tangents[0], 0)
+    return take_label(x, labels), jnp.sum(chosen, axis=-1)
 
 
 def uniform_over_finite(

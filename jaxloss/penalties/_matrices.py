@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from jaxloss import numerics
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike
+from jaxloss.numerics._carry import carried
 from jaxloss.penalties._sums import sum_over_leaves
 
 
@@ -71,7 +72,7 @@ def _right_singular_vector(x: Array, iterations: Array | float) -> Array:
     def iterate(_: Any, v: Array) -> Array:
         return numerics.normalize(x.T @ numerics.normalize(x @ v))
 
-    return jax.lax.fori_loop(0, iterations, iterate, numerics.normalize(start))
+    return jax.lax.fori_loop(0, iterations, iterate, carried(numerics.normalize(start), x))
 
 
 def spectral_norm(params: PyTree, *, iterations: ArrayLike = 10) -> Array:

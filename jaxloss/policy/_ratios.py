@@ -12,7 +12,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
-from jaxloss.numerics._double_double import DD, at_dd, exp_dd, two_sum
+from jaxloss.numerics._double_double import DD, at_dd, exp_dd, two_product, two_sum
 
 
 def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
@@ -236,7 +236,7 @@ def soft_clipped(
     log_ratio = two_sum(log_prob, -old_log_prob)
     near = ~(log_ratio.hi >= jnp.log1p(100 / temperature))  # NaN is near
     change = at_dd(numerics.expm1, jax.tree.map(lambda x: jnp.where(near, x, 0), log_ratio))
-    gate = jnp.where(near, numerics.sigmoid(temperature * change), 1)
+    gate = jnp.where(near, at_dd(numerics.sigmoid, two_product(temperature, change)), 1)
     return -4 / temperature * gate * advantage
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss._core.spec import ArrayLike
+from jaxloss.numerics._carry import carried
 from jaxloss.policy._arguments import flags, floats, fraction
 
 
@@ -46,7 +47,9 @@ def _backward(decay: Array, base: Array, parallel: bool) -> Array:
         return y, y
 
     time_first = tuple(jnp.moveaxis(x, -1, 0) for x in (decay, base))
-    _, found = lax.scan(step, jnp.zeros_like(base[..., 0]), time_first, reverse=True)
+    _, found = lax.scan(
+        step, carried(jnp.zeros_like(base[..., 0]), time_first), time_first, reverse=True
+    )
     return jnp.moveaxis(found, 0, -1)
 
 

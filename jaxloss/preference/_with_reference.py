@@ -2,6 +2,7 @@
 
 from typing import Literal, Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Real
@@ -18,17 +19,50 @@ from jaxloss.domains import (
 from jaxloss.traits import convex, nonnegative, smooth
 
 
-def _score(
-    log_ratio: Float[Array, "*batch"], divergence: str, alpha: Array | float
+def _relative_to_larger(a: Array, b: Array, alpha: Array) -> Array:
+    gap = alpha * (a - b)
+    base = jnp.where(gap > 0, b, a)  # of the larger exponential: the other factor is at most 1
+    return jnp.exp(-alpha * base) * (a - b) * numerics.exprel(-jnp.abs(gap))
+
+
+@jax.custom_jvp
+def _difference_of_exponentials(a: Array, b: Array, alpha: Array) -> Array:
+    """(exp(-alpha b) - exp(-alpha a)) / alpha, which is a - b at alpha = 0."""
+    return _relative_to_larger(a, b, alpha)
+
+
+def _slope(x: Array, a: Array, b: Array, alpha: Array) -> Array:
+    """exp(-alpha x), finite where a > b: if it overflows there, the loss and its slope are 0."""
+    exponent = -alpha * x
+    return jnp.exp(jnp.where(a > b, jnp.minimum(exponent, 88), exponent))
+
+
+def _slope_in_alpha(a: Array, b: Array, alpha: Array) -> Array:
+    _, slope = jax.jvp(lambda x: _relative_to_larger(a, b, x), (alpha,), (jnp.ones_like(alpha),))
+    overflow = jnp.where(a > b, 0, jnp.copysign(jnp.inf, -alpha))
+    return jnp.where(jnp.isfinite(slope), slope, overflow)
+
+
+_difference_of_exponentials.defjvps(
+    lambda a_dot, _, a, b, alpha: _slope(a, a, b, alpha) * a_dot,
+    lambda b_dot, _, a, b, alpha: -_slope(b, a, b, alpha) * b_dot,
+    lambda alpha_dot, _, a, b, alpha: _slope_in_alpha(a, b, alpha) * alpha_dot,
+)
+
+
+def _difference_of_scores(
+    better: Float[Array, "*batch"],
+    worse: Float[Array, "*batch"],
+    divergence: str,
+    alpha: Array | float,
 ) -> Float[Array, "*batch"]:
-    """The implicit reward of a log-ratio under an f-divergence, over beta."""
+    """The difference of the implicit rewards of two log-ratios, over beta."""
     if divergence == "reverse_kl":
-        return log_ratio
-    if divergence == "forward_kl":
-        return -jnp.exp(-log_ratio)
+        return better - worse
     if divergence == "jensen_shannon":
-        return numerics.log_sigmoid(log_ratio)
-    return log_ratio * numerics.exprel(-alpha * log_ratio)
+        return numerics.log_sigmoid(better) - numerics.log_sigmoid(worse)
+    order = jnp.full_like(better, 1 if divergence == "forward_kl" else alpha)
+    return _difference_of_exponentials(better, worse, order)
 
 
 @loss(
@@ -93,14 +127,11 @@ def dpo(
         Chowdhury et al., *Provably Robust DPO*, 2024.
         Wang et al., *Beyond Reverse KL* (f-DPO), 2024.
     """
-    better = _score(chosen - reference_chosen, divergence, alpha)
-    worse = _score(rejected - reference_rejected, divergence, alpha)
-    z = beta * (better - worse) - margin
-    right, wrong = numerics.softplus(-z), numerics.softplus(z)
-    if robust:
-        kept = (1 - label_smoothing) * right - label_smoothing * wrong
-        return kept / (1 - 2 * label_smoothing)
-    return (1 - label_smoothing) * right + label_smoothing * wrong
+    better, worse = chosen - reference_chosen, rejected - reference_rejected
+    z = beta * _difference_of_scores(better, worse, divergence, alpha) - margin
+    right = (1 - label_smoothing) * numerics.softplus(-z)
+    wrong = numerics.multiply_no_nan(label_smoothing, numerics.softplus(z))
+    return (right - wrong) / (1 - 2 * label_smoothing) if robust else right + wrong
 
 
 @loss(

@@ -31,6 +31,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxloss._core.typing import Arrays
+from jaxloss.numerics._carry import carried
 from jaxloss.numerics._softmax_nll import exp_shifted
 from jaxloss.sequence._scaled_floats import CERTAIN, ZERO, Mass, add, exponentials, shares
 
@@ -172,7 +173,7 @@ def _right_endings(lattice: _Lattice, chances: Mass, keep: bool) -> tuple[Mass, 
     # The blanks apart: a slice inside the loop is not vectorized, and takes as long as the rest.
     blanks = jax.tree.map(lambda x: x[..., :1], chances)
     frames = (chances, blanks, lattice.counts, jnp.arange(chances.mantissa.shape[0]))
-    (right, _), odds = lax.scan(step, (end, end), frames, reverse=True)
+    (right, _), odds = lax.scan(step, carried((end, end), frames), frames, reverse=True)
     return jax.tree.map(lambda x: x[:, 0], right).normalized(), odds
 
 
@@ -201,7 +202,8 @@ def _posterior(lattice: _Lattice, odds: Any) -> Array:
         return (blank, label), _with_blank(blank, label)
 
     start = lattice.at_start.astype(odds[0].dtype)
-    return lax.scan(step, (start, jnp.zeros_like(start)), odds)[1]
+    start = carried((start, jnp.zeros_like(start)), odds)
+    return lax.scan(step, start, odds)[1]
 
 
 def _with_blank(blank: Array, label: Array) -> Array:
@@ -262,7 +264,7 @@ def _wrong_endings(lattice: _Lattice, leaving: _Leaving, keep: bool) -> tuple[Ar
 
     end = jnp.where(lattice.is_last, 0, jnp.ones((), leaving.of_label.dtype))
     frames = (leaving.of_blank, leaving.of_label, leaving.of_leaving, lattice.counts)
-    (wrong, _), endings = lax.scan(step, (end, end), frames, reverse=True)
+    (wrong, _), endings = lax.scan(step, carried((end, end), frames), frames, reverse=True)
     return wrong[:, 0], endings
 
 
@@ -289,7 +291,7 @@ def _wrong_shares(
     start = (lattice.at_start & likely[:, None]).astype(leaving.of_label.dtype)
     start = (start, jnp.zeros_like(start), jnp.zeros_like(start[:, :1]))
     frames = (leaving.of_blank, leaving.of_label, leaving.of_leaving, lattice.counts, endings)
-    _, (share, both, gone) = lax.scan(step, start, frames)
+    _, (share, both, gone) = lax.scan(step, carried(start, frames), frames)
     others = jnp.einsum("tbn,bnm->tbm", both, leaving.ways, precision=lax.Precision.HIGHEST)
     of_left = leaving.of_label * (leaving.part[None] * gone + others)
     share += jnp.where(lattice.at_start[None], leaving.of_blank * gone, of_left)
@@ -307,6 +309,7 @@ def _value(right: _Right, wrong: Array) -> Array:
 def _value_and_gradient(
     logits: Array, labels: Array, last: Array, counts: Array | None, blank: int
 ) -> tuple[Array, Array]:
+    logits, labels, last, counts = carried((logits, labels, last, counts))
     lattice, softmax = _lattice(labels, last, counts, blank), _Softmax.of(logits)
     right = _right_alignments(lattice, softmax, keep=True)
     likely = right.mass > _LIKELY
@@ -323,7 +326,8 @@ def _value_and_gradient(
 
     def without() -> tuple[Array, ...]:
         zeros, everywhere = jnp.zeros_like(right.posterior), jnp.ones((examples, 1, classes), bool)  # type: ignore  # not None here
-        return jnp.ones_like(right.mass), zeros, jnp.ones_like(zeros[..., :1]), everywhere
+        ones = jnp.ones_like(right.mass), zeros, jnp.ones_like(zeros[..., :1]), everywhere
+        return carried(ones, logits)
 
     wrong, share, left, outside = lax.cond(jnp.any(likely), with_wrong, without)
     gradient = jnp.where(outside, softmax.everywhere() * _frames_first(left), 0)
@@ -336,11 +340,11 @@ def _value_and_gradient(
 
 def _of_classes(x: Array, ids: Array, classes: int) -> Array:
     """Sums the slots of one class: (frames, examples, slots) to (examples, frames, classes)."""
-
-    def of_example(x: Array, ids: Array) -> Array:
-        return jnp.zeros((classes, x.shape[0]), x.dtype).at[ids].add(x.T)
-
-    return jnp.swapaxes(jax.vmap(of_example, (1, 0))(x, ids), 1, 2)
+    frames, examples, _ = x.shape
+    # Not by `vmap`: checkify cannot read a scatter with batch axes.
+    zeros = jnp.zeros((examples, classes, frames), x.dtype)
+    sums = zeros.at[jnp.arange(examples)[:, None], ids].add(jnp.transpose(x, (1, 2, 0)))
+    return jnp.swapaxes(sums, 1, 2)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -357,12 +361,13 @@ def ctc_nll(
     Labels are -1 after the last of them; `last` is their number, and `counts` says which frames
     count, if not all do.
     """
+    logits, labels, last, counts = carried((logits, labels, last, counts))
     lattice, softmax = _lattice(labels, last, counts, blank), _Softmax.of(logits)
     right = _right_alignments(lattice, softmax, keep=False)
     wrong = lax.cond(
         jnp.any(right.mass > _LIKELY),
         lambda: _wrong_endings(lattice, _leaving(lattice, softmax.everywhere()), keep=False)[0],
-        lambda: jnp.zeros_like(right.mass),
+        lambda: carried(jnp.zeros_like(right.mass), logits),
     )
     return _value(right, wrong)
 

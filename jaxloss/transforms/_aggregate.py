@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._core.parameters import check_count, describe
 from jaxloss.aggregators._balancers import Balancer, step_key
@@ -99,7 +100,7 @@ def aggregate(
     num_losses = check_count(fun_name, "num_losses", num_losses)
     random = not isinstance(weighting, Balancer) and _accepts_key(weighting)
 
-    def init(params: Any) -> AggregateState:
+    def init(params: PyTree) -> AggregateState:
         del params
         zeros = jnp.zeros(num_losses, jnp.float32)
         return AggregateState(
@@ -111,7 +112,7 @@ def aggregate(
         )
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, AggregateState]:
         balancer_state = state.balancer_state
         if not jax.tree.leaves(updates):
@@ -187,12 +188,12 @@ def aggregate_coordinates(
     num_losses = check_count(fun_name, "num_losses", num_losses)
     random = _accepts_key(rule)
 
-    def init(params: Any) -> AggregateCoordinatesState:
+    def init(params: PyTree) -> AggregateCoordinatesState:
         del params
         return AggregateCoordinatesState(jnp.zeros((), jnp.int32))
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, AggregateCoordinatesState]:
         del extra_args
         named = check_stacked(fun_name, updates, num_losses, params)

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._core.dtypes import accumulator_dtype, add_in_dtype, to_accumulator
 from jaxloss._core.parameters import check_leaves, named_leaves, real_scalar
+from jaxloss._core.spec import ArrayLike
 from jaxloss.domains import unit_interval
 from jaxloss.transforms._common import map_like_params
 from jaxloss.transforms._penalty import WEIGHT, initial_log, next_log
@@ -92,7 +94,7 @@ def add_anchored_penalty(
     if not callable(weight):
         real_scalar(fun_name, "weight", weight, expected=WEIGHT)
 
-    def init(params: Any) -> AddAnchoredPenaltyState:
+    def init(params: PyTree) -> AddAnchoredPenaltyState:
         _check_params(fun_name, params)
         for name, tree in (("anchor", anchor), ("importance", importance)):
             if tree is not None and jax.tree.leaves(params):
@@ -105,7 +107,7 @@ def add_anchored_penalty(
         )
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, AddAnchoredPenaltyState]:
         del extra_args
         updates, count, value, scale = _add_gradient(
@@ -116,7 +118,7 @@ def add_anchored_penalty(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def add_ema_penalty(weight: Any, decay: Any = 0.999) -> optax.GradientTransformationExtraArgs:
+def add_ema_penalty(weight: Any, decay: ArrayLike = 0.999) -> optax.GradientTransformationExtraArgs:
     r"""Quadratic penalty on the distance to an exponential moving average of the parameters.
 
     When to use: a smoother path of the parameters, or self-distillation from an averaged teacher.
@@ -156,13 +158,13 @@ def add_ema_penalty(weight: Any, decay: Any = 0.999) -> optax.GradientTransforma
         real_scalar(fun_name, "weight", weight, expected=WEIGHT)
     real_scalar(fun_name, "decay", decay, unit_interval)
 
-    def init(params: Any) -> AddEmaPenaltyState:
+    def init(params: PyTree) -> AddEmaPenaltyState:
         _check_params(fun_name, params)
         ema = map_like_params(lambda p: to_accumulator(_copy(p)), params, params)
         return AddEmaPenaltyState(*initial_log(), ema)
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, AddEmaPenaltyState]:
         del extra_args
         updates, count, value, scale = _add_gradient(
@@ -182,7 +184,7 @@ def _copy(leaf: Any) -> Array:
     return jnp.array(leaf, copy=True)
 
 
-def _check_params(fun_name: str, params: Any) -> None:
+def _check_params(fun_name: str, params: PyTree) -> None:
     remedy = (
         "which has no gradient. Put None in its place (`equinox.filter(model, "
         "equinox.is_inexact_array)`), or wrap this in `optax.masked`."
@@ -190,7 +192,7 @@ def _check_params(fun_name: str, params: Any) -> None:
     check_leaves(fun_name, params, jnp.floating, remedy)
 
 
-def _check_like_params(fun_name: str, name: str, tree: Any, params: Any) -> None:
+def _check_like_params(fun_name: str, name: str, tree: PyTree, params: PyTree) -> None:
     """Raises unless a tree has the structure and the shapes of the parameters."""
     if jax.tree.structure(tree) != jax.tree.structure(params):
         message = (
@@ -210,9 +212,9 @@ def _check_like_params(fun_name: str, name: str, tree: Any, params: Any) -> None
 def _add_gradient(
     fun_name: str,
     weight: Any,
-    updates: Any,
-    state: Any,
-    params: Any,
+    updates: PyTree,
+    state: PyTree,
+    params: PyTree,
     anchor: Any,
     importance: Any,
 ) -> tuple[Any, Array, Array, Array]:

@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.core import Tracer
+from jaxtyping import PyTree
+
+from jaxloss._memory.mesh import is_manual, pcast_varying, vma_of
 
 
-def all_finite(*trees: Any) -> Array:
+def all_finite(*trees: PyTree) -> Array:
     """Whether no floating-point number in any of the trees is NaN or infinite."""
     floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in floats], bool))
 
 
-def no_update(updates: Any) -> Any:
+def no_update(updates: PyTree) -> Any:
     """Updates that leave parameters as they are, bit for bit.
 
     They are -0, the neutral element: -0 + 0 is 0, which would lose the sign of a parameter of -0.
@@ -61,7 +64,7 @@ def tree_where(ok: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
 
 
-def map_like_params(function: Callable[[Any], Any], tree: Any, params: Any) -> Any:
+def map_like_params(function: Callable[[Any], Any], tree: PyTree, params: PyTree) -> Any:
     """Maps over a tree that has the structure of the parameters.
 
     Returns the parameters themselves where they have no leaves: `optax.tree_map_params` calls
@@ -70,7 +73,7 @@ def map_like_params(function: Callable[[Any], Any], tree: Any, params: Any) -> A
     return jax.tree.map(function, tree) if jax.tree.leaves(params) else params
 
 
-def find_states(state: Any, kind: type) -> list[Any]:
+def find_states(state: PyTree, kind: type) -> list[Any]:
     """The outermost states of a kind, at any depth of a state."""
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
     return [x for x in nodes if isinstance(x, kind)]
@@ -94,19 +97,31 @@ def with_extra_args(fun_name: str, name: str, inner: Any) -> optax.GradientTrans
 def cond(ok: Array, true_fun: Callable[[], Any], false_fun: Callable[[], Any]) -> Any:
     """`jax.lax.cond`, without compilation where the condition is known, as in eager calls.
 
-    `jax.lax.cond` compiles its branches in every eager call, since they are new functions.
+    `jax.lax.cond` compiles its branches in every eager call, since they are new functions. Inside
+    `shard_map` it refuses branches of which one gives a constant and one what differs between
+    devices: there both are marked alike.
     """
-    if isinstance(ok, Tracer):
+    if not isinstance(ok, Tracer):
+        return true_fun() if ok else false_fun()
+    if not is_manual():
         return jax.lax.cond(ok, true_fun, false_fun)
-    return true_fun() if ok else false_fun()
+    shapes = [jax.eval_shape(fun) for fun in (true_fun, false_fun)]
+
+    def marked(fun: Callable[[], Any]) -> Callable[[], Any]:
+        def mark(x: Any, *branches: Any) -> Any:
+            return pcast_varying(x, vma_of(branches))
+
+        return lambda: jax.tree.map(mark, fun(), *shapes)
+
+    return jax.lax.cond(ok, marked(true_fun), marked(false_fun))
 
 
 def update_if(
     ok: Array,
     inner: optax.GradientTransformationExtraArgs,
-    updates: Any,
-    inner_state: Any,
-    params: Any,
+    updates: PyTree,
+    inner_state: PyTree,
+    params: PyTree,
     extra_args: dict[str, Any],
     *,
     check: bool = False,
@@ -141,8 +156,8 @@ def update_if(
         new, state = cond(ok, step, skip)
         ok = ok & all_finite(new)
         return tree_where(ok, new, no_update(new)), tree_where(ok, state, inner_state), ok
-    ok = jax.lax.cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))
-    return *jax.lax.cond(ok, step, skip), ok
+    ok = cond(ok, lambda: all_finite(step()[0]), lambda: jnp.zeros((), bool))
+    return *cond(ok, step, skip), ok
 
 
 def _count_calls(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:

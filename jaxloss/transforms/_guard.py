@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss.transforms._common import all_finite, update_if, with_extra_args
 
@@ -63,12 +64,12 @@ def skip_nonfinite(
     """
     inner = with_extra_args("jaxloss.transforms.skip_nonfinite", "inner", inner)
 
-    def init(params: Any) -> SkipNonfiniteState:
+    def init(params: PyTree) -> SkipNonfiniteState:
         zero = jnp.zeros((), jnp.int32)
         return SkipNonfiniteState(zero, zero + 0, jnp.ones((), bool), inner.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, SkipNonfiniteState]:
         value = extra_args.get("value") if check_value else None
         finite = all_finite(updates, value)

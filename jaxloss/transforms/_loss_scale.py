@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._core.dtypes import to_accumulator
 from jaxloss.transforms._common import all_finite, find_states, update_if, with_extra_args
@@ -89,14 +90,14 @@ def dynamic_loss_scale(
         )
         raise ValueError(message)
 
-    def init(params: Any) -> DynamicLossScaleState:
+    def init(params: PyTree) -> DynamicLossScaleState:
         zero = jnp.zeros((), jnp.int32)
         return DynamicLossScaleState(
             jnp.full((), initial, jnp.float32), zero, zero + 0, inner.init(params)
         )
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, DynamicLossScaleState]:
         scale = state.loss_scale
 
@@ -125,7 +126,7 @@ def dynamic_loss_scale(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def loss_scale(state: Any) -> Array:
+def loss_scale(state: PyTree) -> Array:
     r"""The current loss scale, found in the state of an optimizer.
 
     When to use: a training step with `dynamic_loss_scale` that is not made by `make_train_step`.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._core.dtypes import accumulator_dtype
 from jaxloss._core.parameters import check_count
@@ -75,7 +76,7 @@ def accumulate(
     inner = with_extra_args(_NAME, "inner", inner)
     micro_batches = check_count(_NAME, "micro_batches", micro_batches)
 
-    def init(params: Any) -> AccumulateState:
+    def init(params: PyTree) -> AccumulateState:
         zero = jnp.zeros((), jnp.float32)
         gradients = jax.tree.map(
             lambda p: jnp.zeros_like(p, accumulator_dtype(jnp.result_type(p))), params
@@ -85,7 +86,7 @@ def accumulate(
         )
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, AccumulateState]:
         weight = extra_args.pop("weight", None)
         if weight is None or jnp.ndim(weight):

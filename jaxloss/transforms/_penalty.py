@@ -10,12 +10,20 @@ import numpy as np
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 
 from jaxloss._core.dtypes import add_in_dtype, to_accumulator
 from jaxloss._core.parameters import named_leaves, real_scalar
+from jaxloss._core.spec import ArrayLike
+from jaxloss._memory.mesh import check_summed_gradients, cotangent
 from jaxloss.transforms._common import with_extra_args
 
 WEIGHT = "a real number, a scalar array or a schedule"
+
+_SPLIT = (
+    "Penalize the split parameters and the others separately: write two `add_penalty`, each with a "
+    "`mask`."
+)
 
 
 class AddPenaltyState(NamedTuple):
@@ -49,7 +57,7 @@ class RegularizeState(NamedTuple):
 
 
 def add_penalty(
-    penalty: Callable[[Any], Any], weight: Any, mask: Any = None
+    penalty: Callable[[Any], Any], weight: Any, mask: ArrayLike | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient of a parameter penalty, added to the updates of a chain.
 
@@ -99,12 +107,12 @@ def add_penalty(
     """
     term = _PenaltyTerm("jaxloss.transforms.add_penalty", penalty, weight, mask)
 
-    def init(params: Any) -> AddPenaltyState:
+    def init(params: PyTree) -> AddPenaltyState:
         del params
         return AddPenaltyState(*initial_log())
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, AddPenaltyState]:
         del extra_args
         value, scale, add_gradient = term.differentiate(params, state.count)
@@ -117,7 +125,7 @@ def regularize(
     inner: optax.GradientTransformation,
     penalty: Callable[[Any], Any],
     weight: Any,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Optimizer of the loss plus a parameter penalty: gradient, value and line search.
 
@@ -159,11 +167,11 @@ def regularize(
     term = _PenaltyTerm("jaxloss.transforms.regularize", penalty, weight, mask)
     inner = with_extra_args(term.fun_name, "inner", inner)
 
-    def init(params: Any) -> RegularizeState:
+    def init(params: PyTree) -> RegularizeState:
         return RegularizeState(*initial_log(), inner.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[Any, RegularizeState]:
         value, scale, add_gradient = term.differentiate(params, state.count)
         updates = add_gradient("updates", updates)
@@ -187,7 +195,7 @@ def regularize(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _restrict(grad: Any, loss: Any, params: Any) -> tuple[Any, Any]:
+def _restrict(grad: Any, loss: Any, params: PyTree) -> tuple[Any, Any]:
     """Gradient and loss of all parameters, for the parameters that a wrapper of Optax passes.
 
     `optax.masked` and `optax.partition` replace parameters by `MaskedNode`, and `optax.flatten`
@@ -207,7 +215,7 @@ def _is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def _count_masked(tree: Any) -> int:
+def _count_masked(tree: PyTree) -> int:
     return sum(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked)))
 
 
@@ -219,7 +227,7 @@ def _compose(loss: Callable[..., Any], function: Callable[[Any], Any]) -> Callab
     return value_fn
 
 
-def _refuse_masked(params: Any) -> Any:
+def _refuse_masked(params: PyTree) -> Any:
     del params
     raise ValueError(
         "jaxloss.transforms.regularize: the optimizer inside evaluates the loss (`value_fn`), "
@@ -238,7 +246,7 @@ def initial_log() -> tuple[Array, Array, Array]:
     return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
 
 
-def next_log(state: Any, value: Array, scale: Array) -> tuple[Array, Array, Array]:
+def next_log(state: PyTree, value: Array, scale: Array) -> tuple[Array, Array, Array]:
     """The same three after an update; copies, so that the state shares no buffer with arguments."""
     return (
         jnp.asarray(optax.safe_increment(state.count)),
@@ -250,7 +258,7 @@ def next_log(state: Any, value: Array, scale: Array) -> tuple[Array, Array, Arra
 class _PenaltyTerm:
     """A weighted, masked penalty: its value, and its gradient added to a tree."""
 
-    def __init__(self, fun_name: str, penalty: Any, weight: Any, mask: Any) -> None:
+    def __init__(self, fun_name: str, penalty: Any, weight: Any, mask: ArrayLike) -> None:
         if not callable(penalty):
             message = (
                 f"{fun_name}: `penalty` is a {type(penalty).__name__}, expected a function of the "
@@ -261,13 +269,13 @@ class _PenaltyTerm:
             real_scalar(fun_name, "weight", weight, expected=WEIGHT)
         self.fun_name, self.penalty, self.weight, self.mask = fun_name, penalty, weight, mask
 
-    def value(self, params: Any) -> Array:
+    def value(self, params: PyTree) -> Array:
         """The penalty of the leaves that are not masked, before weighting."""
         leaves, treedef = jax.tree.flatten(params)
         return self._evaluate(leaves, treedef, self._penalized(params, len(leaves)))
 
     def differentiate(
-        self, params: Any, count: Any
+        self, params: PyTree, count: Any
     ) -> tuple[Array, Array, Callable[[str, Any], Any]]:
         """The penalty, its weight, and a function that adds the weighted gradient to a tree."""
         if params is None:
@@ -290,13 +298,15 @@ class _PenaltyTerm:
                 replaced[i] = x
             return self._evaluate(replaced, treedef, penalized)
 
-        value, vjp_fn = jax.vjp(evaluate, [leaves[i] for i in variable])
+        variables = [leaves[i] for i in variable]
+        value, vjp_fn = jax.vjp(evaluate, variables)
+        check_summed_gradients(self.fun_name, "the penalty", value, variables, _SPLIT)
         scale = self.weight(count) if callable(self.weight) else self.weight
         scale = real_scalar(self.fun_name, "weight", scale, expected=WEIGHT).astype(value.dtype)
         # The weight is the cotangent, as in the gradient of a loss with this term: bitwise equal.
-        (gradients,) = vjp_fn(scale)
+        (gradients,) = vjp_fn(cotangent(scale, value))
 
-        def add_gradient(name: str, tree: Any) -> Any:
+        def add_gradient(name: str, tree: PyTree) -> Any:
             try:
                 new = treedef.flatten_up_to(tree)
             except ValueError as error:
@@ -325,13 +335,13 @@ class _PenaltyTerm:
             raise TypeError(message)
         return to_accumulator(value)
 
-    def _penalized(self, params: Any, count: int) -> list[bool]:
+    def _penalized(self, params: PyTree, count: int) -> list[bool]:
         if self.mask is None:
             return [True] * count
         return flat_mask(self.fun_name, self.mask, params)
 
 
-def flat_mask(fun_name: str, mask: Any, params: Any) -> list[bool]:
+def flat_mask(fun_name: str, mask: ArrayLike, params: PyTree) -> list[bool]:
     """The mask, one boolean for each leaf of the parameters."""
     # A module can be callable and hold booleans: then it is a mask, not a function of parameters.
     if callable(mask) and jax.tree_util.all_leaves([mask]):

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import PyTree
 
 from jaxloss._combine import scalar
 from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.parameters import check_leaves, describe, real_array
 from jaxloss._core.reduction import Mean
+from jaxloss._core.spec import ArrayLike
 from jaxloss.gradients import scaled_value_and_grad
 from jaxloss.transforms._common import find_states, with_extra_args
 from jaxloss.transforms._loss_scale import DynamicLossScaleState, loss_scale
@@ -64,12 +66,12 @@ def make_train_step(
     """
     tx = with_extra_args(_NAME, "tx", tx)
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> Any:
         _check_params(params)
         return tx.init(params)
 
-    def step(params: Any, state: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
-        def evaluate(params: Any) -> tuple[Array, Any]:
+    def step(params: PyTree, state: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        def evaluate(params: PyTree) -> tuple[Array, Any]:
             result = loss(params, *args, **kwargs)
             if isinstance(result, tuple) != has_aux or (has_aux and len(result) != 2):
                 raise TypeError(_wrong_result(result, has_aux))
@@ -89,7 +91,7 @@ def make_train_step(
 
 
 def _apply(
-    evaluate: Callable[[Any], tuple[Array, Any]], tx: Any, params: Any, state: Any
+    evaluate: Callable[[Any], tuple[Array, Any]], tx: Any, params: PyTree, state: Any
 ) -> tuple[Any, Any, Array, Any]:
     """New parameters and state, and value and aux of the parameters before the step."""
     _check_params(params)
@@ -108,7 +110,7 @@ def _apply(
     return optax.apply_updates(params, updates), state, value, aux
 
 
-def _check_params(params: Any) -> None:
+def _check_params(params: PyTree) -> None:
     remedy = (
         "which has no gradient. Keep it out of the parameters: pass it to `step` as an argument of "
         "the loss."
@@ -116,7 +118,7 @@ def _check_params(params: Any) -> None:
     check_leaves(_NAME, params, jnp.inexact, remedy)
 
 
-def _misplaced(tx: Any, params: Any, state: Any) -> str | None:
+def _misplaced(tx: Any, params: PyTree, state: PyTree) -> str | None:
     """The error of a step whose `state` cannot be that of its `params`; None if it can."""
     if jax.tree.structure(params) == jax.tree.structure(_initialized(tx, state)):
         return f"{_NAME}: `params` and `state` are swapped: write `step(params, state, ...)`."
@@ -130,14 +132,14 @@ def _misplaced(tx: Any, params: Any, state: Any) -> str | None:
     )
 
 
-def _initialized(tx: Any, params: Any) -> Any:
+def _initialized(tx: Any, params: PyTree) -> Any:
     try:
         return jax.eval_shape(tx.init, params)
     except Exception:  # noqa: BLE001  # whatever `init` raises, these are not its parameters
         return None
 
 
-def _layout(state: Any) -> tuple[type, int]:
+def _layout(state: PyTree) -> tuple[type, int]:
     """The outermost container and the number of leaves: static parts of a state may differ."""
     kind = tuple if isinstance(state, list) else type(state)
     return kind, jax.tree.structure(state).num_leaves
@@ -150,7 +152,7 @@ def _wrong_result(result: Any, has_aux: bool) -> str:
     return f"{came}, expected a scalar. Write `has_aux=True` for a pair."
 
 
-def _scalar(value: Any) -> Array:
+def _scalar(value: ArrayLike) -> Array:
     what = "the value of the loss"
     if isinstance(value, Mean):
         return scalar(_NAME, what, value)

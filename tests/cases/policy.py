@@ -126,6 +126,7 @@ CASES = {
         options=({}, {"positive_temperature": 0.5, "negative_temperature": 2.0}),
         draws=DRAWS,
         extremes=EXTREMES,
+        conditioned=True,  # at a ratio of 60 the gradient changes by 120 places with one of the inputs
     ),
     "clipped_sequence": Case(
         clipped_sequence,

@@ -88,8 +88,8 @@ def _narrow(x):
     return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
-def extremes(setting: cases.Setting) -> list[dict[str, Any]]:
-    """Data all over the domain, in blocks of the shape that programs take."""
+def extremes(setting: cases.Setting, *, wide: bool = False) -> list[dict[str, Any]]:
+    """Data all over the domain, in blocks of the shape that programs take; in float64 if `wide`."""
     generator = np.random.default_rng(11)
     blocks: list[dict[str, Any]] = [{} for _ in range(DRAWN // COUNT)]
     for name, form in zip(setting.info.data, setting.array_specs, strict=True):
@@ -97,6 +97,8 @@ def extremes(setting: cases.Setting) -> list[dict[str, Any]]:
             x = _narrow(np.asarray(setting.case.extremes[name](generator, DRAWN)))
         else:
             x = cases.draw_extreme(form, generator, DRAWN)
+        if wide and x.dtype == np.float32:  # all bits in use, and no nearer to the end of a domain
+            x = x * (1 - 1e-8 * generator.random(x.shape))
         of_blocks = x.reshape(-1, *BATCH, *x.shape[1:]) if form.batched else [x] * len(blocks)
         for block, part in zip(blocks, of_blocks, strict=True):
             block[name] = part
@@ -130,6 +132,7 @@ def worst_errors(
     evaluate: Evaluate,
     rows: Iterable[int] = range(DRAWN),
     bounds: tuple[float, float] = (0.0, 0.0),
+    wide: bool = False,
 ) -> dict[str, tuple[float, Any]]:
     """The largest error of value and gradient in ULP, each with the inputs where it occurs.
 
@@ -139,13 +142,14 @@ def worst_errors(
         rows: Which of the `DRAWN` examples are compared.
         bounds: Errors of value and gradient up to which it does not matter how far the inputs
             account for them, which takes long to find.
+        wide: Whether the data are float64.
     """
     oracle = setting.case.oracle
     names = [setting.info.data[i] for i in setting.floating()]
     options = setting.options(BATCH)
     worst = {"value": (0.0, None), "gradient": (0.0, None)}
     wanted = set(rows)
-    for block, data in enumerate(extremes(setting)):
+    for block, data in enumerate(extremes(setting, wide=wide)):
         here = [row for row in range(COUNT) if block * COUNT + row in wanted]
         values, slopes = evaluate(data) if here else ((), {})
         for row in here:
@@ -169,7 +173,7 @@ def _errors(setting, oracle, one, names, shown, value, got, worst, bounds):
     for g, e in zip(got, exact, strict=True):
         error = float(ulp_error(g, e))
         if not setting.by_component and np.isfinite(g) and largest:
-            error = min(error, float(abs(float(g) - e) / (largest * 2**-23)))
+            error = min(error, float(abs(float(g) - e) / (largest * np.finfo(g.dtype).eps)))
         of_components.append(error)
     conditioned = setting.case.conditioned
     if conditioned(shown) if callable(conditioned) else conditioned:

@@ -27,7 +27,7 @@ class Answers(NamedTuple):
         slopes: The gradients of the sum of the values, by the name of the argument.
         forward: The derivative of that sum along the tangents, in forward mode.
         curvature: The Hessian-vector products with the tangents, forward over reverse.
-        kept: The values with `where`.
+        kept: The values with `where`, in a loss over a set; else they are `values`, and 0.
         total: What `reduction="parts"` adds up, with `where` and `weights`.
         weight: What it divides by.
         mean_slopes: The gradients of that mean.
@@ -53,7 +53,9 @@ def is_differentiable(x: Any) -> bool:
 
 
 @functools.cache
-def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tuple[Any, ...]):
+def _compiled(
+    loss: Any, names: tuple[str, ...], at: frozenset[str], static: tuple[Any, ...], of_sets: bool
+):
     """The two programs of a loss: value and gradient alone, and all `Answers`."""
     fixed = dict(static)
 
@@ -83,7 +85,7 @@ def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tup
             return jnp.sum(values), values
 
         def mean(moving):
-            kept = evaluate(moving | still, reduction="none", where=where)
+            kept = evaluate(moving | still, reduction="none", where=where) if of_sets else None
             parts = evaluate(moving | still, reduction="parts", where=where, weights=weights)
             return parts.value, (kept, parts)
 
@@ -120,7 +122,11 @@ class Program:
         self.floating = tuple(n for n in self.names if n in floating)
         self.shape = setting.result_shape(BATCH)
         self._first, self._every = _compiled(
-            setting.loss, self.names, self.at, tuple(sorted(self.static.items()))
+            setting.loss,
+            self.names,
+            self.at,
+            tuple(sorted(self.static.items())),
+            bool(setting.set_axes),
         )
         generator = np.random.default_rng(6)
         self.tangents = {

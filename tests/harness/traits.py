@@ -25,10 +25,9 @@ class Drawn:
             n: v for n, v in self.setting.options(BATCH, seed + 1).items() if n in program.numeric
         }
 
-    def _answers(self, data):
-        return self.program.first(
-            **dict(zip(self.program.names, data, strict=True)), **self.options
-        )
+    def _answers(self, data, options=None):
+        options = self.options if options is None else options
+        return self.program.first(**dict(zip(self.program.names, data, strict=True)), **options)
 
     def __call__(self, first, *others):
         return np.asarray(self._answers([first, *others]).values, np.float64)
@@ -43,9 +42,13 @@ class Drawn:
     def along(self, path, index):
         """The gradients of one example on a path of the first argument, of `COUNT` points a call."""
         one = [np.broadcast_to(x[index], x.shape) for x in self.data]
+        options = {
+            n: np.broadcast_to(x[index], x.shape) if n in self.setting.batched else x
+            for n, x in self.options.items()
+        }
         shape = (*BATCH, *path.shape[1:])
         found = [
-            self._answers([block.reshape(shape), *one[1:]]).slopes[self.program.names[0]]
+            self._answers([block.reshape(shape), *one[1:]], options).slopes[self.program.names[0]]
             for block in path.reshape(-1, COUNT, *path.shape[1:])
         ]
         return np.concatenate([x.reshape(COUNT, *path.shape[1:]) for x in found])

@@ -200,6 +200,17 @@ LAWS = {
         "`jax.export` reads it as cpu, cuda and tpu with a symbolic batch, with its gradient.",
         "few", "forms", "no Python comparison of sizes, no platform known while tracing",
     ),
+    "it_runs_where_one_argument_differs_between_devices": Law(
+        "Inside `shard_map` the last of the data may be split and the others not.",
+        "few", "forms",
+        "start a loop from `numerics._carry.carried(start, what its steps read)`, and give the "
+        "branches of a `lax.cond` the same types by it",
+    ),
+    "checkify_reads_its_gradient": Law(
+        "`checkify` with all checks traces value and gradient.", "few", "forms",
+        "take entries by `numerics._labels.take_label`: the transpose of a batched gather is no "
+        "program for checkify",
+    ),
     "eager_calls_compile_once_and_make_no_nan": Law(
         "A third eager call compiles nothing, and `jax_debug_nans` raises on no finite loss.",
         "few", "forms",
@@ -227,6 +238,11 @@ LAWS = {
 
 PENDING: dict[str, dict[str, str]] = {}
 """Where a law is known to be broken, and why: the test must fail there, until it is mended."""
+
+
+def leaves_where(setting: Any) -> bool:
+    """Whether the options of a setting leave `where` to the law, which gives one of its own."""
+    return "where" not in setting.given
 
 
 def law(*, only: Callable[[Any], bool] | None = None) -> Callable[[Any], Any]:

@@ -35,9 +35,13 @@ def test_float64_stays_and_float32_does_not_widen(setting):
 @law()
 def test_float64_has_its_digits(setting):
     data, options = setting.data(), setting.options()
+    options = {
+        n: np.float64(v) if isinstance(v, np.ndarray) and v.dtype == np.float32 else v
+        for n, v in options.items()
+    }
     with x64():
         wide = [x.astype(np.float64) if x.dtype == np.float32 else x for x in data]
-        got = jax.jit(call(setting))(*wide)
+        got = jax.jit(call(setting, **options))(*wide)
         assert got.dtype == jnp.float64
         named = dict(zip(setting.info.data, wide, strict=True)) | options
         # A default such as 0.1 is another number in float32, which is what oracles reads it as.

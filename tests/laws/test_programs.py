@@ -6,6 +6,9 @@ import numpy as np
 from cases import BATCH
 from harness.calls import arrays, call, cast, gradient, strict
 from jax import export
+from jax.experimental import checkify
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from laws import law
 
@@ -32,8 +35,9 @@ def test_strict_promotion_is_no_trouble(setting):
     where = np.ones(setting.result_shape(), bool)
     words = {"where": where, "weights": jnp.ones(where.shape), "reduction": "mean"}
     with strict():
-        for data in (arrays(setting), cast(setting, jnp.bfloat16)):
-            jax.eval_shape(gradient(setting, **words), *data)
+        jax.eval_shape(call(setting, **words), *arrays(setting))
+        # The body computes these in float32 too: its derivatives need not be traced twice.
+        jax.eval_shape(gradient(setting, **words), *cast(setting, jnp.bfloat16))
 
 
 @law()
@@ -56,6 +60,28 @@ def test_it_exports_for_every_platform_and_any_batch(setting):
         jax.tree.leaves(got), jax.tree.leaves(jax.jit(both)(*data)), strict=True
     ):
         np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-6)
+
+
+@law()
+def test_it_runs_where_one_argument_differs_between_devices(setting):
+    """Types alone, on one device: JAX marks in them what may differ."""
+    data, mesh = arrays(setting), jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    *_, last = (i for i, form in enumerate(setting.array_specs) if form.batched)
+    specs = tuple(P("data") if i == last else P() for i in range(len(data)))
+
+    def both(*data):
+        results = call(setting)(*data), gradient(setting, reduction="mean")(*data)
+        return jax.tree.map(lambda x: x[None], results)
+
+    function = jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=P("data"))
+    jax.eval_shape(function, *data)
+
+
+@law()
+def test_checkify_reads_its_gradient(setting):
+    both = lambda *data: (call(setting)(*data), gradient(setting)(*data))
+    checked = checkify.checkify(both, errors=checkify.all_checks)
+    jax.eval_shape(lambda *data: checked(*data)[1], *arrays(setting))
 
 
 @law()

@@ -1,5 +1,6 @@
 """What must hold on a mesh, on eight devices made of one CPU: the tests of `test_sharded.py`."""
 
+import functools
 import re
 
 import chex
@@ -10,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
-from jaxloss import classification, contrastive, divergence, linear, ranking, sharded
+from jaxloss import classification, contrastive, divergence, gradients, linear, ranking, sharded
+from jaxloss import transforms as jt
 from jaxloss.classification import softmax_cross_entropy
 
 ROWS, DIM, CLASSES = 64, 16, 128
@@ -107,6 +109,62 @@ for _name in FUSED:
     for _layout in LAYOUTS:
         for _kind in (AxisType.Auto, AxisType.Explicit):
             check(layout_check(_name, _layout, _kind))
+
+
+def head_in_chunks(hidden, weight, labels, policy, reduction="mean"):
+    loss = jl.chunked(head, 24, reduction=reduction, policy=policy)
+    return jnp.mean(loss(weight, hidden, labels))
+
+
+def linear_in_blocks(hidden, weight, labels, policy, reduction="mean", **words):
+    return jnp.mean(
+        linear.softmax_cross_entropy(
+            hidden, weight, labels, policy=policy, reduction=reduction, **words
+        )
+    )
+
+
+PADDED = {
+    "chunked": functools.partial(head_in_chunks, policy="fastest"),
+    "chunked-none": functools.partial(head_in_chunks, policy="fastest", reduction="none"),
+    "chunked-least": functools.partial(head_in_chunks, policy="least_memory"),
+    "linear": functools.partial(linear_in_blocks, policy="fastest", chunk_size=24),
+    "linear-none": functools.partial(
+        linear_in_blocks, policy="fastest", reduction="none", chunk_size=24
+    ),
+    "linear-least": functools.partial(linear_in_blocks, policy="least_memory", chunk_size=(24, 48)),
+    "linear-least-none": functools.partial(
+        linear_in_blocks, policy="least_memory", reduction="none", chunk_size=(24, 48)
+    ),
+}
+
+
+def padded_check(name, kind):
+    """56 rows, 7 on each device, in chunks of at most 24: the last one is padded on each device."""
+
+    def run():
+        hidden, weight, labels = (x[:56] if len(x) == ROWS else x for x in draw())
+        expected = jax.jit(jax.value_and_grad(plain, (0, 1)))(hidden, weight, labels)
+        mesh = mesh_of(kind)
+        for layout in ("data", "both"):
+            of_hidden, of_weight = LAYOUTS[layout]
+            with jax.set_mesh(mesh):
+                put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+                arrays = (
+                    put(hidden, of_hidden),
+                    put(weight, of_weight),
+                    put(labels, P(of_hidden[0])),
+                )
+                got = jax.device_get(jax.jit(jax.value_and_grad(PADDED[name], (0, 1)))(*arrays))
+            chex.assert_trees_all_close(got, jax.device_get(expected), rtol=2e-5, atol=2e-6)
+
+    run.__name__ = f"padded-{name}-{kind.name.lower()}"
+    return run
+
+
+for _name in PADDED:
+    for _kind in (AxisType.Auto, AxisType.Explicit):
+        check(padded_check(_name, _kind))
 
 
 @check
@@ -399,6 +457,129 @@ def refused(function, message, error=ValueError):
     else:
         text = "nothing was raised"
     assert re.search(message, text), text
+
+
+SLOPES = np.arange(1, 17, dtype=np.float32)  # the gradients of `p * x`, two on each device
+
+
+WHOLE = P()
+
+
+def on_eight(function, *arrays, split=(False, True), out=WHOLE):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    specs = tuple(P("data") if s else P() for s in split)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out))(*arrays)
+
+
+def local_terms(p, x):
+    return {"a": jnp.mean(p * x), "b": jnp.mean((p * x) ** 2)}
+
+
+def global_terms(p, x):
+    return jax.lax.pmean(local_terms(p, x), "data")
+
+
+def own(p):
+    return jax.lax.pcast(p, "data", to="varying")
+
+
+@check
+def gradients_of_examples_are_those_of_each_device():
+    """Of what all devices share, JAX would add up the gradients of all."""
+    p = jnp.float32(2.0)
+    per_example = gradients.per_example_value_and_grad(lambda p, x: p * x)
+    data = P("data")
+    got = on_eight(per_example, p, SLOPES, out=(data, data))
+    chex.assert_trees_all_close(got, (2 * SLOPES, SLOPES))
+    for size in (None, 1):
+        clipped = gradients.per_example_value_and_grad(
+            lambda p, x: p * x, clip=9.0, chunk_size=size
+        )
+        local = lambda p, x, f=clipped: (f(p, x)[0], jax.lax.pmean(f(p, x)[1], "data"))
+        got = on_eight(local, p, SLOPES, out=(data, P()))
+        chex.assert_trees_all_close(got, (2 * SLOPES, np.minimum(SLOPES, 9).mean()), rtol=1e-6)
+
+
+FUNCTIONS = {
+    "scaled": lambda f: gradients.scaled_value_and_grad(lambda p, x: f(p, x)["b"], 4.0),
+    "stacked": gradients.multi_value_and_grad,
+    "vmap": lambda f: gradients.multi_value_and_grad(f, jacobian="vmap"),
+    "combined": lambda f: gradients.multi_value_and_grad(f, jl.aggregators.upgrad),
+    "streamed": lambda f: gradients.multi_value_and_grad(
+        f, jl.aggregators.upgrad, jacobian="stream"
+    ),
+    "gramian": gradients.value_and_gramian,
+    "gramian of a map": lambda f: gradients.value_and_gramian(f, jacobian="map"),
+    "gauss-newton": lambda f: (
+        lambda p, x: gradients.gauss_newton_vp(
+            lambda outputs: f(outputs, 1.0)["b"], lambda p, x: p * x, p, (x,)
+        )(p)
+    ),
+    "train step": lambda f: (
+        lambda p, x: jt.make_train_step(
+            lambda p: f(p, x)["b"], jt.add_penalty(jl.penalties.l2, 0.1)
+        )[1](p, jt.add_penalty(jl.penalties.l2, 0.1).init(p))[0]
+    ),
+}
+
+
+def differentiation_check(name):
+    """With a loss of all devices it is that of one device; a loss of one device says what to write."""
+
+    def run():
+        p, of = jnp.float32(2.0), FUNCTIONS[name]
+        expected = of(local_terms)(p, SLOPES)
+        got = on_eight(of(global_terms), p, SLOPES)
+        chex.assert_trees_all_close(got, expected, rtol=1e-5)
+        refused(
+            lambda: on_eight(of(local_terms), p, SLOPES),
+            "the loss differs between devices along 'data', and parameters do not.*pmean",
+        )
+        own_of = lambda p, x: jax.tree.map(lambda a: a[None], of(local_terms)(own(p), x))
+        got = on_eight(own_of, p, SLOPES, out=P("data"))
+        each = [of(local_terms)(p, x) for x in SLOPES.reshape(8, 2)]
+        chex.assert_trees_all_close(got, jax.tree.map(lambda *a: jnp.stack(a), *each), rtol=1e-5)
+
+    run.__name__ = f"differentiation-{name}"
+    return run
+
+
+for _name in FUNCTIONS:
+    check(differentiation_check(_name))
+
+
+@check
+def accumulation_says_axis_name():
+    p = jnp.float32(2.0)
+
+    def parts(p, x):
+        return jl.regression.squared_error(p * x, 0 * x, reduction="parts")
+
+    expected = gradients.accumulate_value_and_grad(parts, 2)(p, SLOPES)
+    whole = gradients.accumulate_value_and_grad(parts, 2, axis_name="data")
+    chex.assert_trees_all_close(on_eight(whole, p, SLOPES), expected, rtol=1e-6)
+    alone = gradients.accumulate_value_and_grad(parts, 2)
+    refused(lambda: on_eight(alone, p, SLOPES), "Write `axis_name='data'`")
+    local = lambda p, x: jax.tree.map(lambda a: a[None], alone(own(p), x))
+    got = on_eight(local, p, SLOPES, out=P("data"))
+    each = [alone(p, x) for x in SLOPES.reshape(8, 2)]
+    chex.assert_trees_all_close(got, jax.tree.map(lambda *a: jnp.stack(a), *each), rtol=1e-6)
+
+
+@check
+def penalties_of_split_parameters():
+    tx = jt.add_penalty(jl.penalties.l2, 1.0)
+
+    def update(split, shared):
+        params = (split, shared)
+        return tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)[0]
+
+    refused(
+        lambda: on_eight(update, SLOPES, jnp.ones(2), split=(True, False), out=(P("data"), P())),
+        "the penalty.*`mask`",
+    )
+    got = on_eight(update, SLOPES, SLOPES, split=(True, True), out=P("data"))
+    chex.assert_trees_all_close(got, update(SLOPES, SLOPES))
 
 
 @check

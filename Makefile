@@ -38,7 +38,7 @@ TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics runtime_typ
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators lowest newest wheel clean
+.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators tpu lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -91,6 +91,11 @@ accelerators: $(filter .venv/%,$(UV)) ## benchmarks/accelerators.md: what TPU an
 		$(UV) pip install --quiet --python "$$tmp/venv/bin/python" --no-deps \
 			jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version && \
 		"$$tmp/venv/bin/python" benchmarks/accelerators.py
+
+tpu: $(filter .venv/%,$(UV)) ## a dozen losses and `linear` on meshes, compiled for TPU: fails if worse
+	$(call fresh,$(PYTHON)) --editable . --group accelerators --group test && \
+		"$$tmp/venv/bin/python" benchmarks/accelerators.py --check && \
+		"$$tmp/venv/bin/pytest" -n 0 tests/test_accelerators.py
 
 # The next three work in an environment of their own, made for the purpose and removed afterwards.
 fresh = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \

@@ -1,6 +1,7 @@
 """What the compilers of TPU and GPU make of each loss, beside the form that one would write.
 
     make accelerators                      all rows, into benchmarks/accelerators.md
+    make tpu                               the rows of LIMITS and the meshes: fails if worse
     python benchmarks/accelerators.py --target v5e --dtype float32 --only softmax
 
 XLA compiles ahead of time for a device that is only described: nothing runs, and no accelerator
@@ -14,6 +15,7 @@ for GPU: the dependency group `accelerators`. Without them it says so.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -33,12 +35,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax.losses as ol
 from hlo import Program
 from jax import nn
 from jax.experimental import topologies
 from jax.scipy import special
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
 
@@ -134,9 +138,52 @@ def robust(x, t):
     return jnp.log1p(0.5 * jnp.square(x - t))
 
 
+def head(hidden, weight, ids):
+    return ol.softmax_cross_entropy_with_integer_labels(hidden @ weight, ids)
+
+
+def plain_head(hidden, weight, ids):
+    return jl.classification.softmax_cross_entropy(hidden @ weight, ids)
+
+
+def chunked_head(hidden, weight, ids):
+    rows = jl.chunked(lambda w, h, y: jl.classification.softmax_cross_entropy(h @ w, y))
+    return rows(weight, hidden, ids, reduction="mean")
+
+
+def linear_head(hidden, weight, ids, **options):
+    return jl.linear.softmax_cross_entropy(hidden, weight, ids, reduction="mean", **options)
+
+
+def in_chunks(loss):
+    return functools.partial(loss, chunk_size=512)
+
+
 X, IDS = (ROWS, CLASSES), ("int", ROWS)
 PAIR, LABELLED = (X, X), (X, IDS)
 SET = ((4096, 512), (4096, 512))
+HEAD = ((8192, 2048), (2048, 131072), ("int", 8192))
+# What `--check` asserts on TPU, in float32: HBM bytes beside those of the textbook form.
+LIMITS = {
+    "regression.squared_error": 1.01,
+    "regression.huber": 1.01,
+    "regression.log_cosh": 1.01,
+    "regression.cosine_distance": 1.05,
+    "classification.softmax_cross_entropy ids": 1.01,
+    "classification.softmax_cross_entropy distributions": 1.01,
+    "classification.sigmoid_cross_entropy": 1.01,
+    "classification.hinge": 1.01,
+    "classification.generalized_cross_entropy ids": 1.01,
+    "divergence.kl": 1.01,
+    "nll.von_mises": 1.01,
+    "segmentation.dice": 1.01,
+}
+# How hidden states and weight lie on a mesh of 4 x 4 devices.
+LAYOUTS = {
+    "rows": (P("data"), P()),
+    "vocabulary": (P(), P(None, "model")),
+    "rows and vocabulary": (P("data"), P(None, "model")),
+}
 
 
 def cases() -> dict[str, Case]:
@@ -197,6 +244,14 @@ def cases() -> dict[str, Case]:
         "segmentation.dice": Case(
             jl.segmentation.dice, dice, ((64, 128, 128, 21), ("int", 64, 128, 128))
         ),
+        "contrastive.info_nce, chunk_size=512": Case(in_chunks(co.info_nce), info_nce, SET, 2),
+        "contrastive.clip, chunk_size=512": Case(in_chunks(co.clip), clip, SET, 2),
+        "head: softmax_cross_entropy": Case(plain_head, head, HEAD, 2),
+        "head: chunked": Case(chunked_head, head, HEAD, 2),
+        "head: linear": Case(linear_head, head, HEAD, 2),
+        "head: linear, policy='least_memory'": Case(
+            functools.partial(linear_head, policy="least_memory"), head, HEAD, 2
+        ),
         "sequence.ctc": Case(jl.sequence.ctc, ctc, ((64, 500, 128), ("int", 64, 100))),
     }
 
@@ -227,9 +282,11 @@ def measure(loss: Callable[..., Any], case: Case, dtype: Any, target: str) -> di
         lambda *x: jnp.mean(loss(*x).astype(jnp.float32)), tuple(range(case.differentiated))
     )
     platform = "cuda" if target == "h100" else "tpu"
-    compiled = jax.jit(step).trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+    lowered = jax.jit(step).trace(*arguments).lower(lowering_platforms=(platform,))
+    compiled = lowered.compile()
     program = Program(compiled.as_text())
     return {
+        "has_barriers": "optimization_barrier" in lowered.as_text(),
         "bytes": program.bytes / MIB,
         "temporaries": compiled.memory_analysis().temp_size_in_bytes / MIB,
         "kernels": program.kernels,
@@ -237,6 +294,98 @@ def measure(loss: Callable[..., Any], case: Case, dtype: Any, target: str) -> di
         "compile": time.process_time() - start,
         "unknown_loops": program.unknown_loops,
     }
+
+
+def mesh_row(layout: str) -> dict[str, Any]:
+    """The collectives of `linear` on a described mesh of 4 x 4 devices, of which none is here."""
+    devices = topologies.get_topology_desc(topology_name="v5e:4x4", platform="tpu").devices
+    mesh = Mesh(np.reshape(devices, (4, 4)), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    hidden, weight = (NamedSharding(mesh, spec) for spec in LAYOUTS[layout])
+    ids = NamedSharding(mesh, P(*LAYOUTS[layout][0][:1]))
+    rows, dim, classes = 4096, 256, 8192
+    arguments = (
+        jax.ShapeDtypeStruct((rows, dim), jnp.float32, sharding=hidden),
+        jax.ShapeDtypeStruct((dim, classes), jnp.float32, sharding=weight),
+        jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=ids),
+    )
+    step = jax.jit(jax.value_and_grad(functools.partial(linear_head, chunk_size=512), (0, 1)))
+    lowered = step.trace(*arguments).lower(lowering_platforms=("tpu",))
+    program = Program(lowered.compile().as_text())
+    return {
+        "name": f"mesh: linear, {layout} split",
+        "host_devices": jax.device_count(),
+        "has_barriers": "optimization_barrier" in lowered.as_text(),
+        "runs": dict(program.collectives),
+        "bytes": dict(program.collective_bytes),
+        "weight_bytes": 4 * dim * classes,
+        "logits_bytes": 4 * rows * classes,
+    }
+
+
+def mesh_table() -> str:
+    lines = ["| `linear`, 4096 x 256 x 8192 | collectives a device: runs, MiB |", "| --- | --- |"]
+    for layout in LAYOUTS:
+        r = in_own_process("--mesh", layout)
+        each = (f"{kind} {n}, {r['bytes'][kind] / MIB:.2f}" for kind, n in r["runs"].items())
+        lines.append(f"| {layout} split | {'; '.join(each)} |")
+    return "\n".join(lines)
+
+
+def is_installed(target: str) -> bool:
+    module, title = TARGETS[target]
+    found = importlib.util.find_spec(module) is not None
+    if not found:
+        print(f"{title}: its compiler is not installed; see the group `accelerators`.")
+    return found
+
+
+def rows_of(target: str, dtype: str, only: str) -> str:
+    """The table of a target; each row is printed as soon as it is known."""
+    rows = []
+    for name in cases():
+        if only not in name:
+            continue
+        try:
+            rows.append(in_own_process("--row", name, "--target", target, "--dtype", dtype))
+        except RuntimeError as error:
+            print(error, flush=True)
+            continue
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    return table(rows)
+
+
+def in_own_process(*arguments: str) -> dict[str, Any]:
+    """What this script prints as JSON; a fresh process has compiled nothing before."""
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check() -> int:
+    """Compiles the rows of LIMITS and the meshes for TPU; prints each, and counts what is worse."""
+    if not is_installed("v5e"):
+        return 0
+    passed = failed = 0
+    for name, limit in LIMITS.items():
+        found = row(name, "v5e", "float32")
+        ours, other = found["ours"], found["textbook"]
+        ratio = ours["bytes"] / other["bytes"]
+        holds = ratio <= limit and ours["temporaries"] <= other["temporaries"] + 1
+        holds = holds and not ours["has_barriers"]
+        print(f"{'ok' if holds else 'WORSE'}: {name}: {ratio:.3f} of the bytes, at most {limit}")
+        passed, failed = passed + holds, failed + (not holds)
+    for layout in LAYOUTS:
+        found = mesh_row(layout)
+        holds = not found["has_barriers"] and not found["runs"].get("all-gather")
+        # The gradient of the weight once, and the sums of each row.
+        reduced = found["bytes"].get("all-reduce", 0)
+        holds = holds and reduced <= found["weight_bytes"] + found["logits_bytes"] // 100
+        print(f"{'ok' if holds else 'WORSE'}: {found['name']}: {found['runs']} {found['bytes']}")
+        passed, failed = passed + holds, failed + (not holds)
+    print(f"{passed} passed, {failed} failed")
+    return failed
 
 
 def row(name: str, target: str, dtype: str) -> dict[str, Any]:
@@ -276,35 +425,29 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--row", help="one row, as JSON: each runs in a process of its own")
+    parser.add_argument("--mesh", choices=LAYOUTS, help="one mesh, as JSON")
+    parser.add_argument("--check", action="store_true", help="fails if a row is worse than LIMITS")
     options = parser.parse_args()
     targets = options.target or list(TARGETS)
     dtypes = options.dtype or ["float32", "bfloat16"]
     if options.row:
         print(json.dumps(row(options.row, targets[0], dtypes[0])))
         return
-    parts = []
-    for target in targets:
-        module, title = TARGETS[target]
-        if importlib.util.find_spec(module) is None:
-            print(f"{title}: its compiler is not installed; see the group `accelerators`.")
-            continue
-        for dtype in dtypes:
-            rows = []
-            for name in cases():
-                if options.only not in name:
-                    continue
-                command = [sys.executable, __file__, "--row", name]
-                command += ["--target", target, "--dtype", dtype]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    print(f"{name}: {done.stderr.strip().splitlines()[-1][:200]}", flush=True)
-                    continue
-                rows.append(json.loads(done.stdout.splitlines()[-1]))
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
-            parts.append(f"## {title}, {dtype}\n\n{table(rows)}")
+    if options.mesh:
+        print(json.dumps(mesh_row(options.mesh)))
+        return
+    if options.check:
+        sys.exit(bool(check()))
+    parts = [
+        f"## {TARGETS[target][1]}, {dtype}\n\n{rows_of(target, dtype, options.only)}"
+        for target in targets
+        for dtype in dtypes
+        if is_installed(target)
+    ]
     if not options.only and len(parts) == 4:
-        head = (HERE / "accelerators.head.md").read_text()
-        (HERE / "accelerators.md").write_text(head + "\n" + "\n\n".join(parts) + "\n")
+        parts.append(f"## Meshes, TPU v5e 4 x 4, float32\n\n{mesh_table()}")
+        top = (HERE / "accelerators.head.md").read_text()
+        (HERE / "accelerators.md").write_text(top + "\n" + "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

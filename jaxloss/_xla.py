@@ -25,8 +25,10 @@ __all__ = [
     "fits_in_cache",
     "not_folded",
     "on_cpu",
+    "on_gpu",
     "one_depending_on",
     "recompute",
+    "recompute_on_gpu",
     "rounded",
     "with_vectorizable_shape",
 ]
@@ -109,6 +111,20 @@ def recompute(x: T, result: Any = None) -> T:
     if fits_in_cache(x if result is None else result):
         return x
     return barrier(x)
+
+
+def on_gpu(for_gpu: Callable[..., T], for_others: Callable[..., T], *arguments: Any) -> T:
+    """`on_cpu`, with the first function in programs for GPU."""
+    return lax.platform_dependent(*arguments, cuda=for_gpu, rocm=for_gpu, default=for_others)
+
+
+def recompute_on_gpu(x: Array) -> Array:
+    """Returns x, one number a row, behind a barrier on GPU.
+
+    What is computed from it and the entries of the row is computed again in each kernel that reads
+    the row. Without the barrier XLA on GPU writes it, in float32 where the row is bfloat16.
+    """
+    return on_gpu(lax.optimization_barrier, _identity, x)
 
 
 def not_folded(x: T) -> T:

@@ -9,6 +9,7 @@ import jaxloss as jl
 from jaxloss import _xla
 from jaxloss._core import registry
 from jaxloss.numerics._double_double import DD, exp_dd, two_product
+from jaxloss.numerics._labels import take_label
 
 pytestmark = pytest.mark.few
 
@@ -144,3 +145,23 @@ def test_elsewhere_the_exponential_of_a_sum_is_corrected(as_elsewhere):
     assert np.max(error) < 2
     at_the_ends = exp_dd(DD(jnp.array([0.0, -jnp.inf, -200.0]), jnp.array([0.0, jnp.nan, 0.0])))
     np.testing.assert_array_equal(at_the_ends, [1, 0, 0])
+
+
+@pytest.mark.parametrize("exponent", [-112, -90, -48, -20, 0, 50, 76, 120])
+def test_elsewhere_a_norm_of_any_size_has_its_digits(as_elsewhere, exponent):
+    rng = np.random.default_rng(0)
+    spread = rng.integers(-4, 5, (64, 37))
+    x = (rng.normal(size=(64, 37)) * 2.0 ** (exponent + spread)).astype(np.float32)
+    expected = np.linalg.norm(np.float64(x), axis=-1)
+    np.testing.assert_allclose(jax.jit(jl.numerics.norm)(x), expected, rtol=3e-7)
+
+
+def test_elsewhere_a_norm_of_nothing_infinite_or_nan_is_that(as_elsewhere):
+    x = jnp.array([[0.0, 0.0], [jnp.inf, 1.0], [jnp.nan, 1e30], [3e38, 0.0]])
+    norms = jl.numerics.norm(x)
+    np.testing.assert_array_equal(norms, jnp.array([0, jnp.inf, jnp.nan, 3e38]))
+
+
+def test_elsewhere_the_logit_at_a_label_is_the_same(as_elsewhere):
+    x, labels = jnp.array([[1e30, -jnp.inf, 2.0], [jnp.inf, 0.1, 3.0]]), jnp.array([2, 0])
+    np.testing.assert_array_equal(take_label(x, labels), [2.0, jnp.inf])

@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxloss._memory.mesh import shards
+from jaxloss._xla import on_cpu
 
 
 def is_label(
@@ -25,10 +26,22 @@ def is_label(
 def take_label(
     x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Shaped[Array, "*batch"]:
-    """The entry of x at the label; without a gather where the classes are sharded."""
+    """The entry of x at the label; a gather on CPU, where the classes are not sharded.
+
+    On GPU and TPU a gather reads from an array in memory: of half-precision logits it is a copy in
+    float32. There the entry is a sum of zeros and the entry, fused with other sums over x.
+    """
     if shards(x, x.ndim - 1) > 1:
-        return jnp.sum(jnp.where(is_label(x, labels), x, 0), axis=-1)
+        return _masked_sum(x, labels)
+    return on_cpu(_gather, _masked_sum, x, labels)
+
+
+def _gather(x: Array, labels: Array) -> Array:
     return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+def _masked_sum(x: Array, labels: Array) -> Array:
+    return jnp.sum(jnp.where(is_label(x, labels), x, 0), axis=-1, dtype=x.dtype)
 
 
 @take_label.defjvp

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_dd, finite, two_sum
 from jaxloss.numerics._elementwise import multiply_no_nan, softplus
 from jaxloss.numerics._labels import is_label, take_label
@@ -46,6 +47,20 @@ def _top(logits: Array) -> Array:
     return jnp.where(top == -jnp.inf, 0, top)
 
 
+def _is_top(exps: Array, logits: Array, top: Array) -> Array:
+    """Where the logit is the largest of its row; on CPU also where its exponential rounds to 1."""
+    return on_cpu(_is_top_by_exps, _is_top_by_logits, exps, logits, top)
+
+
+def _is_top_by_exps(exps: Array, _logits: Array, _top: Array) -> Array:
+    return exps == 1
+
+
+def _is_top_by_logits(_exps: Array, logits: Array, top: Array) -> Array:
+    # On GPU what many terms need is written out, unless each can compute it cheaply.
+    return logits == top
+
+
 def _below(top: Array, logits: Array) -> Array:
     """The top less the logits: at least 0, and 0 for +inf."""
     return jnp.where(logits == jnp.inf, 0, top - logits)
@@ -71,6 +86,23 @@ def nll_from_gap(rest: Array, gap: Array) -> tuple[Array, Array]:
     return nll, jnp.where(gap == 0, jnp.log1p(rest + jnp.expm1(-gap)), jnp.log(whole))
 
 
+def _others(logits: Array | DD, top: Array, at_label: Array) -> Array:
+    """exp(logits - top) at the classes other than the label, 0 at the label."""
+    return jnp.where(at_label, 0, exp_shifted(logits, top))
+
+
+def _first(computed: Array, *_: Any) -> Array:
+    return computed
+
+
+def _others_again(_computed: Array, logits: Array | DD, top: Array, at_label: Array) -> Array:
+    return _others(logits, recompute_on_gpu(top), at_label)
+
+
+def _exps_again(_computed: Array, logits: Array, top: Array) -> Array:
+    return exp_shifted(logits, recompute_on_gpu(top))
+
+
 def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
     """-log softmax(logits)[label], its gradient, and the log of the sum of exp(logit - top)."""
     # The sum over all classes would round 1 + tiny; the sum over the others keeps the tiny. The
@@ -78,13 +110,14 @@ def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
     # size is stored.
     hi = logits.hi if isinstance(logits, DD) else logits
     at_label, top = is_label(hi, labels), _top(hi)
-    others = jnp.where(at_label, 0, exp_shifted(logits, top))
+    others = _others(logits, top, at_label)
     rest = jnp.sum(others, axis=-1, keepdims=True)
     gap = _below(top, take_label(hi, labels)[..., None])
     if isinstance(logits, DD):
         gap = gap - take_label(logits.lo, labels)[..., None]
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # every logit is -inf
+    others = on_gpu(_others_again, _first, others, logits, top, at_label)
     gradient = jnp.where(at_label, -rest, others) / total
     nll, log_total = nll_from_gap(rest, gap)
     return nll[..., 0], gradient, log_total[..., 0]
@@ -150,7 +183,7 @@ def _dense_and_sums(logits: Array, labels: Array) -> tuple[Array, _Sums]:
     """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
-    at_top, gap = exps == 1, _below(top, logits)
+    at_top, gap = _is_top(exps, logits, top), _below(top, logits)
     # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
     # `exps - 1` is 0 and has the derivative of `exps`.
     below, ties, off_top, on_top, gaps = fused_sums(
@@ -176,9 +209,9 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
     logits_dot, labels_dot = tangents
     value, sums = _dense(logits, labels)
     value_dot, sums_dot = jnp.zeros_like(value), _Sums(*map(jnp.zeros_like, sums))
-    at_top = sums.exps == 1
+    at_top = _is_top(sums.exps, logits, sums.top)
     if not isinstance(logits_dot, SymbolicZero):
-        value_dot = value_dot + jnp.sum(_dense_gradient(labels, sums) * logits_dot, axis=-1)
+        value_dot = value_dot + jnp.sum(_dense_gradient(logits, labels, sums) * logits_dot, axis=-1)
         exps_dot = sums.exps * logits_dot
         rest_dot = jnp.sum(exps_dot, axis=-1, keepdims=True)
         sums_dot = sums_dot._replace(exps=exps_dot, rest=rest_dot)
@@ -192,12 +225,13 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
     return (value, sums), (value_dot, sums_dot)
 
 
-def _dense_gradient(labels: Array, sums: _Sums) -> Array:
+def _dense_gradient(logits: Array, labels: Array, sums: _Sums) -> Array:
     """softmax(logits) * sum(labels) - labels."""
     # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
-    exps, rest = sums.exps, sums.rest
+    rest, top = sums.rest, recompute_on_gpu(sums.top)
+    exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
     scaled = jnp.where(
-        exps == 1,
+        _is_top(exps, logits, top),
         (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),
         (sums.labels_off_top + sums.labels_on_top) * exps - labels * (1 + rest),
     )
@@ -222,7 +256,7 @@ def _expected_and_sums(
     """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
-    at_top = exps == 1
+    at_top = _is_top(exps, logits, top)
     below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
     rest = (below + jnp.maximum(ties - 1, 0))[..., None]
     nothing = jnp.zeros_like(rest)
@@ -245,10 +279,10 @@ def _expected_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -
     values, slopes = jax.jvp(
         lambda hi: function(DD(hi, nll.lo), *options), (nll.hi,), (jnp.ones_like(nll.hi),)
     )
-    weights, at_top = labels * slopes, sums.exps == 1
+    weights, at_top = labels * slopes, _is_top(sums.exps, logits, sums.top)
     off_top, on_top = fused_sums(jnp.where(at_top, 0, weights), jnp.where(at_top, weights, 0))
     known = sums._replace(labels_off_top=off_top[..., None], labels_on_top=on_top[..., None])
-    value_dot = jnp.sum(_dense_gradient(weights, known) * logits_dot, axis=-1)
+    value_dot = jnp.sum(_dense_gradient(logits, weights, known) * logits_dot, axis=-1)
     value_dot = value_dot + jnp.sum(values * labels_dot, axis=-1)
     if options:
         _, by_options = jax.jvp(

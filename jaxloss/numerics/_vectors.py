@@ -1,13 +1,14 @@
 """Norms, directions, angles and distances of vectors of any length, the zero vector included."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import barrier, recompute
+from jaxloss._xla import barrier, on_cpu, recompute, rounded
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import quotient, sqrt
 from jaxloss.numerics._reductions import Axis, fused_sums
@@ -66,11 +67,52 @@ def power_of_two_near(size: Array) -> Array:
 
 
 def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
-    """The norm of the vector over a power of 2 near its largest entry, and that power."""
+    """The norm of the vector over a power of 2, and that power: near its norm or largest entry."""
+    return on_cpu(*_norm_forms(axis), x)
+
+
+@functools.cache
+def _norm_forms(axis: Axis) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
+    """`_scaled_norm` on CPU and elsewhere: one object each, so that eager calls compile once."""
+    return functools.partial(_norm_by_largest, axis), functools.partial(_norm_by_magnitudes, axis)
+
+
+def _norm_by_largest(axis: Axis, x: Array) -> tuple[Array, Array]:
     # If x is constant, XLA would square x and the power separately and divide inf by inf.
     x = barrier(x)
     power = power_of_two_near(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
+
+
+def _norm_by_magnitudes(axis: Axis, x: Array) -> tuple[Array, Array]:
+    """Large, ordinary and small entries are summed separately, times a constant each (Blue).
+
+    The largest entry is not needed first. Sums fused over one array cost nothing on GPU and TPU,
+    a second pass over memory does; on CPU it is the other way round.
+    """
+    exponent = jnp.finfo(x.dtype).maxexp
+    large, small = 2.0 ** (25 * exponent // 64), 2.0 ** -(3 * exponent // 8)
+    down, up = 2.0 ** -(39 * exponent // 64), 2.0 ** (5 * exponent // 8)  # to squares in range
+    is_large, is_small = jnp.abs(x) > large, jnp.abs(x) < small
+    squares = (
+        jnp.square(jnp.where(is_large, x * down, 0)),
+        jnp.square(jnp.where(is_large | is_small, 0, x)),
+        jnp.square(jnp.where(is_small, x * up, 0)),
+    )
+    of_large, of_others, of_small = (jnp.sum(term, axis, keepdims=True) for term in squares)
+    has_large, has_others = of_large > 0, ~(of_others == 0)
+    # XLA would multiply the two constants first, and their product underflows.
+    total = jnp.where(
+        has_large,
+        of_large + rounded(of_others * down) * down,
+        jnp.where(has_others, of_others + rounded(of_small * (1 / up)) * (1 / up), of_small),
+    )
+    scale = jnp.where(has_large, 1 / down, jnp.where(has_others, 1, 1 / up)).astype(x.dtype)
+    length = sqrt(total)
+    info = jnp.finfo(x.dtype)
+    near = lax.reduce_precision(length, exponent_bits=info.nexp, mantissa_bits=0)
+    near = lax.stop_gradient(jnp.clip(near, info.tiny / scale, 2.0 ** (exponent - 2) / scale))
+    return length / near, near * scale
 
 
 def _direction(x: Array, length: Array, power: Array) -> Array:

@@ -1,0 +1,55 @@
+"""What depends on a mesh is read from the types of the arrays, never from the devices of the host.
+
+Each program is compiled for 4 x 4 described TPU devices by a process that has one CPU device. That
+needs the TPU compiler: the dependency group `accelerators`.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxloss._memory.mesh import is_unsharded, possible_shards
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "accelerators.py"
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, the TPU compiler, is not installed: `make tpu` installs it",
+)
+
+
+@pytest.mark.parametrize(("kind", "pieces"), [(AxisType.Auto, 16), (AxisType.Explicit, 4)])
+def test_a_described_mesh_is_seen_without_its_devices(kind, pieces):
+    mesh = AbstractMesh((4, 4), ("data", "model"), axis_types=(kind,) * 2)
+    split = NamedSharding(mesh, P(None, "model"))
+    seen = []
+
+    def look(weight):
+        seen.append((possible_shards(weight, 1), is_unsharded(weight)))
+        return weight
+
+    jax.make_jaxpr(look)(jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=split))
+    assert seen == [(pieces, False)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", ["rows", "vocabulary", "rows and vocabulary"])
+def test_one_host_device_compiles_the_collectives_of_sixteen(layout):
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(SCRIPT), "--mesh", layout]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    program = json.loads(done.stdout.splitlines()[-1])
+    assert program["host_devices"] == 1
+    assert not program["has_barriers"]
+    assert not program["runs"].get("all-gather")
+    # The gradient of the weight once, and a few numbers a row.
+    reduced = program["bytes"].get("all-reduce", 0)
+    assert reduced <= program["weight_bytes"] + program["logits_bytes"] // 100, program

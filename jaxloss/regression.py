@@ -22,7 +22,7 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -757,6 +757,8 @@ def quantiles(
 def cosine_distance(
     prediction: Real[ArrayLike, "*batch features"],
     target: Real[ArrayLike, "*batch features"],
+    *,
+    mask: Bool[ArrayLike, "*batch features"] | Bool[ArrayLike, "features"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Cosine distance: 1 less the cosine of the angle between two vectors.
@@ -774,6 +776,7 @@ def cosine_distance(
     Args:
         prediction: Predicted vectors.
         target: Target vectors.
+        mask: False leaves a feature out of an example, or of all examples.
 
     Returns:
         The distance of each pair of vectors, from 0 to 2.

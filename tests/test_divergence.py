@@ -195,3 +195,16 @@ def test_options_outside_their_domain_are_refused():
         divergence.kl_logits([0.0], [1.0], temperature=0.0)
     with pytest.raises(ValueError, match="`weight` must be between 0 and 1"):
         divergence.jensen_shannon([1.0], [1.0], weight=1.5)
+
+
+def test_a_mask_makes_no_nan_on_the_way():
+    logits, mask = jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[True, True, False]])
+
+    def total(logits):
+        return jnp.sum(divergence.kl_logits(logits, 2 * logits + 1, mask=mask))
+
+    jax.config.update("jax_debug_nans", True)
+    try:
+        assert np.all(np.isfinite(jax.grad(total)(logits)))
+    finally:
+        jax.config.update("jax_debug_nans", False)

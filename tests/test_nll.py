@@ -247,3 +247,8 @@ def test_a_component_far_away_takes_no_part():
     np.testing.assert_allclose(value, nll.gaussian_mixture(*near) + np.log(1.5), rtol=1e-6)
     assert slopes[0][1] == slopes[2][1] == 0
     assert all(np.isfinite(slope).all() for slope in slopes)
+
+
+def test_a_rate_of_0_is_infinitely_steep_where_something_was_counted():
+    slope = jax.grad(lambda rate, count: nll.poisson(rate, count, log_input=False))
+    assert [float(slope(0.0, count)) for count in (0.0, 0.5, 1.0, 3.0)] == [1, *[-np.inf] * 3]

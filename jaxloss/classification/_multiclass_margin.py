@@ -37,9 +37,10 @@ def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
 
     A rival of -inf gives 0, whatever the own score is.
     """
-    difference = two_sum(rival, -own)
-    lead = (margin + difference.hi) + difference.lo
-    return numerics.relu(jnp.where(rival == -jnp.inf, -jnp.inf, lead))
+    finite, none = jnp.isfinite(rival) & jnp.isfinite(own), rival == -jnp.inf
+    difference = two_sum(jnp.where(finite, rival, 0), -jnp.where(finite, own, 0))
+    infinite = jnp.where(finite, 0, rival) - jnp.where(finite | none, 0, own)
+    return numerics.relu(((margin + difference.hi) + difference.lo) + infinite)
 
 
 def _larger(left: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:

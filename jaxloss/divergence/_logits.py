@@ -29,9 +29,12 @@ from jaxloss.traits import (
 def _scaled(logits: Array, temperature: Array) -> DD:
     """Logits less the largest, over the temperature."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-    below = two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    finite = jnp.isfinite(logits)  # the rounding error of an infinity would be NaN
+    below = two_sum(jnp.where(finite, logits, top), -top)
     exponents = two_quotient(below.hi, temperature)
-    return DD(exponents.hi, exponents.lo + below.lo / temperature)
+    hi = jnp.where(finite, exponents.hi, logits)
+    return DD(hi, exponents.lo + below.lo / temperature)
 
 
 def _softmax(logits: Array, temperature: Array) -> Array:
@@ -55,10 +58,11 @@ def _log_ratio(
     logs = logs - jnp.where(impossible, 0, _log_softmax(logits, temperature))
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
-    gap = two_sum(jnp.where(impossible, 0, target_logits), -jnp.where(impossible, 0, logits))
+    finite = jnp.isfinite(logits) & jnp.isfinite(target_logits)
+    gap = two_sum(jnp.where(finite, target_logits, 0), -jnp.where(finite, logits, 0))
     first = jnp.argmin(impossible, axis=-1)
     shift = DD(*((x - take_label(x, first)[..., None]) / temperature for x in gap))
-    is_close = jnp.where(impossible, logits == -jnp.inf, jnp.abs(shift.hi) < 0.5)
+    is_close = finite & (jnp.abs(shift.hi) < 0.5) | impossible & (logits == -jnp.inf)
     close = jnp.all(is_close, axis=-1, keepdims=True)
     possible = close & ~impossible
     distance = subtract_weighted_mean(jnp.where(possible, shift.hi + shift.lo, 0), q, -1)

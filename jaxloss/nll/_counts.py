@@ -54,12 +54,16 @@ def poisson(
         Nelder and Wedderburn, *Generalized Linear Models*, 1972.
     """
     rate = jnp.exp(prediction) if log_input else prediction
-    linear = rate - _target_times_log(target, prediction, log_input)
     if not full:
-        return linear
+        return rate - _target_times_log(target, prediction, log_input)
     # From a count of 1 on, large terms cancel in `linear + log y!`. They do not in the deviance,
     # nor in log y! less its value at the maximum of the likelihood.
     few = target < 1
+    # Each branch has harmless values where the other one is taken: 0 times inf is NaN.
+    of_few = jnp.where(few, prediction, 0 if log_input else 1)
+    linear = jnp.where(few, rate, 0) - _target_times_log(
+        jnp.where(few, target, 0), of_few, log_input
+    )
     count, rate = jnp.where(few, 1, target), jnp.where(few, 1, rate)
     if log_input:
         log_count_over_rate = jnp.log(count) - jnp.where(few, 0, prediction)

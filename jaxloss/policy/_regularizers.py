@@ -5,7 +5,7 @@ from typing import Literal, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -78,6 +78,8 @@ def _entropy_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
 @loss(nonnegative, shift_invariant, logits=extended)
 def entropy(
     logits: Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Entropy of a categorical policy; subtract it from a loss to encourage exploration.
@@ -90,6 +92,7 @@ def entropy(
 
     Args:
         logits: Scores of the actions; -inf makes an action impossible.
+        mask: False leaves an action out of an example, or of all examples.
 
     Returns:
         The entropy of each example in nats, from 0 to the logarithm of the number of classes.

@@ -46,7 +46,8 @@ def kl_estimate(log_prob, reference_log_prob, order=3):
     return {1: -log_ratio, 2: log_ratio**2 / 2, 3: expm1(log_ratio) - log_ratio}[order]
 
 
-def entropy(logits):
+def entropy(logits, mask=None):
+    logits = logits if mask is None else [x for x, keep in zip(logits, mask, strict=True) if keep]
     total = sum(exp(x) for x in logits)
     return -sum(exp(x) / total * (x - log(total)) for x in logits)
 
@@ -152,6 +153,7 @@ CASES = {
     ),
     "entropy": Case(
         entropy,
+        options=({}, {"mask": np.array([True, False, True, True])}),
         extremes={
             "logits": lambda g, n: (
                 10.0 ** g.uniform(-3, 1.5, (n, 1)) * g.normal(size=(n, 4))

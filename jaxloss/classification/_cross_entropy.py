@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.classification._labels import (
@@ -296,7 +297,7 @@ def smooth_labels(
         one_hot = is_label(jnp.zeros((*ids.shape, size)), ids)
         is_valid = jnp.any(one_hot, axis=-1, keepdims=True)
         given = jnp.where(is_valid, one_hot.astype(jnp.float32), jnp.nan)
-    labels = jnp.asarray(given).astype(jnp.promote_types(given.dtype, jnp.float32))
+    labels = to_accumulator(given)
     smoothing = smoothing.astype(labels.dtype)
     if kept.shape not in ((), labels.shape[-1:], labels.shape):
         message = f"smooth_labels: `mask` {kept.shape} does not fit labels {labels.shape}."

@@ -27,7 +27,7 @@ from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
-from jaxloss.divergence._logits import kl_of_logits, softmaxes_and_difference
+from jaxloss.divergence._logits import kl_of_logits, log_softmax_at, softmaxes_and_difference
 from jaxloss.divergence._terms import gaps_from_mixture
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
 from jaxloss.traits import (
@@ -246,13 +246,6 @@ def top_k_kl(
     return kl_of_logits(own, teacher_log_probs, jnp.ones((), logits.dtype))
 
 
-def _log_softmax(logits: Array, temperature: Array | float) -> Array:
-    """log softmax(logits / temperature); a logit of -inf does not depend on the temperature."""
-    possible = logits > -jnp.inf
-    scaled = jnp.where(possible, logits, 0) / temperature
-    return numerics.log_softmax(jnp.where(possible, scaled, -jnp.inf))
-
-
 @loss(
     nonnegative,
     bounded_gradient,
@@ -302,14 +295,13 @@ def acceptance(
     check_choice(
         "jaxloss.distillation.acceptance", "kind", kind, ("total_variation", "log_overlap")
     )
-    *_, change = softmaxes_and_difference(
-        logits, teacher_logits, jnp.asarray(temperature, logits.dtype)
-    )
+    temperature = jnp.asarray(temperature, logits.dtype)
+    *_, change = softmaxes_and_difference(logits, teacher_logits, temperature)
     rejected = 0.5 * jnp.sum(numerics.absolute(change), axis=-1)
     if kind == "total_variation":
         return rejected
     near = rejected < 0.5
-    scores = [_log_softmax(x, temperature) for x in (logits, teacher_logits)]
+    scores = [log_softmax_at(x, temperature) for x in (logits, teacher_logits)]
     far = -numerics.logsumexp(jnp.minimum(*scores), axis=-1)
     return jnp.where(near, -jnp.log1p(-jnp.where(near, rejected, 0)), far)
 

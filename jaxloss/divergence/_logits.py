@@ -44,7 +44,8 @@ def _softmax(logits: Array, temperature: Array) -> Array:
     return out * (1 + jax.lax.stop_gradient(jnp.where(out > 0, exponents.lo, 0)))
 
 
-def _log_softmax(logits: Array, temperature: Array) -> Array:
+def log_softmax_at(logits: Array, temperature: Array) -> Array:
+    """log softmax(logits / temperature); a logit of -inf does not depend on the temperature."""
     return numerics.log_softmax(_scaled(logits, temperature).hi)
 
 
@@ -54,8 +55,8 @@ def _log_ratio(
     """q, log(q / p) (0 where q is 0) and KL(q || p), with all digits where p is close to q."""
     q = _softmax(target_logits, temperature)
     impossible = target_logits == -jnp.inf
-    logs = jnp.where(impossible, 0, _log_softmax(target_logits, temperature))
-    logs = logs - jnp.where(impossible, 0, _log_softmax(logits, temperature))
+    logs = jnp.where(impossible, 0, log_softmax_at(target_logits, temperature))
+    logs = logs - jnp.where(impossible, 0, log_softmax_at(logits, temperature))
     # Close to each other, log q - log p cancels; the logits' own differences do not. With d their
     # distance from their mean under q, KL = log(sum q exp(-d)) and log(q / p) = d + KL.
     finite = jnp.isfinite(logits) & jnp.isfinite(target_logits)

@@ -1,5 +1,6 @@
 """Losses of reward models: of the scores of two responses, and of ranked ones."""
 
+import math
 from typing import Unpack
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxloss.domains import (
     extended,
     finite,
 )
-from jaxloss.ranking import list_mle
+from jaxloss.ranking._lists import nan_of, nll_among_later
 from jaxloss.traits import convex, nonnegative, smooth
 
 
@@ -57,12 +58,14 @@ def bradley_terry(
     gap = chosen - rejected - margin
     if tied is None:
         return numerics.softplus(-gap)
-    outcomes = jnp.stack(jnp.broadcast_arrays(0.5 * gap, -0.5 * gap, log_tie), axis=-1)
-    seen = jnp.where(tied, outcomes[..., 2], outcomes[..., 0])
-    return numerics.logsumexp(outcomes - seen[..., None])
+    # Each relative to the outcome that was seen: its own share of the gradient would cancel.
+    half = 0.5 * gap
+    of_tie = numerics.softplus(numerics.log_cosh(half) + (math.log(2) - log_tie))
+    of_order = numerics.logsumexp(jnp.stack([jnp.zeros_like(gap), -gap, log_tie - half], axis=-1))
+    return jnp.where(tied, of_tie, of_order)
 
 
-@loss(convex, nonnegative, smooth, scores=extended)
+@loss(convex, nonnegative, smooth, scores=finite)
 def plackett_luce(
     scores: Real[ArrayLike, "*batch items"],
     ranks: Int[ArrayLike, "*batch items"],
@@ -94,4 +97,6 @@ def plackett_luce(
     References:
         Plackett, *The Analysis of Permutations*, 1975.
     """
-    return list_mle(scores, -ranks.astype(scores.dtype), mask=mask)
+    relevance = -ranks.astype(scores.dtype)
+    nll, _ = nll_among_later(scores, relevance, mask, None, None)
+    return jnp.sum(nll, axis=-1) + nan_of(scores, relevance)

@@ -16,53 +16,61 @@ from jaxloss.domains import (
     positive,
     unit_interval,
 )
+from jaxloss.preference._logistic import smoothed_nll
 from jaxloss.traits import convex, nonnegative, smooth
 
 
-def _relative_to_larger(a: Array, b: Array, alpha: Array) -> Array:
+def _relative_to_larger(a: Array, b: Array, alpha: Array, beta: Array) -> Array:
     gap = alpha * (a - b)
     base = jnp.where(gap > 0, b, a)  # of the larger exponential: the other factor is at most 1
-    return jnp.exp(-alpha * base) * (a - b) * numerics.exprel(-jnp.abs(gap))
+    return jnp.exp(jnp.log(beta) - alpha * base) * (a - b) * numerics.exprel(-jnp.abs(gap))
 
 
 @jax.custom_jvp
-def _difference_of_exponentials(a: Array, b: Array, alpha: Array) -> Array:
-    """(exp(-alpha b) - exp(-alpha a)) / alpha, which is a - b at alpha = 0."""
-    return _relative_to_larger(a, b, alpha)
+def _difference_of_exponentials(a: Array, b: Array, alpha: Array, beta: Array) -> Array:
+    """beta (exp(-alpha b) - exp(-alpha a)) / alpha, which is beta (a - b) at alpha = 0."""
+    return _relative_to_larger(a, b, alpha, beta)
 
 
-def _slope(x: Array, a: Array, b: Array, alpha: Array) -> Array:
-    """exp(-alpha x), finite where a > b: if it overflows there, the loss and its slope are 0."""
-    exponent = -alpha * x
+def _slope(x: Array, a: Array, b: Array, alpha: Array, beta: Array) -> Array:
+    """beta exp(-alpha x), finite where a > b: where it overflows there, the loss has slope 0."""
+    exponent = jnp.log(beta) - alpha * x
     return jnp.exp(jnp.where(a > b, jnp.minimum(exponent, 88), exponent))
 
 
-def _slope_in_alpha(a: Array, b: Array, alpha: Array) -> Array:
-    _, slope = jax.jvp(lambda x: _relative_to_larger(a, b, x), (alpha,), (jnp.ones_like(alpha),))
+def _slope_in_alpha(a: Array, b: Array, alpha: Array, beta: Array) -> Array:
+    one = jnp.ones_like(alpha)
+    _, slope = jax.jvp(lambda x: _relative_to_larger(a, b, x, beta), (alpha,), (one,))
     overflow = jnp.where(a > b, 0, jnp.copysign(jnp.inf, -alpha))
     return jnp.where(jnp.isfinite(slope), slope, overflow)
 
 
+def _slope_in_beta(z: Array, a: Array, b: Array, beta: Array) -> Array:
+    return jnp.where(jnp.isfinite(z), z / beta, jnp.where(a > b, 0, -jnp.inf))
+
+
 _difference_of_exponentials.defjvps(
-    lambda a_dot, _, a, b, alpha: _slope(a, a, b, alpha) * a_dot,
-    lambda b_dot, _, a, b, alpha: -_slope(b, a, b, alpha) * b_dot,
-    lambda alpha_dot, _, a, b, alpha: _slope_in_alpha(a, b, alpha) * alpha_dot,
+    lambda a_dot, _, a, b, alpha, beta: _slope(a, a, b, alpha, beta) * a_dot,
+    lambda b_dot, _, a, b, alpha, beta: -_slope(b, a, b, alpha, beta) * b_dot,
+    lambda alpha_dot, _, a, b, alpha, beta: _slope_in_alpha(a, b, alpha, beta) * alpha_dot,
+    lambda beta_dot, z, a, b, _alpha, beta: _slope_in_beta(z, a, b, beta) * beta_dot,
 )
 
 
-def _difference_of_scores(
+def _difference_of_rewards(
     better: Float[Array, "*batch"],
     worse: Float[Array, "*batch"],
+    beta: Array,
     divergence: str,
-    alpha: Array | float,
+    alpha: Array,
 ) -> Float[Array, "*batch"]:
-    """The difference of the implicit rewards of two log-ratios, over beta."""
+    """The difference of the implicit rewards of two log-ratios."""
     if divergence == "reverse_kl":
-        return better - worse
+        return beta * (better - worse)
     if divergence == "jensen_shannon":
-        return numerics.log_sigmoid(better) - numerics.log_sigmoid(worse)
+        return beta * (numerics.log_sigmoid(better) - numerics.log_sigmoid(worse))
     order = jnp.full_like(better, 1 if divergence == "forward_kl" else alpha)
-    return _difference_of_exponentials(better, worse, order)
+    return _difference_of_exponentials(better, worse, order, jnp.full_like(better, beta))
 
 
 @loss(
@@ -128,10 +136,8 @@ def dpo(
         Wang et al., *Beyond Reverse KL* (f-DPO), 2024.
     """
     better, worse = chosen - reference_chosen, rejected - reference_rejected
-    z = beta * _difference_of_scores(better, worse, divergence, alpha) - margin
-    right = (1 - label_smoothing) * numerics.softplus(-z)
-    wrong = numerics.multiply_no_nan(label_smoothing, numerics.softplus(z))
-    return (right - wrong) / (1 - 2 * label_smoothing) if robust else right + wrong
+    z = _difference_of_rewards(better, worse, beta, divergence, alpha) - margin
+    return smoothed_nll(z, label_smoothing, robust=robust)
 
 
 @loss(

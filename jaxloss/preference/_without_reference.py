@@ -17,6 +17,7 @@ from jaxloss.domains import (
     positive,
     unit_interval,
 )
+from jaxloss.preference._logistic import smoothed_nll
 from jaxloss.traits import convex, nonnegative, smooth
 
 
@@ -99,9 +100,7 @@ def cpo(
     References:
         Xu et al., *Contrastive Preference Optimization*, 2024.
     """
-    z = beta * (chosen - rejected)
-    right, wrong = numerics.softplus(-z), numerics.softplus(z)
-    return (1 - label_smoothing) * right + label_smoothing * wrong
+    return smoothed_nll(beta * (chosen - rejected), label_smoothing)
 
 
 def _log1p_odds_ratio(
@@ -111,7 +110,9 @@ def _log1p_odds_ratio(
     # Near certainty the odds of the chosen one are infinite, and their inverse is 0 with a finite
     # derivative, which a difference of logarithms does not have.
     near = chosen > -1
-    c, r = jnp.where(near, chosen, -1), jnp.where(near, rejected, -1)
+    certain = (chosen == 0) & (rejected == 0)  # both: their odds count as equal
+    is_near = near & ~certain
+    c, r = jnp.where(is_near, chosen, -1), jnp.where(is_near, rejected, -1)
     odds = numerics.quotient(jnp.exp(r - c) * jnp.expm1(c), jnp.expm1(r))
     c, r = jnp.where(near, -1, chosen), jnp.where(near, -1, rejected)
     log_odds = (r - c) - (numerics.log1mexp(r) - numerics.log1mexp(c))

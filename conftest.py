@@ -96,14 +96,21 @@ def resident():
 allowed = MEGABYTES
 
 
+def group(item):
+    """The name of the tests that share compiled programs with this one."""
+    mark = item and item.get_closest_marker("xdist_group")
+    return mark and mark.args
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown():
+def pytest_runtest_teardown(item, nextitem):
     """Compiled programs of past tests are of little use to the next: when they are many they go.
 
-    What stays although they went is no reason to let the next ones go at once.
+    They go between groups, so that no test compiles again what the one before it did. What stays
+    although they went is no reason to let the next ones go at once.
     """
     global allowed
-    if sys.platform == "linux" and resident() > allowed:
+    if sys.platform == "linux" and group(item) != group(nextitem) and resident() > allowed:
         import jax
 
         jax.clear_caches()
@@ -133,14 +140,21 @@ class Costs:
 
     def __init__(self):
         self.spent = collections.Counter()
+        self.of_losses = collections.Counter()
 
     def pytest_runtest_logreport(self, report):
         seconds = dict(report.user_properties).get("cpu_seconds", 0) if report.when == "call" else 0
-        file, *test = report.nodeid.split("::")
-        for place in (file, "::".join([file, *test]).split("[")[0].split("@")[0]):
+        test, _, parameters = report.nodeid.partition("[")
+        for place in (test.split("::")[0], test):
             self.spent[place] += seconds
+        if test.startswith("tests/laws"):
+            self.of_losses[parameters.split("-")[0].split("@")[0].rstrip("]")] += seconds
 
     def pytest_terminal_summary(self, terminalreporter):
-        terminalreporter.section("CPU seconds")
-        for place, seconds in self.spent.most_common(60):
-            terminalreporter.line(f"{seconds:8.1f}  {place}")
+        for title, spent, most in (
+            ("CPU seconds", self.spent, 60),
+            ("CPU seconds of losses in tests/laws", self.of_losses, 40),
+        ):
+            terminalreporter.section(title)
+            for place, seconds in spent.most_common(most):
+                terminalreporter.line(f"{seconds:8.1f}  {place}")

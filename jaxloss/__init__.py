@@ -27,18 +27,23 @@ if TYPE_CHECKING:
         aggregators,
         classification,
         contrastive,
+        distillation,
         divergence,
         gradients,
         linear,
         nll,
         plot,
+        policy,
+        preference,
         ranking,
         regression,
         robust,
+        router,
         segmentation,
         sequence,
         sharded,
         transforms,
+        value,
     )
 
     __version__: str
@@ -56,6 +61,7 @@ __all__ = [
     "chunked",
     "classification",
     "contrastive",
+    "distillation",
     "divergence",
     "domains",
     "gradients",
@@ -66,9 +72,12 @@ __all__ = [
     "numerics",
     "penalties",
     "plot",
+    "policy",
+    "preference",
     "ranking",
     "regression",
     "robust",
+    "router",
     "segmentation",
     "sequence",
     "sharded",
@@ -76,6 +85,7 @@ __all__ = [
     "total",
     "traits",
     "transforms",
+    "value",
 ]
 
 # Made on first use, so that `import jaxloss` costs little more than `import jax`.

@@ -145,6 +145,15 @@ def test_a_public_module_shows_its_public_names_only(name):
         assert hasattr(module, public)
 
 
+def test_every_family_completes_in_an_editor():
+    """At run time by `dir`, and for a type checker by an import that it alone reads."""
+    text = (ROOT / "__init__.py").read_text()
+    for_checkers = text[text.index("if TYPE_CHECKING:") : text.index("__version__: str")]
+    for family in registry.FAMILIES:
+        assert family in dir(jl)
+        assert f"        {family},\n" in for_checkers
+
+
 # --- the names that a public module answers to ----------------------------------------------------
 
 

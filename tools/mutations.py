@@ -1,10 +1,11 @@
 """Breaks the package on purpose, one place at a time, and looks which test notices.
 
-    python -m tools.mutations [--suite] [NAME ...]
+    python -m tools.mutations [--first | --suite] [NAME ...]
 
 Each mutation is a piece of text that occurs once in the package, and its replacement. In
 a copy of the project it is applied, and tests run until one fails: those that are named beside it
-first, then all of `make test`; with `--suite`, what `make test` lets pass is given to all tests. It
+first, then all of `make test`; with `--first`, only those that are named, which takes minutes and
+not hours; with `--suite`, what `make test` lets pass is given to all tests. It
 prints a table: of each mutation, whether `make test` notices, and by which test. Text that has gone
 or occurs several times is reported, and counts as not noticed.
 """
@@ -193,8 +194,8 @@ def failing_test(folder: pathlib.Path, arguments: str) -> str | None:
     return failed[0].rsplit("@", 1)[0] if failed else f"pytest ended with {process.returncode}"
 
 
-def noticed_by(mutation: Mutation, *, suite: bool) -> tuple[str, str]:
-    """In which tier, and by which test, a mutation is noticed."""
+def noticed_by(mutation: Mutation, runs: int) -> tuple[str, str]:
+    """In which tier, and by which test, a mutation is noticed, in so many runs of tests."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary) / "jaxloss"
         hidden = shutil.ignore_patterns(".git", ".venv", ".*_cache", "build", "dist", "__pycache__")
@@ -209,7 +210,7 @@ def noticed_by(mutation: Mutation, *, suite: bool) -> tuple[str, str]:
             ("make suite", f"-n 0 {mutation.first}"),
             ("make suite", "-n logical --maxprocesses 8 --dist loadgroup"),
         ]
-        for tier, arguments in tiers if suite else tiers[:2]:
+        for tier, arguments in tiers[:runs]:
             test = failing_test(folder, arguments)
             if test is not None:
                 return tier, test
@@ -219,14 +220,15 @@ def noticed_by(mutation: Mutation, *, suite: bool) -> tuple[str, str]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--suite", action="store_true")
+    parser.add_argument("--first", dest="runs", action="store_const", const=1, default=2)
+    parser.add_argument("--suite", dest="runs", action="store_const", const=4)
     parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of mutations")
     options = parser.parse_args()
     chosen = [m for m in MUTATIONS if not options.names or any(n in m.name for n in options.names)]
     noticed = 0
     print("| mutation | noticed by | first test to fail |\n| --- | --- | --- |")
     for mutation in chosen:
-        tier, test = noticed_by(mutation, suite=options.suite)
+        tier, test = noticed_by(mutation, options.runs)
         noticed += tier == "make test"
         print(f"| {mutation.name} | {tier} | `{test}` |", flush=True)
     print(f"\n{noticed} of {len(chosen)} are noticed by `make test`.", file=sys.stderr)

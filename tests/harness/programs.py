@@ -24,23 +24,15 @@ class Answers(NamedTuple):
 
     Attributes:
         values: One value an example.
-        slopes: The gradients of the sum of the values, by the name of the argument.
+        slopes: The gradients of the weighted sum of the values, by the name of the argument.
         forward: The derivative of that sum along the tangents, in forward mode.
         curvature: The Hessian-vector products with the tangents, forward over reverse.
-        kept: The values with `where`, in a loss over a set; else they are `values`, and 0.
-        total: What `reduction="parts"` adds up, with `where` and `weights`.
-        weight: What it divides by.
-        mean_slopes: The gradients of that mean.
     """
 
     values: Any
     slopes: Mapping[str, Any]
     forward: Any = None
     curvature: Mapping[str, Any] | None = None
-    kept: Any = None
-    total: Any = None
-    weight: Any = None
-    mean_slopes: Mapping[str, Any] | None = None
 
 
 def is_static(value: Any) -> bool:
@@ -52,49 +44,36 @@ def is_differentiable(x: Any) -> bool:
     return np.asarray(x).dtype.kind == "f"
 
 
-@functools.cache
-def _compiled(
-    loss: Any, names: tuple[str, ...], at: frozenset[str], static: tuple[Any, ...], of_sets: bool
-):
-    """The two programs of a loss: value and gradient alone, and all `Answers`."""
+@functools.lru_cache(maxsize=8)
+def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tuple[Any, ...]):
+    """The two programs of a loss: value and gradient alone, and all `Answers` with `where`."""
     fixed = dict(static)
-
-    def evaluate(arguments, **kwargs):
-        data = [arguments[n] for n in names]
-        options = {n: x for n, x in arguments.items() if n not in names}
-        return loss(*data, **options, **fixed, **kwargs)
 
     def split(arguments):
         return ({n: x for n, x in arguments.items() if (n in at) is own} for own in (True, False))
 
-    def first(arguments):
-        moving, still = split(arguments)
+    def gradient(still, weights=1, **kwargs):
+        """The values and the gradients of their weighted sum, as a function of what moves."""
 
         def total(moving):
-            values = evaluate(moving | still, reduction="none")
-            return jnp.sum(values), values
+            arguments = moving | still
+            data = [arguments[n] for n in names]
+            options = {n: x for n, x in arguments.items() if n not in names}
+            values = loss(*data, **options, **fixed, **kwargs, reduction="none")
+            return jnp.sum(weights * values), values
 
-        (_, values), slopes = jax.value_and_grad(total, has_aux=True)(moving)
+        return jax.value_and_grad(total, has_aux=True)
+
+    def first(arguments):
+        moving, still = split(arguments)
+        (_, values), slopes = gradient(still)(moving)
         return values, slopes
 
     def every(arguments, where, weights, tangents):
         moving, still = split(arguments)
-
-        def total(moving):
-            values = evaluate(moving | still, reduction="none")
-            return jnp.sum(values), values
-
-        def mean(moving):
-            kept = evaluate(moving | still, reduction="none", where=where) if of_sets else None
-            parts = evaluate(moving | still, reduction="parts", where=where, weights=weights)
-            return parts.value, (kept, parts)
-
-        gradient = jax.value_and_grad(total, has_aux=True)
-        ((_, values), slopes), ((forward, _), curvature) = jax.jvp(gradient, (moving,), (tangents,))
-        (_, (kept, parts)), mean_slopes = jax.value_and_grad(mean, has_aux=True)(moving)
-        return Answers(
-            values, slopes, forward, curvature, kept, parts.total, parts.weight, mean_slopes
-        )
+        function = gradient(still, weights, where=where)
+        ((_, values), slopes), ((forward, _), curvature) = jax.jvp(function, (moving,), (tangents,))
+        return Answers(values, slopes, forward, curvature)
 
     return jax.jit(first), jax.jit(every)
 
@@ -106,7 +85,7 @@ class Program:
         inputs: Its data, of the shape `BATCH` with event axes behind.
         options: Its options as given; `numeric` are those that the program takes as arguments.
         at: The names of the arguments that have a gradient; `floating` are the data among them.
-        weights: Weights of the shape of the result.
+        weights: Weights of the shape of the result, to try.
         tangents: A direction, for each of the arguments that have a gradient.
     """
 
@@ -122,11 +101,7 @@ class Program:
         self.floating = tuple(n for n in self.names if n in floating)
         self.shape = setting.result_shape(BATCH)
         self._first, self._every = _compiled(
-            setting.loss,
-            self.names,
-            self.at,
-            tuple(sorted(self.static.items())),
-            bool(setting.set_axes),
+            setting.loss, self.names, self.at, tuple(sorted(self.static.items()))
         )
         generator = np.random.default_rng(6)
         self.tangents = {
@@ -134,7 +109,7 @@ class Program:
             for n in sorted(self.at)
         }
         self.weights = generator.uniform(0.5, 2, self.shape).astype(np.float32)
-        self.everything = np.ones(self.shape, bool)
+        self.everything, self.ones = np.ones(self.shape, bool), np.ones(self.shape, np.float32)
 
     def arguments(self, **changed: Any) -> dict[str, Any]:
         """All arrays that the program takes: those drawn, with some changed."""
@@ -144,7 +119,10 @@ class Program:
         }
 
     def first(self, **changed: Any) -> Answers:
-        """Values and gradients; by the program of all answers, where that is compiled anyway."""
+        """Values and gradients; by the program of all answers, where that is compiled anyway.
+
+        With `where` a loss over a set is another program, even where everything counts.
+        """
         if self.whole:
             return self.every(**changed)
         return Answers(*jax.tree.map(np.asarray, self._first(self.arguments(**changed))))
@@ -152,9 +130,9 @@ class Program:
     def every(
         self, where: Any = None, weights: Any = None, tangents: Any = None, **changed: Any
     ) -> Answers:
-        """All of it; weights and tangents are drawn unless given, and everything counts."""
+        """All of it; unless something is given, everything counts and has weight 1."""
         where = self.everything if where is None else where
-        weights = self.weights if weights is None else weights
+        weights = self.ones if weights is None else weights
         tangents = self.tangents if tangents is None else tangents
         arguments = self.arguments(**changed)
         return jax.tree.map(np.asarray, self._every(arguments, where, weights, tangents))
@@ -176,4 +154,4 @@ class Program:
 @functools.lru_cache(maxsize=8)
 def program(setting: Setting) -> Program:
     """The program of a setting; tests of one setting run one after the other."""
-    return Program(setting, whole=setting.is_first)
+    return Program(setting, whole=setting.is_first and not setting.set_axes)

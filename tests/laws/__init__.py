@@ -31,7 +31,7 @@ FEW = (
     "ranking.softmax",
     "contrastive.info_nce",
     "segmentation.dice-int",
-    "sequence.ctc",
+    "router.load_balance",
 )
 """Settings of which every form of declaration has one: elementwise, a reduction by default, an
 option along an axis, class ids and distributions, signs, logarithms, lists, sets, images, and
@@ -111,9 +111,12 @@ LAWS = {
     "nothing_that_counts_gives_zero": Law(
         "With everything masked, values, mean and gradients are 0.", "losses", "settings", MASK
     ),
+    "what_counts_keeps_its_value_and_gradient": Law(
+        "A mask changes nothing of what it leaves.", "losses", "settings", MASK
+    ),
     "a_mean_is_a_weighted_total_over_its_weight": Law(
         '"parts" is sum(w l) and sum(w) over what counts; its gradient is that of the quotient.',
-        "losses", "settings", CONTRACT,
+        "few", "forms", CONTRACT,
     ),
     "reductions_are_what_they_say": Law(
         '"none", "sum", "mean" and "parts" agree, with mask, weights, both or neither.',

@@ -74,7 +74,7 @@ def test_accurate_to_a_few_units_in_the_last_place(setting, is_quick, is_light):
     if is_quick:
         # As many as the exact gradients allow: a difference for each entry, of a set of 5 or of one.
         entries = sum(np.prod(p.inputs[n].shape[len(BATCH) :], dtype=int) for n in p.floating)
-        rows = int(np.clip(200 // (entries + 1) // (25 if setting.set_axes else 1), 1, COUNT))
+        rows = int(np.clip(120 // (entries + 1) // (25 if setting.set_axes else 1), 1, COUNT))
     # A light compiler rounds a * b + c twice; the bounds are those of the compiler of users.
     bounds = tuple((2 if is_light else 1) * bound for bound in setting.case.ulp)
     worst = accuracy.worst_errors(

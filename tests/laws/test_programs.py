@@ -35,8 +35,7 @@ def test_strict_promotion_is_no_trouble(setting):
     where = np.ones(setting.result_shape(), bool)
     words = {"where": where, "weights": jnp.ones(where.shape), "reduction": "mean"}
     with strict():
-        jax.eval_shape(call(setting, **words), *arrays(setting))
-        # The body computes these in float32 too: its derivatives need not be traced twice.
+        # The body computes these in float32 too: it need not be traced twice.
         jax.eval_shape(gradient(setting, **words), *cast(setting, jnp.bfloat16))
 
 

@@ -16,9 +16,8 @@ def every_other(shape):
 
 
 def masked_entries_are_zero(answers, setting, where):
-    if setting.set_axes:
-        assert np.all(answers.kept[~where] == 0)
-    for name, slope in answers.mean_slopes.items():
+    assert np.all(answers.values[~where] == 0)
+    for name, slope in answers.slopes.items():
         assert np.all(np.isfinite(slope)), f"the gradient of {name} is not finite"
         if slope.shape[: where.ndim] == where.shape and name in setting.batched:
             assert np.all(slope[~where] == 0), f"masked entries of {name} have a gradient"
@@ -28,19 +27,31 @@ def masked_entries_are_zero(answers, setting, where):
 def test_where_hides_whatever_the_inputs_hold(setting):
     p, dims = program(setting), setting.info.spec.result.dims
     where = every_other(p.shape)
-    clean = p.every(where)
+    clean = p.every(where, p.weights)
     forms = dict(zip(p.names, setting.array_specs, strict=True))
     for bad in (np.nan, np.inf, -np.inf):
         dirty = {n: x.copy() for n, x in p.inputs.items()}
         for name, x in dirty.items():
             if forms[name].dims[: len(dims)] == dims:
                 x[~where] = bad if x.dtype == np.float32 else -100
-        got = p.every(where, **dirty)
-        if setting.set_axes:
-            np.testing.assert_array_equal(got.kept, clean.kept)
-        np.testing.assert_array_equal(got.total, clean.total)
-        chex.assert_trees_all_equal(got.mean_slopes, clean.mean_slopes)
+        got = p.every(where, p.weights, **dirty)
+        np.testing.assert_array_equal(got.values, clean.values)
+        chex.assert_trees_all_equal(got.slopes, clean.slopes)
         masked_entries_are_zero(got, setting, where)
+
+
+@law(only=leaves_where)
+def test_what_counts_keeps_its_value_and_gradient(setting):
+    """An example has its own, whatever is beside it; one in a set does if everything counts."""
+    p, plain = program(setting), program(setting).first()
+    where = p.everything if setting.set_axes else np.arange(p.ones.size).reshape(p.shape) % 3 != 1
+    got = p.every(where, p.ones)
+    np.testing.assert_allclose(got.values[where], plain.values[where], rtol=2e-6, atol=1e-7)
+    for name in sorted(set(p.floating) & setting.batched):
+        ours, expected = (answers.slopes[name] for answers in (got, plain))
+        if not setting.set_axes:
+            ours, expected = ours[where], expected[where]
+        np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=1e-6)
 
 
 @law(only=lambda setting: setting.set_axes and leaves_where(setting))
@@ -49,7 +60,7 @@ def test_where_takes_an_example_out_of_its_set(setting):
     p = program(setting)
     assert "where" in setting.info.spec.arguments
     where = np.broadcast_to(np.isin(np.arange(p.shape[len(BATCH)]), [0, 2, 3]), p.shape)
-    kept = p.every(where).kept
+    kept = p.every(where).values
     for index in ((0, 1), (2, 3)):
         expected = setting.case.oracle(**p.example(index) | {"where": where[index]})
         np.testing.assert_allclose(kept[index], np.where(where[index], expected, 0), 1e-5, 1e-6)
@@ -60,26 +71,36 @@ def test_nothing_that_counts_gives_zero(setting):
     p = program(setting)
     nothing = np.zeros(p.shape, bool)
     got = p.every(nothing)
-    assert got.total == got.weight == 0
     masked_entries_are_zero(got, setting, nothing)
-    assert all(np.all(slope == 0) for slope in got.mean_slopes.values())
+    assert all(np.all(slope == 0) for slope in got.slopes.values())
 
 
 @law(only=leaves_where)
 def test_a_mean_is_a_weighted_total_over_its_weight(setting):
     p = program(setting)
     where = np.arange(np.prod(p.shape)).reshape(p.shape) % 3 != 1
-    got = p.every(where)
+
+    @jax.jit
+    def parts(where, data):
+        def mean(floating):
+            all_data = [(data | floating)[n] for n in p.names]
+            words = {"where": where, "weights": p.weights, "reduction": "parts"}
+            got = setting.loss(*all_data, **p.options, **words)
+            return got.value, got
+
+        return jax.value_and_grad(mean, has_aux=True)({n: data[n] for n in p.floating})
+
+    (_, got), slopes = parts(where, p.inputs)
     counted = np.where(where, p.weights, 0)
     near = {"rtol": 1e-5, "atol": 1e-6}
-    kept = got.kept if setting.set_axes else p.answers.values
-    np.testing.assert_allclose(got.total, np.sum(counted * np.float64(kept)), **near)
+    kept = p.every(where, counted / np.sum(counted))
+    np.testing.assert_allclose(got.total, np.sum(counted * np.float64(kept.values)), **near)
     np.testing.assert_allclose(got.weight, np.sum(np.float64(counted)), **near)
-    if not setting.set_axes:  # an example has its own gradient, whatever is beside it
-        for name in sorted(set(p.floating) & setting.batched):
-            share = (counted / got.weight).reshape(BATCH + (1,) * (p.answers.slopes[name].ndim - 2))
-            expected = share * p.answers.slopes[name]
-            np.testing.assert_allclose(got.mean_slopes[name], expected, rtol=2e-5, atol=1e-6)
+    for name, slope in slopes.items():
+        np.testing.assert_allclose(slope, kept.slopes[name], rtol=2e-5, atol=1e-6)
+    (nothing, got), slopes = parts(np.zeros(p.shape, bool), p.inputs)
+    assert nothing == got.total == got.weight == 0
+    assert all(np.all(slope == 0) for slope in slopes.values())
 
 
 @law()

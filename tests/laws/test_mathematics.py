@@ -29,24 +29,31 @@ def test_gradient_is_that_of_the_oracle(setting):
     slopes = p.first().slopes
     for name in sorted(p.at):
         batched = name in setting.batched
-        examples = [p.example(i) for i in ([(0, 1)] if batched else np.ndindex(BATCH))]
-        start = np.array(examples[0][name], np.float64)
-        got = slopes[name][0, 1] if batched else slopes[name]
-        for place in np.ndindex(start.shape):
-            step = np.zeros(start.shape)
-            step[place] = 1e-6
-            each = [
-                np.sum(oracle(**one | {name: start + step}) - oracle(**one | {name: start - step}))
-                for one in examples
-                for oracle in [setting.case.around(one)]
-            ]
-            np.testing.assert_allclose(
-                got[place],
-                np.sum(each) / 2e-6,
-                rtol=2e-4,
-                atol=2e-5 + 2e-6 * np.sum(np.abs(each)) / 2e-6,
-                err_msg=f"the derivative with respect to {name}{list(place)}",
-            )
+        for index in [(0, 1), (2, 0), (3, 4)] if batched else [()]:
+            examples = [p.example(i) for i in ([index] if batched else np.ndindex(BATCH))]
+            start = np.array(examples[0][name], np.float64)
+            got = slopes[name][index]
+            for place in np.ndindex(start.shape):
+                difference, size = difference_of_oracle(setting, examples, name, start, place)
+                np.testing.assert_allclose(
+                    got[place],
+                    difference,
+                    rtol=2e-4,
+                    atol=2e-5 + 2e-6 * size,
+                    err_msg=f"the derivative with respect to {name}{list(place)} at {index}",
+                )
+
+
+def difference_of_oracle(setting, examples, name, start, place):
+    """The central difference in one entry of an argument, and the sum of its absolute terms."""
+    step = np.zeros(start.shape)
+    step[place] = 1e-6
+    each = [
+        np.sum(oracle(**one | {name: start + step}) - oracle(**one | {name: start - step})) / 2e-6
+        for one in examples
+        for oracle in [setting.case.around(one)]
+    ]
+    return np.sum(each), np.sum(np.abs(each))
 
 
 @law(only=leaves_where)

@@ -88,8 +88,11 @@ def subject(item):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Brings the laws of one setting together, so that its program is compiled once and let go."""
+    from harness import programs
+
+    programs.is_quick = config.option.markexpr == "not slow"
     places = [i for i, item in enumerate(items) if subject(item) is not None]
     order = {id(s): place for place, s in enumerate(every_setting())} if places else {}
     by_setting = sorted((items[i] for i in places), key=lambda item: order[id(subject(item))])

@@ -46,7 +46,7 @@ def is_differentiable(x: Any) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tuple[Any, ...]):
-    """The two programs of a loss: value and gradient alone, and all `Answers` with `where`."""
+    """The programs of a loss: value and gradient, plain and with `where`, and all `Answers`."""
     fixed = dict(static)
 
     def split(arguments):
@@ -64,10 +64,15 @@ def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tup
 
         return jax.value_and_grad(total, has_aux=True)
 
-    def first(arguments):
+    def plain(arguments):
         moving, still = split(arguments)
         (_, values), slopes = gradient(still)(moving)
-        return values, slopes
+        return Answers(values, slopes)
+
+    def masked(arguments, where, weights):
+        moving, still = split(arguments)
+        (_, values), slopes = gradient(still, weights, where=where)(moving)
+        return Answers(values, slopes)
 
     def every(arguments, where, weights, tangents):
         moving, still = split(arguments)
@@ -75,7 +80,7 @@ def _compiled(loss: Any, names: tuple[str, ...], at: frozenset[str], static: tup
         ((_, values), slopes), ((forward, _), curvature) = jax.jvp(function, (moving,), (tangents,))
         return Answers(values, slopes, forward, curvature)
 
-    return jax.jit(first), jax.jit(every)
+    return jax.jit(plain), jax.jit(masked), jax.jit(every)
 
 
 class Program:
@@ -100,7 +105,7 @@ class Program:
         self.at = frozenset(floating | {n for n, v in self.numeric.items() if is_differentiable(v)})
         self.floating = tuple(n for n in self.names if n in floating)
         self.shape = setting.result_shape(BATCH)
-        self._first, self._every = _compiled(
+        self._plain, self._masked, self._every = _compiled(
             setting.loss, self.names, self.at, tuple(sorted(self.static.items()))
         )
         generator = np.random.default_rng(6)
@@ -119,18 +124,26 @@ class Program:
         }
 
     def first(self, **changed: Any) -> Answers:
-        """Values and gradients; by the program of all answers, where that is compiled anyway.
+        """Values and gradients; by the program with `where`, if it is compiled anyway.
 
         With `where` a loss over a set is another program, even where everything counts.
         """
+        if self.setting.is_first and not self.setting.set_axes:
+            return self.masked(**changed)
+        return jax.tree.map(np.asarray, self._plain(self.arguments(**changed)))
+
+    def masked(self, where: Any = None, weights: Any = None, **changed: Any) -> Answers:
+        """Values and gradients; unless something is given, everything counts and has weight 1."""
         if self.whole:
-            return self.every(**changed)
-        return Answers(*jax.tree.map(np.asarray, self._first(self.arguments(**changed))))
+            return self.every(where, weights, **changed)
+        where = self.everything if where is None else where
+        weights = self.ones if weights is None else weights
+        return jax.tree.map(np.asarray, self._masked(self.arguments(**changed), where, weights))
 
     def every(
         self, where: Any = None, weights: Any = None, tangents: Any = None, **changed: Any
     ) -> Answers:
-        """All of it; unless something is given, everything counts and has weight 1."""
+        """All of it, likewise."""
         where = self.everything if where is None else where
         weights = self.ones if weights is None else weights
         tangents = self.tangents if tangents is None else tangents
@@ -139,7 +152,7 @@ class Program:
 
     @functools.cached_property
     def answers(self) -> Answers:
-        """All of it, at what was drawn."""
+        """All answers, at what was drawn."""
         return self.every()
 
     def example(self, index: tuple[int, ...], arrays: Mapping[str, Any] | None = None):
@@ -151,7 +164,10 @@ class Program:
         }
 
 
+is_quick = False  # in `make test`, which compiles second derivatives of a few losses alone
+
+
 @functools.lru_cache(maxsize=8)
 def program(setting: Setting) -> Program:
     """The program of a setting; tests of one setting run one after the other."""
-    return Program(setting, whole=setting.is_first and not setting.set_axes)
+    return Program(setting, whole=setting.is_first and not is_quick)

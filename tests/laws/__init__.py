@@ -25,17 +25,15 @@ FEW = (
     "regression.mean_squared_error",
     "regression.quantiles",
     "classification.softmax_cross_entropy-int",
-    "classification.softmax_cross_entropy-real",
     "classification.hinge",
     "divergence.kl_log",
     "ranking.softmax",
-    "contrastive.info_nce",
+    "contrastive.siglip",
     "segmentation.dice-int",
     "router.load_balance",
 )
 """Settings of which every form of declaration has one: elementwise, a reduction by default, an
-option along an axis, class ids and distributions, signs, logarithms, lists, sets, images, and
-sequences."""
+option along an axis, class ids, signs, logarithms, lists, sets, images, and sequences."""
 
 
 class Law(NamedTuple):
@@ -68,7 +66,7 @@ LAWS = {
     ),
     "second_derivative_is_that_of_the_oracle": Law(
         "So is its curvature along a random direction.",
-        "losses", "settings", ORACLE + "; a custom_jvp rule must be differentiable itself",
+        "few", "settings", ORACLE + "; a custom_jvp rule must be differentiable itself",
     ),
     "accurate_to_a_few_units_in_the_last_place": Law(
         "Value and gradient keep their digits over the whole domain, within the bound of the row.",
@@ -151,7 +149,7 @@ LAWS = {
     # --- derivatives
     "forward_mode_is_reverse_mode": Law(
         "A derivative along a direction is the product with the gradient.",
-        "losses", "settings", "a rule must be custom_jvp, linear in its tangents",
+        "few", "settings", "a rule must be custom_jvp, linear in its tangents",
     ),
     "second_derivatives_agree_in_every_mode": Law(
         "Forward over reverse is reverse over reverse.",

@@ -27,14 +27,14 @@ def masked_entries_are_zero(answers, setting, where):
 def test_where_hides_whatever_the_inputs_hold(setting):
     p, dims = program(setting), setting.info.spec.result.dims
     where = every_other(p.shape)
-    clean = p.every(where, p.weights)
+    clean = p.masked(where, p.weights)
     forms = dict(zip(p.names, setting.array_specs, strict=True))
     for bad in (np.nan, np.inf, -np.inf):
         dirty = {n: x.copy() for n, x in p.inputs.items()}
         for name, x in dirty.items():
             if forms[name].dims[: len(dims)] == dims:
                 x[~where] = bad if x.dtype == np.float32 else -100
-        got = p.every(where, p.weights, **dirty)
+        got = p.masked(where, p.weights, **dirty)
         np.testing.assert_array_equal(got.values, clean.values)
         chex.assert_trees_all_equal(got.slopes, clean.slopes)
         masked_entries_are_zero(got, setting, where)
@@ -45,7 +45,7 @@ def test_what_counts_keeps_its_value_and_gradient(setting):
     """An example has its own, whatever is beside it; one in a set does if everything counts."""
     p, plain = program(setting), program(setting).first()
     where = p.everything if setting.set_axes else np.arange(p.ones.size).reshape(p.shape) % 3 != 1
-    got = p.every(where, p.ones)
+    got = p.masked(where, p.ones)
     np.testing.assert_allclose(got.values[where], plain.values[where], rtol=2e-6, atol=1e-7)
     for name in sorted(set(p.floating) & setting.batched):
         ours, expected = (answers.slopes[name] for answers in (got, plain))
@@ -60,7 +60,7 @@ def test_where_takes_an_example_out_of_its_set(setting):
     p = program(setting)
     assert "where" in setting.info.spec.arguments
     where = np.broadcast_to(np.isin(np.arange(p.shape[len(BATCH)]), [0, 2, 3]), p.shape)
-    kept = p.every(where).values
+    kept = p.masked(where).values
     for index in ((0, 1), (2, 3)):
         expected = setting.case.oracle(**p.example(index) | {"where": where[index]})
         np.testing.assert_allclose(kept[index], np.where(where[index], expected, 0), 1e-5, 1e-6)
@@ -70,7 +70,7 @@ def test_where_takes_an_example_out_of_its_set(setting):
 def test_nothing_that_counts_gives_zero(setting):
     p = program(setting)
     nothing = np.zeros(p.shape, bool)
-    got = p.every(nothing)
+    got = p.masked(nothing)
     masked_entries_are_zero(got, setting, nothing)
     assert all(np.all(slope == 0) for slope in got.slopes.values())
 
@@ -93,7 +93,7 @@ def test_a_mean_is_a_weighted_total_over_its_weight(setting):
     (_, got), slopes = parts(where, p.inputs)
     counted = np.where(where, p.weights, 0)
     near = {"rtol": 1e-5, "atol": 1e-6}
-    kept = p.every(where, counted / np.sum(counted))
+    kept = p.masked(where, counted / np.sum(counted))
     np.testing.assert_allclose(got.total, np.sum(counted * np.float64(kept.values)), **near)
     np.testing.assert_allclose(got.weight, np.sum(np.float64(counted)), **near)
     for name, slope in slopes.items():

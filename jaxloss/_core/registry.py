@@ -30,6 +30,7 @@ FAMILIES = (
     "preference",
     "distillation",
     "router",
+    "generative",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

@@ -31,6 +31,7 @@ FAMILIES = (
     "distillation",
     "router",
     "generative",
+    "self_supervised",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

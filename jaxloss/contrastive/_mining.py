@@ -21,7 +21,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss._memory.mesh import unsplit
 from jaxloss.contrastive._sets import map_rows_of_set
-from jaxloss.contrastive._similarities import Masks, product, with_derivative_of
+from jaxloss.contrastive._similarities import Masks, squared_distances
 from jaxloss.domains import nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._vectors import power_of_two_near
@@ -76,18 +76,6 @@ def _all(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
 _COUNTS = {"hard": _hard, "semi_hard": _semi_hard, "all": _all}
 
 
-def _squared_distances(x: Array, y: Array, centre: Array) -> Array:
-    """All squared distances of two sets.
-
-    The value is that of the differences; the derivative is that of the product of matrices, which
-    needs no array of all differences.
-    """
-    value = jnp.sum(jnp.square(x[..., :, None, :] - y[..., None, :, :]), axis=-1)
-    x, y = x - centre, y - centre
-    squares = jnp.sum(jnp.square(x), -1)[..., :, None] + jnp.sum(jnp.square(y), -1)[..., None, :]
-    return with_derivative_of(squares - 2 * product(x, y), lax.stop_gradient(value))
-
-
 class _OfAnchors(NamedTuple):
     """The loss of some anchors, as `map_rows` calls it."""
 
@@ -100,7 +88,7 @@ class _OfAnchors(NamedTuple):
         masks = Masks.of_rows(places, every, rows_in_set, in_set)
         same = labels[..., :, None] == column_labels[..., None, :]
         positives, negatives = masks.others & same, masks.others & ~same
-        distances = _squared_distances(anchors, every, centre)
+        distances = squared_distances(anchors - centre, every - centre)
         if self.squared:
             distances = distances * jnp.square(power)
         else:

@@ -230,5 +230,5 @@ def proxy_anchor(
     of_negatives = numerics.logsumexp(scale * (cosines + margin), axis=-2, where=negatives)
     present = jnp.sum(jnp.any(positives, axis=-2), axis=-1, dtype=jnp.int32)
     total = jnp.sum(numerics.softplus(of_positives), axis=-1)
-    pulled = total / jnp.maximum(present, 1).astype(total.dtype)
-    return pulled + jnp.mean(numerics.softplus(of_negatives), axis=-1)
+    attraction = total / jnp.maximum(present, 1).astype(total.dtype)
+    return attraction + jnp.mean(numerics.softplus(of_negatives), axis=-1)

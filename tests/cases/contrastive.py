@@ -206,15 +206,15 @@ def proxy_nca(embeddings, labels, prototypes=None, scale=1, among_others=False):
 
 def proxy_anchor(embeddings, labels, prototypes=None, margin=0.1, scale=32, mask=None):
     kept = [i for i in range(len(labels)) if mask is None or mask[i]]
-    pulled, pushed, present = 0 * embeddings[0][0], 0, 0
+    attraction, repulsion, present = 0 * embeddings[0][0], 0, 0
     for p, proxy in enumerate(prototypes):
         cosines = {i: cosine(embeddings[i], proxy) for i in kept}
         own = [exp(-scale * (cosines[i] - margin)) for i in kept if labels[i] == p]
         others = [exp(scale * (cosines[i] + margin)) for i in kept if labels[i] != p]
         present += bool(own)
-        pulled += log1p(sum(own, 0 * scale))
-        pushed += log1p(sum(others, 0 * scale))
-    return pulled / max(present, 1) + pushed / len(prototypes)
+        attraction += log1p(sum(own, 0 * scale))
+        repulsion += log1p(sum(others, 0 * scale))
+    return attraction / max(present, 1) + repulsion / len(prototypes)
 
 
 def batch_triplet(

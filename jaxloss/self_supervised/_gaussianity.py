@@ -4,6 +4,7 @@ Both look at projections on directions that are passed in: they are drawn anew a
 same on all devices, and their randomness is the caller's.
 """
 
+import functools
 from typing import Unpack
 
 import jax
@@ -28,18 +29,21 @@ def _projections(x: Array, directions: Array) -> Float[Array, "*batch set direct
     return jnp.einsum("...nd,dk->...nk", x, units, precision=lax.Precision.HIGHEST)
 
 
-# Angles are as many as projections times knots. The gradient computes them again, fused with its
-# sums, in place of reading them from memory.
 @jax.checkpoint
+def _at_knot(projections: Array, keep: Array, knot: Array) -> tuple[Array, Array]:
+    angles, keep = knot * projections, keep[..., None]
+    cosine, sine = jnp.where(keep, jnp.cos(angles), 0), jnp.where(keep, jnp.sin(angles), 0)
+    return jnp.sum(cosine, axis=-2), jnp.sum(sine, axis=-2)
+
+
+@jax.jit  # so that an eager call compiles its loop once
 def _characteristic(projections: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
-    """The sums over a set of the cosine and the sine of each knot times each projection."""
-    angles = knots * projections[..., None]
-    keep = keep[..., None, None]
-    of_set = projections.ndim - 2
-    return (
-        jnp.sum(jnp.where(keep, jnp.cos(angles), 0), axis=of_set),
-        jnp.sum(jnp.where(keep, jnp.sin(angles), 0), axis=of_set),
-    )
+    """The sums over a set of the cosine and the sine of each knot times each projection.
+
+    One knot after the other, and again for the gradient: all angles would take the memory of the
+    projections times the knots.
+    """
+    return lax.map(functools.partial(_at_knot, projections, keep), knots)
 
 
 @loss(nonnegative, upper=above_zero)
@@ -94,16 +98,18 @@ def sigreg(
     knots = check_count("jaxloss.self_supervised.sigreg", "knots", knots, least=2)
     sample, x = Sample(mask, axis_name), embeddings
     step = jnp.asarray(upper, x.dtype) / (knots - 1)
-    points = jnp.arange(knots, dtype=x.dtype) * step
+    places = jnp.arange(knots)
+    points = places.astype(x.dtype) * step
     window = jnp.exp(-jnp.square(points) / 2)
-    is_end = (jnp.arange(knots) == 0) | (jnp.arange(knots) == knots - 1)
+    is_end = (places == 0) | (places == knots - 1)
     weights = window * jnp.where(is_end, step, 2 * step)
     keep = jnp.ones(x.shape[:-1], bool) if mask is None else mask
     sums = _characteristic(_projections(x, directions), keep, points)
-    number = sample.count(x)[..., None, None]
-    cosine, sine = (sample.over_devices(s) / jnp.maximum(number, 1) for s in sums)
-    errors = jnp.square(cosine - window) + jnp.square(sine)
-    return number[..., 0, 0] * jnp.mean(jnp.sum(weights * errors, axis=-1), axis=-1)
+    number = sample.count(x)
+    total = jnp.maximum(number, 1)[None, ..., None]
+    cosine, sine = (sample.over_devices(s) / total for s in sums)
+    errors = jnp.square(cosine - jnp.expand_dims(window, range(1, cosine.ndim))) + jnp.square(sine)
+    return number * jnp.einsum("t,t...k->...", weights, errors) / directions.shape[-1]
 
 
 def _ranks(x: Array) -> Array:

@@ -30,6 +30,8 @@ FAMILIES = (
     "preference",
     "distillation",
     "router",
+    "generative",
+    "self_supervised",
 )
 """The modules of `jaxloss` that hold losses, in teaching order; imported on first use."""
 

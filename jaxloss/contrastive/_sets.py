@@ -21,24 +21,39 @@ from jaxloss.contrastive._similarities import (
     Masks,
     Rows,
     columns_of,
+    direction,
     logits_of_rows,
     product,
     rows_of,
     sums_of_square,
 )
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._online_logsumexp import ExpSum
 from jaxloss.traits import nonnegative, scale_invariant
 
 
-def _map_rows(name: str, function: Any, chunk_size: int | None, columns: Any, rows: Any) -> Any:
+def map_rows_of_set(
+    name: str, function: Any, chunk_size: int | None, columns: Any, rows: Any
+) -> Any:
     """`function(columns, rows)` of all rows, `chunk_size` of them at a time; places come last."""
     fun_name, batch = f"jaxloss.contrastive.{name}", rows[0].ndim - 2
     return map_rows(fun_name, function, chunk_size, [*columns], rows, batch=batch)
 
 
 def _info_nce_rows(columns: list[Any], rows: list[Any]) -> Array:
-    logits, masks, own = logits_of_rows(Columns(*columns), Rows(*rows))
-    return masks.sum_of_others(logits, axis=-1).nll(own)
+    *columns, shared = columns
+    *rows, own_negatives, places = rows
+    columns, rows = Columns(*columns), Rows(*rows, places)
+    logits, masks, own = logits_of_rows(columns, rows)
+    others = masks.sum_of_others(logits, axis=-1)
+    if shared is not None:
+        more = product(direction(rows.vectors, columns.temperature), shared)
+        others = others.merge(ExpSum.of(more, jnp.ones_like(more, bool)))
+    if own_negatives is not None:
+        queries = direction(rows.vectors, columns.temperature)
+        more = product(queries[..., None, :], own_negatives)[..., 0, :]
+        others = others.merge(ExpSum.of(more, jnp.ones_like(more, bool)))
+    return others.nll(own)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -47,6 +62,9 @@ def info_nce(
     key: Real[ArrayLike, "*batch set dim"],
     *,
     temperature: Real[ArrayLike, ""] = 0.1,
+    negatives: Real[ArrayLike, "*batch negatives dim"]
+    | Real[ArrayLike, "*batch set negatives dim"]
+    | None = None,
     chunk_size: int | None = None,
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
@@ -59,15 +77,17 @@ def info_nce(
     $$\ell_i = -\log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}, \qquad
       s_{ij} = \frac{\cos(q_i, k_j)}{\tau}$$
 
-    The loss grows with the logarithm of the size of the set, and two equal keys are negatives of
-    each other. Only queries choose among keys; for a symmetric loss use `clip`. Vectors are
-    normalized to length 1. The temperature divides the cosines (the scale of 20 in
-    `sentence-transformers` is a temperature of 0.05).
+    The sum is over the keys of the set and over `negatives`, if these are given: a queue of
+    earlier keys, or hard negatives of each query. The loss grows with the logarithm of their
+    number, and two equal keys are negatives of each other. Only queries choose among keys; for a
+    symmetric loss use `clip`. Vectors are normalized to length 1. The temperature divides the
+    cosines (the scale of 20 in `sentence-transformers` is a temperature of 0.05).
 
     Args:
         query: Embeddings of the queries, one set per example of the batch.
         key: Embeddings of the keys; the key of a query has the same index.
         temperature: The divisor of the cosines; it may be learned.
+        negatives: Embeddings of more negatives: the same for all queries, or each query's own.
         chunk_size: How many queries to compare with all keys at once, so that no array of all
             similarities exists. None compares all of them.
         where: False takes a query and its key out of the set.
@@ -86,8 +106,14 @@ def info_nce(
     References:
         van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018.
     """
-    columns, rows = columns_of(key, temperature, where), rows_of(query, key, where)
-    return _map_rows("info_nce", _info_nce_rows, chunk_size, columns, rows)
+    shared = own_negatives = None
+    if negatives is not None and negatives.ndim == query.ndim:
+        shared = unsplit(numerics.normalize(negatives), -2)
+    elif negatives is not None:
+        own_negatives = numerics.normalize(negatives)
+    columns = [*columns_of(key, temperature, where), shared]
+    rows = [*rows_of(query, key, where), own_negatives]
+    return map_rows_of_set("info_nce", _info_nce_rows, chunk_size, columns, rows)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)
@@ -194,7 +220,7 @@ def siglip(
     """
     columns = [*columns_of(right, temperature, where), jnp.asarray(bias, right.dtype)]
     rows = rows_of(left, right, where)
-    return _map_rows("siglip", _siglip_rows, chunk_size, columns, rows)
+    return map_rows_of_set("siglip", _siglip_rows, chunk_size, columns, rows)
 
 
 def _nt_xent_rows(columns: list[Any], rows: list[Any]) -> Array:
@@ -260,4 +286,6 @@ def nt_xent(
         Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, 2016.
     """
     columns = [*columns_of(embeddings, temperature, where), unsplit(labels, -1)]
-    return _map_rows("nt_xent", _nt_xent_rows, chunk_size, columns, [embeddings, labels, where])
+    return map_rows_of_set(
+        "nt_xent", _nt_xent_rows, chunk_size, columns, [embeddings, labels, where]
+    )

@@ -96,6 +96,20 @@ def product(x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns 
     return jnp.einsum("...id,...jd->...ij", x, y, precision=lax.Precision.HIGHEST)
 
 
+def squared_distances(
+    x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns dim"]
+) -> Float[Array, "*batch rows columns"]:
+    """All squared distances of two sets, which should lie around the origin.
+
+    The value is that of the differences, so that close points keep their digits; the derivative is
+    that of a product of matrices, which needs no array of all differences.
+    """
+    still = lax.stop_gradient((x, y))
+    value = jnp.sum(jnp.square(still[0][..., :, None, :] - still[1][..., None, :, :]), axis=-1)
+    squares = jnp.sum(jnp.square(x), -1)[..., :, None] + jnp.sum(jnp.square(y), -1)[..., None, :]
+    return with_derivative_of(squares - 2 * product(x, y), value)
+
+
 def direction(x: Array, temperature: Array) -> Array:
     """Vectors of length 1, divided by the temperature."""
     return numerics.normalize(x) / temperature

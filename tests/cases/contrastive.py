@@ -1,7 +1,7 @@
 """The rows of the contrastive family."""
 
 import numpy as np
-from arithmetic import exp, log, log1p, sqrt
+from arithmetic import cos, exp, log, log1p, sin, sqrt
 
 import jaxloss.contrastive  # noqa: F401 (files its losses)
 from cases import Batched, Case
@@ -35,12 +35,14 @@ def pair(left, right, labels, margin=1):
     return labels * distance**2 / 2 + (1 - labels) * max(0, margin - distance) ** 2 / 2
 
 
-def info_nce(query, key, temperature=0.1, chunk_size=None, where=None):
+def info_nce(query, key, temperature=0.1, negatives=None, chunk_size=None, where=None):
     inside = [i for i in range(len(query)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in query])
     for i in inside:
         masses = {j: exp(cosine(query[i], key[j]) / temperature) for j in inside}
-        losses[i] = log(sum(masses.values()) / masses[i])
+        more = () if negatives is None else negatives if negatives.ndim == 2 else negatives[i]
+        others = sum(exp(cosine(query[i], x) / temperature) for x in more)
+        losses[i] = log((sum(masses.values()) + others) / masses[i])
     return losses
 
 
@@ -106,6 +108,147 @@ def circle(
     return losses
 
 
+def _cosines(embeddings, labels, where):
+    """For each example of a set, its cosines with those of its label, and with the others."""
+    inside = [i for i in range(len(labels)) if where is None or where[i]]
+    for i in inside:
+        met = {j: cosine(embeddings[i], embeddings[j]) for j in inside if j != i}
+        own = [s for j, s in met.items() if labels[j] == labels[i]]
+        yield i, own, [s for j, s in met.items() if labels[j] != labels[i]]
+
+
+def supervised_contrastive(embeddings, labels, temperature=0.1, chunk_size=None, where=None):
+    losses = np.array([0 * x[0] for x in embeddings])
+    for i, own, others in _cosines(embeddings, labels, where):
+        total = sum(exp(s / temperature) for s in own + others)
+        for s in own:
+            losses[i] += log(total / exp(s / temperature)) / len(own)
+    return losses
+
+
+def multi_similarity(embeddings, labels, alpha=2, beta=50, base=0.5, chunk_size=None, where=None):
+    losses = np.array([0 * x[0] for x in embeddings])
+    for i, own, others in _cosines(embeddings, labels, where):
+        losses[i] += log1p(sum([exp(-alpha * (s - base)) for s in own], 0 * alpha)) / alpha
+        losses[i] += log1p(sum([exp(beta * (s - base)) for s in others], 0 * beta)) / beta
+    return losses
+
+
+def hard_negative_info_nce(
+    query,
+    key,
+    temperature=0.1,
+    beta=0.5,
+    detach_weights=False,
+    chunk_size=None,
+    where=None,
+    *,
+    fixed=None,
+):
+    inside = [i for i in range(len(query)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in query])
+    still = {"query": query, "key": key, "temperature": temperature, "beta": beta}
+    still |= (fixed or {}) if detach_weights else {}
+    for i in inside:
+        scores = {j: cosine(query[i], key[j]) / temperature for j in inside}
+        of_weights = {
+            j: still["beta"] * cosine(still["query"][i], still["key"][j]) / still["temperature"]
+            for j in inside
+            if j != i
+        }
+        mean = sum(exp(x) for x in of_weights.values()) / max(len(of_weights), 1)
+        total = sum(exp(x + scores[j]) / mean for j, x in of_weights.items())
+        losses[i] = log1p(total / exp(scores[i])) if of_weights else 0 * losses[i]
+    return losses
+
+
+def binary_nce(query, key, temperature=1, chunk_size=None, where=None):
+    inside = [i for i in range(len(query)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in query])
+    for i in inside:
+        for j in inside:
+            score = sum(query[i] * key[j]) / temperature
+            losses[i] += softplus(-score if i == j else score) / len(inside)
+    return losses
+
+
+def softplus(x):
+    return x + log1p(exp(-x)) if x > 0 else log1p(exp(x))
+
+
+def _class_nll(scores, label):
+    return log(sum(exp(s - scores[label]) for s in scores))
+
+
+def arcface(embeddings, labels, prototypes=None, margin=0.5, scale=64, beyond="linear"):
+    cosines = [cosine(embeddings, w) for w in prototypes]
+    own = cosines[labels]
+    moved = own * cos(margin) - sqrt(1 - own * own) * sin(margin)
+    if beyond == "linear" and own < -cos(margin):
+        moved = own - margin * sin(margin)
+    cosines[labels] = moved
+    return _class_nll([scale * c for c in cosines], labels)
+
+
+def cosface(embeddings, labels, prototypes=None, margin=0.35, scale=64):
+    cosines = [cosine(embeddings, w) for w in prototypes]
+    cosines[labels] -= margin
+    return _class_nll([scale * c for c in cosines], labels)
+
+
+def proxy_nca(embeddings, labels, prototypes=None, scale=1, among_others=False):
+    scores = [-scale * (2 - 2 * cosine(embeddings, w)) for w in prototypes]
+    if not among_others:
+        return _class_nll(scores, labels)
+    others = sum(exp(s) for j, s in enumerate(scores) if j != labels)
+    return log(others) - scores[labels]
+
+
+def proxy_anchor(embeddings, labels, prototypes=None, margin=0.1, scale=32, mask=None):
+    kept = [i for i in range(len(labels)) if mask is None or mask[i]]
+    attraction, repulsion, present = 0 * embeddings[0][0], 0, 0
+    for p, proxy in enumerate(prototypes):
+        cosines = {i: cosine(embeddings[i], proxy) for i in kept}
+        own = [exp(-scale * (cosines[i] - margin)) for i in kept if labels[i] == p]
+        others = [exp(scale * (cosines[i] + margin)) for i in kept if labels[i] != p]
+        present += bool(own)
+        attraction += log1p(sum(own, 0 * scale))
+        repulsion += log1p(sum(others, 0 * scale))
+    return attraction / max(present, 1) + repulsion / len(prototypes)
+
+
+def batch_triplet(
+    embeddings, labels, margin=1, mining="hard", distance="norm", chunk_size=None, where=None
+):
+    inside = [i for i in range(len(labels)) if where is None or where[i]]
+    losses = np.array([0 * x[0] for x in embeddings])
+    for i in inside:
+        apart = {j: length(embeddings[i] - embeddings[j]) for j in inside if j != i}
+        if distance == "squared":
+            apart = {j: d**2 for j, d in apart.items()}
+        own = [d for j, d in apart.items() if labels[j] == labels[i]]
+        others = [d for j, d in apart.items() if labels[j] != labels[i]]
+        if not own or not others:
+            continue
+        if mining == "hard":
+            triplets = [(max(own), min(others))]
+        elif mining == "all":
+            triplets = [(p, n) for p in own for n in others]
+        else:
+            triplets = [(p, min([n for n in others if n > p], default=max(others))) for p in own]
+        losses[i] += sum(max(0, p - n + margin) for p, n in triplets) / len(triplets)
+    return losses
+
+
+def cosent(cosines, similarity, temperature=0.05, mask=None, *, fixed=None):
+    similarity = similarity if fixed is None else fixed["similarity"]  # only its order counts
+    kept = [i for i in range(len(cosines)) if mask is None or mask[i]]
+    pairs = [(i, j) for i in kept for j in kept if similarity[i] < similarity[j]]
+    return log1p(
+        sum([exp((cosines[i] - cosines[j]) / temperature) for i, j in pairs], 0 * cosines[0])
+    )
+
+
 def of_scale(*shape):
     """Vectors of unit scale, of which a whole example is then made tiny or huge."""
 
@@ -130,6 +273,28 @@ def sharp(example):
     Near 1, a last place of the embeddings then is 10 or 14 of a loss, and more of several.
     """
     return "temperature" not in example
+
+
+GENERATOR = np.random.default_rng(5)
+PROTOTYPES = GENERATOR.normal(size=(4, 5)).astype(np.float32)
+NEGATIVES = Batched(lambda g, batch: g.normal(size=(*batch, 3, 5)).astype(np.float32))
+OWN_NEGATIVES = Batched(lambda g, batch: g.normal(size=(*batch, 5, 2, 5)).astype(np.float32))
+MASK = Batched(
+    lambda g, batch: np.broadcast_to([True, False, True, True, True], (*batch, 5)).copy()
+)
+
+
+def class_ids(*shape):
+    return lambda g, batch: g.integers(0, 4, (*batch, *shape)).astype(np.int32)
+
+
+def cosines(generator, batch):
+    return generator.uniform(-1, 1, (*batch, 5)).astype(np.float32)
+
+
+def grades(generator, batch):
+    """Similarities from 0 to 5, of which some are equal."""
+    return generator.integers(0, 4, (*batch, 5)).astype(np.float32)
 
 
 IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
@@ -182,7 +347,13 @@ CASES = {
     ),
     "info_nce": Case(
         info_nce,
-        options=({}, {"temperature": 0.5, "chunk_size": 2}, {"where": IN_SET}),
+        options=(
+            {},
+            {"temperature": 0.5, "chunk_size": 2},
+            {"where": IN_SET},
+            {"temperature": 0.5, "negatives": NEGATIVES},
+            {"temperature": 0.5, "negatives": OWN_NEGATIVES, "chunk_size": 2},
+        ),
         extremes={"query": SET, "key": SET},
         ulp=(5, 4),
         by_component=False,
@@ -222,5 +393,110 @@ CASES = {
         ulp=(4, 5),
         by_component=False,
         conditioned=sharp,
+    ),
+    "supervised_contrastive": Case(
+        supervised_contrastive,
+        options=({}, {"temperature": 0.5, "chunk_size": 2}, {"where": IN_SET}),
+        extremes={"embeddings": SET},
+        ulp=(4, 5),
+        by_component=False,
+        conditioned=sharp,
+    ),
+    "multi_similarity": Case(
+        multi_similarity,
+        options=(
+            {"beta": 10.0},
+            {"alpha": 3.0, "beta": 20.0, "base": 0.3, "chunk_size": 2},
+            {"beta": 10.0, "where": IN_SET},
+        ),
+        extremes={"embeddings": SET},
+        by_component=False,
+        conditioned=True,
+    ),
+    "hard_negative_info_nce": Case(
+        hard_negative_info_nce,
+        options=(
+            {"temperature": 0.5},
+            {"temperature": 0.5, "beta": 1.0, "chunk_size": 2, "detach_weights": True},
+            {"temperature": 0.5, "where": IN_SET},
+        ),
+        extremes={"query": SET, "key": SET},
+        by_component=False,
+        conditioned=True,
+    ),
+    "binary_nce": Case(
+        binary_nce,
+        options=({}, {"temperature": 2.0, "chunk_size": 2}, {"where": IN_SET}),
+        by_component=False,
+        extremes=dict.fromkeys(("query", "key"), lambda g, count: g.normal(size=(count, 5, 5))),
+        conditioned=True,
+    ),
+    "arcface": Case(
+        arcface,
+        options=(
+            {"prototypes": PROTOTYPES, "scale": 8.0},
+            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 1.2},
+            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 1.2, "beyond": "none"},
+        ),
+        draws={"labels": class_ids()},
+        extremes={"embeddings": VECTOR},
+        by_component=False,
+        conditioned=True,
+    ),
+    "cosface": Case(
+        cosface,
+        options=(
+            {"prototypes": PROTOTYPES, "scale": 8.0},
+            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 0.1},
+        ),
+        draws={"labels": class_ids()},
+        extremes={"embeddings": VECTOR},
+        by_component=False,
+        conditioned=True,
+    ),
+    "proxy_nca": Case(
+        proxy_nca,
+        options=(
+            {"prototypes": PROTOTYPES},
+            {"prototypes": PROTOTYPES, "scale": 3.0, "among_others": True},
+        ),
+        draws={"labels": class_ids()},
+        extremes={"embeddings": VECTOR},
+        by_component=False,
+        conditioned=True,
+    ),
+    "proxy_anchor": Case(
+        proxy_anchor,
+        options=(
+            {"prototypes": PROTOTYPES, "scale": 8.0},
+            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 0.3, "mask": MASK},
+        ),
+        draws={"labels": class_ids(5)},
+        extremes={"embeddings": SET},
+        by_component=False,
+        conditioned=True,
+    ),
+    "batch_triplet": Case(
+        batch_triplet,
+        options=(
+            {},
+            {"mining": "semi_hard", "margin": 0.5, "chunk_size": 2},
+            {"mining": "all", "where": IN_SET},
+            {"mining": "all", "distance": "squared", "chunk_size": 2},
+        ),
+        extremes={"embeddings": lambda g, count: g.normal(size=(count, 5, 5))},
+        by_component=False,
+        conditioned=True,
+    ),
+    "cosent": Case(
+        cosent,
+        options=({"temperature": 0.5}, {"temperature": 0.2, "mask": MASK}),
+        draws={"cosines": cosines, "similarity": grades},
+        extremes={
+            "cosines": lambda g, count: cosines(g, (count,)),
+            "similarity": lambda g, count: grades(g, (count,)),
+        },
+        by_component=False,
+        conditioned=True,
     ),
 }

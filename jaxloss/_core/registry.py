@@ -21,6 +21,7 @@ FAMILIES = (
     "classification",
     "divergence",
     "nll",
+    "scoring",
     "ranking",
     "contrastive",
     "segmentation",

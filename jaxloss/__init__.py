@@ -25,6 +25,7 @@ from jaxloss._memory.chunked import chunked
 if TYPE_CHECKING:
     from jaxloss import (
         aggregators,
+        box,
         classification,
         contrastive,
         divergence,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         plot,
         ranking,
         regression,
+        risk,
         robust,
         scoring,
         segmentation,
@@ -51,6 +53,7 @@ __all__ = [
     "Reduction",
     "SetReduction",
     "aggregators",
+    "box",
     "catalogue",
     "checked",
     "checks",
@@ -69,6 +72,7 @@ __all__ = [
     "plot",
     "ranking",
     "regression",
+    "risk",
     "robust",
     "scoring",
     "segmentation",
@@ -83,7 +87,10 @@ __all__ = [
 # Made on first use, so that `import jaxloss` costs little more than `import jax`.
 _LAZY = {
     name: functools.partial(importlib.import_module, f"jaxloss.{name}")
-    for name in (*FAMILIES, "aggregators", "gradients", "linear", "plot", "sharded", "transforms")
+    for name in (
+        *FAMILIES,
+        *("aggregators", "gradients", "linear", "plot", "risk", "sharded", "transforms"),
+    )
 }
 
 __getattr__, __dir__ = public_names(

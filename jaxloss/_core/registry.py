@@ -25,6 +25,7 @@ FAMILIES = (
     "ranking",
     "contrastive",
     "segmentation",
+    "box",
     "sequence",
     "policy",
     "value",

@@ -373,8 +373,8 @@ def crps_log_normal(
         The score of each example, in the unit of the target.
 
     Example:
-        >>> crps_log_normal([0.0, 0.0], [1.0, 1e10], scale=1e-3)
-        Array([2.3369493e-04, 1.0000000e+10], dtype=float32)
+        >>> crps_log_normal([0.0, 0.0], [1.0, 1e10], scale=0.5)
+        Array([1.2079185e-01, 1.0000000e+10], dtype=float32)
 
     References:
         Baran and Lerch, *Log-normal Distribution Based Ensemble Model Output Statistics Models for

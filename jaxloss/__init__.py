@@ -25,10 +25,12 @@ from jaxloss._memory.chunked import chunked
 if TYPE_CHECKING:
     from jaxloss import (
         aggregators,
+        box,
         classification,
         contrastive,
         distillation,
         divergence,
+        generative,
         gradients,
         linear,
         nll,
@@ -37,9 +39,12 @@ if TYPE_CHECKING:
         preference,
         ranking,
         regression,
+        risk,
         robust,
         router,
+        scoring,
         segmentation,
+        self_supervised,
         sequence,
         sharded,
         transforms,
@@ -55,6 +60,7 @@ __all__ = [
     "Reduction",
     "SetReduction",
     "aggregators",
+    "box",
     "catalogue",
     "checked",
     "checks",
@@ -64,6 +70,7 @@ __all__ = [
     "distillation",
     "divergence",
     "domains",
+    "generative",
     "gradients",
     "linear",
     "loss",
@@ -76,9 +83,12 @@ __all__ = [
     "preference",
     "ranking",
     "regression",
+    "risk",
     "robust",
     "router",
+    "scoring",
     "segmentation",
+    "self_supervised",
     "sequence",
     "sharded",
     "sum",
@@ -91,7 +101,10 @@ __all__ = [
 # Made on first use, so that `import jaxloss` costs little more than `import jax`.
 _LAZY = {
     name: functools.partial(importlib.import_module, f"jaxloss.{name}")
-    for name in (*FAMILIES, "aggregators", "gradients", "linear", "plot", "sharded", "transforms")
+    for name in (
+        *FAMILIES,
+        *("aggregators", "gradients", "linear", "plot", "risk", "sharded", "transforms"),
+    )
 }
 
 __getattr__, __dir__ = public_names(

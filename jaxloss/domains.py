@@ -32,6 +32,7 @@ __all__ = [
     "sign",
     "sign_label",
     "unit_interval",
+    "zero_or_one",
 ]
 
 # The tests use operators only, so that they accept Python numbers as well as arrays.
@@ -119,6 +120,7 @@ sign_label = Domain(
     "-1 or +1 (or, with zero_one_labels=True, 0 or 1)", _is_label, fill=1.0, guard=True
 )
 decision_label = sign_label._replace(handles_invalid=True)
+zero_or_one = _elementwise("0 or 1", lambda x: (x == 0) | (x == 1), guard=True)
 sign = _elementwise("-1 or +1", lambda x: (x == 1) | (x == -1), fill=1.0, guard=True)
 
 

@@ -9,7 +9,13 @@ import pytest
 import jaxloss as jl
 from jaxloss import segmentation
 
-ALL = [segmentation.dice, segmentation.tversky, segmentation.generalized_dice]
+ALL = [
+    segmentation.dice,
+    segmentation.jaccard,
+    segmentation.tversky,
+    segmentation.focal_tversky,
+    segmentation.generalized_dice,
+]
 every_loss = pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.__name__)
 CLASSES = 4
 
@@ -273,3 +279,147 @@ def test_shapes_that_do_not_fit_are_refused(loss):
         loss(probabilities, labels, class_weights=np.ones(3))
     with pytest.raises(TypeError, match="`labels` is float32"):
         loss(probabilities, labels.astype(np.float32))
+
+
+def binary_map(seed=0, shape=(5, 6)):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=shape).astype(np.float32), generator.random(shape) < 0.4
+
+
+def test_jaccard_follows_from_dice():
+    probabilities, labels = image()
+    for c in range(CLASSES):
+        only = {"class_weights": jnp.eye(CLASSES)[c], "smooth": 0.0}
+        d = segmentation.dice(probabilities, labels, **only)
+        got = segmentation.jaccard(probabilities, labels, **only)
+        np.testing.assert_allclose(got, 2 * d / (1 + d), rtol=1e-6)
+    got = segmentation.tversky(probabilities, labels, alpha=1.0, beta=1.0)
+    np.testing.assert_allclose(segmentation.jaccard(probabilities, labels), got, rtol=1e-6)
+
+
+def test_focal_tversky_of_gamma_1_is_tversky():
+    probabilities, labels = image()
+    got = segmentation.focal_tversky(probabilities, labels, gamma=1.0)
+    np.testing.assert_allclose(got, segmentation.tversky(probabilities, labels), rtol=1e-6)
+    right = jax.nn.one_hot(labels, CLASSES)
+    value, slope = jax.value_and_grad(segmentation.focal_tversky)(right, labels, smooth=0.0)
+    assert value == 0
+    assert jnp.all(jnp.isfinite(slope))
+
+
+@pytest.mark.parametrize("loss", ALL[:-1], ids=lambda loss: loss.__name__)
+def test_classes_that_are_not_in_the_image_can_be_left_out(loss):
+    probabilities, labels = image(2)
+    labels = np.where(labels == 3, 0, labels)
+    got, slope = jax.value_and_grad(lambda p: loss(p, labels, present_only=True))(probabilities)
+    expected = loss(probabilities, labels, class_weights=jnp.array([1.0, 1.0, 1.0, 0.0]))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert jnp.all(slope[..., 3] == 0)
+    empty = jnp.zeros((5, 6, 1))
+    assert loss(probabilities[..., :1], empty, present_only=True) == 0
+
+
+def test_a_batch_is_an_image_with_one_more_axis():
+    """One ratio over the batch, as MONAI's `batch=True` and Keras."""
+    probabilities, labels = image(batch=(3,))
+    got = segmentation.dice(probabilities, labels, spatial_axes=3)
+    tall = segmentation.dice(probabilities.reshape(15, 6, CLASSES), labels.reshape(15, 6))
+    np.testing.assert_allclose(got, tall, rtol=1e-6)
+    assert got.shape == ()
+
+
+def test_lovasz_of_certain_predictions_is_the_jaccard_loss():
+    _, labels = image(0)
+    _, guess = image(1)
+    certain = jax.nn.one_hot(guess, CLASSES)
+    for present_only in (True, False):
+        got = segmentation.lovasz_softmax(certain, labels, present_only=present_only)
+        expected = segmentation.jaccard(certain, labels, smooth=0.0, present_only=present_only)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert segmentation.lovasz_softmax(jax.nn.one_hot(labels, CLASSES), labels) == 0
+
+
+def test_lovasz_of_an_absent_class_is_its_largest_probability():
+    probabilities, labels = image(2)
+    labels = np.where(labels == 3, 0, labels)
+    only = {"class_weights": jnp.eye(CLASSES)[3], "present_only": False}
+    got, slope = jax.value_and_grad(segmentation.lovasz_softmax)(probabilities, labels, **only)
+    assert got == jnp.max(probabilities[..., 3])
+    assert jnp.sum(slope) == 1
+    assert (
+        segmentation.lovasz_softmax(probabilities, labels, class_weights=only["class_weights"]) == 0
+    )
+
+
+def test_lovasz_hinge_is_0_with_a_margin_and_the_largest_error_without_a_region():
+    scores, region = binary_map()
+    signs = np.where(region, 1.0, -1.0)
+    assert segmentation.lovasz_hinge(signs * (1 + np.abs(scores)), region) == 0
+    nothing = np.zeros_like(region)
+    got = segmentation.lovasz_hinge(scores, nothing)
+    np.testing.assert_allclose(got, 1 + scores.max(), rtol=1e-6)
+    # Two classes by their margins, at predictions of -1 and 1: twice the Jaccard loss.
+    guess = np.where(binary_map(3)[1], 1.0, -1.0)
+    union, both = ((guess > 0) | region).sum(), ((guess > 0) & region).sum()
+    got = segmentation.lovasz_hinge(guess, region)
+    np.testing.assert_allclose(got, 2 * (1 - both / union), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["lovasz_softmax", "lovasz_hinge"])
+def test_masked_pixels_of_lovasz_are_not_there(loss):
+    if loss == "lovasz_softmax":
+        x, labels = image()
+        ignored = np.int32(255)
+    else:
+        x, labels = binary_map()
+        x, labels, ignored = jnp.asarray(x), labels.astype(np.float32), np.float32(255)
+    loss = getattr(segmentation, loss)
+    mask = np.zeros((5, 6), bool)
+    mask[1:3] = True
+    keep = mask.reshape(5, 6, *(1,) * (x.ndim - 2))
+    dirty = jnp.where(keep, x, jnp.nan)
+    unknown = np.where(mask, labels, ignored)
+    got, slope = jax.value_and_grad(lambda z: loss(z, unknown, mask=mask))(dirty)
+    expected, clean = jax.value_and_grad(loss)(x[1:3], labels[1:3])
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope[1:3], clean, rtol=1e-6)
+    assert jnp.all(slope[~mask] == 0)
+    assert jnp.isnan(loss(x, unknown))
+
+
+def test_the_gradients_of_lovasz_are_one_sort_for_all_classes():
+    """No loop over the classes, and no scatter."""
+    text = str(jax.make_jaxpr(jax.grad(segmentation.lovasz_softmax))(*image()))
+    assert text.count(" sort[") == 2
+    assert "scatter" not in text
+    assert "while" not in text
+
+
+def test_the_boundary_loss_is_least_on_the_true_region():
+    inside = np.zeros((5, 6, 1), bool)
+    inside[1:4, 2:5] = True
+    distance = np.where(inside, -1.0, 2.0)
+    best = segmentation.boundary(inside.astype(float), distance)
+    np.testing.assert_allclose(best, -9 / 30, rtol=1e-6)
+    slope = jax.grad(segmentation.boundary)(jnp.full((5, 6, 1), 0.5), distance)
+    np.testing.assert_allclose(slope, distance / 30, rtol=1e-6)
+    mask = inside[..., 0]
+    assert segmentation.boundary(inside.astype(float), distance, mask=mask) == -1
+
+
+def test_the_hausdorff_loss_grows_with_the_distance_of_an_error():
+    true = np.zeros((1, 5, 1), np.float32)
+    true[0, 0] = 1
+    distance = np.arange(5.0).reshape(1, 5, 1)
+    wrong = [
+        segmentation.hausdorff(
+            true + np.eye(5)[k].reshape(1, 5, 1), true, np.zeros_like(true), distance
+        )
+        for k in range(1, 5)
+    ]
+    np.testing.assert_allclose(wrong, np.arange(1, 5.0) ** 2 / 5, rtol=1e-6)
+    value, slope = jax.value_and_grad(segmentation.hausdorff)(
+        jnp.asarray(true), true, np.zeros_like(true), distance, alpha=0.5
+    )
+    assert value == 0
+    assert jnp.all(jnp.isfinite(slope))

@@ -25,7 +25,16 @@ from jaxloss._core.typing import Shape
 from jaxloss._core.validate import where_and_weights
 from jaxloss._xla import one_depending_on
 
-__all__ = ["Mean", "TypeOfReduction", "divide", "mean", "reduce", "sum", "total_weight"]
+__all__ = [
+    "Mean",
+    "TypeOfReduction",
+    "divide",
+    "mean",
+    "reduce",
+    "sum",
+    "to_values",
+    "total_weight",
+]
 
 TypeOfReduction = Literal["none", "mean", "sum", "parts"]
 
@@ -149,9 +158,10 @@ def reduce(
     return parts if reduction == "parts" else parts.value
 
 
-def _reduced(
-    fun_name: str, values: Any, where: Any, weights: Any, reduction: TypeOfReduction
-) -> Array:
+def to_values(
+    fun_name: str, values: Any, where: Any, weights: Any
+) -> tuple[Array, Array | None, Array | None]:
+    """What a function of values was given: values in float32 or better, `where` and `weights`."""
     values = jnp.asarray(as_array(fun_name, "values", values))
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         message = f"{fun_name}: `values` is {values.dtype}, expected real numbers."
@@ -163,7 +173,7 @@ def _reduced(
     where, weights = where_and_weights(
         fun_name, values.shape, values.dtype, where, weights, leader="values"
     )
-    return reduce(values, where, weights, reduction)
+    return values, where, weights
 
 
 def mean(values: Any, *, where: Any = None, weights: Any = None) -> Array:
@@ -184,7 +194,7 @@ def mean(values: Any, *, where: Any = None, weights: Any = None) -> Array:
         >>> mean([1.0, 2.0, jnp.nan], where=[True, True, False])
         Array(1.5, dtype=float32)
     """
-    return _reduced("jaxloss.mean", values, where, weights, "mean")
+    return reduce(*to_values("jaxloss.mean", values, where, weights), "mean")
 
 
 def sum(values: Any, *, where: Any = None, weights: Any = None) -> Array:
@@ -204,4 +214,4 @@ def sum(values: Any, *, where: Any = None, weights: Any = None) -> Array:
         >>> sum([1.0, 2.0, jnp.nan], where=[True, True, False], weights=[1.0, 3.0, 1.0])
         Array(7., dtype=float32)
     """
-    return _reduced("jaxloss.sum", values, where, weights, "sum")
+    return reduce(*to_values("jaxloss.sum", values, where, weights), "sum")

@@ -1,0 +1,146 @@
+"""Losses of boxes: values of torchvision, digits of close boxes, boxes without area, all pairs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxloss import box, classification
+
+PREDICTION = np.array(
+    [[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 4.0, 5.0], [0.0, 0.0, 1.0, 1.0], [-1.0, -2.0, 3.0, 2.5]]
+)
+TARGET = np.array(
+    [[1.0, 1.0, 3.0, 4.0], [1.5, 0.5, 3.5, 6.0], [2.0, 2.0, 4.0, 3.0], [-0.5, -1.0, 2.0, 2.0]]
+)
+
+# torchvision 0.29.2: values, and the gradient of their sum (its epsilon is 1e-7).
+TORCHVISION = {
+    "iou": ([0.8, 0.466666667, 1.0, 0.583333333], None),
+    "giou": (
+        [0.966666667, 0.557575761, 1.749999994, 0.583333336],
+        [
+            [-0.08777778, -0.08166667, -0.26333333, -0.16333333],
+            [-0.20282828, 0.15838384, 0.20282828, -0.15838384],
+            [0.02083333, 0.0, -0.08333333, -0.08333333],
+            [-0.10416667, -0.09259259, 0.10416667, 0.09259259],
+        ],
+    ),
+    "diou": (
+        [0.880000002, 0.468259027, 1.409999998, 0.586781612],
+        [
+            [-0.0808, -0.0544, -0.22, -0.12],
+            [-0.1419788, 0.09140835, 0.1419788, -0.1041472],
+            [0.0312, 0.0184, -0.1, -0.08],
+            [-0.09650911, -0.09863302, 0.11030222, 0.08483992],
+        ],
+    ),
+    "ciou": (
+        [0.880000002, 0.47072862, 1.411689459, 0.586781903],
+        [
+            [-0.0808, -0.0544, -0.22, -0.12],
+            [-0.14466014, 0.09341935, 0.14466014, -0.1061582],
+            [0.03645084, 0.01314916, -0.10525084, -0.07474916],
+            [-0.09651138, -0.098631, 0.11030449, 0.0848379],
+        ],
+    ),
+}
+every_loss = pytest.mark.parametrize("name", TORCHVISION)
+
+
+def as_centres(corners):
+    low, high = corners[..., :2], corners[..., 2:]
+    return np.concatenate([(low + high) / 2, high - low], axis=-1)
+
+
+@every_loss
+def test_values_and_gradients_of_torchvision(name):
+    loss, (value, slope) = getattr(box, name), TORCHVISION[name]
+    np.testing.assert_allclose(loss(PREDICTION, TARGET), value, rtol=1e-6)
+    if slope is not None:
+        got = jax.grad(lambda p: jnp.sum(loss(p, TARGET)))(jnp.float32(PREDICTION))
+        np.testing.assert_allclose(got, slope, rtol=1e-4, atol=1e-6)
+
+
+@every_loss
+def test_centres_and_sizes_are_the_same_boxes(name):
+    loss = getattr(box, name)
+    got = loss(as_centres(PREDICTION), as_centres(TARGET), format="cxcywh")
+    np.testing.assert_allclose(got, loss(PREDICTION, TARGET), rtol=1e-6)
+    with pytest.raises(ValueError, match="`format` is 'xywh', expected one of 'xyxy', 'cxcywh'"):
+        loss(PREDICTION, TARGET, format="xywh")
+
+
+@every_loss
+def test_a_nearly_perfect_box_keeps_its_digits(name):
+    """The loss of a box that is off by 2**-20 of its side, far from the origin of its scale."""
+    loss, step = getattr(box, name), np.float32(2.0**-20)
+    got = loss([0.0, 0.0, 1.0 + step, 1.0], [0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(got, step / (1 + step), rtol=2e-6)
+
+
+@every_loss
+def test_it_does_not_depend_on_the_unit(name):
+    loss = getattr(box, name)
+    for unit in (2.0**-40, 2.0**40):
+        got = loss(unit * PREDICTION, unit * TARGET)
+        np.testing.assert_allclose(got, loss(PREDICTION, TARGET), rtol=1e-6)
+        swapped = loss(TARGET, PREDICTION)
+        np.testing.assert_allclose(got, swapped, rtol=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("format", ["xyxy", "cxcywh"])
+def test_boxes_without_area_are_finite(name, format):
+    point, line = [1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 2.0, 1.0]
+    unit, wrong = [0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 0.0, 0.0]
+    zero = [0.0, 0.0, 0.0, 0.0]
+    every = np.float32([point, line, unit, wrong, zero])
+    prediction, target = (x.reshape(-1, 4) for x in np.broadcast_arrays(every[:, None], every))
+    loss = getattr(box, name)
+    run = jax.value_and_grad(lambda p, t: loss(p, t, format=format, reduction="sum"), (0, 1))
+    with jax.debug_nans(True):
+        total, slopes = run(prediction, target)
+    assert np.isfinite(total)
+    assert np.all(np.isfinite(slopes[0]))
+    assert np.all(np.isfinite(slopes[1]))
+    equal = [0, 1, 2, 4]
+    np.testing.assert_array_equal(loss(every[equal], every[equal], format=format), 0)
+    slope = jax.grad(lambda p: jnp.sum(loss(p, every[equal], format=format)))(every[equal])
+    np.testing.assert_array_equal(slope, 0)
+
+
+def test_boxes_that_are_apart():
+    near, far = [3.0, 0.0, 4.0, 1.0], [30.0, 0.0, 31.0, 1.0]
+    unit = jnp.array([0.0, 0.0, 1.0, 1.0])
+    assert box.iou(unit, near) == box.iou(unit, far) == 1
+    assert jnp.all(jax.grad(box.iou)(unit, jnp.array(near)) == 0)
+    for loss in (box.giou, box.diou, box.ciou):
+        assert 1 < loss(unit, near) < loss(unit, far) < 2
+        slope = jax.grad(loss)(unit, jnp.array(near))
+        assert slope[0] + slope[2] < 0  # to the right
+
+
+def test_the_matrix_of_all_pairs():
+    pairs = jax.vmap(jax.vmap(box.giou, (None, 0)), (0, None))(PREDICTION, TARGET[:3])
+    assert pairs.shape == (4, 3)
+    np.testing.assert_allclose(pairs[2, 0], box.giou(PREDICTION[2], TARGET[0]), rtol=1e-6)
+
+
+def test_the_factor_of_the_shape_is_constant():
+    """Without that the gradient would differ from torchvision's, which is compared above."""
+    flat, tall = jnp.array([0.0, 0.0, 2.0, 1.0]), jnp.array([0.0, 0.0, 1.0, 2.0])
+    difference = (np.arctan(0.5) - np.arctan(2.0)) ** 2 * 4 / np.pi**2
+    factor = difference / (box.iou(flat, tall) + difference)
+    np.testing.assert_allclose(
+        box.ciou(flat, tall), box.diou(flat, tall) + factor * difference, rtol=1e-6
+    )
+
+
+def test_the_distribution_of_a_whole_number_is_a_class():
+    logits = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
+    got = box.distribution_focal(logits, jnp.arange(6.0))
+    expected = classification.softmax_cross_entropy(logits, jnp.arange(6))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert jnp.isnan(box.distribution_focal(logits[0], 5.5))
+    assert jnp.isnan(box.distribution_focal(logits[0], -0.5))

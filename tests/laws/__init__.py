@@ -28,7 +28,7 @@ FEW = (
     "classification.hinge",
     "divergence.kl_log",
     "ranking.softmax",
-    "contrastive.siglip",
+    "contrastive.binary_nce",
     "segmentation.dice-int",
     "router.load_balance",
 )

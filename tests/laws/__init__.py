@@ -240,9 +240,6 @@ PENDING: dict[str, dict[str, str]] = {
     "second_derivatives_agree_in_every_mode": {
         "classification.ldam-class_counts": "2.5e-7 of the squared slope where 1e-7 is asked",
     },
-    "checkify_reads_its_gradient": {
-        "preference.plackett_luce": "JAX's `scatter_oob` knows no batching dimensions",
-    },
 }
 """Where a law is known to be broken, and why: the test must fail there, until it is mended."""
 

@@ -226,7 +226,9 @@ def top_k_kl(
             f"{name}: `teacher_ids` has {k} classes an example, but `logits` has {classes}: "
             f"give each class at most once."
         )
-    stored = jnp.ones(teacher_ids.shape, bool) if mask is None else mask
+    stored = jnp.ones(teacher_ids.shape, bool)
+    if mask is not None:  # an example of which nothing is stored is left out, whatever it gives
+        stored = mask | ~jnp.any(mask, axis=-1, keepdims=True)
     own = jnp.take_along_axis(logits, jnp.where(stored, teacher_ids, 0), axis=-1)
     own = jnp.where(stored, own, -jnp.inf)
     if tail == "drop":

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
@@ -163,6 +163,7 @@ def bi_tempered(
     logits: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     t1: Real[ArrayLike, ""] = 0.8,
     t2: Real[ArrayLike, ""] = 1.2,
     **reduction: Unpack[AxisReduction],
@@ -185,6 +186,7 @@ def bi_tempered(
     Args:
         logits: Scores of the classes; -inf makes a class impossible.
         labels: Class ids, integers without the class axis; or distributions over the classes.
+        mask: False leaves a class out of an example, or of all examples.
         t1: The temperature of the logarithm, below 2; below 1 the loss is bounded.
         t2: The temperature of the exponential, at least 0; probabilities are read with it.
 

@@ -269,8 +269,8 @@ def _in_order(x: Float[Array, "*batch items"], order: Int[Array, "*batch items"]
     return jnp.take_along_axis(x, order, axis=-1)
 
 
-# A full rule: its transpose is a gather, where that of a gather is a scatter, which is slow on GPUs
-# and on which `checkify` raises an IndexError (JAX 0.10: `scatter_oob` knows no batching dimensions).
+# A full rule: its transpose is a gather, where that of a gather is a scatter: slow on GPUs, and
+# `checkify` raises an IndexError on it (JAX 0.10: `scatter_oob` knows no batching dimensions).
 @_in_order.defjvp
 def _in_order_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     x, order = primals

@@ -108,6 +108,10 @@ LAWS = {
         "In a loss over a set a masked example is neither anchor nor positive nor negative.",
         "losses", "settings", MASK,
     ),
+    "mask_hides_whatever_the_inputs_hold": Law(
+        "What `mask` leaves out of an example may be NaN, and makes none under `jax_debug_nans`.",
+        "few", "forms", "declare the domain; in the body, `jnp.where(mask, terms, 0)` behind a sum",
+    ),
     "nothing_that_counts_gives_zero": Law(
         "With everything masked, values, mean and gradients are 0.", "losses", "settings", MASK
     ),

@@ -167,7 +167,7 @@ def bi_tempered(logits, labels, t1=F08, t2=1 + F02, mask=None):
     """Textbook, with the normalizer found by bisection and Newton's method."""
     if mask is not None:
         logits = np.where(mask, logits, -np.inf)
-        labels = np.where(mask, one_hot(labels, len(logits)), 0)
+        labels = np.where(mask, labels, 0) if np.ndim(labels) else labels
     exp_t = lambda x: (
         exp(x) if t2 == 1 else (1 + (1 - t2) * x) ** (1 / (1 - t2)) if 1 + (1 - t2) * x > 0 else 0
     )

@@ -255,7 +255,7 @@ CASES = {
     "hinge": Case(hinge),
     "squared_hinge": Case(squared_hinge),
     "negative_log_likelihood": Case(
-        negative_log_likelihood, options=({}, {"class_weights": WEIGHTS}), is_linear=True
+        negative_log_likelihood, options=({}, {"class_weights": WEIGHTS})
     ),
     "multilabel_soft_margin": Case(
         multilabel_soft_margin, options=({}, {"class_weights": WEIGHTS}), by_component=False

@@ -179,7 +179,9 @@ CASES = {
         extremes={"left": VECTOR, "right": VECTOR},
         ulp=(6, 3),
         by_component=False,
-        conditioned=lambda example: example.get("margin", 0) != 0,  # the cosine less the margin
+        # The cosine of a pair that does not match, less the margin: a last place of an embedding
+        # changes it by that of 1, however small the difference is.
+        conditioned=lambda example: example.get("margin", 0) != 0 and example["labels"] != 1,
     ),
     "pair": Case(
         pair,

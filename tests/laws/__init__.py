@@ -173,7 +173,8 @@ LAWS = {
     "a_nan_that_counts_is_seen": Law(
         "A NaN in any input gives a NaN value and a NaN gradient of the prediction.",
         "losses", "settings",
-        "a comparison with NaN is False: let the branch that it falls into multiply by the input",
+        "a comparison with NaN is False: let the branch that it falls into multiply by the input; in what the "
+        "loss is linear in, `numerics._elementwise.linear_argument`",
     ),
     # --- bad input
     "a_label_outside_gives_nan_and_never_a_class": Law(

@@ -19,7 +19,7 @@ from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
@@ -239,7 +239,9 @@ def top_k_kl(
         return jnp.sum(probability * log_ratio, axis=-1)
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
-        others = jnp.put_along_axis(logits, places, -jnp.inf, axis=-1, inplace=False, mode="drop")
+        # Not `jnp.put_along_axis`, which takes no batch of symbolic size.
+        rows = [lax.broadcasted_iota(places.dtype, places.shape, i) for i in range(places.ndim - 1)]
+        others = logits.at[(*rows, places)].set(-jnp.inf, mode="drop")
         own = jnp.append(own, numerics.logsumexp(others, axis=-1, keepdims=True), axis=-1)
         mass = numerics.logsumexp(teacher_log_probs, axis=-1, keepdims=True)
         is_all = mass > -4 * jnp.finfo(mass.dtype).eps  # what is left is a rounding error

@@ -47,5 +47,5 @@ def test_one_trace_however_the_numbers_change(setting):
     chex.clear_trace_counter()
     data = arrays(setting)
     jitted(data, numeric)
-    halved = [x if x.dtype == jnp.int32 else x / 2 for x in data]
+    halved = [x / 2 if x.dtype == jnp.float32 else x for x in data]
     jitted(halved, {n: v if v.dtype == bool else 0.9 * v for n, v in numeric.items()})

@@ -19,7 +19,7 @@ from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
@@ -171,6 +171,10 @@ def generalized_jensen_shannon(
 Tail = Literal["bucket", "renormalize", "drop"]
 
 
+def _remove(logits: Array, ids: Array) -> Array:
+    return logits.at[ids].set(-jnp.inf, mode="drop")
+
+
 @loss(
     logits=extended,
     teacher_log_probs=log_probability,
@@ -239,9 +243,11 @@ def top_k_kl(
         return jnp.sum(probability * log_ratio, axis=-1)
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
-        # Not `jnp.put_along_axis`, which takes no batch of symbolic size.
-        rows = [lax.broadcasted_iota(places.dtype, places.shape, i) for i in range(places.ndim - 1)]
-        others = logits.at[(*rows, places)].set(-jnp.inf, mode="drop")
+        # By `vmap`: `jnp.put_along_axis` takes no batch of symbolic size, and gathers that of a mesh.
+        remove = _remove
+        for _ in range(logits.ndim - 1):
+            remove = jax.vmap(remove)
+        others = remove(logits, places)
         own = jnp.append(own, numerics.logsumexp(others, axis=-1, keepdims=True), axis=-1)
         mass = numerics.logsumexp(teacher_log_probs, axis=-1, keepdims=True)
         is_all = mass > -4 * jnp.finfo(mass.dtype).eps  # what is left is a rounding error

@@ -246,9 +246,6 @@ PENDING: dict[str, dict[str, str]] = {
         "distillation.top_k_kl": "JAX's `scatter_oob` knows no batching dimensions, without which "
         "a scatter would gather the logits of a mesh",
     },
-    "second_derivatives_agree_in_every_mode": {
-        "classification.ldam-class_counts": "2.5e-7 of the squared slope where 1e-7 is asked",
-    },
 }
 """Where a law is known to be broken, and why: the test must fail there, until it is mended."""
 

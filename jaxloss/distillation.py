@@ -243,7 +243,7 @@ def top_k_kl(
         return jnp.sum(probability * log_ratio, axis=-1)
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
-        # By `vmap`: `jnp.put_along_axis` takes no batch of symbolic size, and gathers that of a mesh.
+        # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.
         remove = _remove
         for _ in range(logits.ndim - 1):
             remove = jax.vmap(remove)

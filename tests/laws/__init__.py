@@ -251,7 +251,12 @@ PENDING: dict[str, dict[str, str]] = {
 
 
 def leaves_where(setting: Any) -> bool:
-    """Whether the options of a setting leave `where` to the law, which gives one of its own."""
+    """Whether the options of a setting leave `where` to the law, which gives one of its own.
+
+    A setting that gives it is one of a loss over a set, against the oracle of the smaller set. That
+    the mask of a law does the same is `where_takes_an_example_out_of_its_set`, so that what holds
+    of the set of the first setting holds of the smaller one.
+    """
     return "where" not in setting.given
 
 

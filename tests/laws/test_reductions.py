@@ -16,6 +16,10 @@ def every_other(shape):
 
 
 def masked_entries_are_zero(answers, setting, where):
+    """In gradients; in values too where a loss takes `where` itself, since it is one over a set.
+
+    Of the others `reductions_are_what_they_say` asks the values: the contract writes that 0.
+    """
     if setting.set_axes:
         assert np.all(answers.kept[~where] == 0)
     for name, slope in answers.mean_slopes.items():

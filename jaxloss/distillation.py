@@ -171,6 +171,10 @@ def generalized_jensen_shannon(
 Tail = Literal["bucket", "renormalize", "drop"]
 
 
+def _remove(logits: Array, ids: Array) -> Array:
+    return logits.at[ids].set(-jnp.inf, mode="drop")
+
+
 @loss(
     logits=extended,
     teacher_log_probs=log_probability,
@@ -226,7 +230,9 @@ def top_k_kl(
             f"{name}: `teacher_ids` has {k} classes an example, but `logits` has {classes}: "
             f"give each class at most once."
         )
-    stored = jnp.ones(teacher_ids.shape, bool) if mask is None else mask
+    stored = jnp.ones(teacher_ids.shape, bool)
+    if mask is not None:  # an example of which nothing is stored is left out, whatever it gives
+        stored = mask | ~jnp.any(mask, axis=-1, keepdims=True)
     own = jnp.take_along_axis(logits, jnp.where(stored, teacher_ids, 0), axis=-1)
     own = jnp.where(stored, own, -jnp.inf)
     if tail == "drop":
@@ -237,7 +243,11 @@ def top_k_kl(
         return jnp.sum(probability * log_ratio, axis=-1)
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
-        others = jnp.put_along_axis(logits, places, -jnp.inf, axis=-1, inplace=False, mode="drop")
+        # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.
+        remove = _remove
+        for _ in range(logits.ndim - 1):
+            remove = jax.vmap(remove)
+        others = remove(logits, places)
         own = jnp.append(own, numerics.logsumexp(others, axis=-1, keepdims=True), axis=-1)
         mass = numerics.logsumexp(teacher_log_probs, axis=-1, keepdims=True)
         is_all = mass > -4 * jnp.finfo(mass.dtype).eps  # what is left is a rounding error

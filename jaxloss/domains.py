@@ -53,6 +53,8 @@ class Domain(NamedTuple):
         axis_name: The axis whose entries are counted by class ids; empty for other domains.
         masked: The value of an entry that `mask` leaves out: a logit of -inf has probability 0.
             None is `fill`.
+        normalized: Whether rows sum to 1 along the last axis; where `where` is False, rows are
+            uniform.
     """
 
     meaning: str
@@ -62,6 +64,7 @@ class Domain(NamedTuple):
     handles_invalid: bool = False
     axis_name: str = ""
     masked: float | None = None
+    normalized: bool = False
 
     @property
     def masked_value(self) -> float:
@@ -98,7 +101,9 @@ unit_interval = _elementwise("between 0 and 1", lambda x: (x >= 0) & (x <= 1))
 log_probability = _elementwise(
     "the log of a probability, at most 0", lambda x: x <= 1e-6, masked=-inf
 )
-distribution = Domain("nonnegative and sum to 1 along the class axis", _sums_to_one)
+distribution = Domain(
+    "nonnegative and sum to 1 along the class axis", _sums_to_one, normalized=True
+)
 
 
 def class_ids(axis_name: str) -> Domain:

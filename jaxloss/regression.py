@@ -717,6 +717,7 @@ def quantiles(
     target: Real[ArrayLike, "*batch"],
     *,
     level: Real[ArrayLike, "levels"] | None = None,
+    mask: Bool[ArrayLike, "*batch levels"] | Bool[ArrayLike, "levels"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Mean pinball loss of several quantiles of one target.
@@ -735,6 +736,7 @@ def quantiles(
         target: Observed values, in the same unit.
         level: The probability, for each quantile, that a target is below it. If None, the levels
             are the midpoints of equal parts: 1/6, 1/2, 5/6 for three quantiles.
+        mask: False leaves a quantile out of the mean of an example, or of all examples.
 
     Returns:
         The loss of each example, in the unit of the target.
@@ -750,7 +752,11 @@ def quantiles(
     count = prediction.shape[-1]
     midpoints = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
     level = jnp.broadcast_to(midpoints if level is None else jnp.asarray(level), prediction.shape)
-    return jnp.mean(_pinball(prediction - target[..., None], level), axis=-1)
+    losses = _pinball(prediction - target[..., None], level)
+    if mask is None:
+        return jnp.mean(losses, axis=-1)
+    kept = jnp.maximum(jnp.sum(mask, axis=-1, dtype=jnp.int32), 1).astype(losses.dtype)
+    return jnp.sum(jnp.where(mask, losses, 0), axis=-1) / kept
 
 
 @loss(nonnegative, bounded, symmetric, scale_invariant)

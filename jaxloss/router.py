@@ -20,6 +20,7 @@ from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
 from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import is_label
 from jaxloss.traits import nonnegative
 
@@ -74,7 +75,7 @@ def load_balance(
     sent = jnp.where(keep[..., None], expert_ids, -1)
     is_expert = is_label(probabilities[..., None, :], sent)
     counts = jnp.sum(is_expert, axis=(-3, -2), dtype=jnp.int32)
-    mass = jnp.sum(jnp.where(keep[..., None], probabilities, 0), axis=-2)
+    mass = linear_argument(jnp.sum(jnp.where(keep[..., None], probabilities, 0), axis=-2))
     tokens = jnp.sum(keep, axis=-1, dtype=jnp.int32)
     counts, mass, tokens = (_over_devices(x, axis_name) for x in (counts, mass, tokens))
     tokens = jnp.maximum(tokens, 1).astype(mass.dtype)

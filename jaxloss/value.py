@@ -24,6 +24,7 @@ from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
 from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.regression import _huber
 from jaxloss.traits import convex, nonnegative
 
@@ -181,7 +182,7 @@ def temperature(
         Haarnoja et al., *Soft Actor-Critic Algorithms and Applications*, 2018.
     """
     excess = jax.lax.stop_gradient(log_prob + target_entropy)
-    return -(log_temperature if linear else jnp.exp(log_temperature)) * excess
+    return -(linear_argument(log_temperature) if linear else jnp.exp(log_temperature)) * excess
 
 
 @loss(log_prob=extended, advantage=finite, temperature=positive, max_weight=positive)
@@ -219,7 +220,7 @@ def exponential_advantage(
         Peng et al., *Advantage-Weighted Regression*, 2019.
         Kostrikov et al., *Offline Reinforcement Learning with Implicit Q-Learning*, 2022.
     """
-    exponent = jax.lax.stop_gradient(advantage / temperature)
+    exponent, log_prob = jax.lax.stop_gradient(advantage / temperature), linear_argument(log_prob)
     if max_weight is None:
         return -jnp.exp(exponent) * log_prob
     largest = jax.lax.stop_gradient(jnp.asarray(max_weight, exponent.dtype))

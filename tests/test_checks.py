@@ -99,6 +99,8 @@ def test_masked_entries_are_not_checked():
     with jl.checks():
         jax.jit(jl.classification.softmax_cross_entropy)(LOGITS, BAD, where=where)
         jl.regression.huber([1.0, jnp.nan], [0.0, 0.0], where=[True, False])
+        shares = [[0.5, 0.5], [jnp.nan, 7.0]]
+        jl.classification.categorical_cross_entropy(shares, [0, 1], where=[True, False])
 
 
 @pytest.mark.slow

@@ -128,6 +128,19 @@ def test_orders_with_a_name():
     np.testing.assert_allclose(divergence.renyi(log_p, half, order=0.0), -np.log(0.3), rtol=1e-6)
 
 
+@pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 1.001, 1.5, 2.0, 5.0])
+def test_the_gradient_of_renyi_in_a_target_of_0_is_its_one_sided_slope(order):
+    """That of the formula above order 1; 0 at order 0, and where the slope is infinite."""
+    p, q = np.array([0.2, 0.5, 0.3]), np.array([0.4, 0.6, 0.0])
+    slope = jax.grad(lambda q: divergence.renyi(np.log(p), q, order=order))(jnp.float32(q))
+    mass = np.sum(q**order * p ** (1 - order), where=q > 0)
+    inside = q[:2] ** (order - 1) * p[:2] ** (1 - order) / mass - 1
+    if order != 1:
+        np.testing.assert_allclose(slope[:2], order / (order - 1) * inside, rtol=2e-3, atol=1e-6)
+    expected = -order / (order - 1) if order > 1 else 0
+    np.testing.assert_allclose(slope[2], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["renyi", "alpha_divergence"])
 def test_the_slope_in_the_order_is_that_of_differences(name):
     with jax.enable_x64(True):

@@ -443,3 +443,15 @@ def test_a_chunk_that_is_no_number_of_items_is_refused():
         ValueError, match=r"pairwise_logistic: `chunk_size` is 0, expected at least 1"
     ):
         ranking.pairwise_logistic(SCORES, RELEVANCE, chunk_size=0)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("segments", [None, SEGMENTS])
+def test_sorted_lists_lie_on_any_mesh(kind, segments):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType[kind],))
+    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    slopes = jax.grad(lambda s, r: ranking.list_mle(s, r, segments=segments, reduction="sum"))
+    with jax.set_mesh(mesh):
+        got = jax.jit(slopes)(*(jax.device_put(x, by_row) for x in (SCORES, RELEVANCE)))
+    assert got.sharding.spec[0] == "data"
+    np.testing.assert_allclose(got, slopes(SCORES, RELEVANCE), rtol=1e-5, atol=1e-6)

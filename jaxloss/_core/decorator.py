@@ -126,10 +126,11 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
 
     # Values outside their domains.
     checking, sane, valid = are_on(), True, None
+    context = given | sizes | {"where": where}
     if checking:
-        sane = check_arguments(spec, arrays, came, forms, given | sizes)
+        sane = check_arguments(spec, arrays, came, forms, context)
     if spec.guarded:
-        arrays, valid = labels.guard(spec, arrays, forms, given | sizes)
+        arrays, valid = labels.guard(spec, arrays, forms, context)
 
     # The mathematics.
     inputs = {n: arrays[n] if n in arrays else option(spec, n, given[n]) for n in spec.arguments}
@@ -144,6 +145,6 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
         values = labels.nan_unless(values, valid)
     if checking:
         counted = values if where is None else jnp.where(where, values, 0)
-        check(spec.name, "result", finite, counted, given | sizes, unless=~jnp.asarray(sane))
+        check(spec.name, "result", finite, counted, context, unless=~jnp.asarray(sane))
     cached = fits_in_cache(arrays)
     return reduce(values, where, weights, given["reduction"], cached=cached)

@@ -21,11 +21,16 @@ def fill_where(
     """Puts a value of its domain into each array wherever `where` is False."""
     dims = spec.result.dims
     return {
-        name: _select(where, x, forms[name].domain.fill)
+        name: _select(where, x, _fill(forms[name], x))
         if forms[name].dims[: len(dims)] == dims
         else x
         for name, x in arrays.items()
     }
+
+
+def _fill(form: ArraySpec, x: Array) -> float:
+    """A value of the domain, whose logarithm is finite in a row that sums to 1."""
+    return 1 / x.shape[-1] if form.domain.normalized and form.event else form.domain.fill
 
 
 def fill_masked(

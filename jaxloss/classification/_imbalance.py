@@ -153,7 +153,9 @@ def ldam(
         Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss*, 2019.
     """
     kept = class_counts if mask is None else jnp.where(mask, class_counts, jnp.inf)
-    margins = max_margin * jnp.sqrt(jnp.sqrt(jnp.min(kept, axis=-1, keepdims=True) / kept))
+    rarest = jnp.min(kept, axis=-1, keepdims=True)
+    rarest = jnp.where(rarest == jnp.inf, 1, rarest)  # every class is left out
+    margins = max_margin * jnp.sqrt(jnp.sqrt(rarest / class_counts))
     margins = jnp.where(is_label(logits, labels), jnp.broadcast_to(margins, logits.shape), 0)
     return softmax_nll(_scaled_with_margin(logits, margins, scale), labels)
 

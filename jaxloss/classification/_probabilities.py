@@ -20,6 +20,7 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import take_label
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, smooth
 
@@ -150,6 +151,8 @@ def negative_log_likelihood(
     """
     if labels.ndim == log_probabilities.ndim:
         weighted = weighted_labels(labels, class_weights)
-        return jnp.sum(numerics.multiply_no_nan(weighted, -log_probabilities), axis=-1)
-    nll = 0 - take_label(log_probabilities, labels)
+        return jnp.sum(
+            numerics.multiply_no_nan(weighted, -linear_argument(log_probabilities)), axis=-1
+        )
+    nll = 0 - linear_argument(take_label(log_probabilities, labels))
     return times_weight_of_label(nll, labels, class_weights)

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
@@ -117,10 +117,17 @@ def _excess_ratio(x: Array) -> Array:
     return jnp.where(slow, expm1_minus_x_over_x2(jnp.where(slow, x, 0)), far)
 
 
-def _held(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Array:
+def _of_labels(p: Array, nll: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """The label, log(label / p), and p; 1, 0 and 1 where the label is 0."""
     none = labels == 0
     label = jnp.where(none, 1, labels)
-    known = tweedie_half_deviance(p, label, jnp.log(label) + nll, t1)
+    return label, jnp.log(label) + jnp.where(none, 0, nll), jnp.where(none, 1, p)
+
+
+def _held(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Array:
+    none = labels == 0
+    label, log_ratio, p_of_label = _of_labels(p, nll, labels)
+    known = tweedie_half_deviance(p_of_label, label, log_ratio, t1)
     # Not a power 2 - t1, of which rounding may take the last place: that of 1 - t1 is exact.
     return jnp.where(none, p * _to_power(p, nll, lo, 1 - t1) / (2 - t1), known)
 
@@ -136,14 +143,13 @@ def _divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     p, nll, lo, labels, t1 = primals
     _, nll_dot, _, labels_dot, t1_dot = tangents
     none, below = labels == 0, t1 < 1
-    label = jnp.where(none, 1, labels)
-    log_ratio = jnp.log(label) + nll
+    label, log_ratio, p_of_label = _of_labels(p, nll, labels)
     missed = jnp.where(none, -p, -label * jnp.expm1(-log_ratio))  # y - p
     dloss_dlogits_dot = _to_power(p, nll, lo, 1 - t1) * missed * nll_dot
     # The slope at a label of 0 is infinite from t1 = 1 on: 0 by convention.
     left = jnp.where(below, 1 - t1, 1)
     at_none = jnp.where(below, -_to_power(p, nll, lo, left) / left, 0)
-    dloss_dlabel = jnp.where(none, at_none, boxcox_difference(label, p, log_ratio, 1 - t1))
+    dloss_dlabel = jnp.where(none, at_none, boxcox_difference(label, p_of_label, log_ratio, 1 - t1))
     _, from_t1 = jax.jvp(functools.partial(_held, p, nll, lo, labels), (t1,), (t1_dot,))
     value = _divergence(p, nll, lo, labels, t1)
     return value, dloss_dlogits_dot + dloss_dlabel * labels_dot + from_t1
@@ -163,6 +169,7 @@ def bi_tempered(
     logits: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
     *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     t1: Real[ArrayLike, ""] = 0.8,
     t2: Real[ArrayLike, ""] = 1.2,
     **reduction: Unpack[AxisReduction],
@@ -185,6 +192,7 @@ def bi_tempered(
     Args:
         logits: Scores of the classes; -inf makes a class impossible.
         labels: Class ids, integers without the class axis; or distributions over the classes.
+        mask: False leaves a class out of an example, or of all examples.
         t1: The temperature of the logarithm, below 2; below 1 the loss is bounded.
         t2: The temperature of the exponential, at least 0; probabilities are read with it.
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -77,6 +77,7 @@ def triplet(
     power: Real[ArrayLike, ""] = 2.0,
     swap: bool = False,
     distance: _Distance = "norm",
+    mask: Bool[ArrayLike, "*batch dim"] | Bool[ArrayLike, "dim"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Triplet loss: hinge on the difference of two distances from an anchor.
@@ -103,6 +104,7 @@ def triplet(
             the positive.
         distance: "norm", "squared" (Euclidean), "cosine" (1 less the cosine, from 0 to 2); or a
             function of two arrays `(*batch, dim)` that returns `(*batch)`.
+        mask: False leaves a feature out of an example, or of all examples.
 
     Returns:
         The loss of each triplet, in the unit of the distance.
@@ -129,6 +131,7 @@ def cosine_embedding(
     labels: Real[ArrayLike, "*batch"],
     *,
     margin: Real[ArrayLike, ""] = 0.0,
+    mask: Bool[ArrayLike, "*batch dim"] | Bool[ArrayLike, "dim"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Cosine embedding loss: cosine distance of matches, hinge on the cosine of other pairs.
@@ -145,6 +148,7 @@ def cosine_embedding(
         right: Embeddings.
         labels: +1 for a match, -1 for none; anything else gives NaN.
         margin: The cosine below which a pair that does not match has loss 0, from -1 to 1.
+        mask: False leaves a feature out of an example, or of all examples.
 
     Returns:
         The loss of each pair, from 0 to 2.
@@ -169,6 +173,7 @@ def pair(
     labels: Real[ArrayLike, "*batch"],
     *,
     margin: Real[ArrayLike, ""] = 1.0,
+    mask: Bool[ArrayLike, "*batch dim"] | Bool[ArrayLike, "dim"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Contrastive loss of a pair: half the squared distance, or half the squared hinge on it.
@@ -187,6 +192,7 @@ def pair(
         right: Embeddings.
         labels: 1 for a match, 0 for none, or the probability of a match.
         margin: The distance beyond which a pair that does not match has loss 0.
+        mask: False leaves a feature out of an example, or of all examples.
 
     Returns:
         The loss of each pair, in the squared unit of the distance.

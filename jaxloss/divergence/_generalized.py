@@ -126,6 +126,7 @@ def gaussian_kl(
     target_log_variance: Real[ArrayLike, ""]
     | Real[ArrayLike, "dimensions"]
     | Real[ArrayLike, "*batch dimensions"] = 0.0,
+    mask: Bool[ArrayLike, "*batch dimensions"] | Bool[ArrayLike, "dimensions"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Kullback-Leibler divergence between Gaussians with independent dimensions.
@@ -143,6 +144,7 @@ def gaussian_kl(
         log_variance: Logarithms of the predicted variances $\sigma^2$.
         target_mean: Means $m$ of the target.
         target_log_variance: Logarithms of its variances $s^2$.
+        mask: False leaves a dimension out of an example, or of all examples.
 
     Returns:
         The divergence of each example in nats.
@@ -156,4 +158,5 @@ def gaussian_kl(
     """
     distance = (mean - target_mean) * jnp.exp(-0.5 * target_log_variance)
     terms = expm1_minus_x(log_variance - target_log_variance) + jnp.square(distance)
+    terms = terms if mask is None else jnp.where(mask, terms, 0)
     return 0.5 * jnp.sum(terms, axis=-1)

@@ -49,9 +49,13 @@ def renyi(
     respect to the order; below 1 it is finite unless the distributions do not overlap. The target
     is divided by its sum, whose rounding error would otherwise be divided by $\alpha - 1$.
 
+    At order 0 it is $-\log \sum_{q_k > 0} p_k$, which depends on where the target is 0 and on
+    nothing else of it: the gradient of the target is 0.
+
     Args:
         log_prediction: Log-probabilities of the classes; -inf rules a class out.
-        target: Target probabilities of the classes.
+        target: Target probabilities of the classes; at an order up to 1 the slope at probability 0
+            is infinite, and the gradient there 0.
         order: The order, at least 0.
         mask: False takes a class out of an example (or out of all).
 
@@ -66,8 +70,13 @@ def renyi(
         Rényi, *On Measures of Entropy and Information*, 1961.
         van Erven and Harremoës, *Rényi Divergence and Kullback-Leibler Divergence*, 2014.
     """
-    target, log_target = _normalized(target)
-    power = order - 1
+    given, power = target, order - 1
+    # From 0 a probability takes from the others' shares; up to order 1 it does so infinitely fast.
+    total = jnp.sum(given, axis=-1, keepdims=True)
+    falls = (given == 0) & (log_prediction > -jnp.inf) & (power > 0) & (total > 0)
+    slope = -order / (jnp.where(power > 0, power, 1) * jnp.where(total > 0, total, 1))
+    from_zero = jnp.sum(jnp.where(falls, given * slope, 0), axis=-1)
+    target, log_target = _normalized(jnp.where(given == 0, 0, given))
     ruled_out = (log_prediction == -jnp.inf) & (target > 0)
     ratio = masked_difference(jnp.where(ruled_out, 0, target), log_target, log_prediction)
     mean = jnp.sum(target * ratio, axis=-1, keepdims=True)
@@ -87,7 +96,7 @@ def renyi(
     logs = jnp.where(close[..., None], 0, logs)  # all -inf, they would have NaN derivatives
     divisor = jnp.where(power == 0, 1, power)
     far = jnp.where(power == 0, jnp.inf, numerics.logsumexp(logs) / divisor)
-    return jnp.where(close, near, far)
+    return jnp.where(close, near, far) + from_zero
 
 
 def _power(p: Array, q: Array, logarithm: Array, order: Array | float) -> Array:

@@ -5,7 +5,7 @@ from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -15,10 +15,12 @@ from jaxloss.numerics._gamma import HALF_LOG_2PI
 from jaxloss.traits import shift_invariant, smooth
 
 
-@loss(shift_invariant, smooth, logits=extended, losses=extended)
+@loss(shift_invariant, smooth, logits=extended, losses=extended._replace(masked=math.inf))
 def mixture(
     logits: Real[ArrayLike, "*batch components"],
     losses: Real[ArrayLike, "*batch components"],
+    *,
+    mask: Bool[ArrayLike, "*batch components"] | Bool[ArrayLike, "components"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Negative log-likelihood of a mixture of distributions, from those of its components.
@@ -35,6 +37,7 @@ def mixture(
     Args:
         logits: The unnormalized log-weight of each component.
         losses: The negative log-likelihood of the target under each component.
+        mask: False leaves a component out of an example, or of all examples.
 
     Returns:
         The loss of each example, in nats.
@@ -56,6 +59,8 @@ def gaussian_mixture(
     target: Real[ArrayLike, "*batch"],
     variances: Real[ArrayLike, "*batch components"],
     logits: Real[ArrayLike, "*batch components"],
+    *,
+    mask: Bool[ArrayLike, "*batch components"] | Bool[ArrayLike, "components"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Negative log-likelihood of a mixture of Gaussians: the loss of a mixture density network.
@@ -74,6 +79,7 @@ def gaussian_mixture(
         target: The observed value, in the same unit; without the axis of the components.
         variances: The variance of each component, above 0.
         logits: The unnormalized log-weight $x_k$ of each component.
+        mask: False leaves a component out of an example, or of all examples.
 
     Returns:
         The loss of each example, in nats.

@@ -65,6 +65,12 @@ class DD(NamedTuple):
         return DD(hi, finite(self.lo - (hi - self.hi)))
 
 
+# An infinite or overflowing result has a rounding error of inf - inf, which `finite` replaces.
+# Jitted, since `jax_debug_nans` would report that in each eager operation.
+_error_free = functools.partial(jax.jit, inline=True)
+
+
+@_error_free
 def two_sum(a: Array | float, b: Array | float) -> DD:
     """`a + b` and its rounding error (Knuth)."""
     total = jnp.add(a, b)
@@ -74,6 +80,7 @@ def two_sum(a: Array | float, b: Array | float) -> DD:
     return DD(total, finite((a - (seen - back)) + (b - back)))
 
 
+@_error_free
 def two_product(a: Array | float, b: Array | float) -> DD:
     """`a * b` and its rounding error (Dekker), from halves whose products are exact."""
     product = rounded(jnp.multiply(a, b))
@@ -87,6 +94,7 @@ def two_product(a: Array | float, b: Array | float) -> DD:
     return DD(product, finite(((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2))
 
 
+@_error_free
 def two_quotient(a: Array | float, b: Array | float) -> DD:
     """`a / b` and its rounding error, itself rounded."""
     ratio = rounded(jnp.divide(a, b))

@@ -12,7 +12,7 @@ from jaxloss._xla import on_cpu
 
 
 def is_label(
-    x: Shaped[Array, "*#batch classes"], labels: Int[Array, "*#batch"]
+    x: Shaped[Array, "... classes"], labels: Int[Array, "..."]
 ) -> Bool[Array, "... classes"]:
     """Where along the last axis of x the label is: one-hot labels as booleans, by comparison.
 

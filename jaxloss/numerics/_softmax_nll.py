@@ -136,9 +136,29 @@ def softmax_nll(logits: Array | DD, labels: Array) -> Array:
 @softmax_nll.defjvp
 def _softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # The value is the function itself, so that this rule also applies to second derivatives.
-    gradient = _of_class(*primals)[1]
     logits_dot = tangents[0].hi if isinstance(tangents[0], DD) else tangents[0]
-    return softmax_nll(*primals), jnp.sum(gradient * logits_dot, axis=-1)
+    return softmax_nll(*primals), jnp.sum(_gradient_of_class(*primals) * logits_dot, axis=-1)
+
+
+@jax.custom_jvp
+def _gradient_of_class(logits: Array | DD, labels: Array) -> Array:
+    return _of_class(logits, labels)[1]
+
+
+# A full rule: of p (change - mean change), changes are measured from that of the largest logit, so
+# that their mean is not rounded where the probabilities are close to 0 and 1.
+@_gradient_of_class.defjvp
+def _gradient_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    logits, labels = primals
+    hi, change = (x.hi if isinstance(x, DD) else x for x in (logits, tangents[0]))
+    gradient = _gradient_of_class(logits, labels)
+    at_label = is_label(hi, labels)
+    p = jnp.where(at_label, jnp.exp(-softmax_nll(logits, labels))[..., None], gradient)
+    at_top = is_label(hi, jnp.argmax(hi, axis=-1))
+    of_top = jnp.sum(jnp.where(at_top, change, 0), axis=-1, keepdims=True)
+    change = jnp.where(at_top, 0, change - of_top)
+    mean = jnp.sum(p * change, axis=-1, keepdims=True)
+    return gradient, jnp.where(p == 0, 0, p * (change - mean))
 
 
 @jax.custom_jvp

@@ -13,6 +13,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
 from jaxloss.numerics._double_double import DD, at_dd, exp_dd, two_product, two_sum
+from jaxloss.numerics._elementwise import linear_argument
 
 
 def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
@@ -137,7 +138,7 @@ def reinforce(
         Williams, *Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement
         Learning*, 1992.
     """
-    return -jax.lax.stop_gradient(weight) * advantage * log_prob
+    return -jax.lax.stop_gradient(weight) * advantage * linear_argument(log_prob)
 
 
 @loss(
@@ -185,7 +186,7 @@ def cispo(
         MiniMax, *MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention*, 2025.
     """
     weight = _ratio_within(log_prob, old_log_prob, 1 - low, 1 + high)
-    return -jax.lax.stop_gradient(weight) * advantage * log_prob
+    return -jax.lax.stop_gradient(weight) * advantage * linear_argument(log_prob)
 
 
 @loss(

@@ -12,6 +12,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.traits import nonnegative, shift_invariant
 
@@ -54,7 +55,7 @@ def kl_estimate(
     """
     log_ratio = reference_log_prob - log_prob
     if order == 1:
-        return -log_ratio
+        return linear_argument(-log_ratio)
     return 0.5 * jnp.square(log_ratio) if order == 2 else numerics.expm1_minus_x(log_ratio)
 
 

@@ -147,7 +147,8 @@ def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Arra
 
 
 def _iota(x: Array) -> Int[Array, "*batch items"]:
-    return lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    # Added to zeros like x, so that it is sharded like x: a sort takes arrays of one sharding.
+    return jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
 
 
 def _number_lists(
@@ -157,17 +158,14 @@ def _number_lists(
     is_out, segments, places = lax.sort(not_folded((~mask, segments, _iota(mask))), num_keys=2)
     is_new = segments != jnp.roll(segments, 1, axis=-1)
     number = jnp.cumsum(is_new & (_iota(mask) > 0), axis=-1, dtype=jnp.int32)
-    return _map_batch(_put, places, jnp.where(is_out, mask.shape[-1], number))
+    numbers = not_folded((places, jnp.where(is_out, mask.shape[-1], number)))
+    return lax.sort(numbers, num_keys=1)[1]  # back at their places
 
 
 def _map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
     for _ in range(arrays[0].ndim - 1):
         function = jax.vmap(function)
     return function(*arrays)
-
-
-def _put(places: Array, values: Array) -> Array:
-    return jnp.zeros_like(values).at[places].set(values, unique_indices=True)
 
 
 def _add_up(values: Array, lists: Array) -> Array:
@@ -262,8 +260,26 @@ def nll_among_later(
     is_followed = is_in & (places < scores.shape[-1] - 1)
     for x in found[: len(lists)]:
         is_followed &= x == _behind(x, 1, 0)
-    scores = jnp.take_along_axis(scores, order, axis=-1)
+    scores = _in_order(scores, order)
     return _nll_among_later(scores, is_followed), is_in & ~is_followed
+
+
+@jax.custom_jvp
+def _in_order(x: Float[Array, "*batch items"], order: Int[Array, "*batch items"]) -> Array:
+    return jnp.take_along_axis(x, order, axis=-1)
+
+
+# A full rule: its transpose is a gather, where that of a gather is a scatter: slow on GPUs, and
+# `checkify` raises an IndexError on it (JAX 0.10: `scatter_oob` knows no batching dimensions).
+@_in_order.defjvp
+def _in_order_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    x, order = primals
+    _, places = lax.sort(not_folded((order, _iota(order))), num_keys=1)
+    return _in_order(x, order), _map_batch(_put, places, tangents[0])
+
+
+def _put(places: Array, values: Array) -> Array:
+    return jnp.zeros_like(values).at[places].set(values, unique_indices=True)
 
 
 @jax.jit  # so that an eager call compiles its loops once

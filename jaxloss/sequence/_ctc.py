@@ -77,6 +77,7 @@ def ctc(
     logit_lengths: Int[ArrayLike, "*batch"] | None = None,
     label_mask: Bool[ArrayLike, "*batch tokens"] | None = None,
     label_lengths: Int[ArrayLike, "*batch"] | None = None,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     blank: int = 0,
     infeasible: Literal["inf", "zero"] = "inf",
     **reduction: Unpack[Reduction],
@@ -110,6 +111,7 @@ def ctc(
         logit_lengths: How many frames count, from the first; instead of a mask.
         label_mask: False skips a label, at any place.
         label_lengths: How many labels count, from the first; instead of a mask.
+        mask: False leaves a class out of an example, or of all examples, whatever its logits hold.
         blank: The class id of the blank.
         infeasible: The loss of an example without an alignment: "inf", or "zero". Its gradient is
             0 in both cases.

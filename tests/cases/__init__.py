@@ -45,8 +45,6 @@ class Case:
         conditioned: Whether an error smaller than what one last place of the inputs changes counts
             as that: a difference of given logarithms is as uncertain as they are. May be a function
             of an example.
-        is_linear: Whether the loss is linear in every argument that has a gradient, so that a NaN
-            in one of them leaves the gradients finite. May be a function of the setting.
     """
 
     oracle: Callable[..., Any]
@@ -56,7 +54,6 @@ class Case:
     ulp: tuple[float, float] = (4, 4)
     by_component: bool | Callable[["Setting"], bool] = True
     conditioned: bool | Callable[[Mapping[str, Any]], bool] = False
-    is_linear: bool | Callable[["Setting"], bool] = False
 
     def around(self, example: Mapping[str, Any]) -> Callable[..., Any]:
         """The oracle whose derivatives are those of the loss.
@@ -105,11 +102,6 @@ class Setting:
     @property
     def by_component(self) -> bool:
         rule = self.case.by_component
-        return rule if isinstance(rule, bool) else rule(self)
-
-    @property
-    def is_linear(self) -> bool:
-        rule = self.case.is_linear
         return rule if isinstance(rule, bool) else rule(self)
 
     @property

@@ -89,7 +89,9 @@ def alpha(log_prediction, target, order=0.5, mask=None):
     return value
 
 
-def gaussian_kl(mean, log_variance, target_mean=0.0, target_log_variance=0.0):
+def gaussian_kl(mean, log_variance, target_mean=0.0, target_log_variance=0.0, mask=None):
+    if mask is not None:
+        mean, log_variance = mean[mask], log_variance[mask]
     ratio = exp(log_variance - target_log_variance)
     distance = (mean - target_mean) ** 2 / exp(0 * mean + target_log_variance)
     return sum(ratio - 1 - log(ratio) + distance) / 2
@@ -233,7 +235,11 @@ CASES = {
     ),
     "gaussian_kl": Case(
         gaussian_kl,
-        ({}, {"target_mean": 0.5}, {"target_log_variance": -1.0}),
+        (
+            {},
+            {"target_mean": 0.5, "mask": np.array([True, False, True, True, False])},
+            {"target_log_variance": -1.0},
+        ),
         extremes={"mean": near_numbers(to=0.5), "log_variance": near_numbers(to=-1.0)},
         by_component=False,
     ),

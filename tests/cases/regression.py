@@ -40,11 +40,12 @@ def pinball(prediction, target, level=0.5):
     return max((1 - level) * error, -level * error)
 
 
-def quantiles(prediction, target, level=None):
+def quantiles(prediction, target, level=None, mask=None):
     count = len(prediction)
     level = [(k + 0.5) / count for k in range(count)] if level is None else level
-    each = [pinball(p, target, q) for p, q in zip(prediction, level, strict=True)]
-    return sum(each) / count
+    keep = [True] * count if mask is None else mask
+    each = [pinball(p, target, q) for p, q, k in zip(prediction, level, keep, strict=True) if k]
+    return sum(each) / len(each)
 
 
 def cosine_distance(prediction, target, mask=None):
@@ -104,7 +105,9 @@ CASES = {
     "squared_log_error": Case(squared_log_error),
     "absolute_percentage_error": Case(absolute_percentage_error),
     "symmetric_absolute_percentage_error": Case(symmetric_absolute_percentage_error),
-    "quantiles": Case(quantiles, options=({}, {"level": LEVELS}), ulp=(6, 6)),
+    "quantiles": Case(
+        quantiles, options=({}, {"level": LEVELS}, {"mask": LEVELS > 0.1}), ulp=(6, 6)
+    ),
     "cosine_distance": Case(
         cosine_distance,
         options=({}, {"mask": np.array([True, True, False, True, True])}),

@@ -86,7 +86,6 @@ CASES = {
             "probabilities": lambda g, n: probabilities(g, (n,)),
             "expert_ids": lambda g, n: ids(g, (n,)),
         },
-        is_linear=True,
     ),
     "importance_cv": Case(
         importance_cv,

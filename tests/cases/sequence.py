@@ -7,8 +7,10 @@ import jaxloss.sequence  # noqa: F401 (files its losses)
 from cases import Batched, Case
 
 
-def ctc(logits, labels, logit_mask=None, label_mask=None, blank=0, infeasible="inf"):
+def ctc(logits, labels, logit_mask=None, label_mask=None, mask=None, blank=0, infeasible="inf"):
     """The forward recursion of the paper, over the labels with a blank around each."""
+    if mask is not None:
+        logits = logits[:, mask]  # of the classes behind the labels
     if logit_mask is not None:
         logits = logits[logit_mask]
     if label_mask is not None:
@@ -41,7 +43,10 @@ CASES = {
             {},
             {"blank": 3},
             {"logit_mask": Batched(lambda g, batch: g.integers(0, 6, (*batch, 1)) != np.arange(6))},
-            {"label_mask": Batched(lambda g, batch: g.random((*batch, 3)) < 0.6)},
+            {
+                "label_mask": Batched(lambda g, batch: g.random((*batch, 3)) < 0.6),
+                "mask": np.arange(4) < 3,
+            },
         ),
         draws={"labels": lambda g, batch: g.integers(1, 3, (*batch, 3)).astype(np.int32)},
         extremes={"labels": lambda g, count: g.integers(1, 3, (count, 3)).astype(np.int32)},

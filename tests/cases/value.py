@@ -82,14 +82,12 @@ CASES = {
         options=({"target_entropy": -2.0}, {"target_entropy": -2.0, "linear": True}),
         extremes={"log_temperature": moderate, "log_prob": moderate},
         conditioned=True,
-        is_linear=lambda setting: "linear" in setting.given,
     ),
     "exponential_advantage": Case(
         exponential_advantage,
         options=({}, {"temperature": 0.5, "max_weight": 2.0}, {"max_weight": 100.0}),
         extremes={"log_prob": moderate, "advantage": moderate},
         conditioned=True,
-        is_linear=True,
     ),
     "gumbel": Case(
         gumbel,

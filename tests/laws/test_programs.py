@@ -1,5 +1,6 @@
 """What a loss is as a program: its jaxpr, strict promotion, export, eager calls."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,4 +93,49 @@ def test_eager_calls_compile_once_and_make_no_nan(setting, count_compilations):
             loss(*data), slopes(*data)
         with count_compilations() as compiled:
             loss(*data), slopes(*data)
+        jax.jit(lambda *data: (loss(*data), slopes(*data)))(*data)
     assert not compiled, f"the third eager call compiled {len(compiled)} programs"
+
+
+def mask_of(setting):
+    """A mask of one whole example and of some of others, but not of class 0 or that of a label."""
+    form, data = setting.info.spec.array_specs["mask"][0], setting.data()
+    sizes = {}
+    for x, own in zip(data, setting.array_specs, strict=True):
+        sizes |= dict(zip(own.event, x.shape[x.ndim - len(own.event) :], strict=True))
+    mask = np.random.default_rng(4).random(shape := form.shape(BATCH, sizes)) < 0.6
+    for x, own in zip(data, setting.array_specs, strict=True):
+        if own.kind == "Int" and form.event == ("classes",):
+            mask |= np.any(np.arange(shape[-1]) == x.reshape(*BATCH, -1, 1), axis=-2)
+            mask[..., 0] = True
+    mask[0, 1] = False
+    return mask
+
+
+def left_out(setting, mask, place):
+    """Which entries of one of the data a mask leaves out: along its axes, wherever those are."""
+    x, form = setting.data()[place], setting.array_specs[place]
+    axes, event = setting.info.spec.array_specs["mask"][0].event, form.event
+    for start in range(len(event) - len(axes) + 1) if form.batched else ():
+        if event[start : start + len(axes)] == axes:
+            behind = (1,) * (len(event) - start - len(axes))
+            of_event = mask.reshape(*BATCH, *(1,) * start, *mask.shape[len(BATCH) :], *behind)
+            return np.broadcast_to(~of_event, x.shape)
+    return np.zeros(x.shape, bool)
+
+
+@law(only=lambda setting: "mask" in setting.info.spec.array_specs)
+def test_mask_hides_whatever_the_inputs_hold(setting):
+    data, mask = arrays(setting), mask_of(setting)
+    loss, slopes = call(setting, mask=mask), gradient(setting, mask=mask)
+    both = jax.jit(lambda *data: (loss(*data), slopes(*data)))
+    with jax.debug_nans(True):
+        loss(*data), slopes(*data)
+        expected = both(*data)
+    chex.assert_tree_all_finite(expected)
+    assert np.all(expected[0][0, 1] == 0)
+    hidden = {i: left_out(setting, mask, i) for i in setting.floating()}
+    dirty = [jnp.where(hidden[i], jnp.nan, x) if i in hidden else x for i, x in enumerate(data)]
+    chex.assert_trees_all_equal(both(*dirty), expected)
+    for slope, there in zip(expected[1], hidden.values(), strict=True):
+        assert np.all(slope[there] == 0), "a masked entry has a gradient"

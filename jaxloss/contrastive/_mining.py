@@ -164,7 +164,7 @@ def batch_triplet(
         Schroff et al., *FaceNet: A Unified Embedding for Face Recognition*, 2015.
     """
     size = jnp.max(jnp.abs(embeddings), axis=(-2, -1), keepdims=True, initial=0)
-    power = power_of_two_near(size)
+    power = power_of_two_near(jnp.where(size == 0, 1, size))
     scaled = embeddings / power
     centre = lax.stop_gradient(jnp.mean(scaled, axis=-2, keepdims=True))
     in_set = None if where is None else unsplit(where, -1)

@@ -172,7 +172,7 @@ def proxy_nca(
 
     References:
         Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, 2017.
-        Teh et al., *ProxyNCA++*, 2020.
+        *ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood Component Analysis*, 2020.
     """
     logits = 2 * scale * _cosines(embeddings, prototypes)
     if not among_others:

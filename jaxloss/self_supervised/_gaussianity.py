@@ -26,7 +26,7 @@ from jaxloss.traits import nonnegative
 
 def _projections(x: Array, directions: Array) -> Float[Array, "*batch set directions"]:
     units = numerics.normalize(directions, axis=0)
-    return jnp.einsum("...nd,dk->...nk", x, units, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("...ic,cj->...ij", x, units, precision=lax.Precision.HIGHEST)
 
 
 @jax.checkpoint

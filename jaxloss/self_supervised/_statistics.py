@@ -94,7 +94,7 @@ def off_diagonal_squares(
     size, dim = x.shape[-2:]
     if axis_name is None and isinstance(size, int) and dim >= 2 * size:
         grams = (
-            jnp.einsum("...nd,...md->...nm", z, z, precision=lax.Precision.HIGHEST) for z in (x, y)
+            jnp.einsum("...ic,...jc->...ij", z, z, precision=lax.Precision.HIGHEST) for z in (x, y)
         )
         of_all = jnp.sum(next(grams) * next(grams), axis=(-2, -1))
         return of_all - jnp.sum(jnp.square(jnp.sum(x * y, axis=-2)), axis=-1)

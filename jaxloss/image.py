@@ -263,7 +263,8 @@ def ms_ssim(
     _check_window("ms_ssim", prediction.shape, size, levels)
     weights = _window(size, jnp.asarray(sigma, prediction.dtype))
     constants = _constants(k1, k2, data_range, prediction.dtype)
-    logarithm, nothing, every = 0.0, False, _compared(prediction, target)
+    every = _compared(prediction, target)
+    logarithm, nothing = jnp.zeros((), prediction.dtype), False
     for level in range(levels):
         of_means, of_variances = _differences(every, weights, constants)
         if level == levels - 1:

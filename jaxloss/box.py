@@ -88,10 +88,11 @@ def _overlap(name: str, prediction: Array, target: Array, format: Format) -> _Ov
 def _one_less_iou(x: _Overlap) -> Array:
     """1 - IoU; of two boxes without area 0 if they are equal, else 1."""
     # The parts of the two areas outside the intersection: nothing is subtracted.
-    outside = sum(
+    outside_each = [
         side[..., 0] * size[..., 1] + x.shared[..., 0] * side[..., 1]
         for side, size in zip((x.own, x.other), x.sizes, strict=True)
-    )
+    ]
+    outside = outside_each[0] + outside_each[1]
     shared = _area(x.shared)
     differs = jnp.any((x.own != 0) | (x.other != 0) | (x.gap != 0) | (x.apart != 0), axis=-1)
     empty = outside + shared == 0

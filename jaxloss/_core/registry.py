@@ -26,6 +26,7 @@ FAMILIES = (
     "contrastive",
     "segmentation",
     "box",
+    "image",
     "sequence",
     "policy",
     "value",

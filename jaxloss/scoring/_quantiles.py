@@ -136,9 +136,9 @@ def weighted_interval_score(
         Bracher et al., *Evaluating Epidemic Forecasts in an Interval Format*, 2021.
     """
     count = lower.shape[-1]
-    if alpha is None:
-        alpha = jnp.arange(1, count + 1, dtype=lower.dtype) / (count + 1)
+    evenly = jnp.arange(1, count + 1, dtype=lower.dtype) / (count + 1)
+    alpha = jnp.broadcast_to(evenly if alpha is None else jnp.asarray(alpha), lower.shape)
     outside = _outside(lower, upper, target[..., None])
-    widths = jnp.broadcast_to(alpha, lower.shape) * (upper - lower)
+    widths = alpha * (upper - lower)
     total = 0.5 * numerics.absolute(target - median) + jnp.sum(0.5 * widths + outside, axis=-1)
     return total / (count + 0.5)

@@ -92,15 +92,15 @@ def lovasz_softmax(
     References:
         Berman, Rannen Triki and Blaschko, *The Lovász-Softmax Loss*, 2018.
     """
-    classes = probabilities.shape[-1]
+    *batch, height, width, classes = probabilities.shape
     is_true = is_label(probabilities, labels)
     is_true = is_true if mask is None else is_true & mask[..., None]
     errors = numerics.absolute(is_true.astype(probabilities.dtype) - probabilities)
-    rows = (*errors.shape[:-3], -1, classes)
+    rows = (*batch, height * width, classes)
     by_class, true = (jnp.moveaxis(x.reshape(rows), -1, -2) for x in (errors, is_true))
     kept = None
     if mask is not None:
-        kept = jnp.broadcast_to(mask.reshape(*rows[:-2], 1, -1), by_class.shape)
+        kept = jnp.broadcast_to(mask.reshape(*batch, 1, height * width), by_class.shape)
     losses = jnp.sum(by_class * _weights(by_class, true, kept), axis=-1)
     size = over_pixels(is_true.astype(errors.dtype))
     return mean_over_classes(
@@ -144,7 +144,8 @@ def lovasz_hinge(
     References:
         Yu and Blaschko, *The Lovász Hinge: A Novel Convex Surrogate for Submodular Losses*, 2015.
     """
-    rows = (*logits.shape[:-2], -1)
+    *batch, height, width = logits.shape
+    rows = (*batch, height * width)
     errors = (1 - (2 * labels - 1) * logits).reshape(rows)
     is_true = labels.reshape(rows) == 1
     kept = None if mask is None else mask.reshape(rows)

@@ -100,7 +100,6 @@ def dice(
 
 @loss(
     nonnegative,
-    bounded,
     probabilities=unit_interval,
     labels=[class_ids("classes"), unit_interval],
     smooth=nonnegative_number,

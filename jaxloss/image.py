@@ -1,0 +1,368 @@
+r"""Images: losses of the difference between two images as it is seen or measured.
+
+The event is an image, `(height, width, channels)`; axes in front are batch. A single channel still
+has an axis: write `image[..., None]`. All are losses, smaller is better: `ssim` is 1 less the
+similarity, `psnr` minus the ratio in decibels.
+
+SSIM compares means and variances in windows. A variance as $E[x^2] - \mu^2$ has no correct digit
+where the image is bright and smooth. Here a window is a product of two short ones, and the law of
+total variance adds the variance within rows and that between rows: sums of squares, nothing is
+subtracted but the means. 1 - SSIM is made of the differences of the two images alone, so that
+nearly equal images keep the digits of their loss.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple, Unpack
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Real
+
+from jaxloss import numerics
+from jaxloss._core.arguments import check_choice
+from jaxloss._core.decorator import loss
+from jaxloss._core.namespace import public_names
+from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss.domains import nonnegative_number, positive
+from jaxloss.traits import convex, nonnegative, symmetric, translation_invariant, zero_at_match
+
+__all__ = ["ms_ssim", "psnr", "ssim", "total_variation"]
+
+Padding = Literal["valid", "same"]
+Images = Float[Array, "... height width channels"]
+
+
+def _window(size: int, sigma: Array) -> Float[Array, " size"]:
+    """The weights of a Gaussian window, which sum to 1."""
+    places = jnp.arange(size, dtype=sigma.dtype) - (size - 1) / 2
+    return numerics.softmax(-0.5 * jnp.square(places / sigma))
+
+
+def _cut(x: Array, start: int, count: int, axis: int) -> Array:
+    return x[(..., slice(start, start + count), *(slice(None),) * (-axis - 1))]
+
+
+class _Moments(NamedTuple):
+    """Mean and variance of windows; the mean is a pixel plus an offset, which is not rounded to it.
+
+    Attributes:
+        pixel: The pixel in the middle.
+        offset: The mean less that pixel.
+        variance: The mean squared distance from the mean.
+    """
+
+    pixel: Images
+    offset: Images
+    variance: Images
+
+
+def _along(x: _Moments, weights: Array, axis: int) -> _Moments:
+    """The moments of windows along an axis, made of those of their entries."""
+    size = weights.shape[0]
+    count = x.pixel.shape[axis] - size + 1
+    parts = [_Moments(*(_cut(field, k, count, axis) for field in x)) for k in range(size)]
+    middle = parts[size // 2]
+    apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
+    mean, variance = jnp.zeros_like(middle.offset), jnp.zeros_like(middle.variance)
+    for k in range(size):
+        mean = mean + weights[k] * apart[k]
+    for k in range(size):
+        variance = variance + weights[k] * (parts[k].variance + jnp.square(apart[k] - mean))
+    return _Moments(middle.pixel, middle.offset + mean, variance)
+
+
+def _compared(prediction: Images, target: Images) -> _Moments:
+    """Each pixel of the two images and of their difference as a window of its own."""
+    every = jnp.stack([prediction, target, prediction - target])
+    return _Moments(every, jnp.zeros_like(every), jnp.zeros_like(every))
+
+
+def _differences(
+    every: _Moments, weights: Array, constants: tuple[Array, Array]
+) -> tuple[Images, Images]:
+    """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
+    moments = _along(_along(every, weights, -2), weights, -3)
+    squares = jnp.square(moments.pixel + moments.offset), moments.variance
+    of_means, of_variances = (
+        numerics.quotient(change, (a + b) + constant)
+        for (a, b, change), constant in zip(squares, constants, strict=True)
+    )
+    return of_means, of_variances
+
+
+def _check_window(name: str, shape: tuple[Any, ...], size: int, levels: int = 1) -> None:
+    """Raises if the window has no middle, or does not fit into the images."""
+    fun_name = f"jaxloss.image.{name}"
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"{fun_name}: `size` is {size}, expected an odd number of pixels.")
+    height, width = shape[-3:-1]
+    least = size * 2 ** (levels - 1)
+    known = [n for n in (height, width) if isinstance(n, int)]  # or symbolic
+    if min(known, default=least) < least:
+        what = f"on {levels} levels " if levels > 1 else ""
+        remedy = "fewer levels or a smaller `size`" if levels > 1 else "a smaller `size`"
+        raise ValueError(
+            f"{fun_name}: the images have {height} x {width} pixels, but a window of {size} "
+            f"{what}needs {least}: give {remedy}."
+        )
+
+
+def _constants(k1: Any, k2: Any, data_range: Any, dtype: DTypeLike) -> tuple[Array, Array]:
+    first, second = (jnp.square(jnp.asarray(k * data_range, dtype)) for k in (k1, k2))
+    return first, second
+
+
+@loss(
+    nonnegative,
+    symmetric,
+    zero_at_match,
+    data_range=positive,
+    sigma=positive,
+    k1=nonnegative_number,
+    k2=nonnegative_number,
+)
+def ssim(
+    prediction: Real[ArrayLike, "*batch height width channels"],
+    target: Real[ArrayLike, "*batch height width channels"],
+    *,
+    data_range: Real[ArrayLike, ""] = 1.0,
+    size: int = 11,
+    sigma: Real[ArrayLike, ""] = 1.5,
+    k1: Real[ArrayLike, ""] = 0.01,
+    k2: Real[ArrayLike, ""] = 0.03,
+    padding: Padding = "valid",
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""SSIM loss: 1 less the structural similarity of two images.
+
+    When to use: reconstruction and restoration of images, alone or added to an absolute error,
+    where structure matters more than the brightness of single pixels.
+
+    $$\ell = 1 - \frac1N \sum \frac{2 \mu_x \mu_y + C_1}{\mu_x^2 + \mu_y^2 + C_1} \cdot
+      \frac{2 \sigma_{xy} + C_2}{\sigma_x^2 + \sigma_y^2 + C_2}, \qquad C_i = (k_i L)^2$$
+
+    The mean is over all windows and channels. The variances are those of the window as a
+    distribution (pytorch-msssim, dm_pix; `use_sample_covariance=False` of scikit-image). "valid"
+    takes the windows that lie inside the image; "same" reflects the image at its edges, so that
+    each pixel has a window (kornia, torchmetrics). kornia's loss is half of this.
+
+    Args:
+        prediction: The predicted images.
+        target: The true images.
+        data_range: The difference L of the largest and the smallest possible value: 255 for bytes.
+        size: The side of the window, an odd number of pixels.
+        sigma: The standard deviation of the Gaussian window, in pixels.
+        k1: The constant of the means, relative to the data range.
+        k2: The constant of the variances.
+        padding: "valid" or "same".
+
+    Returns:
+        The loss of each image, from 0 to 2.
+
+    Raises:
+        ValueError: If an image is smaller than the window, or the window is not odd.
+
+    Example:
+        >>> flat = jnp.ones((11, 11, 1))
+        >>> ssim(0.5 * flat, flat)
+        Array(0.19998401, dtype=float32)
+
+    References:
+        Wang et al., *Image Quality Assessment: From Error Visibility to Structural Similarity*,
+        2004.
+    """
+    check_choice("jaxloss.image.ssim", "padding", padding, ("valid", "same"))
+    _check_window("ssim", prediction.shape, size)
+    if padding == "same":
+        edges = [(0, 0)] * (prediction.ndim - 3) + [(size // 2, size // 2)] * 2 + [(0, 0)]
+        prediction, target = (jnp.pad(x, edges, mode="reflect") for x in (prediction, target))
+    weights = _window(size, jnp.asarray(sigma, prediction.dtype))
+    constants = _constants(k1, k2, data_range, prediction.dtype)
+    of_means, of_variances = _differences(_compared(prediction, target), weights, constants)
+    return jnp.mean(of_means + of_variances * (1 - of_means), axis=(-3, -2, -1))
+
+
+def _half(x: _Moments) -> _Moments:
+    """The means of squares of four pixels; an odd last row or column is dropped."""
+    height, width = (2 * (n // 2) for n in x.pixel.shape[-3:-1])
+    four = [
+        _Moments(*(field[..., i:height:2, j:width:2, :] for field in x))
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+    first = four[0].pixel
+    apart = [(part.pixel - first) + part.offset for part in four]
+    return _Moments(first, 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3])), four[0].variance)
+
+
+_LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the paper
+
+
+@loss(
+    nonnegative,
+    symmetric,
+    zero_at_match,
+    level_weights=nonnegative_number,
+    data_range=positive,
+    sigma=positive,
+    k1=nonnegative_number,
+    k2=nonnegative_number,
+)
+def ms_ssim(
+    prediction: Real[ArrayLike, "*batch height width channels"],
+    target: Real[ArrayLike, "*batch height width channels"],
+    *,
+    data_range: Real[ArrayLike, ""] = 1.0,
+    level_weights: Real[ArrayLike, "levels"] | None = None,
+    size: int = 11,
+    sigma: Real[ArrayLike, ""] = 1.5,
+    k1: Real[ArrayLike, ""] = 0.01,
+    k2: Real[ArrayLike, ""] = 0.03,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Multi-scale SSIM loss: 1 less a product of similarities at several resolutions.
+
+    When to use: instead of `ssim`, when images are seen at several distances, or their resolutions
+    differ.
+
+    $$\ell = 1 - \left( l_M \, c_M \right)^{w_M} \prod_{j=1}^{M-1} c_j^{w_j}$$
+
+    with the means over all windows of the terms of `ssim`, $c$ of contrast and structure alone and
+    $l c$ of both; each level has half the resolution of the one before. The product is taken for
+    each channel. A level with a similarity of at most 0 makes the loss 1, with gradient 0. On
+    images of odd size the last row or column is dropped before a level is halved.
+
+    Args:
+        prediction: The predicted images; five levels of 11 pixels need sides of 176.
+        target: The true images.
+        data_range: The difference of the largest and the smallest possible value.
+        level_weights: The power of each level, from the finest; those of the paper if None.
+        size: The side of the window, an odd number of pixels.
+        sigma: The standard deviation of the Gaussian window, in pixels.
+        k1: The constant of the means, relative to the data range.
+        k2: The constant of the variances.
+
+    Returns:
+        The loss of each image, from 0 to 1.
+
+    Raises:
+        ValueError: If an image is too small for the window on the coarsest level.
+
+    Example:
+        >>> flat = jnp.ones((22, 22, 1))
+        >>> ms_ssim(0.5 * flat, flat, level_weights=[0.5, 0.5])
+        Array(0.1055639, dtype=float32)
+
+    References:
+        Wang, Simoncelli and Bovik, *Multiscale Structural Similarity for Image Quality
+        Assessment*, 2003.
+    """
+    powers = jnp.asarray(_LEVELS if level_weights is None else level_weights, prediction.dtype)
+    levels = powers.shape[0]
+    _check_window("ms_ssim", prediction.shape, size, levels)
+    weights = _window(size, jnp.asarray(sigma, prediction.dtype))
+    constants = _constants(k1, k2, data_range, prediction.dtype)
+    every = _compared(prediction, target)
+    logarithm, nothing = jnp.zeros((), prediction.dtype), False
+    for level in range(levels):
+        of_means, of_variances = _differences(every, weights, constants)
+        if level == levels - 1:
+            of_variances = of_means + of_variances * (1 - of_means)
+        differs = jnp.mean(of_variances, axis=(-3, -2))
+        none = differs >= 1
+        logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
+        nothing = none | nothing
+        every = _half(every)
+    return jnp.mean(jnp.where(nothing, 1, -numerics.expm1(logarithm)), axis=-1)
+
+
+@loss(symmetric, translation_invariant, data_range=positive)
+def psnr(
+    prediction: Real[ArrayLike, "*batch height width channels"],
+    target: Real[ArrayLike, "*batch height width channels"],
+    *,
+    data_range: Real[ArrayLike, ""] = 1.0,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Minus the peak signal-to-noise ratio, in decibels: the logarithm of the squared error.
+
+    When to use: restoration of images that is evaluated by PSNR: each image counts by the relative
+    change of its error, so that good ones go on improving.
+
+    $$\ell = 10 \log_{10} \frac{\frac1n \sum_i (p_i - t_i)^2}{L^2}$$
+
+    Of equal images it is -inf, with gradient 0. A mean over images is not the PSNR of their mean
+    squared error.
+
+    Args:
+        prediction: The predicted images.
+        target: The true images.
+        data_range: The largest possible value L of a difference: 255 for bytes.
+
+    Returns:
+        The loss of each image in decibels; as a rule negative.
+
+    Example:
+        >>> psnr([[[0.5], [0.25]]], [[[0.4], [0.35]]])
+        Array(-20., dtype=float32)
+
+    References:
+        Huynh-Thu and Ghanbari, *Scope of Validity of PSNR in Image/Video Quality Assessment*, 2008.
+    """
+    error = (prediction - target).reshape(*prediction.shape[:-3], math.prod(prediction.shape[-3:]))
+    length = numerics.norm(error)
+    same = length == 0
+    root = jnp.where(same, 1, length) / math.sqrt(error.shape[-1])
+    decibels = (20 / math.log(10)) * (jnp.log(root) - jnp.log(data_range))
+    return jnp.where(same, -jnp.inf, decibels)
+
+
+@loss(convex, nonnegative)
+def total_variation(
+    prediction: Real[ArrayLike, "*batch height width channels"],
+    *,
+    isotropic: bool = False,
+    **reduction: Unpack[Reduction],
+) -> Float[Array, "*batch"]:
+    r"""Total variation of an image: the sum of the differences of adjacent pixels.
+
+    When to use: added to another loss, for smooth images with sharp edges: it removes noise, and
+    penalizes an edge by its height, however sharp it is.
+
+    $$\ell = \sum_{i,j,c} |x_{i+1,j} - x_{i,j}| + |x_{i,j+1} - x_{i,j}|, \qquad
+      \ell_{\mathrm{iso}} = \sum_{i,j,c} \sqrt{(x_{i+1,j} - x_{i,j})^2 + (x_{i,j+1} - x_{i,j})^2}$$
+
+    A sum, as in kornia and torchmetrics: divide by the number of pixels for a weight that does not
+    depend on the size. Differences beyond the last row and column are 0. The gradient is 0 where
+    adjacent pixels are equal.
+
+    Args:
+        prediction: The images.
+        isotropic: Whether the length of the gradient is summed, which does not favour edges along
+            the axes.
+
+    Returns:
+        The total variation of each image.
+
+    Example:
+        >>> image = jnp.array([[0.0, 3.0], [4.0, 3.0]])[..., None]
+        >>> total_variation(image), total_variation(image, isotropic=True)
+        (Array(8., dtype=float32), Array(6., dtype=float32))
+
+    References:
+        Rudin, Osher and Fatemi, *Nonlinear Total Variation Based Noise Removal Algorithms*, 1992.
+    """
+    down = prediction[..., 1:, :, :] - prediction[..., :-1, :, :]
+    right = prediction[..., :, 1:, :] - prediction[..., :, :-1, :]
+    every = (-3, -2, -1)
+    if not isotropic:
+        lengths = (jnp.sum(numerics.absolute(change), axis=every) for change in (down, right))
+        return sum(lengths, start=jnp.zeros((), prediction.dtype))
+    none = [(0, 0)] * (prediction.ndim - 3)
+    down = jnp.pad(down, [*none, (0, 1), (0, 0), (0, 0)])
+    right = jnp.pad(right, [*none, (0, 0), (0, 1), (0, 0)])
+    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=every)
+
+
+__getattr__, __dir__ = public_names(__name__, __all__)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         distillation,
         divergence,
         gradients,
+        integrations,
         linear,
         nll,
         plot,
@@ -65,6 +66,7 @@ __all__ = [
     "divergence",
     "domains",
     "gradients",
+    "integrations",
     "linear",
     "loss",
     "mean",
@@ -91,7 +93,16 @@ __all__ = [
 # Made on first use, so that `import jaxloss` costs little more than `import jax`.
 _LAZY = {
     name: functools.partial(importlib.import_module, f"jaxloss.{name}")
-    for name in (*FAMILIES, "aggregators", "gradients", "linear", "plot", "sharded", "transforms")
+    for name in (
+        *FAMILIES,
+        "aggregators",
+        "gradients",
+        "integrations",
+        "linear",
+        "plot",
+        "sharded",
+        "transforms",
+    )
 }
 
 __getattr__, __dir__ = public_names(

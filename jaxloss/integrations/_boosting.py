@@ -24,11 +24,16 @@ class Derivatives(NamedTuple):
 
 
 def _diagonal(gradient: Callable[[Array], Array], x: Array, *, event: bool) -> Array:
-    """The diagonal of the Hessian of a sum over examples; a product a class if there are classes."""
-    product = lambda direction: jax.jvp(gradient, (x,), (direction,))[1]
+    """The diagonal of the Hessian of a sum over examples: with classes, one product for each."""
+
+    def product(direction):
+        return jax.jvp(gradient, (x,), (direction,))[1]
+
+    def of_class(k):
+        return product(jnp.zeros_like(x).at[..., k].set(1))[..., k]
+
     if not event:
         return product(jnp.ones_like(x))
-    of_class = lambda k: product(jnp.zeros_like(x).at[..., k].set(1))[..., k]
     return jnp.moveaxis(jax.lax.map(of_class, jnp.arange(x.shape[-1])), 0, -1)
 
 
@@ -61,8 +66,8 @@ class Boosting:
         else:
             curvature = jnp.full_like(x, self._constant)
         weights = weights[:, None] if self._event else weights
-        both = (weights * gradient(x), weights * curvature)
-        return tuple(part.reshape(prediction.shape) for part in both)
+        shape = prediction.shape
+        return (weights * gradient(x)).reshape(shape), (weights * curvature).reshape(shape)
 
     def _arrays(self, prediction: Any, target: Any, weights: Any) -> tuple[np.ndarray, ...]:
         prediction = np.asarray(prediction)
@@ -70,8 +75,8 @@ class Boosting:
             prediction = prediction.astype(np.float32)
         if self._event and prediction.ndim == 1:
             raise ValueError(
-                f"jaxloss.integrations.boosting: {self.name} has a class axis, but the model has "
-                "one output: set the number of classes (num_class, classes_count) in its parameters."
+                f"jaxloss.integrations.boosting: {self.name} has a class axis, but the model "
+                "has one output: set the number of classes (num_class, classes_count)."
             )
         if weights is None or np.size(weights) == 0:
             weights = np.ones(len(prediction), np.float32)
@@ -86,15 +91,13 @@ class Boosting:
         """The weighted mean of the loss."""
         return float(self._mean(*self._arrays(prediction, target, weights)))
 
-    def sklearn(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def sklearn(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Derivatives:
         """The objective of `XGBRegressor(objective=...)` and `LGBMRegressor(objective=...)`."""
-        return tuple(self.derivatives(y_pred, y_true, sample_weight))
+        return self.derivatives(y_pred, y_true, sample_weight)
 
-    def dataset(self, preds: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    def dataset(self, preds: np.ndarray, data: Any) -> Derivatives:
         """The objective of `xgboost.train(obj=...)`, and of LightGBM's `params["objective"]`."""
-        return tuple(self.derivatives(preds, data.get_label(), data.get_weight()))
+        return self.derivatives(preds, data.get_label(), data.get_weight())
 
     def xgboost_metric(self, preds: np.ndarray, data: Any) -> tuple[str, float]:
         """`custom_metric` of `xgboost.train`."""
@@ -127,7 +130,7 @@ class CatBoostObjective:
     def calc_ders_multi(
         self, approxes: Any, target: float, weight: float
     ) -> tuple[list[float], list[list[float]]]:
-        """Minus the gradient and the diagonal of the Hessian of one example with several classes."""
+        """Minus the gradient and the diagonal of the Hessian, of one example with classes."""
         got = self._objective.derivatives(np.asarray(approxes)[None], [target], [weight])
         return (-got.gradient[0]).tolist(), np.diag(-got.curvature[0]).tolist()
 
@@ -140,9 +143,8 @@ class CatBoostObjective:
         scores = np.stack([np.asarray(x) for x in approxes], axis=-1)
         scores = scores[:, 0] if scores.shape[-1] == 1 else scores
         weight = np.ones(len(scores)) if weight is None else np.asarray(weight)
-        return self._objective.mean(scores, np.asarray(target), weight) * np.sum(weight), np.sum(
-            weight
-        )
+        total = float(np.sum(weight))
+        return self._objective.mean(scores, np.asarray(target), weight) * total, total
 
     def get_final_error(self, error: float, weight: float) -> float:
         """The mean."""
@@ -164,8 +166,8 @@ def boosting(
     Arrays of NumPy go in and out.
 
     Where a loss is not convex a second derivative can be negative, and the step would go uphill: it
-    is raised to `floor`. Where a loss is piecewise linear (`quantile`, `absolute_error`, `hinge`) it
-    is 0 everywhere, and Newton's step does not exist: for a loss that does not claim to be smooth,
+    is raised to `floor`. Where a loss is piecewise linear (`pinball`, `absolute_error`, `hinge`) it
+    is 0 everywhere, and Newton's step does not exist. For a loss that does not claim to be smooth
     a constant of 1 takes its place, and boosting is gradient descent.
 
     When to use: A boosted model whose loss the library does not have. Predictions are raw: logits,
@@ -192,7 +194,7 @@ def boosting(
         >>> objective = jl.integrations.boosting(jl.classification.sigmoid_focal, gamma=2.0)
         >>> gradient, curvature = objective.sklearn([0, 1], [0.0, 3.0])
         >>> gradient.round(3), curvature.round(3)
-        (array([ 0.298, -0.001], dtype=float32), array([0.212, 0.003], dtype=float32))
+        (array([ 0.298, -0.   ], dtype=float32), array([0.399, 0.001], dtype=float32))
     """
     info = entry(loss, options, of="boosting")
     if floor < 0 or (curvature is not None and curvature <= 0):

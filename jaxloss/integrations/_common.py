@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
 
 from jaxloss._core.registry import LossInfo, info_of
 
@@ -57,14 +56,14 @@ def entry(loss: Callable[..., Any], options: Mapping[str, Any], *, of: str) -> L
     return info
 
 
-def _takes_ids(info: LossInfo, prediction: Array, target: Array) -> bool:
+def _takes_ids(info: LossInfo, prediction: Any, target: Any) -> bool:
     """Whether the target is class ids, by the forms that the loss declares and by rank."""
     forms = info.spec.array_specs[info.data[1]]
     of_ids = [form for form in forms if form.kind == "Int"]
     return bool(of_ids) and (len(of_ids) == len(forms) or target.ndim < prediction.ndim)
 
 
-def as_declared(info: LossInfo, prediction: Array, target: Array) -> tuple[Array, Array]:
+def as_declared(info: LossInfo, prediction: Any, target: Any) -> tuple[Any, Any]:
     """Prediction and target in the shapes and dtypes that the loss declares.
 
     Other libraries carry class ids as floats, and a column of numbers beside a vector: a last axis
@@ -74,9 +73,7 @@ def as_declared(info: LossInfo, prediction: Array, target: Array) -> tuple[Array
     if event == 0 and abs(prediction.ndim - target.ndim) == 1:
         longer = prediction if prediction.ndim > target.ndim else target
         if longer.shape[-1] == 1:
-            prediction, target = (
-                x[..., 0] if x is longer else x for x in (prediction, target)
-            )
+            prediction, target = (x[..., 0] if x is longer else x for x in (prediction, target))
     only_ids = all(form.kind == "Int" for form in info.spec.array_specs[info.data[1]])
     column = target.ndim == prediction.ndim and target.shape[-1] == 1
     if event and column and (only_ids or prediction.shape[-1] != 1):

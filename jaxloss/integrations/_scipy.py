@@ -49,13 +49,13 @@ class Objective:
             return float(value), np.asarray(gradient)
 
     def hessp(self, x: np.ndarray, p: np.ndarray, *args: Any) -> np.ndarray:
-        """The product of the Hessian at `x` with `p`, for `minimize(..., hessp=objective.hessp)`."""
+        """The product of the Hessian at `x` with `p`, for `minimize(hessp=objective.hessp)`."""
         with jax.enable_x64(True):
             x, p = (np.asarray(v, np.float64) for v in (x, p))
             return np.asarray(self._product(x, p, *args))
 
     def tree(self, x: np.ndarray) -> Any:
-        """The parameters that a vector stands for, such as those of `result.x`."""
+        """The parameters of a vector, such as `result.x`, as NumPy arrays."""
         with jax.enable_x64(True):
             return jax.tree.map(np.asarray, self._unravel(jnp.asarray(x, jnp.float64)))
 
@@ -86,7 +86,8 @@ def scipy(function: Callable[..., Any], start: Any) -> Objective:
         >>> import jaxloss as jl
         >>> x = np.arange(6.0)
         >>> def loss(line):
-        ...     return jl.regression.huber(line["slope"] * x + line["at_0"], 2 * x + 1, reduction="mean")
+        ...     fit = line["slope"] * x + line["at_0"]
+        ...     return jl.regression.huber(fit, 2 * x + 1, reduction="mean")
         >>> objective = jl.integrations.scipy(loss, {"slope": 0.0, "at_0": 0.0})
         >>> result = minimize(objective, objective.start, jac=True, method="BFGS")
         >>> {name: round(float(v), 4) for name, v in objective.tree(result.x).items()}

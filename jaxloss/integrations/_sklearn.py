@@ -38,7 +38,7 @@ def scorer(loss: Callable[..., Any], *, response: str = "predict", **options: An
         >>> from sklearn.model_selection import cross_val_score
         >>> import jaxloss as jl
         >>> x = np.linspace(0, 1, 60)[:, None]
-        >>> score = jl.integrations.scorer(jl.regression.quantile, level=0.9)
+        >>> score = jl.integrations.scorer(jl.regression.pinball, level=0.9)
         >>> model = QuantileRegressor(quantile=0.9, alpha=0)
         >>> scores = cross_val_score(model, x, 3 * x[:, 0], scoring=score)
         >>> bool(scores.max() < 1e-6)

@@ -38,7 +38,7 @@ TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics runtime_typ
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators tpu lowest newest wheel clean
+.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators tpu integrations lowest newest wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -96,6 +96,10 @@ tpu: $(filter .venv/%,$(UV)) ## a dozen losses and `linear` on meshes, compiled 
 	$(call fresh,$(PYTHON)) --editable . --group accelerators --group test && \
 		"$$tmp/venv/bin/python" benchmarks/accelerators.py --check && \
 		"$$tmp/venv/bin/pytest" -n 0 tests/test_accelerators.py
+
+integrations: $(filter .venv/%,$(UV)) ## losses in Keras, boosting and each framework, in an environment with them
+	$(call fresh,$(PYTHON)) --editable . --group test --group integrations && \
+		KERAS_BACKEND=jax "$$tmp/venv/bin/"$(PYTEST) tests/test_integrations.py tests/test_frameworks.py
 
 # The next three work in an environment of their own, made for the purpose and removed afterwards.
 fresh = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \

@@ -1,4 +1,4 @@
-"""CPU seconds that one more loss costs in `make test` and in `make check`.
+"""CPU seconds that one more loss takes in `make test` and in `make check`.
 
 Run it with `python benchmarks/suite.py [family.name ...]`. In a copy of the project each loss is
 added once more, under another name, with its row; the tests that meet it are run, and pytest tells

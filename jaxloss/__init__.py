@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         generative,
         gradients,
         image,
+        integrations,
         linear,
         nll,
         plot,
@@ -74,6 +75,7 @@ __all__ = [
     "generative",
     "gradients",
     "image",
+    "integrations",
     "linear",
     "loss",
     "mean",
@@ -105,7 +107,8 @@ _LAZY = {
     name: functools.partial(importlib.import_module, f"jaxloss.{name}")
     for name in (
         *FAMILIES,
-        *("aggregators", "gradients", "linear", "plot", "risk", "sharded", "transforms"),
+        *("aggregators", "gradients", "integrations", "linear", "plot", "risk"),
+        *("sharded", "transforms"),
     )
 }
 

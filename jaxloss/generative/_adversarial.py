@@ -13,6 +13,7 @@ from jaxtyping import Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.traits import bounded_gradient, convex, nonnegative, smooth
 
 
@@ -100,7 +101,7 @@ def hinge_generator(
     References:
         Lim and Ye, *Geometric GAN*, 2017.
     """
-    return -fake
+    return -linear_argument(fake)
 
 
 @loss(convex, nonnegative, bounded_gradient)
@@ -217,7 +218,7 @@ def wasserstein_generator(
     References:
         Arjovsky et al., *Wasserstein GAN*, 2017.
     """
-    return -fake
+    return -linear_argument(fake)
 
 
 @loss(convex, bounded_gradient, smooth)
@@ -247,7 +248,7 @@ def wasserstein_discriminator(
     References:
         Arjovsky et al., *Wasserstein GAN*, 2017.
     """
-    return fake - real
+    return linear_argument(fake) - linear_argument(real)
 
 
 @loss(convex, nonnegative)

@@ -98,7 +98,7 @@ CASES = {
     "non_saturating_discriminator": Case(
         lambda real, fake: softplus(-real) + softplus(fake), extremes=PAIR
     ),
-    "hinge_generator": Case(lambda fake: -fake, is_linear=True),
+    "hinge_generator": Case(lambda fake: -fake),
     "hinge_discriminator": Case(
         lambda real, fake: max(0, 1 - real) + max(0, 1 + fake), extremes=PAIR
     ),
@@ -106,9 +106,9 @@ CASES = {
     "least_squares_discriminator": Case(
         lambda real, fake: (real - 1) ** 2 / 2 + fake**2 / 2, extremes=PAIR
     ),
-    "wasserstein_generator": Case(lambda fake: -fake, is_linear=True),
+    "wasserstein_generator": Case(lambda fake: -fake),
     "wasserstein_discriminator": Case(
-        lambda real, fake: fake - real, extremes=PAIR, is_linear=True, conditioned=True
+        lambda real, fake: fake - real, extremes=PAIR, conditioned=True
     ),
     "lecam": Case(
         lecam,

@@ -194,7 +194,6 @@ CASES = {
         draws={"members": normal(MEMBERS)},
         extremes={"members": at_scales(MEMBERS), "target": at_scales()},
         by_component=False,
-        is_linear=True,
     ),
     "energy_score": Case(
         energy_score,

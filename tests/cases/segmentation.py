@@ -224,7 +224,6 @@ CASES = {
         options=({}, {"present_only": False} | COMMON[0], COMMON[1]),
         extremes={"probabilities": doubtful},
         by_component=False,
-        is_linear=True,
     ),
     "lovasz_hinge": Case(
         lovasz_hinge,

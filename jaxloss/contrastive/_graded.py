@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss._xla import not_folded
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._softmax_nll import exp_shifted
 from jaxloss.ranking._lists import max_of_later, nan_of, sum_of_later
@@ -25,7 +24,7 @@ def _gaps_to_less_similar(scores: Array, similarity: Array, keep: Array) -> Arra
     without any.
     """
     places = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
-    is_out, ordered, order = lax.sort(not_folded((~keep, -similarity, places)), num_keys=2)
+    is_out, ordered, order = lax.sort((~keep, -similarity, places), num_keys=2)
     scores, size = jnp.take_along_axis(scores, order, axis=-1), scores.shape[-1]
     is_in = ~is_out
     is_followed = is_in & (places < size - 1) & ~jnp.roll(is_out, -1, axis=-1)

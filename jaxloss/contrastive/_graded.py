@@ -2,6 +2,7 @@
 
 from typing import Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Real
@@ -9,10 +10,38 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss._xla import not_folded
 from jaxloss.domains import positive as above_zero
-from jaxloss.ranking._lists import nan_of
+from jaxloss.numerics._softmax_nll import exp_shifted
+from jaxloss.ranking._lists import max_of_later, nan_of, sum_of_later
 from jaxloss.traits import convex, nonnegative, shift_invariant, smooth
+
+
+@jax.jit  # so that an eager call compiles its loops once
+def _gaps_to_less_similar(scores: Array, similarity: Array, keep: Array) -> Array:
+    """For each pair the log of the sum of exp(score - own score) over the less similar ones.
+
+    In the order of decreasing similarity, where all less similar pairs come later; -inf for a pair
+    without any.
+    """
+    places = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    is_out, ordered, order = lax.sort((~keep, -similarity, places), num_keys=2)
+    scores, size = jnp.take_along_axis(scores, order, axis=-1), scores.shape[-1]
+    is_in = ~is_out
+    is_followed = is_in & (places < size - 1) & ~jnp.roll(is_out, -1, axis=-1)
+    # Sums over each pair and all that come later, relative to the largest of them.
+    still = lax.stop_gradient(scores)
+    top = jnp.where(is_in, max_of_later(jnp.where(is_in, still, -jnp.inf), is_followed), 0)
+    factor = jnp.where(is_followed, jnp.exp(jnp.roll(top, -1, axis=-1) - top), 0)
+    term = jnp.where(is_in, exp_shifted(jnp.where(is_in, scores, 0), top), 0)
+    total = sum_of_later(lax.stop_gradient(factor), term)
+    log_total = top + jnp.log(jnp.where(is_in, total, 1))
+    # Of pairs of one similarity all have what is behind the last of them.
+    is_tie = is_followed & (ordered == jnp.roll(ordered, -1, axis=-1))
+    behind = jnp.where(is_followed & ~is_tie, jnp.roll(log_total, -1, axis=-1), 0)
+    copied = is_tie.astype(scores.dtype)
+    log_behind = sum_of_later(copied, behind)
+    has_behind = sum_of_later(copied, (is_followed & ~is_tie).astype(scores.dtype)) > 0
+    return jnp.where(has_behind, log_behind - scores, -jnp.inf)
 
 
 @loss(convex, nonnegative, shift_invariant, smooth, temperature=above_zero)
@@ -53,16 +82,7 @@ def cosent(
         Su, *CoSENT*, 2022.
     """
     keep = jnp.ones(cosines.shape, bool) if mask is None else mask
-    keys = ~keep, lax.stop_gradient(similarity)
-    places = lax.broadcasted_iota(jnp.int32, cosines.shape, cosines.ndim - 1)
-    is_out, ordered, order = lax.sort(not_folded((*keys, places)), num_keys=2)
     top = lax.stop_gradient(jnp.max(cosines, axis=-1, where=keep, initial=-jnp.inf, keepdims=True))
-    shifted = cosines - jnp.where(top == -jnp.inf, 0, top)
-    scores = jnp.take_along_axis(shifted / temperature, order, axis=-1)
-    # For each pair, the log of the sum of exp(score) over the pairs before its ties.
-    is_tie = (ordered == jnp.roll(ordered, 1, axis=-1)) & (places > 0)
-    first = lax.cummax(jnp.where(is_tie, 0, places), axis=places.ndim - 1)
-    below = lax.cumlogsumexp(jnp.where(is_out, -jnp.inf, scores), axis=scores.ndim - 1)
-    below = jnp.take_along_axis(below, jnp.maximum(first - 1, 0), axis=-1)
-    gaps = jnp.where((first > 0) & ~is_out, below - scores, -jnp.inf)
+    shifted = (cosines - jnp.where(top == -jnp.inf, 0, top)) / temperature
+    gaps = _gaps_to_less_similar(shifted, lax.stop_gradient(similarity), keep)
     return numerics.softplus(numerics.logsumexp(gaps)) + nan_of(cosines, similarity)

@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
-from jaxloss._memory.mesh import unsplit
 from jaxloss.contrastive._sets import map_rows_of_set
-from jaxloss.contrastive._similarities import Columns, Masks, columns_of, product
+from jaxloss.contrastive._similarities import Columns, Masks, columns_of, product, whole
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -82,7 +81,7 @@ def supervised_contrastive(
     References:
         Khosla et al., *Supervised Contrastive Learning*, 2020.
     """
-    columns = [*columns_of(embeddings, temperature, where), unsplit(labels, -1)]
+    columns = [*columns_of(embeddings, temperature, where), whole(labels)]
     rows = [embeddings, labels, where]
     return map_rows_of_set("supervised_contrastive", _supervised_rows, chunk_size, columns, rows)
 
@@ -142,6 +141,6 @@ def multi_similarity(
     References:
         Wang et al., *Multi-Similarity Loss with General Pair Weighting*, 2019.
     """
-    columns = [*columns_of(embeddings, 1.0, where), unsplit(labels, -1), alpha, beta, base]
+    columns = [*columns_of(embeddings, 1.0, where), whole(labels), alpha, beta, base]
     rows = [embeddings, labels, where]
     return map_rows_of_set("multi_similarity", _multi_similarity_rows, chunk_size, columns, rows)

@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
-from jaxloss._memory.mesh import unsplit
 from jaxloss.contrastive._sets import map_rows_of_set
-from jaxloss.contrastive._similarities import Masks, squared_distances
+from jaxloss.contrastive._similarities import Masks, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._vectors import power_of_two_near
@@ -167,8 +166,7 @@ def batch_triplet(
     power = power_of_two_near(jnp.where(size == 0, 1, size))
     scaled = embeddings / power
     centre = lax.stop_gradient(jnp.mean(scaled, axis=-2, keepdims=True))
-    in_set = None if where is None else unsplit(where, -1)
     margin = jnp.asarray(margin, scaled.dtype)
-    columns = [unsplit(scaled, -2), centre, power, in_set, unsplit(labels, -1), margin]
+    columns = [whole(scaled, -2), centre, power, whole(where), whole(labels), margin]
     function = _OfAnchors(mining, distance == "squared")
     return map_rows_of_set("batch_triplet", function, chunk_size, columns, [scaled, labels, where])

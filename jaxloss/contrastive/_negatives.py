@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
-from jaxloss._memory.mesh import unsplit
 from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import (
     Columns,
@@ -19,6 +18,7 @@ from jaxloss.contrastive._similarities import (
     logits_of_rows,
     product,
     rows_of,
+    whole,
 )
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
@@ -153,6 +153,5 @@ def binary_nce(
     References:
         Eysenbach et al., *Contrastive Learning as Goal-Conditioned Reinforcement Learning*, 2022.
     """
-    in_set = None if where is None else unsplit(where, -1)
-    columns = [unsplit(key, -2), in_set, jnp.asarray(temperature, key.dtype)]
+    columns = [whole(key, -2), whole(where), jnp.asarray(temperature, key.dtype)]
     return map_rows_of_set("binary_nce", _binary_rows, chunk_size, columns, [query, where])

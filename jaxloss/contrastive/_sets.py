@@ -40,20 +40,20 @@ def map_rows_of_set(
     return map_rows(fun_name, function, chunk_size, [*columns], rows, batch=batch)
 
 
-def _info_nce_rows(columns: list[Any], rows: list[Any]) -> Array:
-    *columns, shared = columns
-    *rows, own_negatives, places = rows
-    columns, rows = Columns(*columns), Rows(*rows, places)
-    logits, masks, own = logits_of_rows(columns, rows)
-    others = masks.sum_of_others(logits, axis=-1)
-    if shared is not None:
-        more = product(direction(rows.vectors, columns.temperature), shared)
-        others = others.merge(ExpSum.of(more, jnp.ones_like(more, bool)))
+def _info_nce_rows(shared: list[Any], own: list[Any]) -> Array:
+    *of_columns, negatives = shared
+    *of_rows, own_negatives, places = own
+    columns, rows = Columns(*of_columns), Rows(*(*of_rows, places))
+    logits, masks, match = logits_of_rows(columns, rows)
+    others, more = masks.sum_of_others(logits, axis=-1), None
+    if negatives is not None:
+        more = product(direction(rows.vectors, columns.temperature), negatives)
     if own_negatives is not None:
         queries = direction(rows.vectors, columns.temperature)
         more = product(queries[..., None, :], own_negatives)[..., 0, :]
+    if more is not None:
         others = others.merge(ExpSum.of(more, jnp.ones_like(more, bool)))
-    return others.nll(own)
+    return others.nll(match)
 
 
 @loss(nonnegative, scale_invariant, temperature=above_zero)

@@ -79,6 +79,11 @@ class Masks(NamedTuple):
         return ExpSum.of(entries, self.others, top, axis)
 
 
+def whole(x: Array | None, axis: int = -1) -> Any:
+    """The array with its set whole on every device, where all rows meet it; None stays None."""
+    return None if x is None else unsplit(x, axis)
+
+
 def with_derivative_of(entry: Array, value: Array) -> Array:
     """The value, with the derivative of an entry that equals it but for rounding.
 
@@ -161,9 +166,8 @@ class Rows(NamedTuple):
 
 def columns_of(vectors: Array, temperature: Array | float, where: Array | None) -> Columns:
     """All columns of the square, whole on every device."""
-    in_set = None if where is None else unsplit(where, -1)
     temperature = jnp.asarray(temperature, vectors.dtype)
-    return Columns(unsplit(numerics.normalize(vectors), -2), temperature, in_set)
+    return Columns(whole(numerics.normalize(vectors), -2), temperature, whole(where))
 
 
 def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:

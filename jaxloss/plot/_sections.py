@@ -159,6 +159,11 @@ _PATHS = {
         _HALF_TURN,
         lambda x: {"left": jnp.eye(3), "right": _partners(x)},
     ),
+    "embeddings[dim], labels": Path(
+        "angle from the prototype of the class, in radians",
+        _HALF_TURN,
+        lambda x: {"embeddings": _turned(x), "labels": 0},
+    ),
     "embeddings[set dim], labels[set]": Path(
         "angle of two of one class, in radians; the others at a right angle",
         _HALF_TURN,
@@ -190,6 +195,11 @@ _OPTIONS = {
     "nll.beta_gaussian": {"variance": 1.0},
     "value.temperature": {"target_entropy": -1.0},
     "preference.kto": {"kl": 0.0, "desirable": True},
+    "generative.lecam": {"real_mean": 0.5, "fake_mean": -0.5},
+    "contrastive.arcface": {"prototypes": np.eye(2)},
+    "contrastive.cosface": {"prototypes": np.eye(2)},
+    "contrastive.proxy_nca": {"prototypes": np.eye(2)},
+    "contrastive.proxy_anchor": {"prototypes": np.eye(4)[[0, 2]]},
 }
 
 

@@ -285,12 +285,12 @@ def _put(places: Array, values: Array) -> Array:
 @jax.jit  # so that an eager call compiles its loops once
 def _nll_among_later(scores: Array, is_followed: Array) -> Array:
     later = lax.stop_gradient(jnp.where(is_followed, _behind(scores, 1, 0), -jnp.inf))
-    top = jnp.where(is_followed, _max_of_later(later, is_followed), scores)
+    top = jnp.where(is_followed, max_of_later(later, is_followed), scores)
     top = lax.stop_gradient(top)  # of the later items; it falls from item to item
     falls = is_followed & _behind(is_followed, 1, False)
     factor = jnp.where(falls, exp_shifted(jnp.where(falls, _behind(top, 1, 0), top), top), 0)
     term = exp_shifted(jnp.where(is_followed, _behind(scores, 1, 0), top), top)
-    rest = _sum_of_later(factor, jnp.where(is_followed, term, 0))
+    rest = sum_of_later(factor, jnp.where(is_followed, term, 0))
     highest = jnp.maximum(top, lax.stop_gradient(scores))
     return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)[0]
 
@@ -307,7 +307,7 @@ def _distances(size: int) -> Array:
     return jnp.asarray(2 ** np.arange(passes), jnp.int32)
 
 
-def _max_of_later(x: Array, is_followed: Array) -> Array:
+def max_of_later(x: Array, is_followed: Array) -> Array:
     """The maximum over each entry and those behind it in its list."""
 
     def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
@@ -318,7 +318,7 @@ def _max_of_later(x: Array, is_followed: Array) -> Array:
     return lax.scan(double, (x, is_followed), _distances(x.shape[-1]))[0][0]
 
 
-def _sum_of_later(factor: Array, term: Array) -> Array:
+def sum_of_later(factor: Array, term: Array) -> Array:
     """The solution x of `x[i] = term[i] + factor[i] * x[i + 1]`."""
 
     def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:

@@ -105,7 +105,7 @@ def sigreg(
     weights = window * jnp.where(is_end, step, 2 * step)
     keep = jnp.ones(x.shape[:-1], bool) if mask is None else mask
     sums = _characteristic(_projections(x, directions), keep, points)
-    number = sample.count(x)
+    number = sample.number(x)
     total = jnp.maximum(number, 1)[None, ..., None]
     cosine, sine = (sample.over_devices(s) / total for s in sums)
     errors = jnp.square(cosine - jnp.expand_dims(window, range(1, cosine.ndim))) + jnp.square(sine)
@@ -175,7 +175,7 @@ def visreg(
     deviation = numerics.sqrt(sample.variance(centred))
     still = lax.stop_gradient(deviation)[..., None, :] + epsilon
     projections = _projections(centred / still, directions)
-    number = sample.count(x)
+    number = sample.number(x)
     # What is left out comes last, and has a quantile that is not used.
     keep = jnp.ones_like(projections, bool) if mask is None else mask[..., None] & True
     place = _ranks(lax.stop_gradient(jnp.where(keep, projections, jnp.inf)))

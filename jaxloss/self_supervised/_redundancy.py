@@ -81,7 +81,7 @@ def barlow_twins(
     z, epsilon_of_z = _standardized(sample, right, epsilon)
     # The mean of x^2 is 1 less the share of epsilon, so that nothing is subtracted from 1.
     short = 0.5 * (sample.mean(jnp.square(x - z)) + epsilon_of_x + epsilon_of_z)
-    name, number = "jaxloss.self_supervised.barlow_twins", jnp.maximum(sample.count(x), 1)
+    name, number = "jaxloss.self_supervised.barlow_twins", jnp.maximum(sample.number(x), 1)
     squares = off_diagonal_squares(name, x / number[..., None, None], z, axis_name, chunk_size)
     return jnp.sum(jnp.square(short), axis=-1) + redundancy * squares
 
@@ -153,7 +153,7 @@ def vicreg(
         centred = sample.centred(x)
         deviation = numerics.sqrt(sample.variance(centred, ddof=1) + epsilon)
         total = total + 0.5 * variance * jnp.mean(numerics.relu(1 - deviation), axis=-1)
-        scaled = centred / jnp.maximum(sample.count(x) - 1, 1)[..., None, None]
+        scaled = centred / jnp.maximum(sample.number(x) - 1, 1)[..., None, None]
         name = "jaxloss.self_supervised.vicreg"
         squares = off_diagonal_squares(name, scaled, centred, axis_name, chunk_size)
         total = total + covariance * squares / dim

@@ -10,8 +10,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss._memory.mesh import unsplit
-from jaxloss.contrastive._similarities import Masks, product, squared_distances
+from jaxloss.contrastive._similarities import Masks, product, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._labels import is_label
@@ -77,11 +76,10 @@ def koleo(
         Oquab et al., *DINOv2: Learning Robust Visual Features without Supervision*, 2024.
     """
     units = numerics.normalize(embeddings)
-    in_set = None if where is None else unsplit(where, -1)
     ones = jnp.ones(units.shape[:-1], bool) if where is None else where
     is_alone = jnp.sum(ones, axis=-1, keepdims=True, dtype=jnp.int32) < 2
     name = "jaxloss.self_supervised.koleo"
-    shared = [unsplit(units, -2), in_set, jnp.asarray(epsilon, units.dtype)]
+    shared = [whole(units, -2), whole(where), jnp.asarray(epsilon, units.dtype)]
     values = map_rows(name, _koleo_rows, chunk_size, shared, [units, where], batch=units.ndim - 2)
     return jnp.where(is_alone, 0, materialize(values))
 
@@ -185,8 +183,7 @@ def uniformity(
     units = numerics.normalize(embeddings)
     keep = jnp.ones(units.shape[:-1], bool) if mask is None else mask
     number = jnp.sum(keep, axis=-1, dtype=jnp.int32).astype(units.dtype)
-    in_set = None if mask is None else unsplit(mask, -1)
-    shared = [unsplit(units, -2), in_set, jnp.asarray(sharpness, units.dtype)]
+    shared = [whole(units, -2), whole(mask), jnp.asarray(sharpness, units.dtype)]
     shared.append(jnp.maximum(number - 1, 1))
     name, batch = "jaxloss.self_supervised.uniformity", units.ndim - 2
     of_rows = map_rows(name, _uniformity_rows, chunk_size, shared, [units, mask], batch=batch)

@@ -37,19 +37,19 @@ class Sample(NamedTuple):
         """The array with 0 for the examples that do not count."""
         return x if self.mask is None else jnp.where(self.mask[..., None], x, 0)
 
-    def count(self, x: Float[Array, "*batch set dim"]) -> Float[Array, "*batch"]:
+    def number(self, x: Float[Array, "*batch set dim"]) -> Float[Array, "*batch"]:
         """How many examples count, on all devices."""
         ones = jnp.ones_like(x[..., 0])
         ones = ones if self.mask is None else jnp.where(self.mask, ones, 0)
         return self.over_devices(jnp.sum(ones, axis=-1))
 
-    def sum(self, x: Float[Array, "*batch set dim"]) -> Float[Array, "*batch dim"]:
+    def total(self, x: Float[Array, "*batch set dim"]) -> Float[Array, "*batch dim"]:
         """The sum over the examples that count."""
         return self.over_devices(jnp.sum(self.kept(x), axis=-2))
 
     def mean(self, x: Float[Array, "*batch set dim"]) -> Float[Array, "*batch dim"]:
         """The mean over the examples that count; 0 of none."""
-        return self.sum(x) / jnp.maximum(self.count(x), 1)[..., None]
+        return self.total(x) / jnp.maximum(self.number(x), 1)[..., None]
 
     def centred(self, x: Float[Array, "*batch set dim"]) -> Float[Array, "*batch set dim"]:
         """The array less its mean; 0 for the examples that do not count."""
@@ -59,8 +59,8 @@ class Sample(NamedTuple):
         self, centred: Float[Array, "*batch set dim"], ddof: int = 0
     ) -> Float[Array, "*batch dim"]:
         """The variance of a centred array; 0 of one example."""
-        free = jnp.maximum(self.count(centred) - ddof, 1)
-        return self.sum(jnp.square(centred)) / free[..., None]
+        free = jnp.maximum(self.number(centred) - ddof, 1)
+        return self.total(jnp.square(centred)) / free[..., None]
 
 
 class _OffDiagonal(NamedTuple):

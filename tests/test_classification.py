@@ -597,3 +597,15 @@ def test_at_temperature_0_the_tempered_softmax_is_a_projection():
     mean = np.sum(missed * possible, 1, keepdims=True) / np.sum(possible, 1, keepdims=True)
     (slope,) = vjp_fn(jnp.ones(4))
     np.testing.assert_allclose(slope, np.where(possible, missed - mean, 0), atol=1e-6)
+
+
+def test_bi_tempered_without_a_class_is_that_of_the_others():
+    logits = np.float32([[0.5, -1.0, 2.0, 0.25], [3.0, 0.1, -0.7, 0.2]])
+    mask = np.array([True, False, True, True])
+    for labels, kept in (
+        (np.array([0, 3]), np.array([0, 2])),
+        (np.full((2, 4), 1 / 3), np.full((2, 3), 1 / 3)),
+    ):
+        got = jc.bi_tempered(logits, labels, mask=mask, t1=0.5, t2=2.0)
+        alone = jc.bi_tempered(logits[:, mask], kept, t1=0.5, t2=2.0)
+        np.testing.assert_allclose(got, alone, rtol=1e-6)

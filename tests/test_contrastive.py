@@ -192,3 +192,11 @@ def test_triplet_of_squares_that_overflow_knows_which_is_larger():
     assert function(near, near) == 1
     assert np.all(np.isfinite(jax.grad(function)(near, far)))
     assert np.all(np.isfinite(jax.grad(function)(far, near)))
+
+
+def test_a_pair_without_a_feature_is_that_of_the_others():
+    left, right = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    mask, labels = np.array([True, True, False, True, False]), np.array([1, 0, 0])
+    got = contrastive.pair(left, right, labels, margin=4.0, mask=mask)
+    alone = contrastive.pair(left[:, mask], right[:, mask], labels, margin=4.0)
+    np.testing.assert_allclose(got, alone, rtol=1e-6)

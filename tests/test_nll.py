@@ -252,3 +252,12 @@ def test_a_component_far_away_takes_no_part():
 def test_a_rate_of_0_is_infinitely_steep_where_something_was_counted():
     slope = jax.grad(lambda rate, count: nll.poisson(rate, count, log_input=False))
     assert [float(slope(0.0, count)) for count in (0.0, 0.5, 1.0, 3.0)] == [1, *[-np.inf] * 3]
+
+
+def test_a_gaussian_mixture_without_a_component_is_that_of_the_others():
+    generator = np.random.default_rng(0)
+    means, logits = generator.normal(size=(2, 3, 5)).astype(np.float32)
+    variances, mask = np.exp(logits), np.array([True, True, False, True, False])
+    got = nll.gaussian_mixture(means, 0.5, variances, logits, mask=mask)
+    means, variances, logits = (x[:, mask] for x in (means, variances, logits))
+    np.testing.assert_allclose(got, nll.gaussian_mixture(means, 0.5, variances, logits), rtol=1e-6)

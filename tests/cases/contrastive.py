@@ -35,9 +35,7 @@ def cosine_embedding(left, right, labels, margin=0, mask=None):
     return 1 - cosine(left, right) if labels == 1 else max(0, cosine(left, right) - margin)
 
 
-def pair(left, right, labels, margin=1, mask=None):
-    if mask is not None:
-        left, right = left[mask], right[mask]
+def pair(left, right, labels, margin=1):
     distance = length(left - right)
     return labels * distance**2 / 2 + (1 - labels) * max(0, margin - distance) ** 2 / 2
 
@@ -350,7 +348,7 @@ CASES = {
     ),
     "pair": Case(
         pair,
-        options=({}, {"margin": 4.0, "mask": KEPT}),
+        options=({}, {"margin": 4.0}),
         extremes={"left": VECTOR, "right": VECTOR},
         ulp=(3, 2),
         by_component=False,

@@ -105,9 +105,7 @@ CASES = {
     "squared_log_error": Case(squared_log_error),
     "absolute_percentage_error": Case(absolute_percentage_error),
     "symmetric_absolute_percentage_error": Case(symmetric_absolute_percentage_error),
-    "quantiles": Case(
-        quantiles, options=({}, {"level": LEVELS}, {"mask": LEVELS > 0.1}), ulp=(6, 6)
-    ),
+    "quantiles": Case(quantiles, options=({}, {"level": LEVELS, "mask": LEVELS > 0.1}), ulp=(6, 6)),
     "cosine_distance": Case(
         cosine_distance,
         options=({}, {"mask": np.array([True, True, False, True, True])}),

@@ -43,7 +43,7 @@ def map_rows_of_set(
 def _info_nce_rows(shared: list[Any], own: list[Any]) -> Array:
     *of_columns, negatives = shared
     *of_rows, own_negatives, places = own
-    columns, rows = Columns(*of_columns), Rows(*of_rows, places)
+    columns, rows = Columns(*of_columns), Rows(*[*of_rows, places])
     logits, masks, match = logits_of_rows(columns, rows)
     others, more = masks.sum_of_others(logits, axis=-1), None
     if negatives is not None:

@@ -68,7 +68,8 @@ def test_every_task_has_a_start_and_every_condition_an_answer():
     assert answered | {"missing_targets"} == ADVICE.conditions.keys()
     assert {choice.returns for choice in GUIDE} == ADVICE.returns.keys()
     assert _choose.Conditions.__annotations__.keys() == ADVICE.conditions.keys()
-    assert 40 <= len(GUIDE) <= 80
+    # A guide chooses: about half of the losses stand in it.
+    assert 0.4 <= len(GUIDE) / len(jl.catalogue.losses()) <= 0.8
 
 
 @pytest.mark.slow

@@ -50,6 +50,7 @@ def test_derivatives_of_a_users_loss_are_exact():
     np.testing.assert_allclose(got.curvature, w * np.maximum(12 * (p - t) ** 2, 1e-6))
 
 
+@pytest.mark.slow
 def test_with_classes_the_curvature_is_the_diagonal_of_the_hessian():
     logits = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     labels = np.arange(7) % 3
@@ -118,6 +119,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch, make, module):
         getattr(integrations, make)(jl.regression.huber)
 
 
+@pytest.mark.slow
 def test_no_other_library_is_imported_before_it_is_used():
     code = (
         "import sys, jaxloss; jaxloss.integrations.boosting(jaxloss.regression.huber);"
@@ -284,6 +286,7 @@ def test_scores_are_minus_the_weighted_mean():
     np.testing.assert_allclose(got, -expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_of_classes_and_probabilities():
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -299,6 +302,7 @@ def test_scores_of_classes_and_probabilities():
     assert search.best_params_ == {"C": 1.0}
 
 
+@pytest.mark.slow
 def test_scipy_minimizes_in_float64_whatever_jax_is_set_to():
     from scipy.optimize import minimize
 

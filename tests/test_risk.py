@@ -10,6 +10,8 @@ import pytest
 import jaxloss as jl
 from jaxloss import risk
 
+pytestmark = pytest.mark.few
+
 VALUES = np.float32([0.3, -1.2, 2.5, 0.9, 4.0, 0.1, 1.7])
 WEIGHTS = np.float32([1.0, 0.5, 2.0, 1.5, 0.25, 1.0, 0.75])
 WHERE = np.array([True, True, False, True, True, False, True])

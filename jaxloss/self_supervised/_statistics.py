@@ -100,4 +100,6 @@ def off_diagonal_squares(
         return of_all - jnp.sum(jnp.square(jnp.sum(x * y, axis=-2)), axis=-1)
     function, features = _OffDiagonal(axis_name), jnp.swapaxes(x, -1, -2)
     rows = map_rows(fun_name, function, chunk_size, [y], [features], batch=x.ndim - 2)
-    return jnp.sum(materialize(rows), axis=-1)
+    total = jnp.sum(materialize(rows), axis=-1)
+    # A loop over chunks loses that all devices have the same: their mean states it.
+    return total if axis_name is None else lax.pmean(total, axis_name)

@@ -267,7 +267,7 @@ def ciou(
 
 _place = Domain(
     "between 0 and bins - 1",
-    lambda x, context: ((x >= 0) & (x <= context["bins"] - 1), x),
+    lambda x, context: ((x >= 0) & (x <= context.get("bins", math.inf) - 1), x),
 )
 
 

@@ -82,6 +82,7 @@ def boxes_of_all_sizes(g, count):
     change = 10.0 ** same.uniform(-6, 0.5, (count, 1))
     moved = shared + change * g.uniform(-0.5, 0.5, (count, 4))
     low, high = np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])
+    high = np.maximum(high, 0.1)  # which is also a size
     return scale * np.concatenate([low, high], axis=-1)
 
 

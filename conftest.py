@@ -24,6 +24,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(LIGHT))
 MEGABYTES = 1150
 
 QUICK = "not slow"  # the `-m` of `make test`
+CHECK = "not slow or mesh"  # that of `make check`
 TESTS = pathlib.Path(__file__).parent / "tests"
 FAMILIES = tuple(path.stem for path in (TESTS / "cases").glob("[a-z]*.py"))
 
@@ -39,8 +40,7 @@ def is_quick(config):
 
     Every loss is held to the laws in both tiers. A file of tests named after a family of losses
     (tests/test_nll.py) is of the full tier, and so are the examples in docstrings, but for those of
-    the contract. Of a test marked `few` it runs the first and the last set of parameters;
-    a test marked `slow` it does not run.
+    the contract.
     """
     return config.option.markexpr == QUICK
 
@@ -77,8 +77,8 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Of a test marked `few`, `make test` runs the first and the last set of parameters."""
-    if not is_quick(config):
+    """Of a test marked `few`, all but `make suite` run the first and the last set of parameters."""
+    if config.option.markexpr not in (QUICK, CHECK):
         return
     of_test = {}
     for item in items:

@@ -124,8 +124,14 @@ def is_light():
 
 @pytest.fixture
 def is_quick(request):
-    """Whether this is `make test`, which draws less."""
+    """Whether this is `make test`, which draws least."""
     return request.config.option.markexpr == "not slow"
+
+
+@pytest.fixture
+def draws_all(request):
+    """Whether this is `make suite`, which draws all, and not `make check`."""
+    return request.config.option.markexpr != "not slow or mesh"
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 
 from jaxloss import box, classification
 
+pytestmark = pytest.mark.few
+
 PREDICTION = np.array(
     [[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 4.0, 5.0], [0.0, 0.0, 1.0, 1.0], [-1.0, -2.0, 3.0, 2.5]]
 )

@@ -13,6 +13,8 @@ from cases.contrastive import triplet as exact_triplet
 
 from jaxloss import contrastive
 
+pytestmark = pytest.mark.few
+
 ROOM = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 LABELS = np.array([0, 0, 1, 1, 1, 2], np.int32)
 

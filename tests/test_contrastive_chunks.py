@@ -10,6 +10,8 @@ import pytest
 
 from jaxloss import contrastive
 
+pytestmark = pytest.mark.few
+
 LABELS = jnp.arange(60) % 7
 LOSSES = {
     "info_nce": lambda x, y, t, **o: contrastive.info_nce(x, y, temperature=t, **o),

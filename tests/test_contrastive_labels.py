@@ -8,6 +8,8 @@ import pytest
 
 from jaxloss import Mean, contrastive, numerics
 
+pytestmark = pytest.mark.few
+
 ROOM = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 OTHER = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
 LABELS = np.array([0, 0, 1, 1, 1, 2, 3, 3], np.int32)

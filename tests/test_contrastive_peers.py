@@ -14,6 +14,8 @@ import pytest
 
 from jaxloss import contrastive, self_supervised
 
+pytestmark = pytest.mark.few
+
 FROZEN = json.loads((pathlib.Path(__file__).parent / "oracles" / "set_losses.json").read_text())
 INPUTS = {name: np.asarray(x) for name, x in FROZEN["inputs"].items()}
 LABELS = INPUTS["labels"].astype(np.int32)

@@ -10,6 +10,8 @@ from arithmetic import ulp_error
 
 from jaxloss import generative
 
+pytestmark = pytest.mark.few
+
 LOG_SNR = np.concatenate([np.linspace(-80, 80, 65), [-20.0, 20.0]]).astype(np.float32)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from jaxloss import image
 
+pytestmark = pytest.mark.few
+
 PLACES = np.arange(24 * 20).reshape(24, 20)
 FIRST = ((PLACES * 0.6180339887) % 1).round(3)
 SECOND = (0.7 * FIRST + 0.3 * ((PLACES * 0.4142135) % 1)).round(3)

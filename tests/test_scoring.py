@@ -10,6 +10,8 @@ from arithmetic import ulp_error
 
 from jaxloss import nll, regression, scoring
 
+pytestmark = pytest.mark.few
+
 LOCATION = np.array([0.3, -1.2, 0.8, 1.6])
 TARGET = np.array([0.7, -0.9, -0.2, 0.9])
 SCALE = np.array([0.5, 1.5, 0.25, 2.0])

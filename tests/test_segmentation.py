@@ -9,6 +9,8 @@ import pytest
 import jaxloss as jl
 from jaxloss import segmentation
 
+pytestmark = pytest.mark.few
+
 ALL = [
     segmentation.dice,
     segmentation.jaccard,

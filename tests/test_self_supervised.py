@@ -9,6 +9,8 @@ import scipy.special
 
 from jaxloss import numerics, self_supervised
 
+pytestmark = pytest.mark.few
+
 ROOM = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 OTHER = (ROOM + 0.3 * np.random.default_rng(1).normal(size=ROOM.shape)).astype(np.float32)
 DIRECTIONS = np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32)

@@ -151,11 +151,11 @@ class Costs:
 
     def pytest_runtest_logreport(self, report):
         seconds = dict(report.user_properties).get("cpu_seconds", 0) if report.when == "call" else 0
-        test, _, parameters = report.nodeid.partition("[")
+        test, _, parameters = report.nodeid.partition("@")[0].partition("[")
         for place in (test.split("::")[0], test):
             self.spent[place] += seconds
         if test.startswith("tests/laws"):
-            self.of_losses[parameters.split("-")[0].split("@")[0].rstrip("]")] += seconds
+            self.of_losses[parameters.split("-")[0].rstrip("]")] += seconds
 
     def pytest_terminal_summary(self, terminalreporter):
         for title, spent, most in (

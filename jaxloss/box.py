@@ -238,7 +238,7 @@ def ciou(
 
     $$\ell = 1 - \mathrm{IoU} + \frac{\rho^2}{c^2} + \alpha v, \qquad
       v = \frac{4}{\pi^2} \left( \arctan \frac{w_t}{h_t} - \arctan \frac{w}{h} \right)^2, \quad
-      \alpha = \left\lfloor \frac{v}{1 - \mathrm{IoU} + v} \right\rfloor$$
+      \alpha = \frac{v}{1 - \mathrm{IoU} + v}$$
 
     The factor $\alpha$ is constant under differentiation, as in torchvision and ultralytics.
 

@@ -355,14 +355,14 @@ def total_variation(
     """
     down = prediction[..., 1:, :, :] - prediction[..., :-1, :, :]
     right = prediction[..., :, 1:, :] - prediction[..., :, :-1, :]
-    every = (-3, -2, -1)
+    pixels = (-3, -2, -1)
     if not isotropic:
-        lengths = (jnp.sum(numerics.absolute(change), axis=every) for change in (down, right))
-        return sum(lengths, start=jnp.zeros((), prediction.dtype))
+        sums = [jnp.sum(numerics.absolute(change), axis=pixels) for change in (down, right)]
+        return sums[0] + sums[1]
     none = [(0, 0)] * (prediction.ndim - 3)
     down = jnp.pad(down, [*none, (0, 1), (0, 0), (0, 0)])
     right = jnp.pad(right, [*none, (0, 0), (0, 1), (0, 0)])
-    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=every)
+    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=pixels)
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

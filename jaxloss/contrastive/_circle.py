@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
-from jaxloss._memory.mesh import unsplit
-from jaxloss.contrastive._similarities import Masks, product
+from jaxloss.contrastive._similarities import Masks, product, whole
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -48,7 +47,7 @@ def circle(
 
     Args:
         embeddings: Embeddings, one set per example of the batch.
-        labels: ArrayLike integers; examples with the same label belong together.
+        labels: Integers; examples with the same label belong together.
         gamma: How much the worst pairs dominate, above 0; the paper has 256 for faces.
         margin: How far cosines may stay from 1 and 0; the paper has 0.25 for faces.
         detach_weights: Whether the weights of pairs are constants in the gradient.
@@ -77,17 +76,15 @@ def circle(
         references, reference_labels = embeddings, labels
     else:
         places, columns_in_set = jnp.full_like(places, -1), None  # no reference is left out
-    columns, column_labels = unsplit(references, -2), unsplit(jnp.asarray(reference_labels), -1)  # type: ignore  # not None here
-    columns_in_set = None if columns_in_set is None else unsplit(columns_in_set, -1)
-    masks = Masks.of_rows(places, columns, where, columns_in_set)
+    columns = whole(references, -2)
+    masks = Masks.of_rows(places, columns, where, whole(columns_in_set))
+    positives, negatives = masks.by_label(labels, whole(reference_labels))
     cosines = product(numerics.normalize(embeddings), numerics.normalize(columns))
-    same = labels[..., :, None] == column_labels[..., None, :]
     weights = numerics.relu(1 + margin - cosines), numerics.relu(cosines + margin)
     if detach_weights:
         weights = jax.lax.stop_gradient(weights)
     matches = gamma * weights[0] * (1 - margin - cosines)
     others = gamma * weights[1] * (cosines - margin)
     return numerics.softplus(
-        numerics.logsumexp(matches, where=masks.others & same)
-        + numerics.logsumexp(others, where=masks.others & ~same)
+        numerics.logsumexp(matches, where=positives) + numerics.logsumexp(others, where=negatives)
     )

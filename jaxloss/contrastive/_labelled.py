@@ -10,24 +10,13 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss.contrastive._sets import map_rows_of_set
-from jaxloss.contrastive._similarities import Columns, Masks, columns_of, product, whole
+from jaxloss.contrastive._similarities import columns_of, similarities_and_masks, whole
 from jaxloss.domains import positive as above_zero
 from jaxloss.traits import nonnegative, scale_invariant
 
 
-def _similarities_and_masks(columns: list[Any], rows: list[Any]) -> tuple[Array, Array, Array]:
-    """Cosines by the temperature, which others of the set have the same label, and which not."""
-    *columns, column_labels = columns
-    directions, temperature, in_set = Columns(*columns)
-    vectors, labels, rows_in_set, places = rows
-    masks = Masks.of_rows(places, directions, rows_in_set, in_set)
-    same = labels[..., :, None] == column_labels[..., None, :]
-    similarities = product(numerics.normalize(vectors), directions) / temperature
-    return similarities, masks.others & same, masks.others & ~same
-
-
 def _supervised_rows(columns: list[Any], rows: list[Any]) -> Array:
-    similarities, positives, negatives = _similarities_and_masks(columns, rows)
+    similarities, positives, negatives = similarities_and_masks(columns, rows)
     log_p = numerics.log_softmax(similarities, where=positives | negatives)
     total = jnp.sum(jnp.where(positives, -log_p, 0), axis=-1)
     number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
@@ -60,7 +49,7 @@ def supervised_contrastive(
 
     Args:
         embeddings: Embeddings, one set per example of the batch; of any length.
-        labels: ArrayLike integers; examples with the same label belong together.
+        labels: Integers; examples with the same label belong together.
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many examples to compare with all others at once, so that no array of all
             similarities exists. None compares all of them.
@@ -88,7 +77,7 @@ def supervised_contrastive(
 
 def _multi_similarity_rows(columns: list[Any], rows: list[Any]) -> Array:
     *columns, alpha, beta, base = columns
-    cosines, positives, negatives = _similarities_and_masks(columns, rows)
+    cosines, positives, negatives = similarities_and_masks(columns, rows)
     gap = cosines - base
     of_positives = numerics.softplus(numerics.logsumexp(-alpha * gap, where=positives)) / alpha
     return of_positives + numerics.softplus(numerics.logsumexp(beta * gap, where=negatives)) / beta
@@ -120,7 +109,7 @@ def multi_similarity(
 
     Args:
         embeddings: Embeddings, one set per example of the batch; of any length.
-        labels: ArrayLike integers; examples with the same label belong together.
+        labels: Integers; examples with the same label belong together.
         alpha: The sharpness for positives.
         beta: The sharpness for negatives.
         base: The cosine above which positives, and below which negatives, have little loss.

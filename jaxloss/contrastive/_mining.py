@@ -85,8 +85,7 @@ class _OfAnchors(NamedTuple):
         every, centre, power, in_set, column_labels, margin = columns
         anchors, labels, rows_in_set, places = rows
         masks = Masks.of_rows(places, every, rows_in_set, in_set)
-        same = labels[..., :, None] == column_labels[..., None, :]
-        positives, negatives = masks.others & same, masks.others & ~same
+        positives, negatives = masks.by_label(labels, column_labels)
         distances = squared_distances(anchors - centre, every - centre)
         if self.squared:
             distances = distances * jnp.square(power)
@@ -140,7 +139,7 @@ def batch_triplet(
 
     Args:
         embeddings: Embeddings, one set per example of the batch; used as they are.
-        labels: ArrayLike integers; examples with the same label belong together.
+        labels: Integers; examples with the same label belong together.
         margin: By how much negatives should be farther away, in the unit of the distance.
         mining: "hard", "semi_hard" or "all".
         distance: "norm", or "squared" for its square (FaceNet).

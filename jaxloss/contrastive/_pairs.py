@@ -14,7 +14,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.contrastive._distance_gap import gap_of_distances
 from jaxloss.domains import positive as above_zero
 from jaxloss.domains import sign_label, unit_interval
-from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._elementwise import linear_argument, power_or_zero
 from jaxloss.traits import nonnegative, scale_invariant
 
 _Distance = Literal["norm", "squared", "cosine"] | Callable[[Any, Any], Any]
@@ -24,9 +24,8 @@ def _norm(x: Float[Array, "*batch dim"], power: float | Array) -> Float[Array, "
     """The p-norm, of entries of any size; the zero vector has gradient 0."""
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     scaled = numerics.absolute(x / jnp.where(size == 0, 1, size))
-    powers = jnp.where(scaled == 0, 0, jnp.where(scaled == 0, 1, scaled) ** power)
-    total = jnp.sum(powers, axis=-1)
-    return jnp.where(total == 0, 0, size[..., 0] * jnp.where(total == 0, 1, total) ** (1 / power))
+    total = jnp.sum(power_or_zero(scaled, power), axis=-1)
+    return size[..., 0] * power_or_zero(total, 1 / power)
 
 
 def _distance(x: Array, y: Array, distance: _Distance, power: float | Array) -> Array:

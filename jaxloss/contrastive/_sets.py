@@ -15,17 +15,17 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss._memory.deferred import map_rows
-from jaxloss._memory.mesh import unsplit
 from jaxloss.contrastive._similarities import (
     Columns,
-    Masks,
     Rows,
     columns_of,
     direction,
     logits_of_rows,
     product,
     rows_of,
+    similarities_and_masks,
     sums_of_square,
+    whole,
 )
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._online_logsumexp import ExpSum
@@ -108,7 +108,7 @@ def info_nce(
     """
     shared = own_negatives = None
     if negatives is not None and negatives.ndim == query.ndim:
-        shared = unsplit(numerics.normalize(negatives), -2)
+        shared = whole(numerics.normalize(negatives), -2)
     elif negatives is not None:
         own_negatives = numerics.normalize(negatives)
     columns = [*columns_of(key, temperature, where), shared]
@@ -224,15 +224,9 @@ def siglip(
 
 
 def _nt_xent_rows(columns: list[Any], rows: list[Any]) -> Array:
-    *columns, column_labels = columns
-    directions, temperature, in_set = Columns(*columns)
-    anchors, labels, rows_in_set, places = rows
-    masks = Masks.of_rows(places, directions, rows_in_set, in_set)
-    similarities = product(numerics.normalize(anchors), directions) / temperature
-    same = labels[..., :, None] == column_labels[..., None, :]
-    negatives = numerics.logsumexp(similarities, where=masks.others & ~same)
-    positives = masks.others & same
-    gaps = jnp.where(positives, negatives[..., None] - similarities, -jnp.inf)
+    similarities, positives, negatives = similarities_and_masks(columns, rows)
+    of_negatives = numerics.logsumexp(similarities, where=negatives)
+    gaps = jnp.where(positives, of_negatives[..., None] - similarities, -jnp.inf)
     number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
     total = jnp.sum(numerics.softplus(gaps), axis=-1)
     return total / jnp.maximum(number, 1).astype(total.dtype)
@@ -264,7 +258,7 @@ def nt_xent(
 
     Args:
         embeddings: Embeddings, one set per example of the batch.
-        labels: ArrayLike integers; examples with the same label belong together.
+        labels: Integers; examples with the same label belong together.
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many examples to compare with all others at once, so that no array of all
             similarities exists. None compares all of them.
@@ -285,7 +279,7 @@ def nt_xent(
         Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, 2020.
         Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, 2016.
     """
-    columns = [*columns_of(embeddings, temperature, where), unsplit(labels, -1)]
+    columns = [*columns_of(embeddings, temperature, where), whole(labels)]
     return map_rows_of_set(
         "nt_xent", _nt_xent_rows, chunk_size, columns, [embeddings, labels, where]
     )

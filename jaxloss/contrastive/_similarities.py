@@ -62,6 +62,13 @@ class Masks(NamedTuple):
         """The pairs off the diagonal of which both examples are in the set."""
         return ~self.own if self.in_set is None else self.in_set & ~self.own
 
+    def by_label(
+        self, of_rows: Int[Array, "*batch rows"], of_columns: Int[Array, "*batch columns"]
+    ) -> tuple[Bool[Array, "*batch rows columns"], Bool[Array, "*batch rows columns"]]:
+        """The positives and the negatives: the others with the label of the row, and the rest."""
+        same = of_rows[..., :, None] == of_columns[..., None, :]
+        return self.others & same, self.others & ~same
+
     def diagonal(self, entries: Float[Array, "*batch rows columns"]) -> Float[Array, "*batch rows"]:
         """The entry of each row on the diagonal; 0 in a row of padding."""
         return jnp.sum(jnp.where(self.own, entries, 0), axis=-1)
@@ -181,6 +188,19 @@ def logits_of_rows(columns: Columns, rows: Rows) -> tuple[Array, Masks, DD]:
     logits = product(direction(rows.vectors, columns.temperature), columns.directions)
     own = own_similarity(rows.vectors, rows.matches, columns.temperature)
     return logits, masks, own._replace(hi=with_derivative_of(masks.diagonal(logits), own.hi))
+
+
+def similarities_and_masks(columns: list[Any], rows: list[Any]) -> tuple[Array, Array, Array]:
+    """Cosines by the temperature, and the positives and the negatives among the pairs.
+
+    The labels come last in the columns, and behind the vectors in the rows.
+    """
+    *columns, column_labels = columns
+    directions, temperature, in_set = Columns(*columns)
+    vectors, labels, rows_in_set, places = rows
+    masks = Masks.of_rows(places, directions, rows_in_set, in_set)
+    similarities = product(numerics.normalize(vectors), directions) / temperature
+    return similarities, *masks.by_label(labels, column_labels)
 
 
 class Sums(NamedTuple):

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
+from jaxloss._core.helpers import floats
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import class_ids, extended, nonnegative_number
 from jaxloss.numerics._softmax_nll import softmax_nll
-from jaxloss.policy._arguments import floats
 from jaxloss.traits import convex, nonnegative, smooth, symmetric, zero_at_match
 
 Predicts = Literal["noise", "sample", "velocity"]
@@ -312,7 +312,8 @@ def flow_to_noise(sample: ArrayLike, noise: ArrayLike) -> Array:
     References:
         Esser et al., *Scaling Rectified Flow Transformers for Image Synthesis*, 2024.
     """
-    return -flow_to_sample(sample, noise)
+    sample, noise = floats("jaxloss.generative.flow_to_noise", sample=sample, noise=noise)
+    return noise - sample
 
 
 # --- tokens ------------------------------------------------------------------------------------

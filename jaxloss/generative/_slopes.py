@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
+from jaxloss._core.helpers import floats
 from jaxloss._core.spec import ArrayLike
-from jaxloss.policy._arguments import floats
 
 
 def _slopes(

@@ -55,6 +55,16 @@ def sqrt(x: Array) -> Array:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
+def power_or_zero(x: Array, exponent: Array | float) -> Array:
+    """x ** exponent of x >= 0, with value and gradient 0 at 0, whatever the exponent.
+
+    >>> float(power_or_zero(0.0, 0.5)), float(jax.grad(power_or_zero)(0.0, 0.5))
+    (0.0, 0.0)
+    """
+    is_zero = x == 0
+    return jnp.where(is_zero, 0, jnp.power(jnp.where(is_zero, 1, x), exponent))
+
+
 def multiply_no_nan(weight: Array, value: Array) -> Array:
     """`weight * value`, but 0 where the weight is 0, even if the value is infinite or NaN.
 

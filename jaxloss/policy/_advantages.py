@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import numerics
+from jaxloss._core.helpers import flags, floats
 from jaxloss._core.spec import ArrayLike
-from jaxloss.policy._arguments import flags, floats
 
 
 def _centred(rewards: Array, mask: Array) -> tuple[Array, Array]:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxloss._core.helpers import flags, floats, fraction
 from jaxloss._core.spec import ArrayLike
 from jaxloss.numerics._carry import carried
-from jaxloss.policy._arguments import flags, floats, fraction
 
 
 class Returns(NamedTuple):

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.helpers import flags
 from jaxloss._core.reduction import Mean
 from jaxloss._core.spec import ArrayLike
-from jaxloss.policy._arguments import flags
 
 Denominator = Literal["token", "sequence", "sequence_sum"]
 

@@ -25,9 +25,9 @@ from jaxloss.scoring._parametric import (
     crps_gaussian,
     crps_laplace,
     crps_logistic,
-    crps_log_normal,
     dawid_sebastiani,
 )
+from jaxloss.scoring._log_normal import crps_log_normal
 from jaxloss.scoring._ensembles import crps_ensemble, energy_score, variogram_score
 from jaxloss.scoring._quantiles import crps_quantiles, interval_score, weighted_interval_score
 from jaxloss.scoring._classes import brier, ranked_probability

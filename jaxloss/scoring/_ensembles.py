@@ -22,7 +22,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, positive
-from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._elementwise import linear_argument, power_or_zero
 from jaxloss.traits import bounded_gradient, nonnegative
 
 Members = Float[Array, "*batch members"]
@@ -122,8 +122,7 @@ def _mean_over_members(values: Array, mask: Mask) -> Array:
 
 def _power(difference: Array, exponent: Array) -> Array:
     """|difference|^exponent, with gradient 0 at 0."""
-    size = numerics.absolute(difference)
-    return jnp.where(size == 0, 0, jnp.power(jnp.where(size == 0, 1, size), exponent))
+    return power_or_zero(numerics.absolute(difference), exponent)
 
 
 def _map_slices(function: Callable[[Any], Array], arrays: Any, axis: int) -> Array:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, positive, unit_interval
+from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.segmentation._regions import (
     PerClass,
     Shares,
@@ -140,10 +141,7 @@ def hausdorff(
     predicted, true = predicted_and_true(
         "jaxloss.segmentation.hausdorff", probabilities, labels, mask, spatial_axes
     )
-    powers = [
-        jnp.where(d == 0, 0, jnp.power(jnp.where(d == 0, 1, d), alpha))
-        for d in (predicted_distances, true_distances)
-    ]
+    powers = [power_or_zero(d, alpha) for d in (predicted_distances, true_distances)]
     error = predicted - true
     losses = _mean_over_pixels(jnp.square(error) * (powers[0] + powers[1]), mask)
     return mean_over_classes(losses, weight_of_class(losses, class_weights, ignore_background))

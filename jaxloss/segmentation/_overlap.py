@@ -10,6 +10,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, positive, unit_interval
+from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.segmentation._regions import (
     PerClass,
     Shares,
@@ -98,6 +99,16 @@ def dice(
     return mean_over_classes(numerics.fraction(missed, 2 * both + smooth), weights)
 
 
+def _one_less_tversky(
+    predicted: Shares, true: Shares, alpha: Array | int, beta: Array | int, smooth: Array
+) -> PerClass:
+    """1 less the Tversky index of each class."""
+    both = over_pixels(predicted * true)
+    false = over_pixels(predicted * (1 - true))
+    missed = alpha * false + beta * over_pixels(true * (1 - predicted))
+    return numerics.fraction(missed, both + smooth)
+
+
 @loss(
     nonnegative,
     probabilities=unit_interval,
@@ -159,20 +170,9 @@ def jaccard(
     predicted, true = predicted_and_true(
         "jaxloss.segmentation.jaccard", probabilities, labels, mask, spatial_axes
     )
-    both = over_pixels(predicted * true)
-    missed = over_pixels(predicted * (1 - true) + true * (1 - predicted))
+    losses = _one_less_tversky(predicted, true, 1, 1, smooth)
     weights = weight_of_class(over_pixels(true), class_weights, ignore_background, present_only)
-    return mean_over_classes(numerics.fraction(missed, both + smooth), weights)
-
-
-def _one_less_tversky(
-    predicted: Shares, true: Shares, alpha: Array, beta: Array, smooth: Array
-) -> PerClass:
-    """1 less the Tversky index of each class."""
-    both = over_pixels(predicted * true)
-    false = over_pixels(predicted * (1 - true))
-    missed = alpha * false + beta * over_pixels(true * (1 - predicted))
-    return numerics.fraction(missed, both + smooth)
+    return mean_over_classes(losses, weights)
 
 
 @loss(
@@ -319,8 +319,7 @@ def focal_tversky(
     )
     losses = _one_less_tversky(predicted, true, alpha, beta, smooth)
     weights = weight_of_class(over_pixels(true), class_weights, ignore_background, present_only)
-    power = jnp.where(losses == 0, 0, jnp.power(jnp.where(losses == 0, 1, losses), 1 / gamma))
-    return mean_over_classes(power, weights)
+    return mean_over_classes(power_or_zero(losses, 1 / gamma), weights)
 
 
 @loss(

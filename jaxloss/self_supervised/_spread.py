@@ -13,6 +13,7 @@ from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss.contrastive._similarities import Masks, product, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.numerics._labels import is_label
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 
@@ -118,8 +119,7 @@ def alignment(
     squared = 2 * numerics.cosine_distance(left, right)
     if isinstance(power, int | float) and power == 2:
         return squared
-    is_zero = squared == 0
-    return jnp.where(is_zero, 0, jnp.where(is_zero, 1, squared) ** (power / 2))
+    return power_or_zero(squared, power / 2)
 
 
 def _log_mean_exp(x: Array, where: Array, number: Array) -> Array:

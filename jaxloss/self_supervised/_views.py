@@ -8,12 +8,13 @@ from jaxtyping import Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.helpers import flags, floats
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import AxisName
 from jaxloss.domains import distribution
 from jaxloss.domains import positive as above_zero
-from jaxloss.policy._arguments import flags, floats
+from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import bounded, nonnegative, scale_invariant, smooth
 
@@ -216,10 +217,9 @@ def swav(
 
 def _log_total(x: Array, axis_name: AxisName | None) -> Array:
     """The logarithm of the sum of exponentials over the set, on all devices."""
-    top = jnp.max(x, axis=-2, keepdims=True, initial=-jnp.inf)
-    top = top if axis_name is None else lax.pmax(top, axis_name)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return top + jnp.log(over_devices(jnp.sum(jnp.exp(x - top), -2, keepdims=True), axis_name))
+    sums = ExpSum.of(x, jnp.ones(x.shape, bool), axis=-2)
+    sums = sums if axis_name is None else sums.psum(axis_name)
+    return (finite_top(sums.top) + jnp.log(sums.rest))[..., None, :]
 
 
 def sinkhorn_codes(

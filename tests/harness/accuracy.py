@@ -53,11 +53,12 @@ def last_place(x):
 
 
 def moved_by_last_places(one, names, shown):
-    """The inputs with all floats moved by a last place either way, four times."""
+    """The inputs, and options that are arrays, with all floats moved by a last place, four times."""
     generator = np.random.default_rng(3)
+    arrays = [n for n, x in shown.items() if n not in names and np.ndim(x) and x.dtype.kind == "f"]
     for _ in range(4):
         moved = dict(one)
-        for name in names:
+        for name in (*names, *arrays):
             x = np.asarray(shown[name], np.float32)
             step = np.where(generator.random(x.shape) < 0.5, -1, 1) * np.spacing(np.abs(x))
             moved[name] = to_exact(np.float64(x) + step)

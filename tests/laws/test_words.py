@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import cases
+import pytest
 
 import jaxloss as jl
 import laws
@@ -79,6 +80,13 @@ def test_everything_public_in_a_family_is_a_loss_or_a_helper():
             f"{family}: {loose} are public but no losses: put @loss before them, "
             f"or name them in HELPERS of the module"
         )
+
+
+def test_the_laws_of_a_loss_are_asked_in_one_worker(request):
+    """So that its program is compiled once: pytest-xdist reads the group behind an @."""
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("one process asks all")
+    assert "@" in request.node.nodeid, "pytest-xdist does not know the groups of this pytest"
 
 
 def test_the_laws_listed_are_the_laws_tested():

@@ -1,4 +1,4 @@
-"""Arguments of the functions of this family that are not losses: arrays of one shape."""
+"""Arguments of public functions that are not losses: arrays of one shape, masks, fractions."""
 
 import jax.numpy as jnp
 from jax import Array

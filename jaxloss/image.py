@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
@@ -283,6 +283,7 @@ def psnr(
     target: Real[ArrayLike, "*batch height width channels"],
     *,
     data_range: Real[ArrayLike, ""] = 1.0,
+    mask: Bool[ArrayLike, "*batch height width"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Minus the peak signal-to-noise ratio, in decibels: the logarithm of the squared error.
@@ -299,6 +300,7 @@ def psnr(
         prediction: The predicted images.
         target: The true images.
         data_range: The largest possible value L of a difference: 255 for bytes.
+        mask: False leaves a pixel out.
 
     Returns:
         The loss of each image in decibels; as a rule negative.
@@ -311,9 +313,12 @@ def psnr(
         Huynh-Thu and Ghanbari, *Scope of Validity of PSNR in Image/Video Quality Assessment*, 2008.
     """
     error = (prediction - target).reshape(*prediction.shape[:-3], math.prod(prediction.shape[-3:]))
-    length = numerics.norm(error)
-    same = length == 0
-    root = jnp.where(same, 1, length) / math.sqrt(error.shape[-1])
+    same = jnp.all(error == 0, axis=-1)
+    length = numerics.norm(jnp.where(same[..., None], 1, error))
+    number = error.shape[-1]
+    if mask is not None:
+        number = prediction.shape[-1] * jnp.sum(mask, axis=(-2, -1)).astype(error.dtype)
+    root = length / jnp.sqrt(jnp.maximum(number, 1))
     decibels = (20 / math.log(10)) * (jnp.log(root) - jnp.log(data_range))
     return jnp.where(same, -jnp.inf, decibels)
 

@@ -29,6 +29,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, nonzero, positive, unit_interval
+from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import (
     bounded,
     bounded_gradient,
@@ -753,10 +754,7 @@ def quantiles(
     midpoints = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
     level = jnp.broadcast_to(midpoints if level is None else jnp.asarray(level), prediction.shape)
     losses = _pinball(prediction - target[..., None], level)
-    if mask is None:
-        return jnp.mean(losses, axis=-1)
-    kept = jnp.maximum(jnp.sum(mask, axis=-1, dtype=jnp.int32), 1).astype(losses.dtype)
-    return jnp.sum(jnp.where(mask, losses, 0), axis=-1) / kept
+    return mean_where(losses, mask)
 
 
 @loss(nonnegative, bounded, symmetric, scale_invariant)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import log_ndtr
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -25,6 +25,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._reductions import mean_where
 from jaxloss.regression import _huber
 from jaxloss.traits import convex, nonnegative
 
@@ -101,6 +102,7 @@ def quantile_huber(
     delta: Real[ArrayLike, ""] = 1.0,
     average: Literal["targets", "both"] = "targets",
     divide_by_delta: bool = False,
+    mask: Bool[ArrayLike, "*batch m"] | Bool[ArrayLike, "m"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Quantile Huber loss of distributional critics: every quantile meets every target sample.
@@ -123,6 +125,8 @@ def quantile_huber(
         delta: The absolute error above which the Huber loss is linear.
         average: "targets" sums over the quantiles, "both" averages over them too.
         divide_by_delta: Whether to divide by delta.
+        mask: False leaves a target out of an example, or of all examples: TQC leaves out the
+            largest.
 
     Returns:
         The loss of each example.
@@ -141,7 +145,8 @@ def quantile_huber(
     level = jnp.broadcast_to(level, quantiles.shape)[..., :, None]
     error = numerics.pairwise_difference(-quantiles, -targets)
     asymmetry = jnp.where(error < 0, 1 - level, level)
-    each = jnp.sum(jnp.mean(asymmetry * _huber(error, delta), axis=-1), axis=-1)
+    keep = None if mask is None else jnp.broadcast_to(mask, targets.shape)[..., None, :]
+    each = jnp.sum(mean_where(asymmetry * _huber(error, delta), keep), axis=-1)
     each = each / count if average == "both" else each
     return each / delta if divide_by_delta else each
 

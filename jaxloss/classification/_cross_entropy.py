@@ -14,7 +14,6 @@ from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.classification._labels import (
-    mean_over_classes,
     times_weight_of_label,
     weighted_labels,
 )
@@ -26,6 +25,7 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
+from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense, softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
 
@@ -214,7 +214,7 @@ def multilabel_soft_margin(
     """
     yes = numerics.multiply_no_nan(labels, numerics.softplus(-logits))
     no = numerics.multiply_no_nan(1 - labels, numerics.softplus(logits))
-    return mean_over_classes(weighted_labels(yes + no, class_weights), mask)
+    return mean_where(weighted_labels(yes + no, class_weights), mask)
 
 
 @loss(nonnegative, smooth, logits=extended)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 
 from jaxloss.numerics._double_double import DD, exp_dd
 from jaxloss.numerics._elementwise import multiply_no_nan
@@ -63,13 +63,3 @@ complement_of_nll.defjvps(lambda nll_dot, _, nll: exp_dd(-nll) * nll_dot.hi)
 def nll_and_complement(nll: DD, alpha: Array | float, beta: Array | float) -> Array:
     """alpha * nll + beta * (1 - p), where p = exp(-nll)."""
     return alpha * nll.hi + beta * complement_of_nll(nll)
-
-
-def mean_over_classes(
-    terms: Logits, mask: Bool[Array, "*batch classes"] | Bool[Array, "classes"] | None
-) -> Float[Array, "*batch"]:
-    """The mean over the classes that are not masked; masked ones have terms of 0."""
-    if mask is None:
-        return jnp.mean(terms, axis=-1)
-    count = jnp.sum(mask, axis=-1, dtype=jnp.int32)
-    return jnp.sum(terms, axis=-1) / jnp.maximum(count, 1).astype(terms.dtype)

@@ -16,7 +16,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss.classification._labels import mean_over_classes, times_weight_of_label
+from jaxloss.classification._labels import times_weight_of_label
 from jaxloss.domains import (
     class_ids,
     extended,
@@ -25,7 +25,7 @@ from jaxloss.domains import (
 )
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._labels import is_label, take_label
-from jaxloss.numerics._reductions import variadic_reduce
+from jaxloss.numerics._reductions import mean_where, variadic_reduce
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant
 
 
@@ -224,7 +224,7 @@ def multi_margin(
     """
     rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
     terms = _hinge_of_rival(margin, rivals, take_label(scores, labels)[..., None]) ** power
-    return times_weight_of_label(mean_over_classes(terms, mask), labels, class_weights)
+    return times_weight_of_label(mean_where(terms, mask), labels, class_weights)
 
 
 @loss(
@@ -275,4 +275,4 @@ def multilabel_margin(
     is_same = jnp.broadcast_to(jnp.eye(labels.shape[-1], dtype=bool), (on * off).shape)
     terms = _hinge_of_rival(margin, scores[..., None, :], scores[..., :, None])
     pairs = numerics.multiply_no_nan(jnp.where(is_same, 0, on * off), terms)
-    return mean_over_classes(jnp.sum(pairs, axis=-1), mask)
+    return mean_where(jnp.sum(pairs, axis=-1), mask)

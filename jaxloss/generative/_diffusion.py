@@ -12,6 +12,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.helpers import floats
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import class_ids, extended, nonnegative_number
+from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._softmax_nll import softmax_nll
 from jaxloss.traits import convex, nonnegative, smooth, symmetric, zero_at_match
 
@@ -24,6 +25,7 @@ def denoising(
     target: Real[ArrayLike, "*batch features"],
     *,
     weight: Real[ArrayLike, "*batch"] = 1.0,
+    mask: Bool[ArrayLike, "*batch features"] | Bool[ArrayLike, "features"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Denoising loss of diffusion and flow matching: weighted mean squared error of an example.
@@ -41,6 +43,7 @@ def denoising(
         prediction: What the network predicts; noise, sample or velocity.
         target: Its true value.
         weight: A factor for each example, of its noise level.
+        mask: False leaves a feature out of the mean of an example, or of all examples.
 
     Returns:
         The loss of each example.
@@ -53,7 +56,7 @@ def denoising(
         Ho et al., *Denoising Diffusion Probabilistic Models*, 2020.
         Lipman et al., *Flow Matching for Generative Modeling*, 2023.
     """
-    return weight * jnp.mean(jnp.square(prediction - target), axis=-1)
+    return weight * mean_where(jnp.square(prediction - target), mask)
 
 
 # --- weights -----------------------------------------------------------------------------------

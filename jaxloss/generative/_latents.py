@@ -4,7 +4,7 @@ from typing import Literal, Unpack
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -20,6 +20,7 @@ def gaussian_vae_kl(
     *,
     free_nats: Real[ArrayLike, ""] = 0.0,
     free_per: Literal["dimension", "total"] = "total",
+    mask: Bool[ArrayLike, "*batch latent"] | Bool[ArrayLike, "latent"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""KL divergence of a diagonal Gaussian posterior from the standard normal prior.
@@ -41,6 +42,7 @@ def gaussian_vae_kl(
         log_variance: The logarithms of its variances.
         free_nats: How many nats are free.
         free_per: Whether they are free for each latent, or for all in "total".
+        mask: False leaves a latent out of an example, or of all examples.
 
     Returns:
         The divergence of each example in nats, at least the free ones.
@@ -57,6 +59,7 @@ def gaussian_vae_kl(
     each = 0.5 * (jnp.square(mean) + numerics.expm1_minus_x(log_variance))
     if free_per == "dimension":
         each = jnp.where(each < free_nats, free_nats, each)
+        each = each if mask is None else jnp.where(mask, each, 0)
     total = jnp.sum(each, axis=-1)
     return total if free_per == "dimension" else jnp.where(total < free_nats, free_nats, total)
 

@@ -18,6 +18,17 @@ Axis = int | tuple[int, ...] | None
 Arrays = TypeVar("Arrays", bound=tuple[Array, ...])
 
 
+def mean_where(x: Array, mask: Array | None) -> Array:
+    """The mean along the last axis of the entries that a mask keeps, if there is one; 0 of none.
+
+    The mask has the shape of x, or that of its last axis.
+    """
+    if mask is None:
+        return jnp.mean(x, axis=-1)
+    number = jnp.sum(jnp.broadcast_to(mask, x.shape), axis=-1, dtype=jnp.int32)
+    return jnp.sum(jnp.where(mask, x, 0), axis=-1) / jnp.maximum(number, 1).astype(x.dtype)
+
+
 def variadic_reduce(
     terms: Arrays,
     start: Sequence[float],

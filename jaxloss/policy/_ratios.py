@@ -14,6 +14,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
 from jaxloss.numerics._double_double import DD, at_dd, exp_dd, two_product, two_sum
 from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._reductions import mean_where
 
 
 def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
@@ -241,14 +242,6 @@ def soft_clipped(
     return -4 / temperature * gate * advantage
 
 
-def _mean_over_tokens(x: Float[Array, "*batch length"], mask: ArrayLike) -> Float[Array, "*batch"]:
-    """The mean of the tokens that count; 0 for a sequence of none."""
-    if mask is None:
-        return jnp.mean(x, axis=-1)
-    count = jnp.sum(mask, axis=-1, dtype=x.dtype)
-    return jnp.sum(jnp.where(mask, x, 0), axis=-1) / jnp.maximum(count, 1)
-
-
 @loss(
     log_probs=extended,
     old_log_probs=extended,
@@ -305,9 +298,9 @@ def clipped_sequence(
         worse = advantage[..., None] < 0
         outside = jnp.where(worse, log_ratio < -low, log_ratio > high)
         log_ratio = jnp.where(outside, jnp.where(worse, -low, high), log_ratio)
-        ratio = jnp.exp(_mean_over_tokens(log_ratio, mask))
+        ratio = jnp.exp(mean_where(log_ratio, mask))
     else:
         floor, cap = _one_sided(advantage, low, high, None)
-        mean_log_ratio = _mean_over_tokens(log_ratio, mask)
+        mean_log_ratio = mean_where(log_ratio, mask)
         ratio = _ratio_within(mean_log_ratio, jnp.zeros_like(mean_log_ratio), floor, cap)
     return -advantage * ratio

@@ -4,7 +4,7 @@ from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
@@ -31,6 +31,8 @@ def _error(probabilities: Array, labels: Array) -> Array:
 def brier(
     probabilities: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Brier score: the squared distance of the probabilities from the label.
@@ -46,7 +48,8 @@ def brier(
 
     Args:
         probabilities: The predicted probability of each class; `jax.nn.softmax(logits)`.
-        labels: ArrayLike class ids, or the true share of each class.
+        labels: Class ids, or the true share of each class.
+        mask: False leaves a class out of an example, or of all examples; as the label it counts 0.
 
     Returns:
         The score of each example, from 0 to 2; NaN if a class id names no class.
@@ -58,7 +61,8 @@ def brier(
     References:
         Brier, *Verification of Forecasts Expressed in Terms of Probability*, 1950.
     """
-    return jnp.sum(jnp.square(_error(probabilities, labels)), axis=-1)
+    squares = jnp.square(_error(probabilities, labels))
+    return jnp.sum(squares if mask is None else jnp.where(mask, squares, 0), axis=-1)
 
 
 @loss(
@@ -86,7 +90,7 @@ def ranked_probability(
 
     Args:
         probabilities: The predicted probability of each class, in order.
-        labels: ArrayLike class ids, or the true share of each class.
+        labels: Class ids, or the true share of each class.
 
     Returns:
         The score of each example, from 0 to the number of classes less 1; NaN if a class id names

@@ -23,6 +23,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument, power_or_zero
+from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import bounded_gradient, nonnegative
 
 Members = Float[Array, "*batch members"]
@@ -114,12 +115,6 @@ def crps_ensemble(
     return jnp.sum(linear_argument(error) * (factor / divisor), axis=-1)
 
 
-def _mean_over_members(values: Array, mask: Mask) -> Array:
-    """The mean along the last axis, of the members that are kept."""
-    total = jnp.sum(values if mask is None else jnp.where(mask, values, 0), axis=-1)
-    return total / _count(values, mask)
-
-
 def _power(difference: Array, exponent: Array) -> Array:
     """|difference|^exponent, with gradient 0 at 0."""
     return power_or_zero(numerics.absolute(difference), exponent)
@@ -140,7 +135,7 @@ def _mean_distances(members: Array, mask: Mask) -> Members:
     """The mean distance of each member to all members, itself included."""
 
     def to_others(one: Array) -> Array:
-        return _mean_over_members(numerics.distance(one[..., None, :], members), mask)
+        return mean_where(numerics.distance(one[..., None, :], members), mask)
 
     return jnp.moveaxis(_map_slices(to_others, members, -2), 0, -1)
 
@@ -152,7 +147,7 @@ def _variogram_errors(members: Array, target: Array, exponent: Array, mask: Mask
     def errors(component: tuple[Array, Array]) -> Array:
         of_members, of_target = component
         powers = _power(of_members[..., None] - members, exponent)
-        mean = _mean_over_members(
+        mean = mean_where(
             jnp.moveaxis(powers, -2, -1), None if mask is None else mask[..., None, :]
         )
         return _power(of_target[..., None] - target, exponent) - mean
@@ -203,7 +198,7 @@ def energy_score(
     distances = _mean_distances(members, mask)
     count = _count(errors, mask)
     others = jnp.maximum(count - 1, 1) / count if fair else jnp.ones_like(count)
-    return _mean_over_members(errors - 0.5 * distances / others[..., None], mask)
+    return mean_where(errors - 0.5 * distances / others[..., None], mask)
 
 
 @loss(nonnegative, exponent=positive, pair_weights=nonnegative_number)

@@ -4,7 +4,7 @@ from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics, regression
 from jaxloss._core.decorator import loss
@@ -19,6 +19,7 @@ def crps_quantiles(
     target: Real[ArrayLike, "*batch"],
     *,
     level: Real[ArrayLike, "levels"] | None = None,
+    mask: Bool[ArrayLike, "*batch levels"] | Bool[ArrayLike, "levels"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""CRPS of a distribution that is given by quantiles: twice their mean pinball loss.
@@ -38,6 +39,7 @@ def crps_quantiles(
         target: Observed values, in the same unit.
         level: The probability, for each quantile, that a target is below it. If None, the levels
             are the midpoints of equal parts: 1/6, 1/2, 5/6 for three quantiles.
+        mask: False leaves a quantile out of an example, or of all examples.
 
     Returns:
         The score of each example, in the unit of the target.
@@ -49,7 +51,7 @@ def crps_quantiles(
     References:
         Bröcker, *Evaluating Raw Ensembles with the Continuous Ranked Probability Score*, 2012.
     """
-    return 2 * regression.quantiles(prediction, target, level=level)
+    return 2 * regression.quantiles(prediction, target, level=level, mask=mask)
 
 
 def _outside(lower: Array, upper: Array, target: Array) -> Array:

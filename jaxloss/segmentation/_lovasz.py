@@ -74,7 +74,7 @@ def lovasz_softmax(
 
     Args:
         probabilities: The predicted share of each class in each pixel, from 0 to 1.
-        labels: ArrayLike class ids, one a pixel.
+        labels: Class ids, one a pixel.
         mask: False leaves a pixel out.
         spatial_axes: The number of axes of pixels in front of the class axis; 2 if None.
         class_weights: The weight of each class in the mean.
@@ -130,7 +130,7 @@ def lovasz_hinge(
 
     Args:
         logits: The score of each pixel: positive in the region.
-        labels: ArrayLike numbers or booleans, 1 in the region and 0 outside.
+        labels: Numbers or booleans, 1 in the region and 0 outside.
         mask: False leaves a pixel out.
         spatial_axes: The number of axes of pixels; 2 if None.
 

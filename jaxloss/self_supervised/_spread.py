@@ -91,6 +91,9 @@ def alignment(
     right: Real[ArrayLike, "*batch dim"],
     *,
     power: Real[ArrayLike, ""] = 2.0,
+    mask: Bool[ArrayLike, "*batch dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Alignment: a power of the distance of two views on the sphere.
@@ -105,6 +108,7 @@ def alignment(
         left: Embeddings of one view, of any length.
         right: Embeddings of the other view.
         power: The power $\alpha$ of the distance.
+        mask: False leaves an entry out of the vectors of an example, or of all examples.
 
     Returns:
         The loss of each pair, from 0 to $2^\alpha$.

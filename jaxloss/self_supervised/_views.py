@@ -4,7 +4,7 @@ from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
@@ -23,6 +23,10 @@ from jaxloss.traits import bounded, nonnegative, scale_invariant, smooth
 def negative_cosine(
     prediction: Real[ArrayLike, "*batch dim"],
     target: Real[ArrayLike, "*batch dim"],
+    *,
+    mask: Bool[ArrayLike, "*batch dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Negative cosine of a prediction and a target that is not differentiated: SimSiam, BYOL.
@@ -39,6 +43,7 @@ def negative_cosine(
     Args:
         prediction: What the predictor makes of one view.
         target: The embedding of the other view; not differentiated.
+        mask: False leaves an entry out of the vectors of an example, or of all examples.
 
     Returns:
         The loss of each example, from -1 to 1; 0 for the zero vector.

@@ -14,8 +14,9 @@ def _mean_square(x, y):
     return sum((x - y) ** 2) / len(x)
 
 
-def denoising(prediction, target, weight=1.0):
-    return weight * _mean_square(prediction, target)
+def denoising(prediction, target, weight=1.0, mask=None):
+    keep = slice(None) if mask is None else mask
+    return weight * _mean_square(prediction[keep], target[keep])
 
 
 def masked_diffusion(logits, labels, masked, weight=1.0, average=False, mask=None):
@@ -28,7 +29,9 @@ def masked_diffusion(logits, labels, masked, weight=1.0, average=False, mask=Non
     return total / len(kept) if average else total
 
 
-def gaussian_vae_kl(mean, log_variance, free_nats=0.0, free_per="total"):
+def gaussian_vae_kl(mean, log_variance, free_nats=0.0, free_per="total", mask=None):
+    if mask is not None:
+        mean, log_variance = mean[mask], log_variance[mask]
     each = [(m**2 + exp(x) - 1 - x) / 2 for m, x in zip(mean, log_variance, strict=True)]
     if free_per == "dimension":
         return sum(max(x, free_nats) for x in each)
@@ -68,10 +71,12 @@ PER_TOKEN = Batched(lambda g, batch: g.uniform(0.5, 2, (*batch, 3)).astype(np.fl
 WEIGHT = Batched(lambda g, batch: g.uniform(0.5, 2, batch).astype(np.float32))
 MASK = Batched(lambda g, batch: np.broadcast_to([True, False, True], (*batch, 3)).copy())
 
+OUT = np.array([True, True, False, True, True])
+
 CASES = {
     "denoising": Case(
         denoising,
-        options=({}, {"weight": WEIGHT}),
+        options=({}, {"weight": WEIGHT}, {"mask": OUT}),
         extremes={"prediction": scaled, "target": scaled},
     ),
     "masked_diffusion": Case(
@@ -84,7 +89,7 @@ CASES = {
         options=(
             {},
             {"free_nats": 2.0},
-            {"free_nats": 0.3, "free_per": "dimension"},
+            {"free_nats": 0.3, "free_per": "dimension", "mask": OUT},
         ),
         extremes={"mean": scaled, "log_variance": log_variances},
         ulp=(4, 6),

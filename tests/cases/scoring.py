@@ -84,11 +84,13 @@ def pinball(error, level):
     return max((1 - level) * error, -level * error)
 
 
-def crps_quantiles(prediction, target, level=None):
+def crps_quantiles(prediction, target, level=None, mask=None):
     count = len(prediction)
     if level is None:
         level = [number(target)(2 * k + 1) / (2 * count) for k in range(count)]
-    return 2 * sum(pinball(q - target, t) for q, t in zip(prediction, level, strict=True)) / count
+    keep = [True] * count if mask is None else mask
+    triples = zip(prediction, level, keep, strict=True)
+    return 2 * sum(pinball(q - target, t) for q, t, kept in triples if kept) / sum(keep)
 
 
 def interval_score(lower, upper, target, alpha=0.1):
@@ -111,9 +113,10 @@ def shares(probabilities, labels):
     return [1 * (c == labels) for c in range(len(probabilities))]
 
 
-def brier(probabilities, labels):
-    pairs = zip(probabilities, shares(probabilities, labels), strict=True)
-    return sum((p - t) ** 2 for p, t in pairs)
+def brier(probabilities, labels, mask=None):
+    keep = [True] * len(probabilities) if mask is None else mask
+    triples = zip(probabilities, shares(probabilities, labels), keep, strict=True)
+    return sum((p - t) ** 2 for p, t, kept in triples if kept)
 
 
 def ranked_probability(probabilities, labels):
@@ -215,7 +218,10 @@ CASES = {
     ),
     "crps_quantiles": Case(
         crps_quantiles,
-        options=({}, {"level": np.array([0.1, 0.2, 0.5, 0.8, 0.9], np.float32)}),
+        options=(
+            {},
+            {"level": np.array([0.1, 0.2, 0.5, 0.8, 0.9], np.float32), "mask": np.arange(5) != 3},
+        ),
         ulp=(6, 6),
     ),
     "interval_score": Case(
@@ -226,6 +232,6 @@ CASES = {
         ),
     ),
     "weighted_interval_score": Case(weighted_interval_score, options=({}, {"alpha": ALPHAS})),
-    "brier": Case(brier),
+    "brier": Case(brier, options=({}, {"mask": OUT})),
     "ranked_probability": Case(ranked_probability, conditioned=True),
 }

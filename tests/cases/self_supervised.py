@@ -12,8 +12,10 @@ def _unit(x):
     return x / sqrt(sum(x * x))
 
 
-def negative_cosine(prediction, target, *, fixed=None):
+def negative_cosine(prediction, target, mask=None, *, fixed=None):
     target = target if fixed is None else fixed["target"]
+    if mask is not None:
+        prediction, target = prediction[mask], target[mask]
     return -sum(_unit(prediction) * _unit(target))
 
 
@@ -151,7 +153,9 @@ def koleo(embeddings, epsilon=1e-8, chunk_size=None, where=None):
     return losses
 
 
-def alignment(left, right, power=2):
+def alignment(left, right, power=2, mask=None):
+    if mask is not None:
+        left, right = left[mask], right[mask]
     apart = _unit(left) - _unit(right)
     return sum(apart * apart) ** (power / 2)
 
@@ -203,9 +207,12 @@ KEEP = Batched(
 )
 IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
 
+OUT = np.array([True, True, False, True, True])
+
 CASES = {
     "negative_cosine": Case(
         negative_cosine,
+        options=({}, {"mask": OUT}),
         extremes={"prediction": of_scale(5), "target": of_scale(5)},
         by_component=False,
         conditioned=True,
@@ -273,7 +280,7 @@ CASES = {
     ),
     "alignment": Case(
         alignment,
-        options=({}, {"power": 3.0}),
+        options=({}, {"power": 3.0, "mask": OUT}),
         extremes={"left": of_scale(5), "right": of_scale(5)},
         ulp=(6, 4),
         by_component=False,

@@ -19,8 +19,9 @@ def _huber(error, delta):
 
 
 def quantile_huber(
-    quantiles, targets, levels=None, delta=1.0, average="targets", divide_by_delta=False
+    quantiles, targets, levels=None, delta=1.0, average="targets", divide_by_delta=False, mask=None
 ):
+    targets = targets if mask is None else targets[mask]
     count = len(quantiles)
     levels = [(i + 0.5) / count for i in range(count)] if levels is None else levels
     total = sum(
@@ -71,7 +72,7 @@ CASES = {
         quantile_huber,
         options=(
             {},
-            {"levels": LEVELS, "delta": 0.4, "divide_by_delta": True},
+            {"levels": LEVELS, "delta": 0.4, "divide_by_delta": True, "mask": np.arange(5) < 4},
             {"levels": Batched(sampled_levels), "average": "both"},
         ),
         ulp=(6, 6),

@@ -11,8 +11,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._ordered import in_order, iota, max_of_later, nan_of, sum_of_later
 from jaxloss.numerics._softmax_nll import exp_shifted
-from jaxloss.ranking._lists import max_of_later, nan_of, sum_of_later
 from jaxloss.traits import convex, nonnegative, shift_invariant, smooth
 
 
@@ -23,9 +23,9 @@ def _gaps_to_less_similar(scores: Array, similarity: Array, keep: Array) -> Arra
     In the order of decreasing similarity, where all less similar pairs come later; -inf for a pair
     without any.
     """
-    places = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    places = iota(scores)
     is_out, ordered, order = lax.sort((~keep, -similarity, places), num_keys=2)
-    scores, size = jnp.take_along_axis(scores, order, axis=-1), scores.shape[-1]
+    scores, size = in_order(scores, order), scores.shape[-1]
     is_in = ~is_out
     is_followed = is_in & (places < size - 1) & ~jnp.roll(is_out, -1, axis=-1)
     # Sums over each pair and all that come later, relative to the largest of them.

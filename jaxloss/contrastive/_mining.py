@@ -23,6 +23,7 @@ from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import Masks, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._ordered import iota
 from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import nonnegative
 
@@ -47,25 +48,37 @@ def _hard(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     return of_far & is_active, of_near & is_active
 
 
+def _number_below(x: Array, bounds: Array, *, inclusive: bool) -> Array:
+    """How many of the numbers are below each bound, or at it.
+
+    `jnp.searchsorted` scatters, on which `checkify` raises an IndexError (JAX 0.10: `scatter_oob`
+    knows no batching dimensions).
+    """
+    both = jnp.concatenate([x, bounds])
+    is_bound = jnp.arange(both.shape[0]) >= x.shape[0]
+    _, last, places = lax.sort((both, is_bound == inclusive, iota(both)), num_keys=2)
+    number = jnp.cumsum(last != inclusive, dtype=jnp.int32)
+    return lax.sort((places, number), num_keys=1)[1][x.shape[0] :]  # back at their places
+
+
 def _semi_hard(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     """Each positive with the nearest negative beyond it, or with the farthest if there is none."""
     near = jnp.where(pairs.negatives, pairs.distances, jnp.inf)
     order, number = jnp.argsort(near), jnp.sum(pairs.negatives, dtype=jnp.int32)
-    place = jnp.searchsorted(near[order], pairs.distances, side="right", method="sort")
+    place = _number_below(near, pairs.distances, inclusive=True)
     chosen = order[jnp.clip(place, 0, jnp.maximum(number - 1, 0))]
     is_active = pairs.positives & (pairs.distances + margin > near[chosen])
-    counts = jnp.zeros_like(chosen).at[chosen].add(is_active.astype(chosen.dtype))
-    return is_active, counts
+    of_active = jnp.where(is_active, chosen, near.shape[0])
+    up_to = _number_below(of_active, iota(near), inclusive=True)
+    return is_active, jnp.diff(up_to, prepend=0)
 
 
 def _all(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     """Each positive with each negative."""
-    near = jnp.sort(jnp.where(pairs.negatives, pairs.distances, jnp.inf))
-    bounds = pairs.distances + margin
-    of_positives = jnp.searchsorted(near, bounds, side="left", method="sort")
-    sorted_bounds = jnp.sort(jnp.where(pairs.positives, bounds, -jnp.inf))
-    below = jnp.searchsorted(sorted_bounds, pairs.distances, side="right", method="sort")
-    of_negatives = near.shape[0] - below
+    near = jnp.where(pairs.negatives, pairs.distances, jnp.inf)
+    far = jnp.where(pairs.positives, pairs.distances + margin, -jnp.inf)
+    of_positives = _number_below(near, pairs.distances + margin, inclusive=False)
+    of_negatives = near.shape[0] - _number_below(far, pairs.distances, inclusive=True)
     return (
         jnp.where(pairs.positives, of_positives, 0),
         jnp.where(pairs.negatives, of_negatives, 0),

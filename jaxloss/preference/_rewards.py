@@ -14,7 +14,8 @@ from jaxloss.domains import (
     extended,
     finite,
 )
-from jaxloss.ranking._lists import nan_of, nll_among_later
+from jaxloss.numerics._ordered import nan_of
+from jaxloss.ranking._lists import nll_among_later
 from jaxloss.traits import convex, nonnegative, smooth
 
 

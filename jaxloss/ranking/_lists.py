@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -16,6 +15,15 @@ from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss._xla import not_folded
 from jaxloss.numerics._double_double import DD, at_dd, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps
+from jaxloss.numerics._ordered import (
+    behind,
+    in_order,
+    iota,
+    map_batch,
+    max_of_later,
+    nan_of,
+    sum_of_later,
+)
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
 
@@ -127,14 +135,6 @@ class _OfRows(NamedTuple):
         return self.function(lists, *own[count:], *shared[count:])
 
 
-def nan_of(
-    scores: Float[Array, "*batch items"], relevance: Float[Array, "*batch items"]
-) -> Float[Array, "*batch"]:
-    """0, or NaN in value and gradients if a score or a relevance of a row is NaN."""
-    both = scores + relevance
-    return jnp.sum(jnp.square(jnp.where(both == both, 0, both)), axis=-1)
-
-
 def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Array | None) -> Lists:
     if mask is None:
         mask = jnp.ones(scores.shape, jnp.bool_)
@@ -146,26 +146,15 @@ def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Arra
     return Lists(items, items)
 
 
-def _iota(x: Array) -> Int[Array, "*batch items"]:
-    # Added to zeros like x, so that it is sharded like x: a sort takes arrays of one sharding.
-    return jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-
-
 def _number_lists(
     segments: Int[Array, "*batch items"], mask: Bool[Array, "*batch items"]
 ) -> Int[Array, "*batch items"]:
     """The lists of each row as numbers from 0; masked items get the number of items."""
-    is_out, segments, places = lax.sort(not_folded((~mask, segments, _iota(mask))), num_keys=2)
+    is_out, segments, places = lax.sort(not_folded((~mask, segments, iota(mask))), num_keys=2)
     is_new = segments != jnp.roll(segments, 1, axis=-1)
-    number = jnp.cumsum(is_new & (_iota(mask) > 0), axis=-1, dtype=jnp.int32)
+    number = jnp.cumsum(is_new & (iota(mask) > 0), axis=-1, dtype=jnp.int32)
     numbers = not_folded((places, jnp.where(is_out, mask.shape[-1], number)))
     return lax.sort(numbers, num_keys=1)[1]  # back at their places
-
-
-def _map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
-    for _ in range(arrays[0].ndim - 1):
-        function = jax.vmap(function)
-    return function(*arrays)
 
 
 def _add_up(values: Array, lists: Array) -> Array:
@@ -182,7 +171,7 @@ def _sums(values: Array, mask: Array, lists: Array | None) -> Float[Array, "*bat
     if lists is None:
         total = jnp.sum(values, axis=-1, keepdims=True)
     else:
-        total = _map_batch(_add_up, values, lists)
+        total = map_batch(_add_up, values, lists)
     return jnp.where(mask, total, 0)
 
 
@@ -215,7 +204,7 @@ def _nll_in_lists_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
 
 
 def _nll_and_probability(scores: Array, mask: Array, lists: Array) -> tuple[Array, Array]:
-    top = lax.stop_gradient(_map_batch(_largest, scores, lists))
+    top = lax.stop_gradient(map_batch(_largest, scores, lists))
     top = jnp.where(mask & (top > -jnp.inf), top, 0)
     exps = jnp.where(mask, exp_shifted(scores, top), 0)
     is_top = exps == 1
@@ -251,7 +240,7 @@ def nll_among_later(
     list. The result has this order, with the lists one after the other and masked items last; with
     it comes whether an item is the last one of its list.
     """
-    places = _iota(scores)
+    places = iota(scores)
     lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
     keys = [*lists, lax.stop_gradient(-relevance)]
     keys += [] if ties is None else [jnp.broadcast_to(ties, scores.shape)]
@@ -259,74 +248,22 @@ def nll_among_later(
     is_in = jnp.ones(scores.shape, bool) if mask is None else ~found[0]
     is_followed = is_in & (places < scores.shape[-1] - 1)
     for x in found[: len(lists)]:
-        is_followed &= x == _behind(x, 1, 0)
-    scores = _in_order(scores, order)
+        is_followed &= x == behind(x, 1, 0)
+    scores = in_order(scores, order)
     return _nll_among_later(scores, is_followed), is_in & ~is_followed
-
-
-@jax.custom_jvp
-def _in_order(x: Float[Array, "*batch items"], order: Int[Array, "*batch items"]) -> Array:
-    return jnp.take_along_axis(x, order, axis=-1)
-
-
-# A full rule: its transpose is a gather, where that of a gather is a scatter: slow on GPUs, and
-# `checkify` raises an IndexError on it (JAX 0.10: `scatter_oob` knows no batching dimensions).
-@_in_order.defjvp
-def _in_order_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    x, order = primals
-    _, places = lax.sort(not_folded((order, _iota(order))), num_keys=1)
-    return _in_order(x, order), _map_batch(_put, places, tangents[0])
-
-
-def _put(places: Array, values: Array) -> Array:
-    return jnp.zeros_like(values).at[places].set(values, unique_indices=True)
 
 
 @jax.jit  # so that an eager call compiles its loops once
 def _nll_among_later(scores: Array, is_followed: Array) -> Array:
-    later = lax.stop_gradient(jnp.where(is_followed, _behind(scores, 1, 0), -jnp.inf))
+    later = lax.stop_gradient(jnp.where(is_followed, behind(scores, 1, 0), -jnp.inf))
     top = jnp.where(is_followed, max_of_later(later, is_followed), scores)
     top = lax.stop_gradient(top)  # of the later items; it falls from item to item
-    falls = is_followed & _behind(is_followed, 1, False)
-    factor = jnp.where(falls, exp_shifted(jnp.where(falls, _behind(top, 1, 0), top), top), 0)
-    term = exp_shifted(jnp.where(is_followed, _behind(scores, 1, 0), top), top)
+    falls = is_followed & behind(is_followed, 1, False)
+    factor = jnp.where(falls, exp_shifted(jnp.where(falls, behind(top, 1, 0), top), top), 0)
+    term = exp_shifted(jnp.where(is_followed, behind(scores, 1, 0), top), top)
     rest = sum_of_later(factor, jnp.where(is_followed, term, 0))
     highest = jnp.maximum(top, lax.stop_gradient(scores))
     return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)[0]
-
-
-def _behind(x: Array, distance: Array | float, fill: Array | float) -> Array:
-    """The entry at a distance behind each entry along the last axis; `fill` past the end."""
-    padded = jnp.concatenate([x, jnp.full_like(x, fill)], axis=-1)
-    return lax.dynamic_slice_in_dim(padded, distance, x.shape[-1], axis=-1)
-
-
-def _distances(size: int) -> Array:
-    """1, 2, 4, ... below a size: so many passes reach every item. A symbolic size is below 2^31."""
-    passes = max(size - 1, 0).bit_length() if isinstance(size, int) else 31
-    return jnp.asarray(2 ** np.arange(passes), jnp.int32)
-
-
-def max_of_later(x: Array, is_followed: Array) -> Array:
-    """The maximum over each entry and those behind it in its list."""
-
-    def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
-        x, reaches = state
-        behind = jnp.where(reaches, _behind(x, distance, -jnp.inf), -jnp.inf)
-        return (jnp.maximum(x, behind), reaches & _behind(reaches, distance, False)), None
-
-    return lax.scan(double, (x, is_followed), _distances(x.shape[-1]))[0][0]
-
-
-def sum_of_later(factor: Array, term: Array) -> Array:
-    """The solution x of `x[i] = term[i] + factor[i] * x[i + 1]`."""
-
-    def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
-        factor, x = state
-        x = x + factor * _behind(x, distance, 0)
-        return (factor * _behind(factor, distance, 0), x), None
-
-    return lax.scan(double, (factor, term), _distances(term.shape[-1]))[0][1]
 
 
 # --- orders and functions of pairs ----------------------------------------------------------------

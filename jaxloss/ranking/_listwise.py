@@ -13,6 +13,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._ordered import nan_of
 from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
 from jaxloss.ranking._lists import (
     Lists,
@@ -20,7 +21,6 @@ from jaxloss.ranking._lists import (
     discount,
     gains_of,
     lists_of,
-    nan_of,
     nll_among,
     nll_among_later,
     nll_in_list,

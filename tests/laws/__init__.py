@@ -244,7 +244,6 @@ LAWS = {
 
 PENDING: dict[str, dict[str, str]] = {
     "checkify_reads_its_gradient": {
-        "contrastive.cosent-temperature": "JAX's `scatter_oob` knows no batching dimensions",
         "distillation.top_k_kl": "JAX's `scatter_oob` knows no batching dimensions, without which "
         "a scatter would gather the logits of a mesh",
     },

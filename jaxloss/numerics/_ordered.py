@@ -1,0 +1,87 @@
+"""Rows of items in an order: entries in it, and sums and maxima over what comes later."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from jaxloss._xla import not_folded
+
+
+def iota(x: Array) -> Int[Array, "*batch items"]:
+    """The index of each item in its row."""
+    # Added to zeros like x, so that it is sharded like x: a sort takes arrays of one sharding.
+    return jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+
+
+def map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
+    """A function of rows, of every row."""
+    for _ in range(arrays[0].ndim - 1):
+        function = jax.vmap(function)
+    return function(*arrays)
+
+
+@jax.custom_jvp
+def in_order(x: Float[Array, "*batch items"], order: Int[Array, "*batch items"]) -> Array:
+    """The entries at the indices of an order, which is a permutation of each row."""
+    return jnp.take_along_axis(x, order, axis=-1)
+
+
+# A full rule: its transpose is a gather, where that of a gather is a scatter: slow on GPUs, and
+# `checkify` raises an IndexError on it (JAX 0.10: `scatter_oob` knows no batching dimensions).
+@in_order.defjvp
+def _in_order_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    x, order = primals
+    _, places = lax.sort(not_folded((order, iota(order))), num_keys=1)
+    return in_order(x, order), map_batch(_put, places, tangents[0])
+
+
+def _put(places: Array, values: Array) -> Array:
+    return jnp.zeros_like(values).at[places].set(values, unique_indices=True)
+
+
+def behind(x: Array, distance: Array | float, fill: Array | float) -> Array:
+    """The entry at a distance behind each entry along the last axis; `fill` past the end."""
+    padded = jnp.concatenate([x, jnp.full_like(x, fill)], axis=-1)
+    return lax.dynamic_slice_in_dim(padded, distance, x.shape[-1], axis=-1)
+
+
+def _distances(size: int) -> Array:
+    """1, 2, 4, ... below a size: so many passes reach every item. A symbolic size is below 2^31."""
+    passes = max(size - 1, 0).bit_length() if isinstance(size, int) else 31
+    return jnp.asarray(2 ** np.arange(passes), jnp.int32)
+
+
+def max_of_later(x: Array, is_followed: Array) -> Array:
+    """The maximum over each entry and those behind it in its list."""
+
+    def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
+        x, reaches = state
+        later = jnp.where(reaches, behind(x, distance, -jnp.inf), -jnp.inf)
+        return (jnp.maximum(x, later), reaches & behind(reaches, distance, False)), None
+
+    return lax.scan(double, (x, is_followed), _distances(x.shape[-1]))[0][0]
+
+
+def sum_of_later(factor: Array, term: Array) -> Array:
+    """The solution x of `x[i] = term[i] + factor[i] * x[i + 1]`."""
+
+    def double(state: tuple[Array, Array], distance: Array) -> tuple[tuple[Array, Array], None]:
+        factor, x = state
+        x = x + factor * behind(x, distance, 0)
+        return (factor * behind(factor, distance, 0), x), None
+
+    return lax.scan(double, (factor, term), _distances(term.shape[-1]))[0][1]
+
+
+def nan_of(
+    scores: Float[Array, "*batch items"], relevance: Float[Array, "*batch items"]
+) -> Float[Array, "*batch"]:
+    """0, or NaN in value and gradients if a score or a relevance of a row is NaN."""
+    both = scores + relevance
+    return jnp.sum(jnp.square(jnp.where(both == both, 0, both)), axis=-1)

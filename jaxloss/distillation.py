@@ -28,8 +28,8 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._logits import kl_of_logits, log_softmax_at, softmaxes_and_difference
-from jaxloss.divergence._terms import gaps_from_mixture
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
+from jaxloss.numerics._kl_terms import gaps_from_mixture
 from jaxloss.traits import (
     bounded_gradient,
     nonnegative,

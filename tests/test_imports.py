@@ -77,15 +77,9 @@ MATHEMATICS = tuple(f"jaxloss.{family}" for family in registry.FAMILIES)
 ALLOWED = ("jaxloss.numerics", "jaxloss._core", "jaxloss.domains", "jaxloss.traits", *MATHEMATICS)
 # A loss over a set is computed a chunk of rows at a time; its body says so.
 ROWS = {"jaxloss._memory.deferred"}
-# What has still to move. Remove a line when its module keeps the rule; nothing should be added.
+# The square of similarities is computed in chunks that are whole on every device.
 PENDING_IMPORTS = {
-    "jaxloss.classification._decision_margin": {"jaxloss._xla"},
-    "jaxloss.contrastive._distance_gap": {"jaxloss._xla"},
-    "jaxloss.contrastive._graded": {"jaxloss._xla"},
     "jaxloss.contrastive._similarities": {"jaxloss._memory.layout", "jaxloss._memory.mesh"},
-    "jaxloss.divergence._generalized": {"jaxloss._xla"},
-    "jaxloss.divergence._kullback_leibler": {"jaxloss._xla"},
-    "jaxloss.ranking._lists": {"jaxloss._xla"},
 }
 
 

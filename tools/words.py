@@ -33,7 +33,7 @@ WORDS = {
     r"models? says?|says? the model": "predicted",
     r"stands|stand(?![ -](in|for|alone))": "is",
     r"loss(es)? costs?": "the loss is",
-    r"labels: arraylike": "what they are: any array-like is accepted",
+    r"labels: arraylike (class|integers|numbers)": "what they are: any array-like is accepted",
     r"told": "given",
     r"knows (three|two) more words": "keyword arguments",
     # private names that were replaced

@@ -4,60 +4,23 @@ Labels are signs, -1 or +1, or 0 and 1 on request. The scores need not be logits
 to give probabilities, except those of `logistic`.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss._core.typing import Arrays
-from jaxloss._xla import recompute
 from jaxloss.domains import (
     decision_label,
     extended,
     nonnegative_number,
     sign_label,
 )
+from jaxloss.numerics._decisions import function_of_lead, sign_of
 from jaxloss.traits import bounded_gradient, convex, nonnegative, smooth
-
-
-def _sign(labels: Array, zero_one_labels: bool) -> Array:
-    """The labels as -1 and +1; NaN for what is not a label."""
-    sign = 2 * labels - 1 if zero_one_labels else labels
-    return jnp.where(jnp.abs(sign) == 1, sign, jnp.nan)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
-def _function_of_lead(
-    function: Callable[[Array], Array], scores: Array, labels: Array, zero_one_labels: bool
-) -> Array:
-    """A function of sign * score, which is positive if the decision is right."""
-    return function(_sign(labels, zero_one_labels) * scores)
-
-
-# A full rule: on CPU the lead, which value and gradient share, would be written to memory.
-@functools.partial(_function_of_lead.defjvp, symbolic_zeros=True)
-def _function_of_lead_jvp(
-    function: Callable[[Array], Array], zero_one_labels: bool, primals: Arrays, tangents: Arrays
-) -> tuple[Array, Array]:
-    scores, labels = recompute(primals)
-    scores_dot, labels_dot = tangents
-    sign = _sign(labels, zero_one_labels)
-    lead = sign * scores
-    _, slope = jax.jvp(function, (lead,), (jnp.ones_like(lead),))
-    value_dot = jnp.zeros_like(lead)
-    if not isinstance(scores_dot, SymbolicZero):
-        value_dot = value_dot + slope * sign * scores_dot
-    if not isinstance(labels_dot, SymbolicZero):
-        value_dot = value_dot + slope * scores * (1 + zero_one_labels) * labels_dot
-    return _function_of_lead(function, *primals, zero_one_labels), value_dot
 
 
 def _hinge(lead: Array) -> Array:
@@ -108,7 +71,7 @@ def hinge(
     References:
         Cortes and Vapnik, *Support-Vector Networks*, 1995.
     """
-    return _function_of_lead(_hinge, scores, labels, zero_one_labels)
+    return function_of_lead(_hinge, scores, labels, zero_one_labels)
 
 
 @loss(convex, nonnegative, smooth, labels=decision_label)
@@ -141,7 +104,7 @@ def squared_hinge(
     References:
         Lee and Mangasarian, *SSVM: A Smooth Support Vector Machine*, 2001.
     """
-    return _function_of_lead(_squared_hinge, scores, labels, zero_one_labels)
+    return function_of_lead(_squared_hinge, scores, labels, zero_one_labels)
 
 
 @loss(convex, nonnegative, bounded_gradient, labels=decision_label)
@@ -175,7 +138,7 @@ def perceptron(
     References:
         Rosenblatt, *The Perceptron*, 1958.
     """
-    return _function_of_lead(_perceptron, scores, labels, zero_one_labels)
+    return function_of_lead(_perceptron, scores, labels, zero_one_labels)
 
 
 @loss(convex, nonnegative, smooth, bounded_gradient, scores=extended, labels=decision_label)
@@ -210,7 +173,7 @@ def logistic(
     References:
         Cox, *The Regression Analysis of Binary Sequences*, 1958.
     """
-    return _function_of_lead(_logistic, scores, labels, zero_one_labels)
+    return function_of_lead(_logistic, scores, labels, zero_one_labels)
 
 
 @loss(
@@ -253,5 +216,5 @@ def hinge_embedding(
     References:
         Hadsell et al., *Dimensionality Reduction by Learning an Invariant Mapping*, 2006.
     """
-    similar = (1 + _sign(labels, zero_one_labels)) / 2
+    similar = (1 + sign_of(labels, zero_one_labels)) / 2
     return similar * distances + (1 - similar) * numerics.relu(margin - distances)

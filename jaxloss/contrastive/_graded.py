@@ -11,7 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import positive as above_zero
-from jaxloss.numerics._ordered import in_order, iota, max_of_later, nan_of, sum_of_later
+from jaxloss.numerics._ordered import in_order, iota, max_of_later, nan_of, sort, sum_of_later
 from jaxloss.numerics._softmax_nll import exp_shifted
 from jaxloss.traits import convex, nonnegative, shift_invariant, smooth
 
@@ -24,7 +24,7 @@ def _gaps_to_less_similar(scores: Array, similarity: Array, keep: Array) -> Arra
     without any.
     """
     places = iota(scores)
-    is_out, ordered, order = lax.sort((~keep, -similarity, places), num_keys=2)
+    is_out, ordered, order = sort((~keep, -similarity, places), num_keys=2)
     scores, size = in_order(scores, order), scores.shape[-1]
     is_in = ~is_out
     is_followed = is_in & (places < size - 1) & ~jnp.roll(is_out, -1, axis=-1)

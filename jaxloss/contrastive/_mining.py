@@ -23,7 +23,7 @@ from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import Masks, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.numerics._labels import is_label
-from jaxloss.numerics._ordered import iota
+from jaxloss.numerics._ordered import iota, sort
 from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import nonnegative
 
@@ -56,9 +56,9 @@ def _number_below(x: Array, bounds: Array, *, inclusive: bool) -> Array:
     """
     both = jnp.concatenate([x, bounds])
     is_bound = jnp.arange(both.shape[0]) >= x.shape[0]
-    _, last, places = lax.sort((both, is_bound == inclusive, iota(both)), num_keys=2)
+    _, last, places = sort((both, is_bound == inclusive, iota(both)), num_keys=2)
     number = jnp.cumsum(last != inclusive, dtype=jnp.int32)
-    return lax.sort((places, number), num_keys=1)[1][x.shape[0] :]  # back at their places
+    return sort((places, number), num_keys=1)[1][x.shape[0] :]  # back at their places
 
 
 def _semi_hard(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss.contrastive._distance_gap import gap_of_distances
 from jaxloss.domains import positive as above_zero
 from jaxloss.domains import sign_label, unit_interval
+from jaxloss.numerics._distance_gap import gap_of_distances
 from jaxloss.numerics._elementwise import linear_argument, power_or_zero
 from jaxloss.traits import nonnegative, scale_invariant
 

@@ -2,41 +2,17 @@
 
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
-from jaxloss._core.typing import Arrays
-from jaxloss._xla import recompute, with_vectorizable_shape
-from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import extended, nonnegative_number, unit_interval
+from jaxloss.numerics._kl_terms import gaps_of_log
 from jaxloss.numerics._log_ratios import kl_div_of_change
-from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2
+from jaxloss.numerics._special import expm1_minus_x
 from jaxloss.traits import convex, nonnegative, smooth, zero_at_match
-
-
-@jax.custom_jvp
-def _log_gap(log_b: Array, a: Array) -> Array:
-    """`gap` of a and exp(log_b): a logarithm does not underflow."""
-    logs = masked_difference(a, log(a), log_b)
-    near = (jnp.abs(logs) < 1) & (a > 0)
-    far = (jnp.exp(log_b) - a) + a * logs
-    small = jnp.where(near, -logs, 0)
-    return jnp.where(near, a * (small * small * expm1_minus_x_over_x2(small)), far)
-
-
-@_log_gap.defjvp
-def _log_gap_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    (log_b, a), (log_b_dot, a_dot) = primals, tangents
-    both_near_1 = (jnp.abs(log_b) < 0.5) & (jnp.abs(a - 1) < 0.5)
-    small = jnp.where(both_near_1, log_b, 0)
-    expm1 = small + small * small * expm1_minus_x_over_x2(small)  # quicker than that of all sizes
-    change = jnp.where(both_near_1, expm1 - (a - 1), jnp.exp(recompute(log_b)) - a)
-    logs = jnp.where(log_b == -jnp.inf, 0, masked_difference(a, log(a), log_b))
-    return _log_gap(log_b, a), change * log_b_dot + logs * a_dot
 
 
 @loss(
@@ -77,7 +53,7 @@ def generalized_kl(
     References:
         Csiszár, *Why Least Squares and Maximum Entropy?*, 1991.
     """
-    return jnp.sum(with_vectorizable_shape(_log_gap, log_prediction, target), axis=-1)
+    return jnp.sum(gaps_of_log(log_prediction, target), axis=-1)
 
 
 @loss(nonnegative, convex, zero_at_match, prediction=unit_interval, target=unit_interval)

@@ -2,46 +2,15 @@
 
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss._core.typing import Arrays
-from jaxloss._xla import recompute
-from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import distribution, log_probability
+from jaxloss.numerics._kl_terms import log, relative_nll, relative_nll_of_log
 from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
-
-
-@jax.custom_jvp
-def _relative_nll(log_p: Array, q: Array) -> Array:
-    """`q (log q - log p)`, which is 0 where q is."""
-    return jnp.where(q == 0, 0, q * masked_difference(q, log(q), log_p))
-
-
-@_relative_nll.defjvp
-def _relative_nll_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    (log_p, q), (log_p_dot, q_dot) = primals, tangents
-    slope = jnp.where(q == 0, 0, masked_difference(q, log(q), log_p) + 1)
-    return _relative_nll(log_p, q), slope * q_dot - q * log_p_dot
-
-
-@jax.custom_jvp
-def _relative_nll_of_log(log_p: Array, log_q: Array) -> Array:
-    """`_relative_nll` of exp(log_q)."""
-    q = jnp.exp(log_q)
-    return jnp.where(q == 0, 0, q * masked_difference(q, log_q, log_p))
-
-
-@_relative_nll_of_log.defjvp
-def _relative_nll_of_log_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    (log_p, log_q), (log_p_dot, log_q_dot) = primals, tangents
-    q = jnp.exp(recompute(log_q))  # not held for the slope: an exponential is quicker than memory
-    slope = jnp.where(q == 0, 0, q * (masked_difference(q, log_q, log_p) + 1))
-    return _relative_nll_of_log(log_p, log_q), slope * log_q_dot - q * log_p_dot
 
 
 @loss(
@@ -85,7 +54,7 @@ def kl(
     References:
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
-    return jnp.sum(_relative_nll(log_prediction, target), axis=-1)
+    return jnp.sum(relative_nll(log_prediction, target), axis=-1)
 
 
 @loss(
@@ -126,7 +95,7 @@ def kl_log(
     References:
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
     """
-    return jnp.sum(_relative_nll_of_log(log_prediction, log_target), axis=-1)
+    return jnp.sum(relative_nll_of_log(log_prediction, log_target), axis=-1)
 
 
 @loss(
@@ -167,4 +136,4 @@ def reverse_kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
-    return jnp.sum(_relative_nll_of_log(log(target), log_prediction), axis=-1)
+    return jnp.sum(relative_nll_of_log(log(target), log_prediction), axis=-1)

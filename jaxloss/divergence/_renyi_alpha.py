@@ -11,8 +11,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss.divergence._terms import log, masked_difference
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
+from jaxloss.numerics._kl_terms import log, masked_difference
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, log1p_over_x
 from jaxloss.traits import nonnegative

@@ -17,6 +17,11 @@ def iota(x: Array) -> Int[Array, "*batch items"]:
     return jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
 
 
+def sort(arrays: tuple[Array, ...], num_keys: int) -> tuple[Array, ...]:
+    """Rows of several arrays in the order of the first of them, its keys."""
+    return lax.sort(not_folded(arrays), num_keys=num_keys)
+
+
 def map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
     """A function of rows, of every row."""
     for _ in range(arrays[0].ndim - 1):
@@ -37,7 +42,7 @@ def _in_order_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     x, order = primals
-    _, places = lax.sort(not_folded((order, iota(order))), num_keys=1)
+    _, places = sort((order, iota(order)), num_keys=1)
     return in_order(x, order), map_batch(_put, places, tangents[0])
 
 

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss._xla import not_folded
 from jaxloss.numerics._double_double import DD, at_dd, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps
 from jaxloss.numerics._ordered import (
@@ -22,6 +21,7 @@ from jaxloss.numerics._ordered import (
     map_batch,
     max_of_later,
     nan_of,
+    sort,
     sum_of_later,
 )
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
@@ -150,11 +150,11 @@ def _number_lists(
     segments: Int[Array, "*batch items"], mask: Bool[Array, "*batch items"]
 ) -> Int[Array, "*batch items"]:
     """The lists of each row as numbers from 0; masked items get the number of items."""
-    is_out, segments, places = lax.sort(not_folded((~mask, segments, iota(mask))), num_keys=2)
+    is_out, segments, places = sort((~mask, segments, iota(mask)), num_keys=2)
     is_new = segments != jnp.roll(segments, 1, axis=-1)
     number = jnp.cumsum(is_new & (iota(mask) > 0), axis=-1, dtype=jnp.int32)
-    numbers = not_folded((places, jnp.where(is_out, mask.shape[-1], number)))
-    return lax.sort(numbers, num_keys=1)[1]  # back at their places
+    numbers = jnp.where(is_out, mask.shape[-1], number)
+    return sort((places, numbers), num_keys=1)[1]  # back at their places
 
 
 def _add_up(values: Array, lists: Array) -> Array:
@@ -244,7 +244,7 @@ def nll_among_later(
     lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
     keys = [*lists, lax.stop_gradient(-relevance)]
     keys += [] if ties is None else [jnp.broadcast_to(ties, scores.shape)]
-    *found, order = lax.sort(not_folded((*keys, places)), num_keys=len(keys))
+    *found, order = sort((*keys, places), num_keys=len(keys))
     is_in = jnp.ones(scores.shape, bool) if mask is None else ~found[0]
     is_followed = is_in & (places < scores.shape[-1] - 1)
     for x in found[: len(lists)]:

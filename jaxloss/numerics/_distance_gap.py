@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss import numerics
-from jaxloss._core.typing import Arrays
 from jaxloss._xla import recompute
 from jaxloss.numerics._vectors import power_of_two_near
 
@@ -52,7 +51,7 @@ def gap_of_distances(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]
 
 
 @gap_of_distances.defjvp
-def _gap_of_distances_jvp(primals: Arrays, tangents: Arrays) -> Any:
+def _gap_of_distances_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
     # A full rule: all three results share the two directions, which are recomputed, not stored.
     found = gap_of_distances(*primals)
     _, close_norm, far_norm = found

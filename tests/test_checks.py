@@ -57,6 +57,27 @@ def test_the_error_is_all_that_a_user_sees(caplog):
 
 
 @pytest.mark.slow
+def test_a_branch_that_is_not_taken_is_checked_under_vmap_alone():
+    """JAX computes both branches there; the ways out are those of the docstring of `checks`."""
+    logits, labels, is_known = jnp.zeros((2, 3)), jnp.array([1, 7]), jnp.array([True, False])
+    loss = jl.classification.softmax_cross_entropy
+
+    def of_one(logits, label, is_known):
+        return jax.lax.cond(is_known, lambda: loss(logits, label), lambda: 0.0)
+
+    expected = [np.float32(np.log(3)), 0]
+    with pytest.raises(ValueError, match="got 7"):
+        jl.checked(jax.jit(jax.vmap(of_one)))(logits, labels, is_known)
+    harmless = jnp.where(is_known, labels, 0)
+    in_turn = jax.jit(lambda *data: jax.lax.map(lambda one: of_one(*one), data))
+    for step, given in (
+        (jax.jit(jax.vmap(of_one)), (logits, harmless, is_known)),
+        (in_turn, (logits, labels, is_known)),
+        (jax.jit(lambda x, y, where: loss(x, y, where=where)), (logits, labels, is_known)),
+    ):
+        np.testing.assert_allclose(jl.checked(step)(*given), expected, rtol=1e-6)
+
+
 def test_under_vmap_the_value_is_named():
     each = jax.vmap(jl.classification.softmax_cross_entropy)
     for run in (each, jax.jit(each)):

@@ -8,6 +8,13 @@ import jax
 import pytest
 from laws import FEW, PENDING
 
+TIERS = {"not slow": "test", "not slow or mesh": "check"}  # by their `-m`
+
+
+def tier_of(config):
+    """Which tier runs: that of `make test`, of `make check`, or of `make suite`."""
+    return TIERS.get(config.option.markexpr, "suite")
+
 
 @functools.cache
 def every_setting():
@@ -73,12 +80,12 @@ def pytest_generate_tests(metafunc):
         losses = [parameter(info, info.name, pending) for info in cases.losses()]
         metafunc.parametrize("info", losses)
         return
-    quick, every = (asked(over, metafunc.function.only) for over in (law.quick, law.full))
-    if metafunc.config.option.markexpr == "not slow":  # sooner than to make and deselect them
-        every = []
-    left = [s for s in every if s not in quick]
-    slow = [parameter(s, str(s), pending, pytest.mark.slow) for s in left]
-    metafunc.parametrize("setting", [*(parameter(s, str(s), pending) for s in quick), *slow])
+    tier = tier_of(metafunc.config)
+    # What every run but `make suite` leaves out is of that tier alone, and marked slow.
+    own = asked(law.over("test" if tier == "suite" else tier), metafunc.function.only)
+    every = [] if tier == "test" else asked(law.full, metafunc.function.only)
+    slow = [parameter(s, str(s), pending, pytest.mark.slow) for s in every if s not in own]
+    metafunc.parametrize("setting", [*(parameter(s, str(s), pending) for s in own), *slow])
 
 
 def subject(item):
@@ -92,7 +99,7 @@ def pytest_collection_modifyitems(config, items):
     """Brings the laws of one setting together, so that its program is compiled once and let go."""
     from harness import programs
 
-    programs.is_quick = config.option.markexpr == "not slow"
+    programs.is_quick = tier_of(config) == "test"
     places = [i for i, item in enumerate(items) if subject(item) is not None]
     order = {id(s): place for place, s in enumerate(every_setting())} if places else {}
     by_setting = sorted((items[i] for i in places), key=lambda item: order[id(subject(item))])
@@ -123,15 +130,9 @@ def is_light():
 
 
 @pytest.fixture
-def is_quick(request):
-    """Whether this is `make test`, which draws least."""
-    return request.config.option.markexpr == "not slow"
-
-
-@pytest.fixture
-def draws_all(request):
-    """Whether this is `make suite`, which draws all, and not `make check`."""
-    return request.config.option.markexpr != "not slow or mesh"
+def tier(request):
+    """ "test", "check" or "suite": each draws more than the one before."""
+    return tier_of(request.config)
 
 
 @pytest.fixture

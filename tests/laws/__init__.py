@@ -2,7 +2,7 @@
 
 Each law is a test of its name in this folder, found over the catalogue: a new loss is held to all
 of them by its row in `tests/cases`. `quick` says of which settings `make test` asks it, `full` of
-which `make suite` does:
+which `make suite` does, and `check` of which `make check` does, where it asks more than `make test`:
 
 - `settings`: every loss, with every form of its arguments and every set of options of its row;
 - `options`: of those so many that each form and each option is there once;
@@ -43,6 +43,13 @@ class Law(NamedTuple):
     quick: str
     full: str
     remedy: str
+    check: str | None = None
+
+    def over(self, tier: str) -> str:
+        """Of which settings a tier asks it."""
+        if tier == "check":
+            return self.check or self.quick
+        return self.quick if tier == "test" else self.full
 
 
 ORACLE = "mend the mathematics of the loss, or its oracle in tests/cases: one of them is wrong"
@@ -67,6 +74,7 @@ LAWS = {
     "second_derivative_is_that_of_the_oracle": Law(
         "So is its curvature along a random direction.",
         "few", "settings", ORACLE + "; a custom_jvp rule must be differentiable itself",
+        check="losses",
     ),
     "accurate_to_a_few_units_in_the_last_place": Law(
         "Value and gradient keep their digits over the whole domain, within the bound of the row.",
@@ -153,7 +161,7 @@ LAWS = {
     # --- derivatives
     "forward_mode_is_reverse_mode": Law(
         "A derivative along a direction is the product with the gradient.",
-        "few", "settings", "a rule must be custom_jvp, linear in its tangents",
+        "few", "settings", "a rule must be custom_jvp, linear in its tangents", check="losses",
     ),
     "second_derivatives_agree_in_every_mode": Law(
         "Forward over reverse is reverse over reverse.",

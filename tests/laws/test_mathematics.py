@@ -75,10 +75,10 @@ def test_second_derivative_is_that_of_the_oracle(setting):
 
 
 @law()
-def test_accurate_to_a_few_units_in_the_last_place(setting, is_quick, draws_all, is_light):
+def test_accurate_to_a_few_units_in_the_last_place(setting, tier, is_light):
     p = program(setting)
-    rows = accuracy.DRAWN // (4 if setting.set_axes else 1) // (1 if draws_all else 4)
-    if is_quick:
+    rows = accuracy.DRAWN // (4 if setting.set_axes else 1) // (1 if tier == "suite" else 4)
+    if tier == "test":
         # As many as the exact gradients allow: a difference for each entry, of a set of 5 or of one.
         entries = sum(np.prod(p.inputs[n].shape[len(BATCH) :], dtype=int) for n in p.floating)
         rows = int(np.clip(120 // (entries + 1) // (25 if setting.set_axes else 1), 1, COUNT))
@@ -95,10 +95,10 @@ def test_accurate_to_a_few_units_in_the_last_place(setting, is_quick, draws_all,
 
 
 @law(only=lambda setting: setting.info.traits)
-def test_claimed_trait_holds(setting, is_quick, draws_all):
+def test_claimed_trait_holds(setting, tier):
     for trait in sorted(setting.info.traits, key=lambda trait: trait.name):
         if traits.applies(trait.name, setting):
-            for seed in range(1 if is_quick or not draws_all else 6):
+            for seed in range(6 if tier == "suite" else 1):
                 traits.check(trait.name, traits.Drawn(program(setting), seed))
 
 

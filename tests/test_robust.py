@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arithmetic import exact_map, exp, ulp_error
 
 from jaxloss import regression, robust
 
@@ -73,6 +74,14 @@ def test_gross_errors_and_small_scales_stay_finite(name):
     every = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1))))(errors, scales)
     second = jax.jit(jax.vmap(jax.grad(jax.grad(loss)), (0, None)))(errors, 1.0)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((every, second)))
+
+
+def test_the_tail_of_welsch_keeps_its_digits():
+    """A square near 70 is rounded by 4e-6, which is 30 last places of its exponential."""
+    errors = np.linspace(2, 12, 64, dtype=np.float32)
+    got = jax.vmap(jax.grad(robust.welsch), (0, None))(errors, 0.0)
+    exact = exact_map(lambda z: z * exp(-(z**2) / 2), errors)
+    assert np.max(ulp_error(got, exact)) < 6
 
 
 def test_all_have_the_curvature_of_half_a_square():

@@ -35,11 +35,11 @@ TYPICAL = [
 def add(folder: pathlib.Path, name: str) -> str:
     """Adds the loss again to the project in `folder`; returns its new name."""
     family, short = name.split(".")
-    function = jl.catalogue.losses()[name].function
-    source = pathlib.Path(inspect.getsourcefile(inspect.unwrap(function))).relative_to(ROOT)
+    function = inspect.unwrap(getattr(getattr(jl, family), short))
+    source = pathlib.Path(function.__code__.co_filename).relative_to(ROOT)
     again = f"{short}_again"
     file = folder / source
-    text = inspect.getsource(inspect.unwrap(function)).replace(f"def {short}(", f"def {again}(", 1)
+    text = inspect.getsource(function).replace(f"def {short}(", f"def {again}(", 1)
     lines = file.read_text().splitlines(keepends=True)
     end = next((i for i, line in enumerate(lines) if line.startswith("__getattr__")), len(lines))
     file.write_text("".join([*lines[:end], "\n\n", text, "\n\n", *lines[end:]]))

@@ -240,6 +240,15 @@ NAMES = {
         cross_entropy(LOGITS, IDS, dim=1),
         f"{CE}: it has no argument `dim`. Write `axis=`. {CE_TAKES}",
     ),
+    "pos_weight, of several classes": (
+        cross_entropy(LOGITS, IDS, pos_weight=2.0),
+        f"{CE}: it has no argument `pos_weight`. Write `class_weights=`. {CE_TAKES}",
+    ),
+    "clip_eps": (
+        lambda: jl.policy.clipped(VALUES, VALUES, VALUES, clip_eps=0.2),
+        "jaxloss.policy.clipped: it has no argument `clip_eps`. Write `low=` and `high=`. It takes "
+        "(log_prob, old_log_prob, advantage, *, low, high, dual_clip, where, weights, reduction).",
+    ),
     "epsilon": (
         huber(VALUES, VALUES, epsilon=1e-7),
         f"{HUBER}: it has no argument `epsilon`. Nothing is clipped or shifted here: leave it out. "

@@ -83,13 +83,19 @@ LOSSES = {
 }
 """Losses by the names they have elsewhere, with their paths below `jaxloss`."""
 
-# For an argument of another library, the arguments here in its place: the first that a loss takes.
+# For an argument of another library, those here in its place: the first that a loss takes, or the
+# first two if it is divided.
 _ARGUMENTS = {
     "sample_weight": ("weights",),
     "sample_weights": ("weights",),
     "weight": ("class_weights", "weights"),
     "class_weight": ("class_weights",),
-    "pos_weight": ("positive_weight",),
+    "pos_weight": ("positive_weight", "class_weights"),
+    "eps": ("low high", "clip", "smooth", "epsilon"),
+    "epsilon": ("low high", "clip", "smooth"),
+    "clip_eps": ("low high", "clip"),
+    "clip_range": ("low high", "clip"),
+    "clip_ratio": ("low high", "clip"),
     "dim": ("axis",),
     "axes": ("axis",),
     "size_average": ("reduction",),
@@ -140,9 +146,9 @@ def reduction_advice(given: object) -> str | None:
 def keyword_advice(spec: LossSpec, word: str, value: object) -> str:
     """What to write for an argument that another library has; empty if it is not known."""
     taken = spec.signature.parameters
-    for name in _ARGUMENTS.get(word, ()):
-        if name in taken:
-            return f"Write `{name}=`."
+    for names in _ARGUMENTS.get(word, ()):
+        if all(name in taken for name in names.split()):
+            return f"Write {' and '.join(f'`{name}=`' for name in names.split())}."
     for place, words in enumerate((_FIRST, _SECOND)):
         if word in words and place < len(spec.data):
             return f"Write `{spec.data[place]}`, which comes {('first', 'second')[place]}."

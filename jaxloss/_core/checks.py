@@ -88,8 +88,8 @@ def checks(enabled: bool = True) -> Iterator[None]:
     loop; `checked` raises from the call.
 
     Under `vmap`, JAX computes both branches of a `cond` for all examples, so that a branch that an
-    example does not take is checked as well. Leave examples out by `where`, give the branch harmless
-    inputs by `jnp.where`, or write `jax.lax.map`, which takes the branches one by one.
+    example does not take is checked as well. Leave examples out by `where`, give the branch
+    harmless inputs by `jnp.where`, or write `jax.lax.map`, which takes the branches one by one.
 
     Args:
         enabled: False switches checks off again inside a block that has them on.

@@ -38,7 +38,7 @@ TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics runtime_typ
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'
 
-.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators tpu integrations lowest newest wheel clean
+.PHONY: help demo test check suite costs lint types format readme docs notebooks accelerators tpu integrations lowest newest nightly wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -116,6 +116,14 @@ ifdef NEWEST
 else
 	@echo "skipped: Python 3.12 or later is not here"
 endif
+
+# Where JAX publishes the build of each night, as its installation guide says.
+NIGHTLY := https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/
+
+nightly: $(filter .venv/%,$(UV)) ## the contract on JAX as it was built last night
+	$(call fresh,$(or $(NEWEST),$(PYTHON))) --editable . --group test && \
+		$(UV) pip install --quiet --python "$$tmp/venv/bin/python" --upgrade --prerelease allow \
+			--no-deps --index-url $(NIGHTLY) jax jaxlib && "$$tmp/venv/bin/"$(ENDS)
 
 wheel: $(filter .venv/%,$(UV)) ## build dist/*, and import it with nothing but its dependencies
 	rm -rf dist

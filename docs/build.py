@@ -57,8 +57,7 @@ def loss_pages() -> Iterator[Page]:
     ]
     head = f"# All losses\n\n{len(losses)} losses in {len(families)} families.\n\n"
     listed = "\n\n".join(
-        f"## [{heading(family)}]({family}/index.md)\n\n{title(family)}\n\n"
-        + ", ".join(f"[`{short(info)}`]({family}/{short(info)}.md)" for info in group)
+        f"## [{heading(family)}]({family}/index.md)\n\n{title(family)}\n\n{tiles(group)}"
         for family, group in families
     )
     yield Page(("Losses",), "All losses", "losses/index.md", f"{head}{listed}\n")
@@ -105,6 +104,24 @@ def loss_cell(info: LossInfo) -> str:
     line = _sections.line(info)
     drawn = f"<div data-search-exclude>{_svg.picture(line)}</div>" if line else ""
     return f"#### [`{short(info)}`]({short(info)}.md)\n\n{drawn}\n\n{info.summary}"
+
+
+def tiles(losses: Iterable[LossInfo], folder: str = "") -> str:
+    """Small pictures of losses with their names, each a link to its page."""
+    cells = []
+    for info in losses:
+        line = _sections.line(info)
+        drawn = _svg.picture(line, 120, 60, labelled=False) if line else ""
+        page = f"{folder}{info.family}/{short(info)}.html"
+        name = short(info).replace("_", "_<wbr>")  # where it may be broken
+        cells.append(f'<a class="tile" href="{page}">{drawn}<span>{name}</span></a>')
+    return f'<div class="tiles" data-search-exclude>{"".join(cells)}</div>'
+
+
+def first_of_families() -> list[LossInfo]:
+    """Of each family the first loss that has a picture."""
+    drawn = [i for i in jl.catalogue.losses() if i.family and _sections.line(i)]
+    return list({info.family: info for info in reversed(drawn)}.values())[::-1]
 
 
 def pictures() -> dict[str, str]:
@@ -282,7 +299,7 @@ def with_formulas(table: re.Match[str]) -> str:
 
 
 # The pages written by hand or by tools, in the order of the navigation.
-SLIDER, VERSION = "<!-- slider -->", "<!-- version -->"
+SLIDER, VERSION, TILES = "<!-- slider -->", "<!-- version -->", "<!-- tiles -->"
 BEGINNING = ("index.md", "tutorial.md")
 COMING_FROM = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
 PRACTICE = ("frameworks.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md")
@@ -293,6 +310,8 @@ def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Pa
     text = path.read_text()
     title = title or re.search(r"^# (.*)", text, re.MULTILINE)[1]
     text = text.replace(VERSION, jl.__version__)
+    if TILES in text:
+        text = text.replace(TILES, tiles(first_of_families(), "losses/"))
     if SLIDER in text:
         over = {"alpha": np.linspace(-2.0, 2.0, 17)}
         text = text.replace(SLIDER, jl.plot.slider(jl.robust.barron, over, x=(-5.0, 5.0)).html)

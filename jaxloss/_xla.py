@@ -91,6 +91,7 @@ def _behind_select(x: Array) -> Array:
     return lax.select(lax.eq(x, x), x, lax.full_like(x, jnp.nan))
 
 
+@jax.custom_jvp
 def rounded(x: Array) -> Array:
     """Returns x, a product or quotient, as rounded to its dtype in everything computed from it.
 
@@ -99,6 +100,10 @@ def rounded(x: Array) -> Array:
     memory, a select does: no compiler contracts a multiplication with an addition across it.
     """
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=_behind_select)
+
+
+# Without a rule, an eager gradient would compile the choice of a platform in every call.
+rounded.defjvps(lambda x_dot, _, _x: x_dot)
 
 
 def recompute(x: T, result: Any = None) -> T:

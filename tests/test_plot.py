@@ -17,7 +17,7 @@ import scipy.stats
 
 import jaxloss as jl
 from jaxloss import plot
-from jaxloss.plot import _curves, _lines, _sections, _style, _svg, _training
+from jaxloss.plot import _curves, _lines, _paths, _sections, _style, _svg, _training
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -195,6 +195,10 @@ def test_section_of_a_catalogued_loss_is_a_line_that_says_something():
     np.testing.assert_allclose(value, np.log(1 + 2 * np.exp(-x)), rtol=1e-4)
 
 
+def test_every_loss_has_a_picture():
+    assert [i.name for i in jl.catalogue.losses() if i.family and not _sections.of(i)] == []
+
+
 @pytest.mark.slow
 def test_every_line_is_followed_by_a_loss_and_none_is_flat():
     found = {}
@@ -204,7 +208,7 @@ def test_every_line_is_followed_by_a_loss_and_none_is_flat():
             line = found[subject.variable] = subject.sample(points=9)
             assert np.isfinite(line.value).all(), info.name
             assert np.ptp(line.value) > 0, info.name
-    unused = {path.variable for path in _sections._PATHS.values()} - found.keys()
+    unused = {path.variable for path in _paths.PATHS.values()} - found.keys()
     assert not unused, f"lines that no loss follows: {unused}"
 
 

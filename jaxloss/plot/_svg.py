@@ -43,7 +43,7 @@ class Frame:
             pen = "L" if known else "M"
         return "".join(steps)
 
-    def backdrop(self) -> str:
+    def backdrop(self, labelled: bool = True) -> str:
         """The axes y = 0 and x = 0, and labelled grid lines at a few round values."""
         axes = f"M{_MARGIN} {float(self.y(0.0)):.1f}H{self.width - _MARGIN}"
         if self.left < 0 < self.right:
@@ -51,7 +51,7 @@ class Frame:
         rounds = [
             y
             for y in _round_values(self.low, self.high)
-            if y != 0 and self.y(y) > 12  # the label is above the line, inside the picture
+            if labelled and y != 0 and self.y(y) > 12  # its label is above it, in the picture
         ]
         grid = "".join(f"M{_MARGIN} {float(self.y(y)):.1f}H{self.width - _MARGIN}" for y in rounds)
         texts = "".join(
@@ -92,12 +92,14 @@ def describe(line: Line) -> str:
     )
 
 
-def picture(line: Line, width: float = WIDTH, height: float = HEIGHT) -> str:
-    """One loss and its gradient, as an `<svg>` to put into a page."""
+def picture(
+    line: Line, width: float = WIDTH, height: float = HEIGHT, *, labelled: bool = True
+) -> str:
+    """One loss and its gradient, as an `<svg>` to put into a page; small ones have no numbers."""
     frame, words = Frame([line], width, height), html.escape(describe(line))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img" aria-label="{words}" '
         f'style="max-width: 100%"><title>{words}</title>'
-        f"{frame.backdrop()}{strokes(frame, line)}</svg>"
+        f"{frame.backdrop(labelled)}{strokes(frame, line)}</svg>"
     )

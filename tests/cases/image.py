@@ -42,11 +42,15 @@ def channels(prediction, target):
     return [(prediction[..., c], target[..., c]) for c in range(np.shape(prediction)[-1])]
 
 
-def ssim(prediction, target, data_range=1.0, size=SIZE, sigma=SIGMA, padding="valid"):
+def ssim(
+    prediction, target, data_range=1.0, size=SIZE, sigma=SIGMA, padding="valid", k1=0.01, k2=0.03
+):
     if padding == "same":
         edges = [(SIZE // 2,) * 2] * 2 + [(0, 0)]
         prediction, target = (np.pad(x, edges, mode="reflect") for x in (prediction, target))
-    found = [t for pair in channels(prediction, target) for t in terms(*pair, data_range, sigma)]
+    found = [
+        t for pair in channels(prediction, target) for t in terms(*pair, data_range, sigma, k1, k2)
+    ]
     return 1 - sum(a * b for a, b in found) / len(found)
 
 
@@ -54,12 +58,14 @@ def half(x):
     return (x[0::2, 0::2] + x[1::2, 0::2] + x[0::2, 1::2] + x[1::2, 1::2]) / 4
 
 
-def ms_ssim(prediction, target, data_range=1.0, level_weights=None, size=SIZE, sigma=SIGMA):
+def ms_ssim(
+    prediction, target, data_range=1.0, level_weights=None, size=SIZE, sigma=SIGMA, k1=0.01, k2=0.03
+):
     total = 0
     for x, y in channels(prediction, target):
         product = 1
         for level, power in enumerate(level_weights):
-            found = terms(x, y, data_range, sigma)
+            found = terms(x, y, data_range, sigma, k1, k2)
             last = level == len(level_weights) - 1
             mean = sum((a if last else 1) * b for a, b in found) / len(found)
             product = product * (exp(power * log(mean)) if mean > 0 else 0 * mean)

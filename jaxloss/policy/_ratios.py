@@ -17,12 +17,18 @@ from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._reductions import mean_where
 
 
+@jax.custom_jvp
 def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
     """The exponential, infinite where it overflows."""
     largest = math.floor(math.log(float(jnp.finfo(log_ratio.hi.dtype).max)))
-    fits = log_ratio.hi <= largest
-    ratio = exp_dd(jax.tree.map(lambda x: jnp.where(fits, x, 0), log_ratio))
-    return jnp.where(fits, ratio, jnp.exp(jnp.where(fits, 0, log_ratio.hi)))
+    excess = log_ratio.hi - largest
+    # Between `largest` and the overflow it is e times that of a logarithm less by 1.
+    fits = jnp.where(excess > 0, jnp.minimum(log_ratio.hi - 1, largest), log_ratio.hi)
+    factor = jnp.where(excess > 1, jnp.inf, jnp.where(excess > 0, math.e, 1.0))
+    return exp_dd(log_ratio._replace(hi=fits)) * factor.astype(fits.dtype)
+
+
+_exp.defjvps(lambda log_ratio_dot, out, _: out * log_ratio_dot.hi)
 
 
 def _ratio_within(

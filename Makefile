@@ -30,10 +30,12 @@ endif
 # compiled programs stays in one worker; the doctests, many and small, come last and even it out.
 PYTEST := pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 QUICK := $(PYTEST) -m 'not slow'
-# Of these the suite checks the types and shapes of all arguments and results, while it runs.
+# Of these the suite checks the types and shapes of all arguments and results, while it runs; not of
+# `chunked`, which is public: tests give it wrong arguments.
 comma := ,
 space := $() $()
-TYPED := jaxloss._core jaxloss._memory jaxloss._xla jaxloss.numerics runtime_types.check
+TYPED := jaxloss._core $(addprefix jaxloss._memory.,chunk_map chunk_sum deferred layout mesh row_factors) \
+	jaxloss._xla jaxloss.numerics runtime_types.check
 # What is compared between versions: the laws on the classic losses, and the contract around them.
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \
 	-k 'not laws or regression or softmax_cross or hinge'

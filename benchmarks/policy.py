@@ -114,6 +114,7 @@ def main():
             {
                 "rlax": (rlax_gae, steps),
                 "by hand, time first": (by_hand_gae, time_first),
+                "jaxloss, time first": (lambda *data: our_gae(*data, axis=0), time_first),
                 "jaxloss": (our_gae, steps),
                 "jaxloss, parallel": (parallel, steps),
             },

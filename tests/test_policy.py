@@ -89,6 +89,25 @@ def test_gae_is_the_textbook_loop(parallel):
     np.testing.assert_allclose(got.target, values + expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_time_may_be_the_first_axis(parallel):
+    rng = np.random.default_rng(5)
+    rewards, values, later, p, q = rng.normal(size=(5, 3, 2, 7)).astype(np.float32)
+    flags = {name: rng.random((3, 2, 7)) < 0.2 for name in ("terminal", "truncated")}
+    flags["mask"] = rng.random((3, 2, 7)) < 0.8
+    first = lambda x: np.moveaxis(x, -1, 0)
+    given = {name: first(x) for name, x in flags.items()}
+    for function, data in (
+        (policy.gae, (rewards, values, later)),
+        (policy.lambda_returns, (rewards, later)),
+        (policy.vtrace, (p, q, rewards, values, later)),
+    ):
+        expected = function(*data, **flags, parallel=parallel)
+        got = function(*map(first, data), **given, axis=0, parallel=parallel)
+        for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, first(theirs), rtol=1e-6, atol=1e-6)
+
+
 def test_lambda_returns_are_the_targets_of_gae():
     rewards, values, after = RNG.normal(size=(3, 4, 20))
     terminal, truncated = RNG.random((2, 4, 20)) < 0.2
@@ -227,6 +246,7 @@ def test_a_batch_of_no_tokens_is_zero_of_weight_zero():
         (lambda: policy.token_mean(LOSSES, MASK, per="batch"), "`per` is 'batch', expected 'token'"),
         (lambda: policy.token_mean(LOSSES, MASK, length=6), "divides only with per='sequence_sum'"),
         (lambda: policy.clipped_sequence(LOSSES, LOSSES, LOSSES), "clipped_sequence: `advantage`"),
+        (lambda: policy.gae(LOSSES, LOSSES, LOSSES, axis=5), "`axis` is 5, expected an int from -2"),
     ],
 )  # fmt: skip
 def test_mistakes_are_answered(call, message):

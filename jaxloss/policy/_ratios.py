@@ -1,7 +1,7 @@
 r"""Policy-gradient losses, most of them functions of the ratio $\rho = \pi / \pi_\text{old}$."""
 
 import math
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -31,29 +31,46 @@ def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
 _exp.defjvps(lambda log_ratio_dot, out, _: out * log_ratio_dot.hi)
 
 
+class _Bound(NamedTuple):
+    """A bound of a ratio and its logarithm, of numbers: not one logarithm an example."""
+
+    ratio: Array
+    log: Array
+
+    @classmethod
+    def of(cls, ratio: Array | float) -> "_Bound":
+        return cls(jnp.asarray(ratio), jnp.log(ratio))
+
+    def where(self, condition: Array, other: "_Bound") -> "_Bound":
+        """This bound where the condition holds, and the other elsewhere."""
+        return jax.tree.map(lambda x, y: jnp.where(condition, x, y), self, other)
+
+
 def _ratio_within(
     log_prob: Float[Array, "*batch"],
     old_log_prob: Float[Array, "*batch"],
-    floor: Array | float,
-    cap: Array | float,
+    floor: _Bound,
+    cap: _Bound,
 ) -> Float[Array, "*batch"]:
     """The ratio of two probabilities, clipped; a ratio outside has derivative 0."""
     log_ratio = two_sum(log_prob, -old_log_prob)
-    above, below = log_ratio.hi > jnp.log(cap), log_ratio.hi < jnp.log(floor)
+    above, below = log_ratio.hi > cap.log, log_ratio.hi < floor.log
     # Clipped before it is exponentiated: 0 times an infinite derivative is NaN.
     outside = above | below
     ratio = _exp(jax.tree.map(lambda x: jnp.where(outside, 0, x), log_ratio))
-    return jnp.where(above, cap, jnp.where(below, floor, ratio))
+    return jnp.where(above, cap.ratio, jnp.where(below, floor.ratio, ratio))
 
 
 def _one_sided(
     advantage: Float[Array, "*batch"], low: Array | float, high: Array | float, dual_clip: Any
-) -> Any:
+) -> tuple[_Bound, _Bound]:
     """The bounds of the ratio: one above for a positive advantage, one below for a negative."""
     better, worse = advantage >= 0, advantage < 0  # neither for NaN, which is not clipped
-    floor = jnp.where(worse, 1 - low, 0)
-    cap = jnp.where(better, 1 + high, jnp.inf if dual_clip is None else dual_clip)
-    return floor, jnp.where(better | worse, cap, jnp.inf)
+    none = _Bound.of(jnp.asarray(jnp.inf, advantage.dtype))
+    zero = _Bound.of(jnp.zeros((), advantage.dtype))
+    floor = _Bound.of(1 - low).where(worse, zero)
+    cap = none if dual_clip is None else _Bound.of(dual_clip).where(worse, none)
+    return floor, _Bound.of(1 + high).where(better, cap)
 
 
 @loss(
@@ -192,7 +209,7 @@ def cispo(
     References:
         MiniMax, *MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention*, 2025.
     """
-    weight = _ratio_within(log_prob, old_log_prob, 1 - low, 1 + high)
+    weight = _ratio_within(log_prob, old_log_prob, _Bound.of(1 - low), _Bound.of(1 + high))
     return -jax.lax.stop_gradient(weight) * advantage * linear_argument(log_prob)
 
 

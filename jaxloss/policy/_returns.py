@@ -53,6 +53,17 @@ def _backward(decay: Array, base: Array, parallel: bool) -> Array:
     return jnp.moveaxis(found, 0, -1)
 
 
+def _time_last(fun_name: str, axis: int, *arrays: ArrayLike) -> list[Any]:
+    """The arrays with their axis of time last; None stays None."""
+    if axis == -1:
+        return list(arrays)
+    ndim = jnp.ndim(arrays[0])
+    if not isinstance(axis, int) or not -ndim <= axis < ndim:
+        expected = f"an int from {-ndim} to {ndim - 1}"
+        raise ValueError(f"{fun_name}: `axis` is {axis!r}, expected {expected}: that of time.")
+    return [None if x is None else jnp.moveaxis(jnp.asarray(x), axis, -1) for x in arrays]
+
+
 class _Trajectories(NamedTuple):
     """Where the future ends, as factors: 1 where it counts and 0 where it does not."""
 
@@ -100,6 +111,7 @@ def gae(
     truncated: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
+    axis: int = -1,
     parallel: bool = False,
 ) -> Returns:
     r"""Generalized advantage estimates, and the targets of the values.
@@ -123,6 +135,7 @@ def gae(
         truncated: Booleans, True where it was cut off although it had one.
         mask: Booleans, False for padding: its advantage is 0, whatever it holds.
         segments: Integers, the episode of each step where a row holds several, one after the other.
+        axis: The axis of time; with 0, for arrays `(time, *batch)`, nothing is transposed.
         parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
 
     Returns:
@@ -144,18 +157,21 @@ def gae(
         Estimation*, 2016.
     """
     name = "jaxloss.policy.gae"
+    rewards, values, next_values, *flagged = _time_last(
+        name, axis, rewards, values, next_values, terminal, truncated, mask, segments
+    )
     rewards, values, next_values = floats(
         name, rewards=rewards, values=values, next_values=next_values
     )
     discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
-    ends = _trajectories(name, rewards, terminal, truncated, mask, segments)
+    ends = _trajectories(name, rewards, *flagged)
     rewards, values, next_values = (
         jnp.where(ends.mask, x, 0) for x in (rewards, values, next_values)
     )
     errors = rewards + discount * ends.bootstrap * next_values - values
     advantage = _backward(discount * trace * ends.trace, errors, parallel)
     advantage = jnp.where(ends.mask, advantage, 0)
-    return Returns(advantage, values + advantage)
+    return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + advantage)))
 
 
 def lambda_returns(
@@ -168,6 +184,7 @@ def lambda_returns(
     truncated: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
+    axis: int = -1,
     parallel: bool = False,
 ) -> Array:
     r"""Lambda-returns: mixtures of the n-step returns of a trajectory.
@@ -186,6 +203,7 @@ def lambda_returns(
         truncated: Booleans, True where it was cut off although it had one.
         mask: Booleans, False for padding: its return is 0, whatever it holds.
         segments: Integers, the episode of each step where a row holds several, one after the other.
+        axis: The axis of time; with 0, for arrays `(time, *batch)`, nothing is transposed.
         parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
 
     Returns:
@@ -203,13 +221,16 @@ def lambda_returns(
         Sutton and Barto, *Reinforcement Learning*, 2018.
     """
     name = "jaxloss.policy.lambda_returns"
+    rewards, next_values, *flagged = _time_last(
+        name, axis, rewards, next_values, terminal, truncated, mask, segments
+    )
     rewards, next_values = floats(name, rewards=rewards, next_values=next_values)
     discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
-    ends = _trajectories(name, rewards, terminal, truncated, mask, segments)
+    ends = _trajectories(name, rewards, *flagged)
     rewards, next_values = (jnp.where(ends.mask, x, 0) for x in (rewards, next_values))
     decay = discount * trace * ends.trace
     base = rewards + (discount * ends.bootstrap - decay) * next_values
-    return jnp.where(ends.mask, _backward(decay, base, parallel), 0)
+    return jnp.moveaxis(jnp.where(ends.mask, _backward(decay, base, parallel), 0), -1, axis)
 
 
 def vtrace(
@@ -227,6 +248,7 @@ def vtrace(
     truncated: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
+    axis: int = -1,
     parallel: bool = False,
 ) -> Returns:
     r"""V-trace: targets and advantages of a policy from trajectories of another one.
@@ -256,6 +278,7 @@ def vtrace(
         truncated: Booleans, True where it was cut off although it had one.
         mask: Booleans, False for padding: its advantage is 0, whatever it holds.
         segments: Integers, the episode of each step where a row holds several, one after the other.
+        axis: The axis of time; with 0, for arrays `(time, *batch)`, nothing is transposed.
         parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
 
     Returns:
@@ -273,6 +296,12 @@ def vtrace(
         Espeholt et al., *IMPALA: Scalable Distributed Deep-RL*, 2018.
     """
     name = "jaxloss.policy.vtrace"
+    log_prob, old_log_prob, rewards, values, next_values, *flagged = _time_last(
+        name,
+        axis,
+        *(log_prob, old_log_prob, rewards, values, next_values),
+        *(terminal, truncated, mask, segments),
+    )
     log_prob, old_log_prob, rewards, values, next_values = floats(
         name,
         log_prob=log_prob,
@@ -282,7 +311,7 @@ def vtrace(
         next_values=next_values,
     )
     discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
-    ends = _trajectories(name, rewards, terminal, truncated, mask, segments)
+    ends = _trajectories(name, rewards, *flagged)
     log_ratio, rewards, values, next_values = (
         jnp.where(ends.mask, x, 0)
         for x in (jnp.where(ends.mask, log_prob - old_log_prob, 0), rewards, values, next_values)
@@ -297,4 +326,4 @@ def vtrace(
     later = jnp.concatenate([excess[..., 1:], jnp.zeros_like(excess[..., :1])], axis=-1)
     advantage = ratio(clip_policy_ratio) * (one_step + discount * trace * ends.trace * later)
     advantage, excess = (jnp.where(ends.mask, x, 0) for x in (advantage, excess))
-    return Returns(advantage, values + excess)
+    return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + excess)))

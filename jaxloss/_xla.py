@@ -22,12 +22,14 @@ from jax import Array, lax
 
 __all__ = [
     "barrier",
+    "each_on_gpu",
     "fits_in_cache",
     "not_folded",
     "on_cpu",
     "on_gpu",
     "one_depending_on",
     "recompute",
+    "recompute_off_cpu",
     "recompute_on_gpu",
     "rounded",
     "with_vectorizable_shape",
@@ -130,6 +132,37 @@ def recompute_on_gpu(x: Array) -> Array:
     the row. Without the barrier XLA on GPU writes it, in float32 where the row is bfloat16.
     """
     return on_gpu(lax.optimization_barrier, _identity, x)
+
+
+def recompute_off_cpu(x: Array) -> Array:
+    """`recompute_on_gpu`, also on TPU, which writes what takes many operations a class."""
+    return on_cpu(_identity, lax.optimization_barrier, x)
+
+
+def _copies(count: int, x: Array) -> tuple[Array, ...]:
+    copies = []
+    for _ in range(count):
+        x = lax.optimization_barrier(x)  # of the last one: equal barriers would be merged
+        copies.append(x)
+    return tuple(copies)
+
+
+def _repeated(count: int, x: Array) -> tuple[Array, ...]:
+    return (x,) * count
+
+
+@functools.cache
+def _each_forms(count: int) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
+    return functools.partial(_copies, count), functools.partial(_repeated, count)
+
+
+def each_on_gpu(x: Array, count: int) -> tuple[Array, ...]:
+    """x, one number a row, for each of several sums over the rows.
+
+    On GPU they are behind a barrier each, so that the sums share no comparison with x: XLA would
+    write what they share, and read it again. What reads the same rows is one kernel in any case.
+    """
+    return on_gpu(*_each_forms(count), x)
 
 
 def not_folded(x: T) -> T:

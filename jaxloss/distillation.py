@@ -27,9 +27,10 @@ from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
-from jaxloss.divergence._logits import kl_of_logits, log_softmax_at, softmaxes_and_difference
+from jaxloss.divergence._logits import kl_of_logits, log_softmax_at
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
 from jaxloss.numerics._kl_terms import gaps_from_mixture
+from jaxloss.numerics._softmax_kl import as_temperature, compare_softmaxes
 from jaxloss.traits import (
     bounded_gradient,
     nonnegative,
@@ -97,10 +98,9 @@ def temperature_kl(
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
         Gu et al., *MiniLLM: Knowledge Distillation of Large Language Models* (reverse), 2024.
     """
-    temperature = jnp.asarray(temperature, logits.dtype)
     expected, other = (logits, teacher_logits) if reverse else (teacher_logits, logits)
-    value = kl_of_logits(other, expected, temperature)
-    return value * jnp.square(temperature) if scale_by_square else value
+    value = kl_of_logits(other, expected, as_temperature(temperature, logits))
+    return value * jnp.square(jnp.asarray(temperature, logits.dtype)) if scale_by_square else value
 
 
 @loss(
@@ -154,10 +154,8 @@ def generalized_jensen_shannon(
         Agarwal et al., *On-Policy Distillation of Language Models* (GKD), 2024.
         Huszar, *How (not) to Train your Generative Model*, 2015.
     """
-    p, q, change = softmaxes_and_difference(
-        logits, teacher_logits, jnp.asarray(temperature, logits.dtype)
-    )
-    from_p, from_q = gaps_from_mixture(p, q, change, beta)
+    both = compare_softmaxes(logits, teacher_logits, as_temperature(temperature, logits))
+    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
     if not to_kl:
         return jnp.sum((1 - beta) * from_p + beta * from_q, axis=-1)
     # The gap from p is of the order of beta squared, and that from q of (1 - beta) squared.
@@ -253,7 +251,7 @@ def top_k_kl(
         is_all = mass > -4 * jnp.finfo(mass.dtype).eps  # what is left is a rounding error
         rest = jnp.where(is_all, -jnp.inf, numerics.log1mexp(jnp.where(is_all, -1, mass)))
         teacher_log_probs = jnp.append(teacher_log_probs, rest, axis=-1)
-    return kl_of_logits(own, teacher_log_probs, jnp.ones((), logits.dtype))
+    return kl_of_logits(own, teacher_log_probs, None)
 
 
 @loss(
@@ -305,13 +303,13 @@ def acceptance(
     check_choice(
         "jaxloss.distillation.acceptance", "kind", kind, ("total_variation", "log_overlap")
     )
-    temperature = jnp.asarray(temperature, logits.dtype)
-    *_, change = softmaxes_and_difference(logits, teacher_logits, temperature)
-    rejected = 0.5 * jnp.sum(numerics.absolute(change), axis=-1)
+    scale = as_temperature(temperature, logits)
+    difference = compare_softmaxes(logits, teacher_logits, scale).p_minus_q
+    rejected = 0.5 * jnp.sum(numerics.absolute(difference), axis=-1)
     if kind == "total_variation":
         return rejected
     near = rejected < 0.5
-    scores = [log_softmax_at(x, temperature) for x in (logits, teacher_logits)]
+    scores = [log_softmax_at(x, scale) for x in (logits, teacher_logits)]
     far = -numerics.logsumexp(jnp.minimum(*scores), axis=-1)
     return jnp.where(near, -jnp.log1p(-jnp.where(near, rejected, 0)), far)
 

@@ -1,9 +1,12 @@
 """Log-gamma functions without cancellation: Stirling's formula and its error, kept apart."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxloss.numerics._elementwise import quotient
@@ -26,27 +29,53 @@ _STIRLING = (
 )
 
 
+def _stirling_error_from_1_to_8(x: np.ndarray) -> np.ndarray:
+    """By twenty steps S(x) = S(x+1) + (x+1/2) log(1+1/x) - 1, each a series in 1 / (2x + 1)."""
+    far = 1 / (x + 20)
+    out = far * np.polynomial.polynomial.polyval(np.square(far), _STIRLING)
+    for start in (x + k for k in range(19, -1, -1)):
+        squares = 1 / np.square(2 * start + 1)
+        out = out + squares * np.polynomial.polynomial.polyval(
+            squares, [1 / k for k in range(3, 40, 2)]
+        )
+    return out
+
+
+@functools.cache
+def _near_series(dtype: Any) -> tuple[float, float, list[float]]:
+    """A polynomial for x S(x), x from 1 to 8, in 1 / (x + 3): its center, half width and terms.
+
+    The constant 1/12 is subtracted before the interpolation, whose error is relative to its values.
+    """
+    ends = 1 / 11, 1 / 4
+    center, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
+
+    def scaled(s: np.ndarray) -> np.ndarray:
+        x = 1 / (center + half * s) - 3
+        return x * _stirling_error_from_1_to_8(x) - _STIRLING[0]
+
+    # The error falls by a factor of 4 with each degree, to below the rounding of the dtype.
+    degree = 16 if jnp.finfo(dtype).bits == 32 else 24
+    series = np.polynomial.Chebyshev.interpolate(scaled, degree) + _STIRLING[0]
+    return center, half, series.convert(kind=np.polynomial.Polynomial).coef.tolist()
+
+
 def stirling_error(x: Array) -> Array:
     """log gamma(x) less Stirling's formula (x - 1/2) log x - x + log(2 pi) / 2.
 
     It is small and smooth, so that the large terms of a difference of log-gammas can be cancelled
-    in the formula. Below 8 it follows from S(x) = S(x+1) + (x+1/2) log(1+1/x) - 1.
+    in the formula. Below 1 it follows from S(x) = S(x+1) + (x+1/2) log(1+1/x) - 1.
     """
     low, below_one = x < 8, x < 1
     base = jnp.where(below_one, x + 1, x)
-    far = jnp.where(low, base + 8, base)
-    inverse = 1 / far
-    out = inverse * horner(jnp.square(inverse), _STIRLING)
-    # A step from x to x + 1 is a series in 1 / (2x + 1). The eight steps are an axis of one array:
-    # eight copies of the series would take seconds to compile.
-    eight = jnp.arange(8, dtype=x.dtype).reshape(*(1,) * x.ndim, 8)
-    start = jnp.where(low, base, 1)[..., None] + eight
-    squares = jnp.square(1 / (2 * start + 1))
-    steps = squares * horner(squares, [1 / k for k in range(3, 36, 2)])
-    out = out + jnp.where(low, jnp.sum(steps, axis=-1), 0)
+    inverse = 1 / jnp.where(low, 8, base)
+    far = inverse * horner(jnp.square(inverse), _STIRLING)
+    center, half, terms = _near_series(x.dtype)
+    inner = jnp.where(low, base, 1)
+    near = horner((1 / (inner + 3) - center) * (1 / half), terms) / inner
     part = jnp.where(below_one, x, 1)
     first = (part + 0.5) * (jnp.log1p(part) - jnp.log(part)) - 1
-    return out + jnp.where(below_one, first, 0)
+    return jnp.where(low, near, far) + jnp.where(below_one, first, 0)
 
 
 def _stirling_error_difference(x: Array, step: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
+from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_dd, finite, two_sum
 from jaxloss.numerics._elementwise import multiply_no_nan, softplus
 from jaxloss.numerics._labels import is_label, take_label
@@ -199,20 +199,27 @@ class _Sums(NamedTuple):
     labels_on_top: Array
 
 
+def _terms_of_dense(exps: Array, logits: Array, labels: Array, *tops: Array) -> tuple[Array, ...]:
+    """What is summed over the classes, each term given the top of its own."""
+    at_top, ties, off_top, on_top = (_is_top(exps, logits, top) for top in tops[:4])
+    gap = _below(tops[4], logits)
+    return (
+        # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
+        # `exps - 1` is 0 and has the derivative of `exps`.
+        jnp.where(at_top, exps - 1, exps),
+        ties.astype(exps.dtype),
+        jnp.where(off_top, 0, labels),
+        jnp.where(on_top, labels, 0),
+        labels * jnp.where((labels == 0) & (gap == jnp.inf), 0, gap),
+    )
+
+
 def _dense_and_sums(logits: Array, labels: Array) -> tuple[Array, _Sums]:
     """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
-    at_top, gap = _is_top(exps, logits, top), _below(top, logits)
-    # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
-    # `exps - 1` is 0 and has the derivative of `exps`.
-    below, ties, off_top, on_top, gaps = fused_sums(
-        jnp.where(at_top, exps - 1, exps),
-        at_top.astype(exps.dtype),
-        jnp.where(at_top, 0, labels),
-        jnp.where(at_top, labels, 0),
-        labels * jnp.where((labels == 0) & (gap == jnp.inf), 0, gap),
-    )
+    tops = each_on_gpu(top, 5)
+    below, ties, off_top, on_top, gaps = fused_sums(*_terms_of_dense(exps, logits, labels, *tops))
     rest = below + jnp.maximum(ties - 1, 0)
     value = gaps + jnp.log1p(rest) * (off_top + on_top)
     return value, _Sums(top, exps, rest[..., None], off_top[..., None], on_top[..., None])
@@ -276,8 +283,8 @@ def _expected_and_sums(
     """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
     top = _top(logits)
     exps = exp_shifted(logits, top)
-    at_top = _is_top(exps, logits, top)
-    below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), at_top.astype(exps.dtype))
+    at_top, is_tie = (_is_top(exps, logits, each) for each in each_on_gpu(top, 2))
+    below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), is_tie.astype(exps.dtype))
     rest = (below + jnp.maximum(ties - 1, 0))[..., None]
     nothing = jnp.zeros_like(rest)
     sums = _Sums(top, exps, rest, nothing, nothing)

@@ -1,0 +1,233 @@
+r"""The Kullback-Leibler divergence of two softmaxes, with all digits however close they are.
+
+With $d$ the differences of the logits less their mean under $q$, $KL(q \| p)$ is
+$\log \sum_k q_k e^{-d_k}$, and $\log(q / p)$ is $d + KL$: no logarithms of probabilities are
+subtracted. Where the distributions are far apart, each class counts $p - q$ more, which sums to 0,
+so that no term is negative. Both logits are read once for their largest, once for the sums of the
+exponentials and the mean, and once for the divergence.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxloss._xla import each_on_gpu, recompute_off_cpu
+from jaxloss.numerics._double_double import DD, exp_dd, two_quotient, two_sum
+from jaxloss.numerics._reductions import fused_sums
+from jaxloss.numerics._softmax import subtract_weighted_mean
+from jaxloss.numerics._special import expm1_minus_x, x_minus_log1p
+
+
+def _top(logits: Array) -> Array:
+    return lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+
+
+def _below(logits: Array, top: Array) -> DD:
+    """Logits less the largest."""
+    return two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
+
+
+def _over(below: DD, logits: Array, temperature: Array | None, top: Array) -> DD:
+    """Logits less the largest, over the temperature."""
+    scaled = below
+    if temperature is not None:
+        scaled = two_quotient(below.hi, temperature)
+        scaled = DD(scaled.hi, scaled.lo + below.lo / temperature)
+    with_infinity = jnp.where(logits < jnp.inf, -jnp.inf, jnp.where(logits == jnp.inf, 0, logits))
+    return DD(jnp.where(top < jnp.inf, scaled.hi, with_infinity), scaled.lo)
+
+
+def exponents(logits: Array, temperature: Array | None) -> DD:
+    """Logits less the largest, over the temperature (None: 1).
+
+    The largest is 0, and so is each logit of +inf; in a row with one all others are -inf.
+    """
+    top = _top(logits)
+    return _over(_below(logits, top), logits, temperature, top)
+
+
+def as_temperature(temperature: ArrayLike, logits: Array) -> Array | None:
+    """The temperature in the dtype of the logits; None if it is the Python number 1."""
+    is_one = isinstance(temperature, int | float) and temperature == 1
+    return None if is_one else jnp.asarray(temperature, logits.dtype)
+
+
+class _Elements(NamedTuple):
+    """What is known of a class from both logits and the largest of their rows.
+
+    Attributes:
+        x: The exponent of p.
+        z: The exponent of q.
+        exp_x: exp(x).
+        exp_z: exp(z).
+        shift: z - x, from the logits; 0 where they are not close.
+        impossible: Whether q is 0, because its logit is -inf.
+        is_close: Whether |z - x| is below 1/2, or p is 0 too where q is.
+    """
+
+    x: DD
+    z: DD
+    exp_x: Array
+    exp_z: Array
+    shift: Array
+    impossible: Array
+    is_close: Array
+
+
+def _elements(
+    logits: Array, target_logits: Array, temperature: Array | None, tops: tuple[Array, Array]
+) -> _Elements:
+    # All of it depends on the tops, so that each pass over the classes computes it again.
+    below_x, below_z = (_below(*each) for each in zip((logits, target_logits), tops, strict=True))
+    x = _over(below_x, logits, temperature, tops[0])
+    z = _over(below_z, target_logits, temperature, tops[1])
+    finite = (jnp.abs(below_x.hi) < jnp.inf) & (jnp.abs(below_z.hi) < jnp.inf)
+    below_x, below_z = (DD(jnp.where(finite, b.hi, 0), b.lo) for b in (below_x, below_z))
+    shift = below_z - below_x
+    shift = shift.hi + shift.lo
+    if temperature is not None:
+        shift = shift / temperature
+    near = finite & (jnp.abs(shift) < 0.5)
+    impossible = z.hi == -jnp.inf
+    return _Elements(
+        x,
+        z,
+        exp_dd(x),
+        exp_dd(z),
+        jnp.where(near, shift, 0),
+        impossible,
+        near | impossible & (x.hi == -jnp.inf),
+    )
+
+
+class Comparison(NamedTuple):
+    """Two softmaxes, p and q, of each row.
+
+    Attributes:
+        p: softmax(logits / temperature).
+        q: softmax(target_logits / temperature).
+        log_ratio: log(q / p); 0 where the logit of q is -inf.
+        p_minus_q: Their difference.
+        kl: KL(q || p), without the class axis.
+    """
+
+    p: Array
+    q: Array
+    log_ratio: Array
+    p_minus_q: Array
+    kl: Array
+
+
+def _first_terms(elements: Sequence[_Elements]) -> tuple[Array, ...]:
+    """What the first pass sums, each term from elements of its own."""
+    dtype = elements[0].exp_x.dtype
+    # The sum over all but one largest exponential keeps the tiny of 1 + tiny. At the top, exp - 1
+    # is 0 and has the derivative of exp.
+    return (
+        jnp.where(elements[0].x.hi == 0, elements[0].exp_x - 1, elements[0].exp_x),
+        (elements[1].x.hi == 0).astype(dtype),
+        jnp.where(elements[2].z.hi == 0, elements[2].exp_z - 1, elements[2].exp_z),
+        (elements[3].z.hi == 0).astype(dtype),
+        elements[4].exp_z * elements[4].shift,
+        (~elements[5].is_close).astype(dtype),
+    )
+
+
+@jax.custom_jvp
+def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | None) -> Comparison:
+    """p, q, log(q / p), p - q and KL(q || p), each with all digits where p is close to q."""
+    data = logits, target_logits, temperature
+    tops = [each_on_gpu(_top(x), 6) for x in (logits, target_logits)]
+    sums = fused_sums(*_first_terms([_elements(*data, pair) for pair in zip(*tops, strict=True)]))
+    below_x, ties_x, below_z, ties_z, mean, far_classes = (x[..., None] for x in sums)
+    rest_x = below_x + jnp.maximum(ties_x - 1, 0)
+    rest_z = below_z + jnp.maximum(ties_z - 1, 0)
+    rows = [*(top[-1] for top in tops), rest_x, rest_z, mean / (1 + rest_z)]
+
+    of_terms = [*zip(*(each_on_gpu(recompute_off_cpu(x), 3) for x in rows), strict=True)]
+    classes = [_classes(data, *each) for each in of_terms]
+    near, off, far = fused_sums(
+        classes[0].q * expm1_minus_x(-classes[0].distance),
+        classes[1].q * classes[1].distance,
+        _far_terms(classes[2]),
+    )
+    # The mean of the distances is a rounding error, `off`. With u = near - off, the divergence
+    # is off + log(1 + u) = near - (u - log(1 + u)).
+    close, kl_if_close = far_classes == 0, near - x_minus_log1p(near - off)
+    change = (kl_if_close - off)[..., None]
+    kl = jnp.where(close[..., 0], kl_if_close, far)
+
+    c = _classes(data, *(recompute_off_cpu(x) for x in of_terms[-1]))
+    log_ratio = jnp.where(close, jnp.where(c.impossible, 0, c.distance + change), c.logs)
+    is_small = (jnp.abs(log_ratio) < 1) & (c.q > 0)
+    small = c.q * jnp.expm1(jnp.where(is_small, -log_ratio, 0))
+    return Comparison(c.p, c.q, log_ratio, jnp.where(is_small, small, c.p - c.q), kl)
+
+
+class _Classes(NamedTuple):
+    """What is known of a class from the sums over its row.
+
+    Attributes:
+        p: Its probability.
+        q: The other one.
+        logs: The difference of their logarithms.
+        distance: `shift` less its mean; 0 where it is not close, or q is 0.
+        impossible: Whether q is 0, because its logit is -inf.
+    """
+
+    p: Array
+    q: Array
+    logs: Array
+    distance: Array
+    impossible: Array
+
+
+def _classes(data: tuple[Array, Array, Array | None], *rows: Array) -> _Classes:
+    top_x, top_z, rest_x, rest_z, mean = rows
+    e = _elements(*data, (top_x, top_z))
+    log_p = (e.x.hi - jnp.log1p(rest_x)) + e.x.lo
+    log_q = (e.z.hi - jnp.log1p(rest_z)) + e.z.lo
+    return _Classes(
+        e.exp_x / (1 + rest_x),
+        e.exp_z / (1 + rest_z),
+        jnp.where(e.impossible, 0, log_q) - jnp.where(e.impossible, 0, log_p),
+        jnp.where(e.is_close & ~e.impossible, e.shift - mean, 0),
+        e.impossible,
+    )
+
+
+def _far_terms(c: _Classes) -> Array:
+    """The terms of the divergence, each with p - q more: not negative."""
+    is_small = (jnp.abs(c.logs) < 1) & ~c.impossible
+    near = c.q * expm1_minus_x(-jnp.where(is_small, c.logs, 0))
+    return jnp.where(is_small, near, jnp.where(c.q == 0, 0, c.q * c.logs) + (c.p - c.q))
+
+
+# A full rule: it reduces over the classes.
+@compare_softmaxes.defjvp
+def _compare_softmaxes_jvp(primals: Any, tangents: Any) -> tuple[Comparison, Comparison]:
+    *both, temperature = primals
+    found = compare_softmaxes(*primals)
+    x_dot, z_dot, temperature_dot = tangents
+    if temperature is not None:
+        # A higher temperature moves each logit towards 0; one of -inf stays where it is.
+        decrease = temperature_dot / temperature
+        x_dot, z_dot = (
+            (change - jnp.where(jnp.isinf(x), 0, x) * decrease) / temperature
+            for x, change in zip(both, (x_dot, z_dot), strict=True)
+        )
+    by_target = jnp.where(found.q == 0, 0, found.q * (found.log_ratio - found.kl[..., None]))
+    of_p = subtract_weighted_mean(x_dot, found.p, -1)
+    of_q = subtract_weighted_mean(z_dot, found.q, -1)
+    p_dot, q_dot = found.p * of_p, found.q * of_q
+    return found, Comparison(
+        p_dot,
+        q_dot,
+        jnp.where(found.q == 0, 0, of_q - of_p),
+        p_dot - q_dot,
+        jnp.sum(found.p_minus_q * x_dot + by_target * z_dot, axis=-1),
+    )

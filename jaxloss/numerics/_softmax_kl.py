@@ -35,8 +35,10 @@ def _over(below: DD, logits: Array, temperature: Array | None, top: Array) -> DD
     """Logits less the largest, over the temperature."""
     scaled = below
     if temperature is not None:
-        scaled = two_quotient(below.hi, temperature)
-        scaled = DD(scaled.hi, scaled.lo + below.lo / temperature)
+        finite = jnp.abs(below.hi) < jnp.inf  # an infinity does not depend on the temperature
+        scaled = two_quotient(jnp.where(finite, below.hi, 0), temperature)
+        hi = jnp.where(finite, scaled.hi, below.hi)
+        scaled = DD(hi, scaled.lo + below.lo / temperature)
     with_infinity = jnp.where(logits < jnp.inf, -jnp.inf, jnp.where(logits == jnp.inf, 0, logits))
     return DD(jnp.where(top < jnp.inf, scaled.hi, with_infinity), scaled.lo)
 

@@ -48,8 +48,8 @@ def load_balance(
     $$\ell = E \sum_{e=1}^E f_e P_e, \qquad
       f_e = \frac{1}{kT} \sum_{t, j} [i_{tj} = e], \qquad P_e = \frac1T \sum_t p_{te}$$
 
-    With the tokens evenly spread it is 1 (`scale="one"`: Switch; maxtext divides by k as well) or
-    k (`scale="k"`: Mixtral in transformers). The counts have no gradient. Megatron's sequence
+    With the tokens evenly spread it is 1 (`scale="one"`: Switch) or k (`scale="k"`: Mixtral in
+    transformers, and maxtext). The counts have no gradient. Megatron's sequence
     loss is the first, of sigmoid scores divided by their sum.
 
     Args:

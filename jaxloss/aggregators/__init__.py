@@ -25,21 +25,12 @@ scaled by 1e-6 give the same direction.
 from jaxloss._core.namespace import public_names
 from jaxloss.aggregators._balancers import Balancer, dwa, famo, random, relobralo, soft_adapt
 from jaxloss.aggregators._coordinates import grad_drop, trimmed_mean
+from jaxloss.aggregators._equal_progress import aligned_mtl, con_fig, fair_grad, imtl_g, nash
 from jaxloss.aggregators._gradient_balancers import grad_vac, gradnorm
 from jaxloss.aggregators._scalarizers import geometric_mean, imtl_l, smooth_tchebycheff, uncertainty
 from jaxloss.aggregators._stacked import combine, cosines, gramian
 from jaxloss.aggregators._surgery import krum, pcgrad
-from jaxloss.aggregators._weightings import (
-    aligned_mtl,
-    cagrad,
-    con_fig,
-    dual_projection,
-    fair_grad,
-    imtl_g,
-    mgda,
-    nash,
-    upgrad,
-)
+from jaxloss.aggregators._weightings import cagrad, dual_projection, mgda, upgrad
 
 __all__ = [
     "Balancer",

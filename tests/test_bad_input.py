@@ -1,7 +1,7 @@
 """Bad input, over the catalogue: what is wrong in shapes and numbers raises at the call, and what
 is wrong in values raises inside `jaxloss.checks()`; each error names the loss and the argument.
 
-Class ids outside, in value and gradient, are a law of `test_contract.py`.
+Class ids outside, in value and gradient, are a law in `tests/laws/test_bad_input.py`.
 """
 
 import re

@@ -57,6 +57,18 @@ def test_the_error_is_all_that_a_user_sees(caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_probabilities_given_as_logits_are_a_warning(wrap):
+    logits, labels = jax.random.normal(jax.random.key(0), (4, 3)), jnp.array([0, 1, 2, 0])
+    loss = wrap(lambda x, where: jl.classification.softmax_cross_entropy(x, labels, where=where))
+    some = jnp.array([True, False, True, True])
+    for where in (jnp.ones(4, bool), some):
+        with pytest.warns(UserWarning, match="Give the scores before the softmax"):
+            jl.checked(loss)(jax.nn.softmax(logits), where)
+    for fine in (logits, jnp.eye(4, 3), jax.nn.log_softmax(logits), jnp.zeros((4, 3))):
+        jl.checked(loss)(fine, some)  # a warning would be an error
+
+
 def test_a_branch_that_is_not_taken_is_checked_under_vmap_alone():
     """JAX computes both branches there; the ways out are those of the docstring of `checks`."""
     logits, labels, is_known = jnp.zeros((2, 3)), jnp.array([1, 7]), jnp.array([True, False])

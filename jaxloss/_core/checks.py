@@ -16,6 +16,7 @@ import contextlib
 import functools
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -85,7 +86,7 @@ def checks(enabled: bool = True) -> Iterator[None]:
 
     A loss that is called outside compiled code raises at once. A check inside compiled code is
     raised when the block ends, so put the block around a step rather than around a training
-    loop; `checked` raises from the call.
+    loop; `checked` raises from the call. Logits that look like probabilities give a warning.
 
     Under `vmap`, JAX computes both branches of a `cond` for all examples, so that a branch that an
     example does not take is checked as well. Leave examples out by `where`, give the branch
@@ -262,7 +263,31 @@ def check_arguments(
         elif spec.data[1:2] == (name,) and _look_swapped(came[spec.data[0]], came[name]):
             hint = f"Are the arguments swapped? `{spec.data[0]}` holds integers."
         sane &= check(spec.name, name, domain, x, context, given=came[name], hint=hint)
+        if name == "logits" and forms[name].event[-1:] == ("classes",):
+            _warn_of_probabilities(spec.name, x)
     return sane
+
+
+def _warn_of_probabilities(fun_name: str, logits: Array) -> None:
+    """Warns if all logits look like the result of a softmax; left-out rows hold zeros."""
+    inside = jnp.all((logits >= 0) & (logits <= 1), axis=-1)
+    sums_to_one = inside & (jnp.abs(jnp.sum(logits, axis=-1) - 1) < 1e-3)
+    is_mixed = sums_to_one & jnp.any((logits > 0) & (logits < 1), axis=-1)  # a one-hot row is not
+    is_left_out = jnp.all(logits == 0, axis=-1)
+    look_alike = jnp.all(sums_to_one | is_left_out) & (jnp.sum(is_mixed) > 1)
+    message = (
+        f"{fun_name}: all rows of `logits` are between 0 and 1 and sum to 1, as probabilities do. "
+        "Give the scores before the softmax, or the logarithms of the probabilities."
+    )
+
+    def warn(look_alike: Array) -> None:
+        if look_alike:
+            warnings.warn(message, stacklevel=2)
+
+    if isinstance(look_alike, Tracer):
+        jax.debug.callback(warn, look_alike)
+    else:
+        warn(look_alike)
 
 
 def _look_swapped(first: Array, second: Array) -> bool:

@@ -3,8 +3,6 @@ r"""Weightings under which the losses, or their logarithms, make equal progress.
 Functions from the Gramian of the gradients to their weights, as those of `_weightings`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -13,6 +11,7 @@ from jaxloss._core.spec import ArrayLike
 from jaxloss.aggregators._quadratic import (
     check_gramian,
     check_preference,
+    compiled_once,
     pseudo_inverse_times,
     rounding,
 )
@@ -21,11 +20,8 @@ from jaxloss.numerics._carry import carried
 
 _MODULE = "jaxloss.aggregators."
 
-# Eager loops would be compiled in every call, since their bodies are new functions each time.
-_compiled_once = functools.partial(jax.jit, inline=True)
 
-
-@_compiled_once
+@compiled_once
 def _aligned_mtl(gramian: Array, preference: Array) -> Array:
     values, vectors = jnp.linalg.eigh(gramian)
     kept = values > rounding(gramian) * jnp.max(values)
@@ -67,7 +63,7 @@ def aligned_mtl(gramian: Array, *, preference: ArrayLike | None = None) -> Array
     return _aligned_mtl(gramian, check_preference(fun_name, preference, gramian))
 
 
-@_compiled_once
+@compiled_once
 def _imtl_g(gramian: Array) -> Array:
     cosines, inverse = normalize(gramian)
     longest = jnp.max(jnp.where(inverse > 0, 1 / jnp.where(inverse > 0, inverse, 1), 0))
@@ -107,7 +103,7 @@ def imtl_g(gramian: Array) -> Array:
     return _imtl_g(check_gramian(f"{_MODULE}imtl_g", gramian))
 
 
-@_compiled_once
+@compiled_once
 def _con_fig(gramian: Array, preference: Array) -> Array:
     cosines, inverse = normalize(gramian)
     weights = pseudo_inverse_times(cosines, preference)
@@ -152,7 +148,7 @@ def con_fig(gramian: Array, *, preference: ArrayLike | None = None) -> Array:
     return _con_fig(gramian, check_preference(fun_name, preference, gramian))
 
 
-@_compiled_once
+@compiled_once
 def _fair_grad(gramian: Array, alpha: Array | float) -> Array:
     power = 1 / jnp.asarray(alpha, gramian.dtype)
     size = jnp.trace(gramian) / len(gramian)

@@ -1,5 +1,7 @@
 """The small convex problems behind the weightings, solved to rounding, for any number of losses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -8,6 +10,9 @@ from jaxloss._core.arguments import as_array
 from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.spec import ArrayLike
 from jaxloss.numerics._carry import carried
+
+# Eager loops would be compiled in every call, since their bodies are new functions each time.
+compiled_once = functools.partial(jax.jit, inline=True)
 
 
 def check_gramian(fun_name: str, gramian: ArrayLike) -> Array:

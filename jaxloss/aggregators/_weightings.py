@@ -4,8 +4,6 @@ The update direction is $d = \sum_k w_k g_k$. A small step along $-d$ decreases 
 $\langle g_k, d \rangle > 0$; otherwise $d$ conflicts with it.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -14,6 +12,7 @@ from jaxloss._core.spec import ArrayLike
 from jaxloss.aggregators._quadratic import (
     check_gramian,
     check_preference,
+    compiled_once,
     divide_by_trace,
     nonnegative_minimum,
     rounding,
@@ -21,9 +20,6 @@ from jaxloss.aggregators._quadratic import (
 from jaxloss.numerics._carry import carried
 
 _MODULE = "jaxloss.aggregators."
-
-# Eager loops would be compiled in every call, since their bodies are new functions each time.
-_compiled_once = functools.partial(jax.jit, inline=True)
 
 
 def _regularize(gramian: Array, regularization: Array | float) -> Array:
@@ -36,7 +32,7 @@ def _project(gramian: Array, weights: Array) -> Array:
     return weights + nonnegative_minimum(gramian, gramian @ weights)
 
 
-@_compiled_once
+@compiled_once
 def _upgrad(gramian: Array, preference: Array, regularization: Array | float) -> Array:
     matrix = _regularize(gramian, regularization)
     return jnp.sum(jax.vmap(lambda u: _project(matrix, u))(jnp.diag(preference)), axis=0)
@@ -79,7 +75,7 @@ def upgrad(
     return _upgrad(gramian, preference, regularization)
 
 
-@_compiled_once
+@compiled_once
 def _dual_projection(gramian: Array, preference: Array, regularization: Array | float) -> Array:
     return _project(_regularize(gramian, regularization), preference)
 
@@ -119,7 +115,7 @@ def dual_projection(
     return _dual_projection(gramian, preference, regularization)
 
 
-@_compiled_once
+@compiled_once
 def _mgda(gramian: Array) -> Array:
     # The minimum of z'Gz/2 - sum(z) over z >= 0 is a multiple of the solution.
     shift, ones = 4 * rounding(gramian), jnp.ones(len(gramian), gramian.dtype)
@@ -160,7 +156,7 @@ def mgda(gramian: Array) -> Array:
     return _mgda(check_gramian(f"{_MODULE}mgda", gramian))
 
 
-@_compiled_once
+@compiled_once
 def _cagrad(gramian: Array, c: Array | float) -> Array:
     mean = jnp.full(len(gramian), 1 / len(gramian), gramian.dtype)
     matrix = _regularize(gramian, 4 * rounding(gramian))

@@ -301,7 +301,7 @@ def with_formulas(table: re.Match[str]) -> str:
 # The pages written by hand or by tools, in the order of the navigation.
 SLIDER, VERSION, TILES = "<!-- slider -->", "<!-- version -->", "<!-- tiles -->"
 BEGINNING = ("index.md", "tutorial.md")
-COMING_FROM = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
+COMING_FROM = ("torch", "keras", "optax", "rax", "rlax", "scikit-learn", "scipy")
 PRACTICE = ("frameworks.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md")
 
 

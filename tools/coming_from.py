@@ -17,12 +17,12 @@ LEGEND = """
 are `labels` of which some are -100; `ids_of_yes` lists the classes that are 1 in `yes_no`, padded
 with -1. Rows of `probabilities`, `distribution` and `pixel_shares` sum to 1; `log_probabilities`
 and `log_distribution` are their logarithms. `amount`, `forecast`, `rate`, `scale` and `variance`
-are positive; `share` and `pixel_chance` are between 0 and 1.
+are positive; `share` and `pixel_chance` are between 0 and 1; `over` holds 0 and 1.
 """
 # The function that a row is about: the first one of the peer that is called in it.
 CALLED = re.compile(
-    r"(?:\bF|keras\.losses|optax\.losses|\brax|\bmetrics|\bspecial|\bstats|spatial\.distance)"
-    r"\.([a-zA-Z]\w*(?:\.(?:logpdf|logpmf))?)\("
+    r"(?:\bF|keras\.losses|optax\.losses|\brax|\brlax|\bmetrics|\bspecial|\bstats|spatial\.distance)"
+    r"\.([a-zA-Z]\w*(?:\.(?:logpdf|logpmf))?)[(,]"
 )
 
 
@@ -38,6 +38,7 @@ def topic(row: peers.Row) -> str:
 
 def expression(code: str) -> str:
     """An expression, wrapped at spaces."""
+    code = re.sub(r"(?<=[(\[]) |,? (?=[)\]])", "", code)  # lines of a row become one
     return textwrap.fill(
         code, COLUMNS, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )

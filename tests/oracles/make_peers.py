@@ -6,6 +6,7 @@
 #   "numpy==2.4.6",
 #   "optax==0.2.8",
 #   "rax==0.4.0",
+#   "rlax==0.1.9",
 #   "scikit-learn==1.9.1",
 #   "scipy==1.17.1",
 #   "torch==2.13.0",
@@ -38,6 +39,7 @@ import numpy as np
 import optax
 import peers
 import rax
+import rlax
 import torch
 from scipy import spatial, special, stats
 from sklearn import metrics
@@ -73,7 +75,7 @@ def of_torch(code, argument):
 
 def of_jax(code, argument):
     """Value and gradient, in float64, of a peer that runs on JAX."""
-    names = {"jax": jax, "jnp": jnp, "optax": optax, "rax": rax, "keras": keras}
+    names = {"jax": jax, "jnp": jnp, "optax": optax, "rax": rax, "rlax": rlax, "keras": keras}
     names |= {"partial": functools.partial, "math": math}
     arrays = {name: jnp.asarray(x) for name, x in peers.INPUTS.items()}
     x = arrays.pop(argument)
@@ -94,6 +96,7 @@ EVALUATE = {
     "keras": of_jax,
     "optax": of_jax,
     "rax": of_jax,
+    "rlax": of_jax,
     "scikit-learn": of_numpy,
     "scipy": of_numpy,
 }
@@ -102,6 +105,7 @@ NAMES = {
     "keras": names_of(keras.losses),
     "optax": names_of(optax.losses),
     "rax": [n for n in names_of(rax) if inspect.isfunction(getattr(rax, n))],
+    "rlax": [n for n in names_of(rlax) if is_loss(n)],
     "scikit-learn": [n for n in dir(metrics) if is_loss(n)],
     "scipy": [],
 }

@@ -20,7 +20,7 @@ import numpy as np
 
 from peers.inputs import INPUTS
 
-NAMES = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
+NAMES = ("torch", "keras", "optax", "rax", "rlax", "scikit-learn", "scipy")
 FOLDER = pathlib.Path(__file__).parent
 FROZEN = FOLDER.parent / "oracles" / "peers.json"
 

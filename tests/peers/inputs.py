@@ -80,6 +80,16 @@ INPUTS = {
     "frame_padding": array("0 0 0 0 0 0 0; 0 0 0 0 0 0 1"),
     "word_padding": array("0 0 0; 0 0 1"),
 }
+INPUTS |= {  # four trajectories of three steps
+    "log_prob": array("-0.4 -1.1 -0.7 -2.0"),
+    "old_log_prob": array("-0.5 -0.7 -1.2 -1.9"),
+    "advantage": array("1.2 -0.7 0.4 -1.5"),
+    "rewards": spread(97, -1, 1, 4, 3),
+    "every_value": spread(101, -2, 2, 4, 4),
+    "over": array("0 0 1; 0 1 0; 0 0 0; 0 0 0"),
+    "log_probs": spread(103, -2, -0.2, 4, 3),
+    "old_log_probs": spread(107, -2, -0.2, 4, 3),
+}
 INPUTS["log_probabilities"] = np.log(INPUTS["probabilities"])
 INPUTS["log_distribution"] = np.log(INPUTS["distribution"])
 INPUTS["pixel_shares"] = np.exp(INPUTS["pixels"])

@@ -317,13 +317,17 @@ def vtrace(
         for x in (jnp.where(ends.mask, log_prob - old_log_prob, 0), rewards, values, next_values)
     )
 
-    def ratio(largest: Array | float) -> Array:
-        return jnp.exp(jnp.minimum(log_ratio, jnp.log(largest)))
+    caps = jnp.asarray(clip_ratio), jnp.asarray(clip_policy_ratio), jnp.ones(())
+    largest = jnp.log(jnp.maximum(jnp.maximum(*caps[:2]), 1)).astype(log_ratio.dtype)
+    ratio = jnp.exp(jnp.minimum(log_ratio, largest))  # one exponential, which does not overflow
+    in_target, in_advantage, in_trace = (
+        jnp.where(log_ratio < jnp.log(cap), ratio, cap.astype(ratio.dtype)) for cap in caps
+    )
 
     one_step = rewards + discount * ends.bootstrap * next_values - values
-    decay = discount * trace * ratio(1.0) * ends.trace
-    excess = _backward(decay, ratio(clip_ratio) * one_step, parallel)
+    decay = discount * trace * in_trace * ends.trace
+    excess = _backward(decay, in_target * one_step, parallel)
     later = jnp.concatenate([excess[..., 1:], jnp.zeros_like(excess[..., :1])], axis=-1)
-    advantage = ratio(clip_policy_ratio) * (one_step + discount * trace * ends.trace * later)
+    advantage = in_advantage * (one_step + discount * trace * ends.trace * later)
     advantage, excess = (jnp.where(ends.mask, x, 0) for x in (advantage, excess))
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + excess)))

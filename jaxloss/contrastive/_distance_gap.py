@@ -30,7 +30,7 @@ def _largest(x: Array, y: Array) -> tuple[Array, Array]:
     return lax.reduce((x, y), (zero, zero), _max_of_each, dimensions=(x.ndim - 1,))
 
 
-def _in_two_passes(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+def _by_largest(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     """The largest differences first, then the sums over differences that are scaled by them."""
     powers = list(map(power_of_two_near, _largest(jnp.abs(x - y), jnp.abs(x - z))))
     power = jnp.maximum(*powers)
@@ -49,7 +49,7 @@ def _in_two_passes(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     return jnp.where(jnp.abs(dot) < jnp.inf, gap, close_norm - far_norm), close_norm, far_norm
 
 
-def _in_one_pass(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+def _by_three_scales(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     """Each sum at three scales, of which the one that fits the longer distance is used."""
     close, far = x - y, x - z
     close_norm, far_norm = numerics.norm(close), numerics.norm(far)
@@ -73,7 +73,7 @@ def gap_of_distances(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]
 
     On GPU and TPU a second pass over memory takes longer than the sums at three scales.
     """
-    return on_cpu(_in_two_passes, _in_one_pass, x, y, z)
+    return on_cpu(_by_largest, _by_three_scales, x, y, z)
 
 
 @gap_of_distances.defjvp
@@ -82,8 +82,9 @@ def _gap_of_distances_jvp(primals: Arrays, tangents: Arrays) -> Any:
     found = gap_of_distances(*primals)
     _, close_norm, far_norm = found
     (x_dot, y_dot, z_dot), (x, y, z, *_) = tangents, recompute((*primals, close_norm))
-    close_dot = jnp.sum(_direction(x - y, close_norm) * (x_dot - y_dot), axis=-1)
-    far_dot = jnp.sum(_direction(x - z, far_norm) * (x_dot - z_dot), axis=-1)
+    # The opposite differences share no array with those of the value, which would be kept.
+    close_dot = jnp.sum(_direction(y - x, close_norm) * (y_dot - x_dot), axis=-1)
+    far_dot = jnp.sum(_direction(z - x, far_norm) * (z_dot - x_dot), axis=-1)
     return found, (close_dot - far_dot, close_dot, far_dot)
 
 

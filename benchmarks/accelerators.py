@@ -148,18 +148,20 @@ PREDICTED = {
 HEAD = ((8192, 2048), (2048, 131072), ("Int", 8192))
 # What `--check` asserts on TPU, in float32: HBM bytes beside those of the textbook form.
 LIMITS = {
-    "regression.squared_error": 1.01,
-    "regression.huber": 1.01,
-    "regression.log_cosh": 1.01,
-    "regression.cosine_distance": 1.05,
-    "classification.softmax_cross_entropy ids": 1.01,
-    "classification.softmax_cross_entropy distributions": 1.01,
-    "classification.sigmoid_cross_entropy": 1.01,
-    "classification.hinge": 1.01,
-    "classification.generalized_cross_entropy ids": 1.01,
-    "divergence.kl": 1.01,
-    "nll.von_mises": 1.01,
-    "segmentation.dice ids": 1.01,
+    "regression.squared_error": 1.0,
+    "regression.huber": 1.0,
+    "regression.log_cosh": 1.0,
+    "regression.cosine_distance": 1.001,
+    "classification.softmax_cross_entropy ids": 1.0,
+    "classification.softmax_cross_entropy distributions": 0.858,
+    "classification.sigmoid_cross_entropy": 1.0,
+    "classification.hinge": 1.0,
+    "classification.generalized_cross_entropy ids": 0.572,
+    "contrastive.triplet": 1.001,
+    "divergence.kl": 1.0,
+    "nll.student_t": 1.001,
+    "nll.von_mises": 1.001,
+    "segmentation.dice ids": 1.001,
 }
 # How hidden states and weight lie on a mesh of 4 x 4 devices.
 LAYOUTS = {
@@ -392,7 +394,7 @@ def check() -> int:
         found = row(name, known[name], "v5e", "float32")
         ours, other = found["ours"], found["textbook"]
         ratio = ours["bytes"] / other["bytes"]
-        holds = ratio <= limit and ours["temporaries"] <= other["temporaries"] + 1
+        holds = round(ratio, 3) <= limit and ours["temporaries"] <= other["temporaries"] + 1
         holds = holds and not ours["has_barriers"]
         print(f"{'ok' if holds else 'WORSE'}: {name}: {ratio:.3f} of the bytes, at most {limit}")
         passed, failed = passed + holds, failed + (not holds)

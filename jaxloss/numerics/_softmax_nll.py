@@ -312,8 +312,8 @@ def _expected_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -
 
     # Of five copies of the top, the value has the first two.
     off, on, own = zip(each_on_gpu(sums.top, 5)[2:], each_on_gpu(sums.rest, 3), strict=True)
-    (*_, off_weights, is_off), (*_, on_weights, is_on) = of_classes(*off), of_classes(*on)
-    off_top, on_top = fused_sums(jnp.where(is_off, 0, off_weights), jnp.where(is_on, on_weights, 0))
+    (*_, left, at_top), (*_, right, also_at_top) = of_classes(*off), of_classes(*on)
+    off_top, on_top = fused_sums(jnp.where(at_top, 0, left), jnp.where(also_at_top, right, 0))
     nll, values, weights, _ = of_classes(*own)
     known = sums._replace(
         top=own[0], labels_off_top=off_top[..., None], labels_on_top=on_top[..., None]

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxloss._xla import each_on_gpu, recompute_off_cpu
+from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu
 from jaxloss.numerics._double_double import DD, exp_dd, two_quotient, two_sum
+from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._reductions import fused_sums
-from jaxloss.numerics._softmax import subtract_weighted_mean
+from jaxloss.numerics._softmax import log_softmax, softmax, subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x, x_minus_log1p
 
 
@@ -44,12 +45,15 @@ def _over(below: DD, logits: Array, temperature: Array | None, top: Array) -> DD
 
 
 def exponents(logits: Array, temperature: Array | None) -> DD:
-    """Logits less the largest, over the temperature (None: 1).
-
-    The largest is 0, and so is each logit of +inf; in a row with one all others are -inf.
-    """
+    """Logits less the largest, over the temperature (None: 1); an infinite logit as it is."""
     top = _top(logits)
-    return _over(_below(logits, top), logits, temperature, top)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    finite = jnp.isfinite(logits)  # the rounding error of an infinity would be NaN
+    below = two_sum(jnp.where(finite, logits, top), -top)
+    if temperature is not None:
+        scaled = two_quotient(below.hi, temperature)
+        below = DD(scaled.hi, scaled.lo + below.lo / temperature)
+    return DD(jnp.where(finite, below.hi, logits), below.lo)
 
 
 def as_temperature(temperature: ArrayLike, logits: Array) -> Array | None:
@@ -139,9 +143,10 @@ def _first_terms(elements: Sequence[_Elements]) -> tuple[Array, ...]:
     )
 
 
-@jax.custom_jvp
-def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | None) -> Comparison:
-    """p, q, log(q / p), p - q and KL(q || p), each with all digits where p is close to q."""
+def _compare_by_passes(
+    logits: Array, target_logits: Array, temperature: Array | None
+) -> Comparison:
+    """Both logits are read in each pass, and nothing of their size is written."""
     data = logits, target_logits, temperature
     tops = [each_on_gpu(_top(x), 6) for x in (logits, target_logits)]
     sums = fused_sums(*_first_terms([_elements(*data, pair) for pair in zip(*tops, strict=True)]))
@@ -152,10 +157,11 @@ def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | 
 
     of_terms = [*zip(*(each_on_gpu(recompute_off_cpu(x), 3) for x in rows), strict=True)]
     classes = [_classes(data, *each) for each in of_terms]
+    c = classes[2]
     near, off, far = fused_sums(
         classes[0].q * expm1_minus_x(-classes[0].distance),
         classes[1].q * classes[1].distance,
-        _far_terms(classes[2]),
+        _far_terms(c.p, c.q, c.logs, c.impossible),
     )
     # The mean of the distances is a rounding error, `off`. With u = near - off, the divergence
     # is off + log(1 + u) = near - (u - log(1 + u)).
@@ -165,9 +171,7 @@ def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | 
 
     c = _classes(data, *(recompute_off_cpu(x) for x in of_terms[-1]))
     log_ratio = jnp.where(close, jnp.where(c.impossible, 0, c.distance + change), c.logs)
-    is_small = (jnp.abs(log_ratio) < 1) & (c.q > 0)
-    small = c.q * jnp.expm1(jnp.where(is_small, -log_ratio, 0))
-    return Comparison(c.p, c.q, log_ratio, jnp.where(is_small, small, c.p - c.q), kl)
+    return Comparison(c.p, c.q, log_ratio, _difference(c.p, c.q, log_ratio), kl)
 
 
 class _Classes(NamedTuple):
@@ -202,11 +206,62 @@ def _classes(data: tuple[Array, Array, Array | None], *rows: Array) -> _Classes:
     )
 
 
-def _far_terms(c: _Classes) -> Array:
+def _far_terms(p: Array, q: Array, logs: Array, impossible: Array) -> Array:
     """The terms of the divergence, each with p - q more: not negative."""
-    is_small = (jnp.abs(c.logs) < 1) & ~c.impossible
-    near = c.q * expm1_minus_x(-jnp.where(is_small, c.logs, 0))
-    return jnp.where(is_small, near, jnp.where(c.q == 0, 0, c.q * c.logs) + (c.p - c.q))
+    is_small = (jnp.abs(logs) < 1) & ~impossible
+    near = q * expm1_minus_x(-jnp.where(is_small, logs, 0))
+    return jnp.where(is_small, near, jnp.where(q == 0, 0, q * logs) + (p - q))
+
+
+def _difference(p: Array, q: Array, log_ratio: Array) -> Array:
+    """p - q, where log_ratio is log(q / p)."""
+    is_small = (jnp.abs(log_ratio) < 1) & (q > 0)
+    return jnp.where(is_small, q * jnp.expm1(jnp.where(is_small, -log_ratio, 0)), p - q)
+
+
+def _softmax(logits: Array, temperature: Array | None) -> Array:
+    """softmax(logits / temperature), of exponents that have not been rounded."""
+    x = exponents(logits, temperature)
+    out = softmax(x.hi)
+    return out * (1 + lax.stop_gradient(jnp.where(out > 0, x.lo, 0)))
+
+
+def _compare_with_arrays(
+    logits: Array, target_logits: Array, temperature: Array | None
+) -> Comparison:
+    """What several passes need is written to memory."""
+    p, q = _softmax(logits, temperature), _softmax(target_logits, temperature)
+    impossible = target_logits == -jnp.inf
+    log_p, log_q = (
+        jnp.where(impossible, 0, log_softmax(exponents(x, temperature).hi))
+        for x in (logits, target_logits)
+    )
+    logs = log_q - log_p
+    finite = jnp.isfinite(logits) & jnp.isfinite(target_logits)
+    gap = two_sum(jnp.where(finite, target_logits, 0), -jnp.where(finite, logits, 0))
+    first = jnp.argmin(impossible, axis=-1)
+    shift = DD(*(x - take_label(x, first)[..., None] for x in gap))
+    if temperature is not None:
+        shift = DD(shift.hi / temperature, shift.lo / temperature)
+    is_close = finite & (jnp.abs(shift.hi) < 0.5) | impossible & (logits == -jnp.inf)
+    close = jnp.all(is_close, axis=-1, keepdims=True)
+    possible = close & ~impossible
+    distance = subtract_weighted_mean(jnp.where(possible, shift.hi + shift.lo, 0), q, -1)
+    distance = jnp.where(possible, distance, 0)
+    near = jnp.log1p(jnp.sum(q * expm1_minus_x(-distance), axis=-1, keepdims=True))
+    ratio = jnp.where(close, distance + near, logs)
+    far = jnp.sum(_far_terms(p, q, logs, impossible), axis=-1, keepdims=True)
+    kl = jnp.where(close, near, far)[..., 0]
+    return Comparison(p, q, ratio, _difference(p, q, ratio), kl)
+
+
+@jax.custom_jvp
+def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | None) -> Comparison:
+    """p, q, log(q / p), p - q and KL(q || p), each with all digits where p is close to q.
+
+    On CPU, where an exponential takes longer than to read it from memory, arrays are kept.
+    """
+    return on_cpu(_compare_with_arrays, _compare_by_passes, logits, target_logits, temperature)
 
 
 # A full rule: it reduces over the classes.

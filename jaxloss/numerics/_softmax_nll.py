@@ -302,13 +302,22 @@ def _expected_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -
     logits, labels, *options = primals
     logits_dot, labels_dot, *options_dot = tangents
     value, sums = _expected(function, *primals)
-    nll = _dense_nll(logits, labels, sums)
-    values, slopes = jax.jvp(
-        lambda hi: function(DD(hi, nll.lo), *options), (nll.hi,), (jnp.ones_like(nll.hi),)
+
+    def of_classes(top: Array, rest: Array) -> tuple[DD, Array, Array, Array]:
+        nll = _dense_nll(logits, labels, sums._replace(top=top, rest=rest))
+        values, slopes = jax.jvp(
+            lambda hi: function(DD(hi, nll.lo), *options), (nll.hi,), (jnp.ones_like(nll.hi),)
+        )
+        return nll, values, labels * slopes, _is_top(sums.exps, logits, top)
+
+    # Of five copies of the top, the value has the first two.
+    off, on, own = zip(each_on_gpu(sums.top, 5)[2:], each_on_gpu(sums.rest, 3), strict=True)
+    (*_, left, at_top), (*_, right, also_at_top) = of_classes(*off), of_classes(*on)
+    off_top, on_top = fused_sums(jnp.where(at_top, 0, left), jnp.where(also_at_top, right, 0))
+    nll, values, weights, _ = of_classes(*own)
+    known = sums._replace(
+        top=own[0], labels_off_top=off_top[..., None], labels_on_top=on_top[..., None]
     )
-    weights, at_top = labels * slopes, _is_top(sums.exps, logits, sums.top)
-    off_top, on_top = fused_sums(jnp.where(at_top, 0, weights), jnp.where(at_top, weights, 0))
-    known = sums._replace(labels_off_top=off_top[..., None], labels_on_top=on_top[..., None])
     value_dot = jnp.sum(_dense_gradient(logits, weights, known) * logits_dot, axis=-1)
     value_dot = value_dot + jnp.sum(values * labels_dot, axis=-1)
     if options:

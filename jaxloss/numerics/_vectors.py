@@ -84,6 +84,16 @@ def _norm_by_largest(axis: Axis, x: Array) -> tuple[Array, Array]:
     return sqrt(jnp.sum(jnp.square(x / power), axis, keepdims=True)), power
 
 
+def magnitudes(dtype: Any) -> tuple[float, float, float, float]:
+    """From and up to which numbers are large and small, and what brings their squares in range.
+
+    Sums of squares of the numbers between the two neither overflow nor lose digits to underflow.
+    """
+    exponent = jnp.finfo(dtype).maxexp
+    large, small = 2.0 ** (25 * exponent // 64), 2.0 ** -(3 * exponent // 8)
+    return large, small, 2.0 ** -(39 * exponent // 64), 2.0 ** (5 * exponent // 8)
+
+
 def _norm_by_magnitudes(axis: Axis, x: Array) -> tuple[Array, Array]:
     """Large, ordinary and small entries are summed separately, times a constant each (Blue).
 
@@ -91,8 +101,7 @@ def _norm_by_magnitudes(axis: Axis, x: Array) -> tuple[Array, Array]:
     a second pass over memory does; on CPU it is the other way round.
     """
     exponent = jnp.finfo(x.dtype).maxexp
-    large, small = 2.0 ** (25 * exponent // 64), 2.0 ** -(3 * exponent // 8)
-    down, up = 2.0 ** -(39 * exponent // 64), 2.0 ** (5 * exponent // 8)  # to squares in range
+    large, small, down, up = magnitudes(x.dtype)
     is_large, is_small = jnp.abs(x) > large, jnp.abs(x) < small
     squares = (
         jnp.square(jnp.where(is_large, x * down, 0)),

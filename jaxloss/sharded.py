@@ -30,6 +30,7 @@ from jaxloss.contrastive._similarities import (
 )
 from jaxloss.linear._online_softmax import Head, Layer, losses_of_products
 from jaxloss.numerics._double_double import DD
+from jaxloss.numerics._labels import is_static_zero
 from jaxloss.numerics._online_logsumexp import ExpSum
 
 __all__ = [
@@ -47,6 +48,7 @@ def softmax_cross_entropy(
     labels: ArrayLike,
     *,
     axis_name: str,
+    label_smoothing: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "none",
@@ -61,10 +63,17 @@ def softmax_cross_entropy(
     same on all of them. With the last layer in front of it take
     `linear.softmax_cross_entropy(..., axis_name=)`, which has no logits of all tokens either.
 
+    Two formulas of label smoothing are in use. Here, as in torch, Keras and Optax, the share
+    $\epsilon$ of a label is spread over all V classes, that of the label included, which keeps
+    $1 - \epsilon + \epsilon / V$. Megatron-LM spreads it over the other V - 1 classes, and the
+    label keeps $1 - \epsilon$: for that write `label_smoothing=epsilon * V / (V - 1)`.
+
     Args:
         logits: `(..., classes of this device)`; devices hold blocks of one size, in order.
         labels: Class ids among all classes, integers of shape `(...)`.
         axis_name: The mesh axis over which classes are split.
+        label_smoothing: The share of each label that is spread evenly over the possible classes
+            of all devices.
         where: Booleans of the labels' shape; False leaves an example out, whatever it holds.
         weights: Weights of the labels' shape.
         reduction: Over the examples of this device: "none", "mean", "sum" or "parts", whose
@@ -102,7 +111,8 @@ def softmax_cross_entropy(
     layer = Layer(axis_name=axis_name)
     rows = logits.reshape(-1, logits.shape[-1])
     # The logits take the place of the weight, of which only the number of classes is read.
-    values, _ = losses_of_products(layer, Head(weight=rows), labels.reshape(-1), rows)
+    head = Head(rows, label_smoothing=_smoothing(fun_name, label_smoothing, rows.dtype))
+    values, _ = losses_of_products(layer, head, labels.reshape(-1), rows)
     return reduce(values.reshape(labels.shape), where, weights, reduction)
 
 
@@ -273,6 +283,17 @@ def siglip(
     own = pair.own_similarity(temperature, on_diagonal)
     matches = numerics.softplus(-(own + bias).renormalized().hi)
     return pair.reduced(matches + values, weights, reduction)
+
+
+def _smoothing(fun_name: str, given: ArrayLike, dtype: Any) -> Array | None:
+    """The share of the labels that is spread; None if it is the number 0."""
+    if is_static_zero(given):
+        return None
+    x = jnp.asarray(given, dtype)
+    if x.ndim:
+        message = f"{fun_name}: `label_smoothing` has shape {x.shape}, expected a scalar."
+        raise ValueError(message)
+    return x
 
 
 def _floats(fun_name: str, name: str, given: ArrayLike) -> Array:

@@ -19,7 +19,7 @@ from compilations import compilations
 from jax.test_util import check_grads
 
 import jaxloss as jl
-from jaxloss import linear
+from jaxloss import distillation, linear
 from jaxloss.classification import softmax_cross_entropy
 from jaxloss.divergence import kl_logits
 from jaxloss.linear._reference import reference as plain
@@ -425,10 +425,29 @@ def test_log_probabilities_take_any_cotangent():
     assert str(certain[0]) in ("0.0", "-0.0")
 
 
+DIVERGENCES = {
+    "kl": (linear.kl, kl_logits, {}),
+    "reverse": (
+        functools.partial(linear.kl, reverse=True),
+        lambda x, target, **words: kl_logits(target, x, **words),
+        {},
+    ),
+    "jensen-shannon": (
+        linear.generalized_jensen_shannon,
+        distillation.generalized_jensen_shannon,
+        {"beta": np.float32(0.3)},
+    ),
+    "total variation": (linear.total_variation, distillation.acceptance, {}),
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_distillation_between_two_heads(reduction, transposed):
+def test_divergences_between_two_heads(name, reduction, transposed):
+    """Those of the logits, in value and gradient, for all arrays and options."""
+    fused, of_logits, options = DIVERGENCES[name]
     hidden, weight, _ = draw()
     target_hidden, target_weight, _ = draw(seed=4)
     target_hidden = jnp.concatenate([target_hidden, target_hidden[:, :2]], 1)
@@ -436,22 +455,38 @@ def test_distillation_between_two_heads(reduction, transposed):
     bias, where = jnp.linspace(-1, 1, 37), jnp.arange(13) % 4 > 0
     turn = (lambda w: w.T) if transposed else (lambda w: w)
 
-    def ours(h, w, g, v, b, t):
-        out = linear.kl(
+    def ours(h, w, g, v, b, t, options):
+        out = fused(
             h, turn(w), g, turn(v), bias=b, temperature=t, where=where, reduction=reduction,
-            chunk_size=5, transposed=transposed,
+            chunk_size=5, transposed=transposed, **options,
         )  # fmt: skip
         return jnp.sum(out)
 
-    def theirs(h, w, g, v, b, t):
-        words = {"temperature": t, "where": where, "reduction": reduction}
-        return jnp.sum(kl_logits(h @ w + b, g @ v, **words))
+    def theirs(h, w, g, v, b, t, options):
+        words = {"temperature": t, "where": where, "reduction": reduction} | options
+        return jnp.sum(of_logits(h @ w + b, g @ v, **words))
 
-    arguments = hidden, weight, target_hidden, target_weight, bias, jnp.float32(1.7)
+    arguments = hidden, weight, target_hidden, target_weight, bias, jnp.float32(1.7), options
     got, expected = jax.jit(
-        lambda *x: [jax.value_and_grad(f, tuple(range(6)))(*x) for f in (ours, theirs)]
+        lambda *x: [jax.value_and_grad(f, tuple(range(7)))(*x) for f in (ours, theirs)]
     )(*arguments)
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_logits_of_neither_head_are_held(name):
+    """Four times the tokens take no more than their own hidden states and gradients."""
+    fused, _, options = DIVERGENCES[name]
+
+    def held(rows):
+        struct, dim, classes = jax.ShapeDtypeStruct, 8, 4096
+        grad = jax.grad(lambda h, w, g, v: fused(h, w, g, v, chunk_size=64, **options), (0, 1))
+        one = struct((rows, dim), "f4"), struct((dim, classes), "f4")
+        return jax.jit(grad).lower(*one, *one).compile().memory_analysis().temp_size_in_bytes
+
+    assert held(2048) - held(512) < 1536 * 8 * 4 * 4  # all logits would be 24 MiB more
+    assert held(512) < 20 * 64 * 4096 * 4
 
 
 @pytest.mark.slow
@@ -507,20 +542,49 @@ def test_second_derivatives_stay_in_chunks():
 @pytest.mark.parametrize(
     ("shape", "dtype", "options", "line"),
     [
-        ((2048, 512, 32768), "f4", {}, "1024 x 32768 at a time: 128 MiB instead of 256"),
-        ((2048, 512, 32768), "bfloat16", {}, "512 x 32768 at a time: 64 MiB instead of 256"),
-        ((2048, 512, 131072), "f4", {}, "1024 x 131072 at a time: 512 MiB instead of 1.02e+03"),
+        (
+            (2048, 512, 32768),
+            "f4",
+            {},
+            "1024 x 32768 at a time: 128 MiB instead of 256 (within twice the weight)",
+        ),
+        (
+            (2048, 512, 32768),
+            "bfloat16",
+            {},
+            "512 x 32768 at a time: 64 MiB instead of 256 (within 64 MiB)",
+        ),
+        (
+            (2048, 512, 131072),
+            "f4",
+            {},
+            "1024 x 131072 at a time: 512 MiB instead of 1.02e+03 (within twice the weight)",
+        ),
         (
             (8192, 64, 32768),
             "f4",
             {"policy": "least_memory"},
-            "2048 x 1024 at a time: 8 MiB instead of 1.02e+03",
+            "2048 x 1024 at a time: 8 MiB instead of 1.02e+03 (2048 tokens at most)",
         ),
         (
             (100, 8, 50),
             "f4",
             {"chunk_size": 30},
-            "20 x 50 at a time: 0.00381 MiB instead of 0.0191",
+            "20 x 50 at a time: 0.00381 MiB instead of 0.0191 "
+            "(as given, or less to divide the tokens)",
+        ),
+        (
+            (100, 8, 50),
+            "f4",
+            {"chunk_size": 300},
+            "100 x 50 at a time: 0.0191 MiB instead of 0.0191 (all tokens at once)",
+        ),
+        (
+            (2**20, 8, 2**20),
+            "f4",
+            {"chunk_size": 2**20},
+            "1024 x 1048576 at a time: 4.1e+03 MiB instead of 4.19e+06 "
+            "(below 2^31 logits, which int32 indices reach)",
         ),
     ],
     ids=str,
@@ -573,6 +637,28 @@ def test_bad_heads_are_refused():
         linear.kl(hidden, weight, hidden, weight[:, :36])
     with pytest.raises(ValueError, match=r"`target_hidden` has shape .* to fit `target_weight`"):
         linear.kl(hidden, weight, hidden[:, :3], weight)
+    with pytest.raises(ValueError, match="`beta` must be from 0 to 1, got 1.5"):
+        linear.generalized_jensen_shannon(hidden, weight, hidden, weight, beta=1.5)
+    with pytest.raises(TypeError, match=r"`chunk_size` is \(4, 8\), expected a number of tokens"):
+        linear.total_variation(hidden, weight, hidden, weight, chunk_size=(4, 8))
+
+
+def test_of_a_square_weight_only_transposed_tells_the_layout():
+    hidden, weight, labels = draw(classes=DIM)
+    for transposed in (False, True):
+        turned = weight.T if transposed else weight
+        got = linear.softmax_cross_entropy(hidden, weight, labels, transposed=transposed)
+        np.testing.assert_allclose(got, plain(hidden, turned, labels), rtol=1e-6)
+
+
+def test_more_logits_than_int32_indices_reach():
+    """2^17 tokens times 2^16 classes: only a chunk exists, and its size is below 2^31."""
+    struct = jax.ShapeDtypeStruct
+    arguments = struct((2**17, 2), "f4"), struct((2, 2**16), "f4"), struct((2**17,), "i4")
+    loss = lambda h, w, y: linear.softmax_cross_entropy(h, w, y, chunk_size=2**17)
+    shapes = re.findall(r"f32\[([\d,]+)\]", str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*arguments)))
+    sizes = [int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes]
+    assert 2**29 < max(sizes) < 2**31
 
 
 def test_tokamax_is_called_for_the_plain_loss_alone(monkeypatch):

@@ -6,14 +6,18 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxloss._core.arguments import as_array, check_choice
+from jaxloss._core.checks import are_on, check
 from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.layout import accumulator_dtype, check_chunk_size, plan_split
 from jaxloss._memory.mesh import require_split, shards
+from jaxloss.domains import class_ids
 from jaxloss.linear._blocks import Tiles
 from jaxloss.linear._online_softmax import Layer
 
@@ -25,6 +29,7 @@ _MIB = 2**20
 _BUDGET = 64 * _MIB  # bytes of logits: `benchmarks/fused.py`
 _ROWS = {"fastest": 4096, "least_memory": 2048}
 _BLOCK_BUDGET = 8 * _MIB  # bytes of the logits of a block, with the least memory
+_INDICES = 2**31 - 1  # entries of an array that int32 indices reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Plan:
         chunks: The number of chunks.
         block: The number of classes that are computed at once.
         itemsize: The bytes of a logit.
+        devices: The number of devices that are known to share the rows.
+        reason: What the size of a chunk was chosen by.
     """
 
     rows: int
@@ -46,6 +53,8 @@ class Plan:
     chunks: int
     block: int
     itemsize: int
+    devices: int = 1
+    reason: str = ""
 
     @property
     def logits(self) -> int:
@@ -55,9 +64,12 @@ class Plan:
     def __str__(self) -> str:
         """One line."""
         whole = self.rows * self.vocabulary * self.itemsize
+        local = self.chunk_size // self.devices
+        where = f", {local} on each of {self.devices} devices" if self.devices > 1 else ""
         return (
             f"logits of {self.rows} x {self.vocabulary}, {self.chunk_size} x {self.block} at a "
-            f"time: {self.logits / _MIB:.3g} MiB instead of {whole / _MIB:.3g}"
+            f"time: {self.logits / _MIB:.3g} MiB instead of {whole / _MIB:.3g} "
+            f"({self.reason}{where})"
         )
 
     __repr__ = __str__
@@ -69,23 +81,39 @@ class Plan:
 
 def plan_tiles(
     rows: int, weight: Any, layer: Layer, chunk_size: ChunkSize, policy: Policy, devices: int = 1
-) -> Tiles:
-    """The rule of the sizes; see `plan`. The rows of one of the devices are counted."""
+) -> tuple[Tiles, str]:
+    """The rule of the sizes, and its reason; see `plan`. The rows of one device are counted."""
     vocabulary, dim = layer.num_classes(weight), weight.shape[1 - layer.class_axis]
     size, block = chunk_size if isinstance(chunk_size, tuple) else (chunk_size, None)
     if not isinstance(vocabulary, int):  # symbolic: blocks need a number of classes
-        return Tiles(layer, plan_split(rows, size or 128 * devices, devices), None)
+        split = plan_split(rows, size or 128 * devices, devices)
+        return Tiles(layer, split, None), "128 tokens, the number of classes is not known"
     itemsize = accumulator_dtype(weight.dtype).itemsize
-    if policy == "least_memory":
-        split = plan_split(rows, size or _ROWS[policy] * devices, devices)
-        local = split.size // devices
-        block = block or max(128, _BLOCK_BUDGET // (itemsize * local) // 128 * 128)
-        return Tiles(layer, split, min(block, vocabulary))
-    budget = max(_BUDGET, 2 * weight.dtype.itemsize * dim * vocabulary)
-    size = size or devices * min(
-        _ROWS[policy], max(128, budget // (itemsize * vocabulary) // 128 * 128)
-    )
-    return Tiles(layer, plan_split(rows, size, devices), block or 4096)
+    least, reason = policy == "least_memory", f"{_ROWS[policy]} tokens at most"
+    most = _ROWS[policy]
+    if size is not None:
+        most, reason = max(1, size // devices), "as given, or less to divide the tokens"
+    elif not least:
+        budget, cause = _BUDGET, f"within {_BUDGET // _MIB} MiB"
+        if (of_weight := 2 * weight.dtype.itemsize * dim * vocabulary) > budget:
+            budget, cause = of_weight, "within twice the weight"
+        if (fit := max(128, budget // (itemsize * vocabulary) // 128 * 128)) < most:
+            most, reason = fit, cause
+    local = rows // devices if devices > 1 else rows
+    if isinstance(rows, int) and local <= most:
+        reason = "all tokens at once"
+    block_size = None
+    if least:
+        split = plan_split(rows, most * devices, devices)
+        block_size = block or max(
+            128, _BLOCK_BUDGET // (itemsize * (split.size // devices)) // 128 * 128
+        )
+        block_size = min(block_size, vocabulary)
+    width = block_size or vocabulary
+    if isinstance(rows, int) and min(most, local) * width > _INDICES:
+        most, reason = max(1, _INDICES // width), "below 2^31 logits, which int32 indices reach"
+    split = plan_split(rows, most * devices, devices)
+    return Tiles(layer, split, block_size or block or 4096), reason
 
 
 class Arguments:
@@ -143,6 +171,14 @@ class Arguments:
             raise self._mistyped(name, x.dtype, "integers", "astype(int)")
         return to_index(self.fun_name, name, self._per_row(name, x), bounded=True)
 
+    def check_labels(self, ids: Array, mask: Array | None, axis_name: AxisName | None) -> None:
+        """With `checks()` on, an id that names no class raises, unless it is masked."""
+        if are_on():
+            devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+            kept = ids if mask is None else jnp.where(mask, ids, 0)
+            classes = {"classes": self.vocabulary * devices}
+            check(self.fun_name, "labels", class_ids("classes"), kept.reshape(self.batch), classes)
+
     def mask(self, name: str, given: ArrayLike) -> Array | None:
         """Booleans, one a row."""
         if given is None:
@@ -168,11 +204,21 @@ class Arguments:
         return x
 
     def number(
-        self, name: str, given: ArrayLike, off: float | None, above: float | None = None
+        self,
+        name: str,
+        given: ArrayLike,
+        off: float | None,
+        above: float | None = None,
+        within: tuple[float, float] | None = None,
     ) -> Array | None:
         """A scalar, or None if it is a plain number that changes nothing."""
         if given is None or (isinstance(given, int | float) and given == off):
             return None
+        if within is not None and isinstance(given, int | float):
+            low, high = within
+            if not low <= given <= high:
+                message = f"{self.fun_name}: `{name}` must be from {low:g} to {high:g}"
+                raise ValueError(f"{message}, got {given!r}.")
         if above is not None and isinstance(given, int | float) and not given > above:
             raise ValueError(f"{self.fun_name}: `{name}` must be above {above:g}, got {given!r}.")
         x = self.floats(name, given).astype(self.dtype)
@@ -184,12 +230,42 @@ class Arguments:
         """How many rows and classes are computed at once."""
         check_choice(self.fun_name, "policy", policy, ("fastest", "least_memory"))
         checked = check_tiles(self.fun_name, chunk_size)
-        return plan_tiles(self.rows, self.weight, layer, checked, policy, shards(self.hidden, 0))
+        devices = shards(self.hidden, 0)
+        return plan_tiles(self.rows, self.weight, layer, checked, policy, devices)[0]
+
+    def top_k(self, name: str, given: Any, axis_name: AxisName | None) -> int:
+        """A number of classes; 0 for None."""
+        if given is None:
+            return 0
+        if isinstance(given, bool) or not isinstance(given, int | np.integer):
+            came = "a traced array" if isinstance(given, Tracer) else repr(given)
+            message = f"{self.fun_name}: `{name}` is {came}, expected an int: it decides on shapes."
+            raise TypeError(message)
+        if not 1 <= given <= self.vocabulary:
+            where = "" if axis_name is None else " on each device"
+            message = (
+                f"{self.fun_name}: `{name}` is {given}, expected 1 to {self.vocabulary}, the "
+                f"number of classes{where}."
+            )
+            raise ValueError(message)
+        return int(given)
 
     def check_axis(self, axis_name: AxisName | None) -> None:
         """Raises if the weight does not differ over a mesh axis."""
         if axis_name is not None:
             require_split(self.fun_name, "weight", self.weight, axis_name)
+
+
+def check_ids_are_exact(call: Arguments, axis_name: AxisName | None) -> None:
+    """Raises if class ids are not exact in the dtype of the sums, in which they are held."""
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    most = 2 ** (jnp.finfo(call.dtype).nmant + 1)
+    if isinstance(call.vocabulary, int) and call.vocabulary * devices > most:
+        message = (
+            f"{call.fun_name}: `weight` has {call.vocabulary * devices} classes, expected at most "
+            f"{most}, whose ids {call.dtype} holds exactly."
+        )
+        raise ValueError(message)
 
 
 def check_tiles(fun_name: str, chunk_size: Any) -> ChunkSize:
@@ -222,8 +298,13 @@ def plan(
     "fastest" computes as many tokens at once as keep the logits within 64 MiB, or within twice the
     size of the weight if that is more, because the gradient of the weight is read and written with
     every chunk; at most 4096. More tokens a chunk take more memory and less time. "least_memory"
-    computes 2048 tokens at once, and as many classes as keep their logits within 8 MiB. On an
-    Explicit mesh these are the tokens of one device.
+    computes 2048 tokens at once, and as many classes as keep their logits within 8 MiB. A given
+    size is lowered, at most by half, to one that divides the tokens. No array of logits has 2^31
+    entries or more, whatever is given: indices are int32.
+
+    These are the tokens of one device: inside `shard_map` arrays are local, and the type of an
+    array on an Explicit mesh tells how it is split. On an Auto mesh the type does not tell: there
+    `chunk_size` counts the tokens of all devices, and should be given.
 
     Args:
         hidden: `(..., dim)`; an array or a `jax.ShapeDtypeStruct`.
@@ -239,7 +320,7 @@ def plan(
         >>> import jax
         >>> hidden, weight = (jax.ShapeDtypeStruct(s, "float32") for s in ((2048, 8), (8, 32768)))
         >>> print(plan(hidden, weight))
-        logits of 2048 x 32768, 512 x 32768 at a time: 64 MiB instead of 256
+        logits of 2048 x 32768, 512 x 32768 at a time: 64 MiB instead of 256 (within 64 MiB)
     """
     fun_name, layer = "jaxloss.linear.plan", Layer(transposed)
     check_choice(fun_name, "policy", policy, ("fastest", "least_memory"))
@@ -248,8 +329,10 @@ def plan(
         raise ValueError(f"{fun_name}: `weight` has shape {weight.shape}, of no classes at all.")
     rows = math.prod(hidden.shape[:-1])
     devices = shards(hidden, 0) if isinstance(hidden, jax.Array) else 1
-    tiles = plan_tiles(rows, weight, layer, check_tiles(fun_name, chunk_size), policy, devices)
+    checked = check_tiles(fun_name, chunk_size)
+    tiles, reason = plan_tiles(rows, weight, layer, checked, policy, devices)
     whole = policy == "fastest" or tiles.block is None
     block = vocabulary if whole else tiles.block
     itemsize = accumulator_dtype(weight.dtype).itemsize
-    return Plan(rows, vocabulary, tiles.rows.size, tiles.rows.chunks, block or vocabulary, itemsize)
+    split, block = tiles.rows, block or vocabulary
+    return Plan(rows, vocabulary, split.size, split.chunks, block, itemsize, devices, reason)

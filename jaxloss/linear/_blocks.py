@@ -1,5 +1,6 @@
 """Blocks of classes and of rows: how the matrix of logits is cut, and what is taken of each."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ from jaxloss._memory.layout import (
     Split,
     zeros_like,
 )
-from jaxloss._memory.mesh import possible_shards
+from jaxloss._memory.mesh import pcast_varying, possible_shards, vma_of
 from jaxloss.linear._online_softmax import (
     Classes,
     Head,
     Labels,
     Layer,
+    sums_of_block,
 )
 
 
@@ -26,11 +28,13 @@ class Tiles(NamedTuple):
         layer: The layer and its loss.
         rows: How the rows are split into chunks.
         block: The number of classes of a block; None for all.
+        sums_of: What is computed of a block of logits, as `sums_of_block` is.
     """
 
     layer: Layer
     rows: Split
     block: int | None
+    sums_of: Callable[..., Any] = sums_of_block
 
 
 class Blocks(NamedTuple):
@@ -194,3 +198,23 @@ def zeros_of(head: Head, wanted: Head, dtype_of: Any) -> Head:
     """Zeros for the gradients that are wanted."""
     pairs = zip(head, wanted, strict=True)
     return Head(*(None if w is None else zeros_like(x, dtype_of(x.dtype)) for x, w in pairs))  # type: ignore  # not None here
+
+
+def unify_layer_vma(layer: Layer, head: Head, rows: Rows, per_row: Array | None) -> Any:
+    """Marks arrays as different between the devices of a mesh, before the loop.
+
+    Over the axis of the vocabulary only those that make the logits of a device are: their
+    gradients are parts of the whole. What follows the sums over all classes is the same everywhere.
+    """
+    axes = vma_of(head, rows, per_row)
+    name = layer.axis_name
+    of_rows = axes - ({name} if isinstance(name, str) else {*(name or ())})
+    local = {"weight", "bias", "class_weights", "temperature", "softcap"}
+    head = Head(
+        *(
+            pcast_varying(x, axes if field in local else of_rows)
+            for field, x in zip(Head._fields, head, strict=True)
+        )
+    )
+    rows = Rows(pcast_varying(rows.hidden, axes), *pcast_varying(rows[1:], of_rows))
+    return head, rows, pcast_varying(per_row, of_rows)

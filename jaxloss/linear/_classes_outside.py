@@ -33,11 +33,9 @@ from jaxloss.linear._blocks import (
 from jaxloss.linear._online_softmax import (
     Head,
     Labels,
-    RowSums,
     labels_of,
     losses_of,
     product,
-    sums_of_block,
 )
 
 
@@ -48,11 +46,11 @@ def _block_sums(
     head: Head,
     hidden: Array,
     labels: Labels,
-    top: Array | None = None,
-) -> RowSums:
+    anchors: Any = None,
+) -> Any:
     """The sums over block j, whose part of `head` is given, of some rows."""
     raw = product(tiles.layer, hidden, head.weight)
-    return sums_of_block(tiles.layer, head, raw, classes_of(blocks, labels, j), top)
+    return tiles.sums_of(tiles.layer, head, raw, classes_of(blocks, labels, j), anchors)
 
 
 def _scan_rows(tiles: Tiles, function: Any, rows: Any) -> Any:
@@ -72,16 +70,16 @@ def _from_scan(tiles: Tiles, tree: PyTree) -> Any:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def row_sums(tiles: Tiles, head: Head, rows: Rows) -> RowSums:
-    """The sums of each row over the whole vocabulary."""
+def row_sums(tiles: Tiles, head: Head, rows: Rows) -> Any:
+    """The sums of each row over the whole vocabulary: `RowSums`, or what `tiles.sums_of` gives."""
     layer, blocks = tiles.layer, blocks_of(tiles, head)
     labels = labels_of(layer, head, rows.ids)
     chunks = _to_scan(tiles, (rows, labels.ids))
 
-    def of_block(j: Array | int) -> RowSums:
+    def of_block(j: Array | int) -> Any:
         own = block_of_head(layer, blocks, head, j)
 
-        def of_chunk(chunk: Any) -> RowSums:
+        def of_chunk(chunk: Any) -> Any:
             rows, ids = chunk
             here = labels._replace(ids=ids)
             return _block_sums(tiles, blocks, j, own, rows.visible(), here)
@@ -101,11 +99,11 @@ def row_sums(tiles: Tiles, head: Head, rows: Rows) -> RowSums:
 @functools.partial(row_sums.defjvp, symbolic_zeros=True)
 def _row_sums_jvp(
     tiles: Tiles, primals: tuple[Head, Rows], tangents: tuple[Head, Rows]
-) -> tuple[RowSums, RowSums]:
+) -> tuple[Any, Any]:
     (head, rows), (head_dot, rows_dot) = primals, tangents
     layer, blocks = tiles.layer, blocks_of(tiles, head)
     sums = row_sums(tiles, head, rows)
-    top = lax.stop_gradient(sums.others.top)
+    anchors = lax.stop_gradient(sums.anchored())
     labels = labels_of(layer, head, rows.ids)
     fields = head_dot._asdict().items()
     moving = {f: x for f, x in fields if not (x is None or isinstance(x, SymbolicZero))}
@@ -121,17 +119,17 @@ def _row_sums_jvp(
     }
     in_blocks = {f: x for f, x in blocks_dot.items() if f in CLASS_FIELDS}
     whole = {f: x for f, x in blocks_dot.items() if f not in CLASS_FIELDS}
-    chunks = _to_scan(tiles, (rows, labels.ids, top))
+    chunks = _to_scan(tiles, (rows, labels.ids, anchors))
     chunks_dot = None if hidden_dot is None else _to_scan(tiles, wide(hidden_dot))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_chunk(own: Head, own_dot: Any, j: Array | int, chunk: Any, hidden_dot: Any) -> RowSums:
-        rows, ids, top = chunk
+    def of_chunk(own: Head, own_dot: Any, j: Array | int, chunk: Any, hidden_dot: Any) -> Any:
+        rows, ids, anchors = chunk
         hidden = rows.visible()
 
-        def variables(fields: dict[str, Array], hidden: Array) -> RowSums:
+        def variables(fields: dict[str, Array], hidden: Array) -> Any:
             here, head = labels._replace(ids=ids), own._replace(**fields)
-            return _block_sums(tiles, blocks, j, head, hidden, here, top).variables()
+            return _block_sums(tiles, blocks, j, head, hidden, here, anchors).variables()
 
         fields = {f: getattr(own, f) for f in own_dot}
         own_dot = {f: x.astype(fields[f].dtype) for f, x in own_dot.items()}
@@ -141,7 +139,7 @@ def _row_sums_jvp(
         return jax.jvp(variables, (fields, hidden), (own_dot, hidden_dot))[1]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_block(chunks: Any, chunks_dot: Any, whole: Any, block: Any) -> RowSums:
+    def of_block(chunks: Any, chunks_dot: Any, whole: Any, block: Any) -> Any:
         j, own_dot = block
         own = block_of_head(layer, blocks, head, j)
         every = {**own_dot, **whole}
@@ -159,8 +157,7 @@ def _row_sums_jvp(
         found, _ = lax.scan(step, found, rest)
     found = _from_scan(tiles, found)
     found = found if layer.axis_name is None else lax.psum(found, layer.axis_name)
-    zeros = jax.tree.map(zero_tangent, sums)
-    return sums, found._replace(others=zeros.others._replace(rest=found.others), best=zeros.best)
+    return sums, sums.tangents(found, jax.tree.map(zero_tangent, sums))
 
 
 def row_losses(tiles: Tiles, head: Head, rows: Rows) -> tuple[Array, Any]:

@@ -14,11 +14,10 @@ from jaxloss._core.spec import ArrayLike
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.chunk_sum import ChunkedSum, Wanted, sum_chunks
 from jaxloss._memory.layout import accumulator_dtype
-from jaxloss._memory.mesh import pcast_varying, vma_of
 from jaxloss._memory.row_factors import holds_float16, row_factors
 from jaxloss.linear import _tokamax
 from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
-from jaxloss.linear._blocks import Rows, Tiles, where_rows
+from jaxloss.linear._blocks import Rows, Tiles, unify_layer_vma, where_rows
 from jaxloss.linear._classes_outside import row_losses
 from jaxloss.linear._online_softmax import Head, Layer
 from jaxloss.linear._rows_outside import chunk_losses, chunk_value_and_grad
@@ -80,11 +79,13 @@ def softmax_cross_entropy(
     Args:
         hidden: `(..., dim)`.
         weight: `(dim, vocabulary)`.
-        labels: Class ids, integers of shape `(...)`; one that names no class gives NaN.
+        labels: Class ids, integers of shape `(...)`; one that names no class gives NaN, and with
+            `jaxloss.checks()` an error that says which, unless `where` leaves it out.
         bias: `(vocabulary,)`; -inf makes a class impossible.
         transposed: Whether the weight is `(vocabulary, dim)`, as an embedding table is. Nothing
-            is copied.
-        label_smoothing: The share of each label that is spread evenly over the possible classes.
+            is copied. Of a square weight nothing else tells it.
+        label_smoothing: The share of each label that is spread evenly over the possible classes;
+            for the formula of Megatron-LM see `sharded.softmax_cross_entropy`.
         class_weights: `(vocabulary,)`, how much each class counts.
         softcap: The $c$ that logits stay within.
         z_loss: What to add of the squared log-normalizer, which keeps it near 0.
@@ -222,6 +223,7 @@ def _loss(
     rows = Rows(call.hidden, call.labels("labels", labels), call.mask("where", where))
     weights = call.per_row("weights", weights)
     call.check_axis(layer.axis_name)
+    call.check_labels(rows.ids, rows.mask, layer.axis_name)
     tiles = call.tiles(layer, chunk_size, policy)
     result, found = _evaluate(tiles, policy, reduction, head, rows, weights)
     result = result.reshape(call.batch) if reduction == "none" else result
@@ -245,7 +247,7 @@ def _evaluate(
         rows = rows._replace(ids=jnp.where(rows.mask, rows.ids, 0))
         weights = None if weights is None else jnp.where(rows.mask, weights, 0)  # type: ignore  # not None here
     if reduction == "none":
-        head, rows, weights = _unify_vma(tiles.layer, head, rows, weights)
+        head, rows, weights = unify_layer_vma(tiles.layer, head, rows, weights)
         whole = tiles._replace(block=None) if policy == "fastest" else tiles
         values, aux = row_losses(whole, head, rows)
         return reduce(values, rows.mask, weights, "none"), aux
@@ -258,30 +260,10 @@ def _evaluate(
         float16=holds_float16((head, rows)),
     )
     factors = factors + lax.full_like(rows.hidden[:, 0], 0, factors.dtype)  # of their sharding
-    head, rows, factors = _unify_vma(tiles.layer, head, rows, factors)
+    head, rows, factors = unify_layer_vma(tiles.layer, head, rows, factors)
     total = total_loss if policy == "least_memory" else _sum_of_chunks
     total, aux = total(tiles, head, rows, factors)
     return reduced(total), aux
-
-
-def _unify_vma(layer: Layer, head: Head, rows: Rows, per_row: Array | None) -> Any:
-    """Marks arrays as different between the devices of a mesh, before the loop.
-
-    Over the axis of the vocabulary only those that make the logits of a device are: their
-    gradients are parts of the whole. What follows the sums over all classes is the same everywhere.
-    """
-    axes = vma_of(head, rows, per_row)
-    name = layer.axis_name
-    of_rows = axes - ({name} if isinstance(name, str) else {*(name or ())})
-    local = {"weight", "bias", "class_weights", "temperature", "softcap"}
-    head = Head(
-        *(
-            pcast_varying(x, axes if field in local else of_rows)
-            for field, x in zip(Head._fields, head, strict=True)
-        )
-    )
-    rows = Rows(pcast_varying(rows.hidden, axes), *pcast_varying(rows[1:], of_rows))
-    return head, rows, pcast_varying(per_row, of_rows)
 
 
 class _Chunk(NamedTuple):

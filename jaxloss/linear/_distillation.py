@@ -1,6 +1,10 @@
-r"""Distillation between two linear layers, the logits of neither of which exist as a whole."""
+r"""Divergences between the softmaxes of two linear layers, whose logits never exist as a whole.
+
+There is one engine: for some tokens, the logits of both layers and a divergence of these logits.
+"""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -8,6 +12,8 @@ from jax import Array
 from jaxloss._core.reduction import TypeOfReduction
 from jaxloss._core.spec import ArrayLike
 from jaxloss._memory.chunked import chunked
+from jaxloss.distillation import acceptance
+from jaxloss.distillation import generalized_jensen_shannon as jensen_shannon_of_logits
 from jaxloss.divergence import kl_logits
 from jaxloss.linear._arguments import Arguments
 from jaxloss.linear._online_softmax import Head, Layer, logits_of, product
@@ -19,6 +25,7 @@ def kl(
     target_hidden: Any,
     target_weight: Any,
     *,
+    reverse: bool = False,
     bias: ArrayLike = None,
     target_bias: Any = None,
     transposed: bool = False,
@@ -36,15 +43,16 @@ def kl(
       q = \mathrm{softmax}\frac{V^\top g + c}{T}$$
 
     It is `divergence.kl_logits(hidden @ weight, target_hidden @ target_weight)`, as exact; the
-    two models may have different dimensions, not different vocabularies. The factor $T^2$ of
-    distillation is not in it. The teacher has a gradient too; `jax.lax.stop_gradient` on its
-    arguments saves its two matrix products.
+    two models may have different dimensions, not different vocabularies. With `reverse` it is
+    $KL(p \| q)$. The factor $T^2$ of distillation is not in it. The teacher has a gradient too;
+    `jax.lax.stop_gradient` on its arguments saves its two matrix products.
 
     Args:
         hidden: `(..., dim)`.
         weight: `(dim, vocabulary)`.
         target_hidden: `(..., target_dim)`, of the same tokens.
         target_weight: `(target_dim, vocabulary)`.
+        reverse: Whether the expectation is over the distribution of `hidden` and `weight`.
         bias: `(vocabulary,)`.
         target_bias: `(vocabulary,)`.
         transposed: Whether both weights are `(vocabulary, dim)`.
@@ -67,46 +75,230 @@ def kl(
 
     References:
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+        Gu et al., *MiniLLM: Knowledge Distillation of Large Language Models* (reverse), 2024.
     """
-    fun_name = "jaxloss.linear.kl"
-    student = Arguments(fun_name, hidden, weight, transposed)
-    teacher = Arguments(fun_name, target_hidden, target_weight, transposed, "target_")
-    if teacher.batch != student.batch:
-        came, expected = (*teacher.batch, "dim"), (*student.batch, "dim")
-        student.refuse("target_hidden", came, f"{expected} to fit `hidden`")
-    if teacher.vocabulary != student.vocabulary:
-        expected = f"{student.vocabulary} classes as `weight`"
-        student.refuse("target_weight", teacher.weight.shape, expected)
-    if isinstance(chunk_size, tuple):
-        raise TypeError(f"{fun_name}: `chunk_size` is {chunk_size!r}, expected a number of tokens.")
-    layer = Layer(transposed)
-    heads = _Heads(
-        Head(student.weight, student.per_class("bias", bias)),
-        Head(teacher.weight, student.per_class("target_bias", target_bias)),
-        student.number("temperature", temperature, off=None, above=0),
-    )
-    size = student.tiles(layer, chunk_size, "fastest").rows.size
-    loss = chunked(_kl_of_rows(layer), size, reduction=reduction)
-    where, weights = student.mask("where", where), student.per_row("weights", weights)
-    result = loss(heads, student.hidden, teacher.hidden, where=where, weights=weights)
-    return result.reshape(student.batch) if reduction == "none" else result
+    pair = _Pair("jaxloss.linear.kl", hidden, weight, target_hidden, target_weight, transposed)
+    pair.read(bias, target_bias, temperature)
+    return pair.loss(_reverse_kl if reverse else _kl, where, weights, reduction, chunk_size)
+
+
+def generalized_jensen_shannon(
+    hidden: Any,
+    weight: Any,
+    target_hidden: Any,
+    target_weight: Any,
+    *,
+    beta: ArrayLike = 0.5,
+    bias: ArrayLike = None,
+    target_bias: Any = None,
+    transposed: bool = False,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: TypeOfReduction = "mean",
+    chunk_size: int | None = None,
+) -> Any:
+    r"""Generalized Jensen-Shannon divergence of the softmaxes of two linear layers.
+
+    When to use: distillation on samples of the student itself (GKD), from hidden states.
+
+    $$\beta\, KL(q \| m) + (1 - \beta)\, KL(p \| m), \qquad m = \beta q + (1 - \beta) p$$
+
+    p is the softmax of `hidden` and `weight`, and q that of the target, as in `kl`. It is
+    `distillation.generalized_jensen_shannon` of both logits, as exact; that function says which
+    convention of beta other libraries have.
+
+    Args:
+        hidden: `(..., dim)`.
+        weight: `(dim, vocabulary)`.
+        target_hidden: `(..., target_dim)`, of the same tokens.
+        target_weight: `(target_dim, vocabulary)`.
+        beta: The share of the target in the mixture, from 0 to 1; 0 at both ends.
+        bias: `(vocabulary,)`.
+        target_bias: `(vocabulary,)`.
+        transposed: Whether both weights are `(vocabulary, dim)`.
+        temperature: What both logits are divided by.
+        where: As in `kl`.
+        weights: As in `kl`.
+        reduction: As in `kl`.
+        chunk_size: As in `kl`.
+
+    Returns:
+        The divergence in nats, a scalar unless `reduction` says otherwise.
+
+    Raises:
+        ValueError: If shapes do not fit or an option is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one, other = jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])
+        >>> generalized_jensen_shannon(jnp.eye(1), one, jnp.eye(1), other)
+        Array(0.6931472, dtype=float32)
+
+    References:
+        Agarwal et al., *On-Policy Distillation of Language Models* (GKD), 2024.
+    """
+    fun_name = "jaxloss.linear.generalized_jensen_shannon"
+    pair = _Pair(fun_name, hidden, weight, target_hidden, target_weight, transposed)
+    pair.read(bias, target_bias, temperature, beta)
+    return pair.loss(_jensen_shannon, where, weights, reduction, chunk_size)
+
+
+def total_variation(
+    hidden: Any,
+    weight: Any,
+    target_hidden: Any,
+    target_weight: Any,
+    *,
+    bias: ArrayLike = None,
+    target_bias: Any = None,
+    transposed: bool = False,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: TypeOfReduction = "mean",
+    chunk_size: int | None = None,
+) -> Any:
+    r"""Total variation distance of the softmaxes of two linear layers.
+
+    When to use: training a draft model for speculative decoding, from hidden states.
+
+    $$\tfrac12 \sum_k |p_k - q_k|$$
+
+    It is `distillation.acceptance` of both logits, the rate at which the model of the target
+    rejects what the other one proposes; p and q as in `kl`.
+
+    Args:
+        hidden: `(..., dim)`.
+        weight: `(dim, vocabulary)`.
+        target_hidden: `(..., target_dim)`, of the same tokens.
+        target_weight: `(target_dim, vocabulary)`.
+        bias: `(vocabulary,)`.
+        target_bias: `(vocabulary,)`.
+        transposed: Whether both weights are `(vocabulary, dim)`.
+        temperature: What both logits are divided by.
+        where: As in `kl`.
+        weights: As in `kl`.
+        reduction: As in `kl`.
+        chunk_size: As in `kl`.
+
+    Returns:
+        The distance, from 0 to 1, a scalar unless `reduction` says otherwise.
+
+    Raises:
+        ValueError: If shapes do not fit or an option is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> uniform, certain = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, -99.0]])
+        >>> total_variation(jnp.eye(1), uniform, jnp.eye(1), certain)
+        Array(0.5, dtype=float32)
+
+    References:
+        Leviathan et al., *Fast Inference from Transformers via Speculative Decoding*, 2023.
+    """
+    fun_name = "jaxloss.linear.total_variation"
+    pair = _Pair(fun_name, hidden, weight, target_hidden, target_weight, transposed)
+    pair.read(bias, target_bias, temperature)
+    return pair.loss(_total_variation, where, weights, reduction, chunk_size)
 
 
 class _Heads(NamedTuple):
-    """The layers of a student and a teacher."""
+    """The layers of a student and a teacher, and the options of the divergence."""
 
     student: Head
     teacher: Head
     temperature: Array | None
+    beta: Array | None = None
+
+
+def _kl(heads: _Heads, logits: Array, target: Array) -> Array:
+    return kl_logits(logits, target, temperature=heads.temperature)
+
+
+def _reverse_kl(heads: _Heads, logits: Array, target: Array) -> Array:
+    return kl_logits(target, logits, temperature=heads.temperature)
+
+
+def _jensen_shannon(heads: _Heads, logits: Array, target: Array) -> Array:
+    beta, temperature = heads.beta, heads.temperature
+    return jensen_shannon_of_logits(logits, target, beta=beta, temperature=temperature)
+
+
+def _total_variation(heads: _Heads, logits: Array, target: Array) -> Array:
+    return acceptance(logits, target, temperature=heads.temperature)
+
+
+Divergence = Callable[[_Heads, Array, Array], Array]
+
+
+class _Pair:
+    """The arguments of a divergence of two layers, checked."""
+
+    heads: _Heads
+
+    def __init__(
+        self,
+        fun_name: str,
+        hidden: Any,
+        weight: Any,
+        target_hidden: Any,
+        target_weight: Any,
+        transposed: bool,
+    ):
+        """Checks that the layers have the same tokens and classes."""
+        self.student = student = Arguments(fun_name, hidden, weight, transposed)
+        self.teacher = teacher = Arguments(
+            fun_name, target_hidden, target_weight, transposed, "target_"
+        )
+        if teacher.batch != student.batch:
+            came, expected = (*teacher.batch, "dim"), (*student.batch, "dim")
+            student.refuse("target_hidden", came, f"{expected} to fit `hidden`")
+        if teacher.vocabulary != student.vocabulary:
+            expected = f"{student.vocabulary} classes as `weight`"
+            student.refuse("target_weight", teacher.weight.shape, expected)
+
+    def read(
+        self, bias: ArrayLike, target_bias: ArrayLike, temperature: ArrayLike, beta: Any = None
+    ) -> None:
+        """Reads the options."""
+        student = self.student
+        self.heads = _Heads(
+            Head(student.weight, student.per_class("bias", bias)),
+            Head(self.teacher.weight, student.per_class("target_bias", target_bias)),
+            student.number("temperature", temperature, off=None, above=0),
+            student.number("beta", beta, off=None, within=(0, 1)),
+        )
+
+    def loss(
+        self,
+        divergence: Divergence,
+        where: ArrayLike,
+        weights: ArrayLike,
+        reduction: TypeOfReduction,
+        chunk_size: Any,
+    ) -> Any:
+        """The divergence of the rows, in chunks."""
+        student = self.student
+        if isinstance(chunk_size, tuple):
+            message = f"{student.fun_name}: `chunk_size` is {chunk_size!r}"
+            raise TypeError(f"{message}, expected a number of tokens.")
+        layer = Layer(student.transposed)
+        size = student.tiles(layer, chunk_size, "fastest").rows.size
+        loss = chunked(_of_rows(layer, divergence), size, reduction=reduction)
+        where, weights = student.mask("where", where), student.per_row("weights", weights)
+        hidden = student.hidden, self.teacher.hidden
+        result = loss(self.heads, *hidden, where=where, weights=weights)
+        return result.reshape(student.batch) if reduction == "none" else result
 
 
 @functools.cache  # so that `chunked` gets the same function again, and compiles it once
-def _kl_of_rows(layer: Layer) -> Any:
+def _of_rows(layer: Layer, divergence: Divergence) -> Any:
     def of_rows(heads: _Heads, hidden: Array, target_hidden: Array) -> Array:
         logits, target = (
             logits_of(head, product(layer, x, head.weight))
             for head, x in ((heads.student, hidden), (heads.teacher, target_hidden))
         )
-        return kl_logits(logits, target, temperature=heads.temperature)
+        return divergence(heads, logits, target)
 
     return of_rows

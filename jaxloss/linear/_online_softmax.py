@@ -275,6 +275,10 @@ class RowSums(NamedTuple):
         label, smoothing = lax.psum((self.label, self.smoothing_relative_to(others.top)), axis_name)
         return RowSums(others, label, smoothing, best)
 
+    def anchored(self) -> Array:
+        """What the second pass needs: the tops."""
+        return self.others.top
+
     def variables(self) -> "RowSums":
         """What derivatives are taken of: the sums, without the top and the ids."""
         return self._replace(others=self.others.rest, best=None)
@@ -283,17 +287,22 @@ class RowSums(NamedTuple):
         """The inverse of `variables`."""
         return variables._replace(others=ExpSum(self.others.top, variables.others), best=self.best)  # type: ignore[arg-type]
 
+    def tangents(self, found: "RowSums", zeros: "RowSums") -> "RowSums":
+        """The tangents of the sums, from those of the variables."""
+        others = zeros.others._replace(rest=found.others)
+        return found._replace(others=others, best=zeros.best)
+
 
 @jax.custom_jvp
-def _pick(x: Array, place: Array, is_place: Array) -> Array:  # noqa: ARG001  # see its rule
+def pick(x: Array, place: Array, is_place: Array) -> Array:  # noqa: ARG001  # see its rule
     """The entry of each row at a place; 0 if the place is negative."""
     return jnp.where(place < 0, 0, take_label(x, jnp.maximum(place, 0)))
 
 
-@_pick.defjvp
+@pick.defjvp
 def _pick_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     # The transpose is a choice, which fuses with what follows; that of a gather is a scatter.
-    return _pick(*primals), jnp.sum(jnp.where(primals[2], tangents[0], 0), axis=-1)
+    return pick(*primals), jnp.sum(jnp.where(primals[2], tangents[0], 0), axis=-1)
 
 
 @jax.custom_jvp
@@ -360,7 +369,7 @@ def sums_of_block(
     if layer.metrics:
         at_top = x == others.top[:, None]
         best = jnp.min(jnp.where(at_top, classes.ids.astype(x.dtype)[None, :], jnp.inf), axis=-1)
-    return RowSums(others, _pick(x, classes.place, is_label), smoothing, best)
+    return RowSums(others, pick(x, classes.place, is_label), smoothing, best)
 
 
 def losses_of(head: Head, labels: Labels, sums: RowSums) -> tuple[Array, Any]:

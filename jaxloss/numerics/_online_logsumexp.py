@@ -53,7 +53,9 @@ class ExpSum(NamedTuple):
     def scale_to(self, top: Array) -> Array:
         """exp(self.top - top), for a top that is not smaller."""
         same = self.top == top
-        return jnp.where(same, 1, jnp.exp(self.top - jnp.where(same, 0, top)))
+        # The rounding error of a difference of 20 would be 8 units in the last place.
+        lower, upper = (jnp.where(same, 0, x) for x in (self.top, top))
+        return jnp.where(same, 1, exp_shifted(lower, upper))
 
     def relative_to(self, top: Array) -> "ExpSum":
         """The same sum relative to a top that is not smaller."""

@@ -1,5 +1,7 @@
 """Generative losses: weights at both ends, directions of time, free nats, slopes that are 0."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from arithmetic import ulp_error
 
+import jaxloss
 from jaxloss import generative
 
 pytestmark = pytest.mark.few
@@ -116,6 +119,20 @@ def test_an_error_of_the_sample_weighted_for_another_prediction_is_the_same_loss
         )
         for other in others:
             np.testing.assert_allclose(other, of_sample, rtol=2e-4)
+
+
+def test_the_recipe_of_mean_flow_is_zero_at_the_mean_velocity():
+    """For data of one point x, the mean velocity is (z - x) / t between any two times."""
+    recipe = re.search(r"```python\n(.*?)```", generative.__doc__, re.DOTALL)[1]
+    names = {"jax": jax, "jnp": jnp, "jaxloss": jaxloss}
+    exec(recipe, names)
+    rng = np.random.default_rng(0)
+    sample, noise = rng.normal(size=(2, 5)).astype(np.float32)
+    r, t = jnp.float32(0.2), jnp.float32(0.7)
+    right = names["mean_flow"](lambda z, r, t: (z - sample) / t, sample, noise, r, t)
+    np.testing.assert_allclose(right, 0, atol=1e-10)
+    wrong = names["mean_flow"](lambda z, r, t: (z - sample) * t, sample, noise, r, t)
+    assert wrong > 0.01
 
 
 def test_the_two_directions_of_time_have_opposite_targets():

@@ -6,6 +6,20 @@ $\sigma$ is divided by.
 
 Penalties on the slope of a discriminator take functions, and are no losses of arrays: `r1`, `r2`,
 `wgan_gp`. They return one number an example, for `jaxloss.mean`.
+
+MeanFlow (Geng et al., 2025) predicts the mean velocity $u(z, r, t)$ between two times, so that one
+step samples. Its target holds the derivative of the network along the path, which is one `jvp`. Of
+one example, with a time that runs from the sample, at 0, to noise, at 1:
+
+```python
+def mean_flow(network, sample, noise, r, t):
+    z = (1 - t) * sample + t * noise
+    velocity = jaxloss.generative.flow_to_noise(sample, noise)
+    along = velocity, jnp.zeros_like(r), jnp.ones_like(t)
+    u, change = jax.jvp(network, (z, r, t), along)
+    target = jax.lax.stop_gradient(velocity - (t - r) * change)
+    return jaxloss.generative.denoising(u, target)
+```
 """
 
 from jaxloss._core.namespace import public_names

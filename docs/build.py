@@ -285,7 +285,9 @@ def with_formulas(table: re.Match[str]) -> str:
 SLIDER, VERSION = "<!-- slider -->", "<!-- version -->"
 BEGINNING = ("index.md", "tutorial.md")
 COMING_FROM = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
-PRACTICE = ("frameworks.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md")
+PRACTICE = (
+    "frameworks.md", "replacements.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md"
+)  # fmt: skip
 
 
 def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Page:

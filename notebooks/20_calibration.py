@@ -12,10 +12,10 @@
 # %% [markdown]
 # # What label smoothing, focal loss and logit adjustment do to calibration
 #
-# **Can the probabilities still be believed?** A network is trained on noisy digits until it fits
-# every training label. Label smoothing and the focal loss are said to calibrate it, logit
-# adjustment to help rare classes. Each moves the probabilities in a direction that can be
-# predicted from its formula; one temperature, fitted afterwards, moves them back.
+# **Can the probabilities still be believed?** A network is trained for long on noisy digits. Label
+# smoothing and the focal loss are said to calibrate it, logit adjustment to help rare classes. Each
+# moves the probabilities in a direction that can be predicted from its formula; one temperature,
+# fitted afterwards, moves them back.
 
 # %%
 # Install from a clone of the repository: %pip install ".[demo]"
@@ -46,9 +46,10 @@ images = digits.data[order] / 16 + 0.4 * generator.normal(size=digits.data.shape
 images, labels = jnp.asarray(images, jnp.float32), jnp.asarray(digits.target[order])
 training, fitting, test = slice(0, 600), slice(600, 900), slice(900, None)
 wanted = np.round(60 * 0.1 ** (np.arange(10) / 9)).astype(int)
-rank = np.array([np.sum(labels[:i] == labels[i]) for i in range(600)])
-is_kept = jnp.asarray(rank < wanted[labels[training]])
-counts = jnp.asarray(np.bincount(labels[training][is_kept], minlength=10))
+classes = digits.target[order][:600]
+rank = np.array([np.sum(classes[:i] == classes[i]) for i in range(600)])
+is_kept = jnp.asarray(rank < wanted[classes])
+counts = jnp.asarray(np.bincount(classes[is_kept], minlength=10))
 print("training images of each class in the second experiment:", counts)
 
 
@@ -117,7 +118,7 @@ keys = jax.random.split(jax.random.key(0), 3)
 
 
 def run(loss, where):
-    logits = jax.vmap(lambda key: train(loss, key, where))(keys)
+    logits = jax.lax.map(lambda key: train(loss, key, where), keys)
     temperature = fitted_temperature(logits)
     row = scores(logits) | {"temperature": temperature}
     after = scores(logits, temperature)

@@ -302,7 +302,9 @@ def with_formulas(table: re.Match[str]) -> str:
 SLIDER, VERSION, TILES = "<!-- slider -->", "<!-- version -->", "<!-- tiles -->"
 BEGINNING = ("index.md", "tutorial.md")
 COMING_FROM = ("torch", "keras", "optax", "rax", "rlax", "scikit-learn", "scipy")
-PRACTICE = ("frameworks.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md")
+PRACTICE = (
+    "frameworks.md", "replacements.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md"
+)  # fmt: skip
 
 
 def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Page:

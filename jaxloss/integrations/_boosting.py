@@ -169,6 +169,9 @@ def boosting(
     is raised to `floor`. Where a loss is piecewise linear (`pinball`, `absolute_error`, `hinge`) it
     is 0 everywhere, and Newton's step does not exist. For a loss that does not claim to be smooth
     a constant of 1 takes its place, and boosting is gradient descent.
+    A smooth loss can be linear in part, as `huber` is beyond delta: the step of a leaf that holds
+    such examples alone is its gradient over `floor`. Give `curvature=`, or a least sum of second
+    derivatives to the library (`min_child_weight`, `min_sum_hessian_in_leaf`).
 
     When to use: A boosted model whose loss the library does not have. Predictions are raw: logits,
     not probabilities. A custom objective starts from 0 and has no link function: set `base_score=0`

@@ -3,7 +3,6 @@
 import math
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Real
@@ -12,8 +11,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive, unit_interval
+from jaxloss.numerics._angles import one_minus_cos
 from jaxloss.numerics._bessel import log_bessel_i0
-from jaxloss.numerics._double_double import at_dd, two_sum
 from jaxloss.numerics._gamma import (
     HALF_LOG_2PI,
     log_factorial,
@@ -87,29 +86,6 @@ def beta(
     return jnp.where(few, direct, from_peak)
 
 
-@jax.custom_jvp
-def _one_minus_cos(location: Array, target: Array, peaked: Array) -> Array:
-    """1 - cos(target - location) where `peaked`, else without the 1.
-
-    The rounding error of the angle matters near the zeros of sine and cosine.
-    """
-    error = two_sum(target, -location)
-    chord = at_dd(lambda x: jnp.sin(0.5 * x), error)  # 2 chord**2 is 1 - cos
-    return jnp.where(peaked, 2 * jnp.square(chord), -at_dd(jnp.cos, error))
-
-
-# By the opposite angle, it shares no sine or cosine with the value: those would be kept in memory.
-_one_minus_cos.defjvps(
-    lambda location_dot, _, location, target, _peaked: (
-        at_dd(jnp.sin, two_sum(location, -target)) * location_dot
-    ),
-    lambda target_dot, _, location, target, _peaked: (
-        -at_dd(jnp.sin, two_sum(location, -target)) * target_dot
-    ),
-    None,
-)
-
-
 @loss(smooth, symmetric, translation_invariant, concentration=nonnegative_number)
 def von_mises(
     location: Real[ArrayLike, "*batch"],
@@ -144,5 +120,5 @@ def von_mises(
     """
     # A flat distribution is measured from its mean, a peaked one from its peak.
     peaked = concentration > 1
-    away = _one_minus_cos(location, target, peaked)
+    away = one_minus_cos(location, target, peaked)
     return concentration * away + (log_bessel_i0(concentration, peaked) + math.log(2 * math.pi))

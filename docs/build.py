@@ -285,7 +285,14 @@ def with_formulas(table: re.Match[str]) -> str:
 SLIDER, VERSION = "<!-- slider -->", "<!-- version -->"
 BEGINNING = ("index.md", "tutorial.md")
 COMING_FROM = ("torch", "keras", "optax", "rax", "scikit-learn", "scipy")
-PRACTICE = ("frameworks.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md")
+PRACTICE = (
+    "frameworks.md",
+    "optax.md",
+    "token_means.md",
+    "meshes.md",
+    "accelerators.md",
+    "accuracy.md",
+)
 
 
 def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Page:

@@ -144,6 +144,53 @@ def compare(shape, dtype, rounds):
     return rows
 
 
+NUMBERS = ("log_probability", "log_normalizer", "entropy", "sum_of_squares", "mean_logit")
+
+
+def log_probabilities(h, w, y):
+    return jnp.sum(linear.log_probabilities(h, w, y))
+
+
+def several(top_k=None, outputs=(*NUMBERS, "predicted", "correct"), **options):
+    """The sum of several outputs, so that each has a cotangent; the ids are returned."""
+
+    def loss(h, w, y):
+        found = linear.statistics(h, w, y, outputs=outputs, top_k=top_k, **options)
+        leaves = jax.tree.leaves(found)
+        return sum(jnp.sum(x) for x in leaves if x.dtype == jnp.float32), found
+
+    return loss
+
+
+SEVERAL = {
+    "`linear.log_probabilities`": (log_probabilities, False),
+    "`linear.statistics`, log-probability and entropy": (
+        several(outputs=("log_probability", "entropy")),
+        True,
+    ),
+    "`linear.statistics`, all seven outputs": (several(), True),
+    "`linear.statistics`, all and the top 8": (several(8), True),
+}
+
+
+def compare_outputs(shape, dtype, rounds):
+    """Rows of time and memory of one pass with several outputs, by that of log-probabilities."""
+    data = arguments(*shape, dtype)
+    programs, memory = {}, []
+    for name, (function, has_aux) in SEVERAL.items():
+        (program,), _ = compile_all([jax.value_and_grad(function, (0, 1), has_aux=has_aux)], *data)
+        programs[name] = functools.partial(program, *data)
+        memory.append(program.memory_analysis().temp_size_in_bytes)
+    times = interleaved(programs.values(), rounds=rounds)
+    rows = []
+    for name, mine, held in zip(programs, times, memory, strict=True):
+        shortest = min(mine) / min(times[0])
+        cell = f"{ratio(mine, times[0]):.2f} ({shortest:.2f})"
+        rows.append([name, cell, f"{held / MIB:.0f}"])
+        print(shape, np.dtype(dtype).name, *rows[-1], sep=" | ", flush=True)
+    return rows
+
+
 def growth():
     """Temporary memory over the number of tokens, at a fixed chunk: nothing is run."""
     rows = []
@@ -247,6 +294,11 @@ def main():
         title = "{} tokens, dim {}, vocabulary {}, ".format(*shape) + dtype
         table = compare(shape, dtype, options.rounds)
         text += [f"## {title}\n", markdown(headings, table) + "\n"]
+    text.append("## Several outputs, by the time of log-probabilities alone\n")
+    held = ["", "time (of the shortest)", "temporary memory, MiB"]
+    for shape, dtype in (((2048, 512, 32768), "float32"), ((1024, 1024, 50304), "float32")):
+        text.append("{} tokens, dim {}, vocabulary {}, ".format(*shape) + f"{dtype}:\n")
+        text.append(markdown(held, compare_outputs(shape, dtype, options.rounds)) + "\n")
     text.append(
         "## Temporary memory over the number of tokens, MiB\n\nDim 512, vocabulary 32768.\n"
     )

@@ -303,8 +303,14 @@ SLIDER, VERSION, TILES = "<!-- slider -->", "<!-- version -->", "<!-- tiles -->"
 BEGINNING = ("index.md", "tutorial.md")
 COMING_FROM = ("torch", "keras", "optax", "rax", "rlax", "scikit-learn", "scipy")
 PRACTICE = (
-    "frameworks.md", "replacements.md", "optax.md", "meshes.md", "accelerators.md", "accuracy.md"
-)  # fmt: skip
+    "frameworks.md",
+    "replacements.md",
+    "optax.md",
+    "token_means.md",
+    "meshes.md",
+    "accelerators.md",
+    "accuracy.md",
+)
 
 
 def copied(path: pathlib.Path, name: str, *sections: str, title: str = "") -> Page:

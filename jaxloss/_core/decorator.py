@@ -120,7 +120,8 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     # What is left out.
     where, weights = arrays.get("where"), arrays.get("weights")
     if "mask" in arrays:
-        arrays, where = masking.fill_masked(arrays, forms, where)
+        axis_name = given.get("axis_name")
+        arrays, where = masking.fill_masked(arrays, forms, where, axis_name)
     if where is not None:
         arrays = masking.fill_where(spec, arrays, forms, where)
 

@@ -8,9 +8,10 @@ gradient with respect to it is exactly 0.
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxloss._core.spec import ArraySpec, LossSpec
+from jaxloss._core.typing import AxisName
 
 __all__ = ["fill_masked", "fill_where"]
 
@@ -34,13 +35,17 @@ def _fill(form: ArraySpec, x: Array) -> float:
 
 
 def fill_masked(
-    arrays: Mapping[str, Array], forms: Mapping[str, ArraySpec], where: Array | None
+    arrays: Mapping[str, Array],
+    forms: Mapping[str, ArraySpec],
+    where: Array | None,
+    axis_name: AxisName | None = None,
 ) -> tuple[dict[str, Array], Array]:
     """Replaces what `mask` leaves out, wherever the axes of the mask are found in an array.
 
     The value is one that a body can compute with, and which contributes nothing to most sums: a
     logit of -inf, a probability of 0. An example of which nothing is left is itself left out: the
-    `where` that is returned is False for it.
+    `where` that is returned is False for it. With `axis_name`, inside `shard_map`, an example is
+    the parts of all devices.
     """
     mask, form = arrays["mask"], forms["mask"]
     axes = form.event
@@ -56,6 +61,8 @@ def fill_masked(
                 x = _select(_spread(mask, form, before, behind), x, forms[name].domain.masked_value)
         filled[name] = x
     has_entries = jnp.any(mask, axis=tuple(range(-len(axes), 0)))
+    if axis_name is not None:
+        has_entries = lax.pmax(has_entries.astype(jnp.int32), axis_name) > 0
     return filled, has_entries if where is None else where & has_entries
 
 

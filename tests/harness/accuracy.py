@@ -119,7 +119,8 @@ def evaluation_of(loss: Callable[..., Any], setting: cases.Setting) -> Evaluate:
     @jax.jit
     def both(data):
         def total(floating):
-            values = loss(*(data | floating).values())
+            every = data | floating  # in the order of keys, as jit returns a dict
+            values = loss(*(every[n] for n in setting.info.data))
             return jnp.sum(values), values
 
         (_, values), slopes = jax.value_and_grad(total, has_aux=True)({n: data[n] for n in names})

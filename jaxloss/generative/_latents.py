@@ -10,6 +10,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import nonnegative_number
+from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import convex, nonnegative, zero_at_match
 
 
@@ -70,6 +71,7 @@ def vector_quantization(
     codes: Real[ArrayLike, "*batch dim"],
     *,
     commitment: Real[ArrayLike, ""] = 0.25,
+    mask: Bool[ArrayLike, "*batch dim"] | Bool[ArrayLike, "dim"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Vector quantization: draws codes to the vectors they replace, and vectors to their codes.
@@ -88,6 +90,7 @@ def vector_quantization(
         inputs: What the encoder gives.
         codes: The code of each, its nearest one say.
         commitment: The weight of the second term.
+        mask: False leaves a dimension out of an example, or of all examples.
 
     Returns:
         The loss of each vector, in the squared unit of the vectors.
@@ -99,6 +102,6 @@ def vector_quantization(
     References:
         van den Oord et al., *Neural Discrete Representation Learning*, 2017.
     """
-    of_codes = jnp.mean(jnp.square(lax.stop_gradient(inputs) - codes), axis=-1)
-    of_inputs = jnp.mean(jnp.square(inputs - lax.stop_gradient(codes)), axis=-1)
+    of_codes = mean_where(jnp.square(lax.stop_gradient(inputs) - codes), mask)
+    of_inputs = mean_where(jnp.square(inputs - lax.stop_gradient(codes)), mask)
     return of_codes + commitment * of_inputs

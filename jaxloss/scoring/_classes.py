@@ -76,6 +76,8 @@ def brier(
 def ranked_probability(
     probabilities: Real[ArrayLike, "*batch classes"],
     labels: Int[ArrayLike, "*batch"] | Real[ArrayLike, "*batch classes"],
+    *,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[AxisReduction],
 ) -> Float[Array, "*batch"]:
     r"""Ranked probability score: squared distance of cumulative probabilities, for ordered classes.
@@ -91,6 +93,7 @@ def ranked_probability(
     Args:
         probabilities: The predicted probability of each class, in order.
         labels: Class ids, or the true share of each class.
+        mask: False leaves a class out of an example, or of all examples; as the label it counts 0.
 
     Returns:
         The score of each example, from 0 to the number of classes less 1; NaN if a class id names
@@ -104,5 +107,8 @@ def ranked_probability(
         Epstein, *A Scoring System for Probability Forecasts of Ranked Categories*, 1969.
         Hou, Yu and Samaras, *Squared Earth Mover's Distance-based Loss*, 2016.
     """
-    error = _error(probabilities, labels)
-    return jnp.sum(jnp.square(jnp.cumsum(error, axis=-1)[..., :-1]), axis=-1)
+    squares = jnp.square(jnp.cumsum(_error(probabilities, labels), axis=-1)[..., :-1])
+    if mask is not None:  # the sum up to the last of the classes that are left is no term
+        kept = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
+        squares = jnp.where((mask & (kept < kept[..., -1:]))[..., :-1], squares, 0)
+    return jnp.sum(squares, axis=-1)

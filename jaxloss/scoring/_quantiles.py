@@ -107,6 +107,7 @@ def weighted_interval_score(
     target: Real[ArrayLike, "*batch"],
     *,
     alpha: Real[ArrayLike, "levels"] | None = None,
+    mask: Bool[ArrayLike, "*batch levels"] | Bool[ArrayLike, "levels"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Weighted interval score: the CRPS of a median and several central intervals.
@@ -126,6 +127,7 @@ def weighted_interval_score(
         target: The observed value, in the same unit.
         alpha: The probability that the target is outside, for each interval, above 0. If None,
             the levels of all quantiles are evenly spaced: 1/4, 1/2, 3/4 for three intervals.
+        mask: False leaves an interval out of an example, or of all examples.
 
     Returns:
         The score of each example, in the unit of the target.
@@ -141,6 +143,9 @@ def weighted_interval_score(
     evenly = jnp.arange(1, count + 1, dtype=lower.dtype) / (count + 1)
     alpha = jnp.broadcast_to(evenly if alpha is None else jnp.asarray(alpha), lower.shape)
     outside = _outside(lower, upper, target[..., None])
-    widths = alpha * (upper - lower)
-    total = 0.5 * numerics.absolute(target - median) + jnp.sum(0.5 * widths + outside, axis=-1)
+    terms = 0.5 * alpha * (upper - lower) + outside
+    if mask is not None:
+        terms = jnp.where(mask, terms, 0)
+        count = jnp.sum(mask, axis=-1, dtype=jnp.int32).astype(terms.dtype)
+    total = 0.5 * numerics.absolute(target - median) + jnp.sum(terms, axis=-1)
     return total / (count + 0.5)

@@ -38,8 +38,11 @@ def gaussian_vae_kl(mean, log_variance, free_nats=0.0, free_per="total", mask=No
     return max(sum(each), free_nats)
 
 
-def vector_quantization(inputs, codes, commitment=0.25, *, fixed=None):
+def vector_quantization(inputs, codes, commitment=0.25, mask=None, *, fixed=None):
     still = {"inputs": inputs, "codes": codes} | (fixed or {})
+    if mask is not None:
+        inputs, codes = inputs[mask], codes[mask]
+        still = {name: still[name][mask] for name in ("inputs", "codes")}
     of_codes = _mean_square(still["inputs"], codes)
     return of_codes + commitment * _mean_square(inputs, still["codes"])
 
@@ -96,7 +99,7 @@ CASES = {
     ),
     "vector_quantization": Case(
         vector_quantization,
-        options=({}, {"commitment": 1.0}),
+        options=({}, {"commitment": 1.0, "mask": OUT}),
         extremes={"inputs": scaled, "codes": scaled},
     ),
     "non_saturating_generator": Case(lambda fake: softplus(-fake), extremes=PAIR),

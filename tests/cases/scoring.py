@@ -97,14 +97,16 @@ def interval_score(lower, upper, target, alpha=0.1):
     return upper - lower + 2 / alpha * (max(0, lower - target) + max(0, target - upper))
 
 
-def weighted_interval_score(median, lower, upper, target, alpha=None):
+def weighted_interval_score(median, lower, upper, target, alpha=None, mask=None):
     """Twice the mean pinball loss of all quantiles."""
     count = len(lower)
     alpha = [number(target)(k + 1) / (count + 1) for k in range(count)] if alpha is None else alpha
+    keep = [True] * count if mask is None else mask
     total = pinball(median - target, number(target)(1) / 2)
-    for low, high, a in zip(lower, upper, alpha, strict=True):
-        total = total + pinball(low - target, a / 2) + pinball(high - target, 1 - a / 2)
-    return 2 * total / (2 * count + 1)
+    for low, high, a, kept in zip(lower, upper, alpha, keep, strict=True):
+        if kept:
+            total = total + pinball(low - target, a / 2) + pinball(high - target, 1 - a / 2)
+    return 2 * total / (2 * sum(keep) + 1)
 
 
 def shares(probabilities, labels):
@@ -119,8 +121,11 @@ def brier(probabilities, labels, mask=None):
     return sum((p - t) ** 2 for p, t, kept in triples if kept)
 
 
-def ranked_probability(probabilities, labels):
+def ranked_probability(probabilities, labels, mask=None):
     truth = shares(probabilities, labels)
+    if mask is not None:
+        keep = [k for k, kept in enumerate(mask) if kept]
+        probabilities, truth = [probabilities[k] for k in keep], [truth[k] for k in keep]
     return sum((sum(probabilities[:k]) - sum(truth[:k])) ** 2 for k in range(1, len(probabilities)))
 
 
@@ -231,7 +236,9 @@ CASES = {
             {"alpha": Batched(lambda g, batch: g.uniform(0.1, 0.9, batch).astype(np.float32))},
         ),
     ),
-    "weighted_interval_score": Case(weighted_interval_score, options=({}, {"alpha": ALPHAS})),
+    "weighted_interval_score": Case(
+        weighted_interval_score, options=({}, {"alpha": ALPHAS, "mask": np.arange(5) != 1})
+    ),
     "brier": Case(brier, options=({}, {"mask": OUT})),
-    "ranked_probability": Case(ranked_probability, conditioned=True),
+    "ranked_probability": Case(ranked_probability, options=({}, {"mask": OUT}), conditioned=True),
 }

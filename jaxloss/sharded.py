@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss import numerics
+from jaxloss._core.helpers import fraction
 from jaxloss._core.namespace import public_names
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._core.spec import ArrayLike
@@ -83,7 +84,8 @@ def softmax_cross_entropy(
         The loss of each example in nats; NaN if a class id names no class of any device.
 
     Raises:
-        ValueError: If the logits are not split over the axis, or labels do not fit.
+        ValueError: If the logits are not split over the axis, labels do not fit, or
+            `label_smoothing` is not between 0 and 1.
         TypeError: If labels are not integers.
 
     Example:
@@ -289,7 +291,7 @@ def _smoothing(fun_name: str, given: ArrayLike, dtype: Any) -> Array | None:
     """The share of the labels that is spread; None if it is the number 0."""
     if is_static_zero(given):
         return None
-    x = jnp.asarray(given, dtype)
+    x = fraction(fun_name, "label_smoothing", given).astype(dtype)
     if x.ndim:
         message = f"{fun_name}: `label_smoothing` has shape {x.shape}, expected a scalar."
         raise ValueError(message)

@@ -4,8 +4,13 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from meshes import eight_devices, guarantees
+
+from jaxloss import sharded
 
 CHECKS = eight_devices.CHECKS | guarantees.CHECKS
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "meshes.md"
@@ -17,6 +22,15 @@ PAGE = pathlib.Path(__file__).parents[1] / "docs" / "meshes.md"
 def test_on_eight_devices(check):
     assert jax.device_count() == 8, "eight devices are made unless pytest is given -m 'not slow'"
     check()
+
+
+def test_a_share_of_labels_beyond_1_is_refused():
+    loss = lambda x: sharded.softmax_cross_entropy(x, [0], axis_name="model", label_smoothing=1.5)
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
+    split = jax.shard_map(loss, mesh=mesh, in_specs=P(None, "model"), out_specs=P())
+    message = "sharded.softmax_cross_entropy: `label_smoothing` must be between 0 and 1, got 1.5"
+    with pytest.raises(ValueError, match=message):
+        split(jnp.zeros((1, 3)))
 
 
 @pytest.mark.mesh

@@ -83,8 +83,8 @@ LOSSES = {
 }
 """Losses by the names they have elsewhere, with their paths below `jaxloss`."""
 
-# For an argument of another library, those here in its place: the first that a loss takes, or the
-# first two if it is divided.
+# For an argument of another library, those here in its place: the first entry that a loss takes. An
+# entry of two names is for one argument that is two here.
 _ARGUMENTS = {
     "sample_weight": ("weights",),
     "sample_weights": ("weights",),

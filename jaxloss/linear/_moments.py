@@ -302,7 +302,7 @@ def _variables(wanted: Wanted, x: Array, top: Array, at_best: Bool[Array, "..."]
         None,  # type: ignore[arg-type]  # of the variables alone
         excess=jnp.sum(jnp.where(at_best, 0, exps), axis=-1),
         top=jnp.sum(jnp.where(at_best, x, 0), axis=-1),
-        label=None,  # type: ignore[arg-type]
+        label=None,  # type: ignore[arg-type]  # the caller puts it in
         gaps_and_total=gaps,
         half_spread=half,
         logits=logits,

@@ -2,7 +2,7 @@ r"""Statistics of the softmax of a linear layer, whose logits never exist as a w
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,7 @@ Output = Literal[
     "predicted",
     "correct",
 ]
-OUTPUTS = (
-    "log_probability",
-    "log_normalizer",
-    "entropy",
-    "sum_of_squares",
-    "mean_logit",
-    "predicted",
-    "correct",
-)
+OUTPUTS: tuple[str, ...] = get_args(Output)
 _OF_LABELS = ("log_probability", "correct")
 
 

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Unpack
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
@@ -275,6 +275,10 @@ _place = Domain(
 def distribution_focal(
     logits: Real[ArrayLike, "*batch bins"],
     target: Real[ArrayLike, "*batch"],
+    *,
+    mask: Bool[ArrayLike, "*batch bins"]
+    | Bool[ArrayLike, "bins"]
+    | None = None,  # applied by the contract
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Distribution focal loss (DFL): cross-entropy of the two bins around a target.
@@ -291,6 +295,7 @@ def distribution_focal(
     Args:
         logits: Scores of the bins, for the distances 0, 1, 2, ...
         target: The true distance in bins, from 0 to the number of bins less 1.
+        mask: False takes a bin out of an example, or of all; inf where the target is in it.
 
     Returns:
         The loss of each distance in nats; NaN if a target is outside the bins.

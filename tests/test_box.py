@@ -146,3 +146,15 @@ def test_the_distribution_of_a_whole_number_is_a_class():
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert jnp.isnan(box.distribution_focal(logits[0], 5.5))
     assert jnp.isnan(box.distribution_focal(logits[0], -0.5))
+
+
+def test_distribution_focal_leaves_out_the_bins_of_a_mask():
+    logits = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    target = np.array([0.0, 1.5, 2.25, 2.0], np.float32)
+    mask = np.arange(6) < 4
+    kept = box.distribution_focal(logits[:, :4], target)
+    np.testing.assert_allclose(box.distribution_focal(logits, target, mask=mask), kept, rtol=1e-6)
+    of_each = np.broadcast_to(mask, logits.shape)
+    hidden = np.where(mask, logits, np.nan)
+    np.testing.assert_allclose(box.distribution_focal(hidden, target, mask=of_each), kept, 1e-6)
+    assert box.distribution_focal(logits[0], 3.5, mask=mask) == np.inf

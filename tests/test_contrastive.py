@@ -202,3 +202,43 @@ def test_a_pair_without_a_feature_is_that_of_the_others():
     got = contrastive.pair(left, right, labels, margin=4.0, mask=mask)
     alone = contrastive.pair(left[:, mask], right[:, mask], labels, margin=4.0)
     np.testing.assert_allclose(got, alone, rtol=1e-6)
+
+
+def test_mask_of_entries_leaves_them_out_of_keys_queries_and_negatives():
+    query, key = np.random.default_rng(3).normal(size=(2, 4, 5)).astype(np.float32)
+    negatives = np.random.default_rng(3).normal(size=(3, 5)).astype(np.float32)
+    mask = np.array([True, False, True, True, False])
+    expected = contrastive.info_nce(query[:, mask], key[:, mask], negatives=negatives[:, mask])
+    hidden = [np.where(mask, x, np.nan) for x in (query, key, negatives)]
+    for chunk_size in (None, 2):
+        got = contrastive.info_nce(
+            *hidden[:2], negatives=hidden[2], mask=mask, chunk_size=chunk_size
+        )
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    of_each = np.broadcast_to(mask, query.shape).copy()
+    of_each[1] = False
+    others = np.array([True, False, True, True])
+    got = contrastive.clip(*hidden[:2], mask=of_each)
+    expected = contrastive.clip(query[others][:, mask], key[others][:, mask])
+    assert got[1] == 0
+    np.testing.assert_allclose(got[others], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [contrastive.arcface, contrastive.cosface, contrastive.proxy_nca])
+def test_mask_of_classes_hides_their_prototypes(loss):
+    embeddings, prototypes = np.random.default_rng(3).normal(size=(2, 4, 5)).astype(np.float32)
+    labels, mask = np.array([0, 1, 1, 0]), np.array([True, True, False, True])
+    expected = loss(embeddings, [0, 1, 1, 0], prototypes=prototypes[mask])
+    hidden = jnp.asarray(np.where(mask[:, None], prototypes, np.nan))
+    for mask_of in (mask, np.broadcast_to(mask, (4, 4))):
+
+        def mean(x, w, mask=mask_of):
+            return loss(x, labels, prototypes=w, mask=mask, reduction="mean")
+
+        got = loss(embeddings, labels, prototypes=hidden, mask=mask_of)
+        np.testing.assert_allclose(got, expected, rtol=2e-6)
+        slopes = jax.grad(mean, (0, 1))(jnp.asarray(embeddings), hidden)
+        assert np.isfinite(slopes[0]).all()
+        assert (slopes[1][2] == 0).all()
+        assert np.isfinite(slopes[1]).all()
+    assert loss(embeddings[0], 2, prototypes=hidden, mask=mask) == np.inf

@@ -184,8 +184,9 @@ def check_options(
     """Compares the options whose values are known when the program is traced with their domains.
 
     These are numbers, lists, and arrays that are not traced. Options with one entry an example
-    are data: `where` may leave out what is outside.
+    are data: `where` may leave out what is outside; and so may `mask`, if it has their axes.
     """
+    masked = {*forms["mask"].event} if "mask" in arrays else set()
     for name in spec.numeric_options:
         value = given[name]
         if value is None or isinstance(value, Tracer):
@@ -194,8 +195,13 @@ def check_options(
             domain = spec.array_specs[name][0].domain
             if not domain.test(value, {**given, **sizes})[0]:
                 raise _out_of_range(spec.name, name, domain, str(value), {**given, **sizes})
-        elif not (forms[name].batched or forms[name].kind == "Bool") and _is_known(arrays[name]):
+        elif _is_option(forms[name], masked) and _is_known(arrays[name]):
             _check_values(spec.name, name, forms[name].domain, arrays[name], {**given, **sizes})
+
+
+def _is_option(form: ArraySpec, masked: set[str]) -> bool:
+    """Whether an array holds numbers that are the same for all examples, and that all count."""
+    return not (form.batched or form.kind == "Bool" or masked & {*form.event})
 
 
 def _is_known(array: Any) -> bool:

@@ -118,12 +118,9 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     (arrays,) = unify_vma(arrays)
 
     # What is left out.
-    where, weights = arrays.get("where"), arrays.get("weights")
-    if "mask" in arrays:
-        axis_name = given.get("axis_name")
-        arrays, where = masking.fill_masked(arrays, forms, where, axis_name)
-    if where is not None:
-        arrays = masking.fill_where(spec, arrays, forms, where)
+    result_shape, axis_name = spec.result.shape(batch, sizes), given.get("axis_name")
+    arrays, where = masking.leave_out(spec, arrays, forms, result_shape, axis_name)
+    weights = arrays.get("weights")
 
     # Values outside their domains.
     checking, sane, valid = are_on(), True, None

@@ -11,12 +11,33 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss._core.spec import ArraySpec, LossSpec
-from jaxloss._core.typing import AxisName
+from jaxloss._core.typing import AxisName, Shape
 
-__all__ = ["fill_masked", "fill_where"]
+__all__ = ["leave_out"]
 
 
-def fill_where(
+def leave_out(
+    spec: LossSpec,
+    arrays: dict[str, Array],
+    forms: Mapping[str, ArraySpec],
+    result_shape: Shape,
+    axis_name: AxisName | None = None,
+) -> tuple[dict[str, Array], Array | None]:
+    """Replaces what `mask` and `where` leave out; the `where` that is returned is of both.
+
+    With `axis_name`, inside `shard_map`, an example is the parts of all devices.
+    """
+    where = arrays.get("where")
+    if "mask" in arrays:
+        arrays, where = _fill_masked(spec, arrays, forms, where, axis_name)
+    if where is not None:
+        arrays = _fill_where(spec, arrays, forms, where)
+        if "where" in spec.arguments:  # a loss over a set, which an example without entries leaves
+            arrays["where"] = jnp.broadcast_to(where, result_shape)
+    return arrays, where
+
+
+def _fill_where(
     spec: LossSpec, arrays: Mapping[str, Array], forms: Mapping[str, ArraySpec], where: Array
 ) -> dict[str, Array]:
     """Puts a value of its domain into each array wherever `where` is False."""
@@ -34,18 +55,18 @@ def _fill(form: ArraySpec, x: Array) -> float:
     return 1 / x.shape[-1] if form.domain.normalized and form.event else form.domain.fill
 
 
-def fill_masked(
+def _fill_masked(
+    spec: LossSpec,
     arrays: Mapping[str, Array],
     forms: Mapping[str, ArraySpec],
     where: Array | None,
-    axis_name: AxisName | None = None,
+    axis_name: AxisName | None,
 ) -> tuple[dict[str, Array], Array]:
     """Replaces what `mask` leaves out, wherever the axes of the mask are found in an array.
 
     The value is one that a body can compute with, and which contributes nothing to most sums: a
     logit of -inf, a probability of 0. An example of which nothing is left is itself left out: the
-    `where` that is returned is False for it. With `axis_name`, inside `shard_map`, an example is
-    the parts of all devices.
+    `where` that is returned is False for it.
     """
     mask, form = arrays["mask"], forms["mask"]
     axes = form.event
@@ -60,7 +81,8 @@ def fill_masked(
                 behind = x.ndim - before - len(axes)
                 x = _select(_spread(mask, form, before, behind), x, forms[name].domain.masked_value)
         filled[name] = x
-    has_entries = jnp.any(mask, axis=tuple(range(-len(axes), 0)))
+    inside = sum(axis not in spec.result.event for axis in axes)  # a set has one value an example
+    has_entries = jnp.any(mask, axis=tuple(range(-inside, 0)))
     if axis_name is not None:
         has_entries = lax.pmax(has_entries.astype(jnp.int32), axis_name) > 0
     return filled, has_entries if where is None else where & has_entries

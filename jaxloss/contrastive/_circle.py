@@ -25,6 +25,9 @@ def circle(
     detach_weights: bool = False,
     references: Real[ArrayLike, "*batch references dim"] | None = None,
     reference_labels: Int[ArrayLike, "*batch references"] | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -53,6 +56,7 @@ def circle(
         detach_weights: Whether the weights of pairs are constants in the gradient.
         references: What each example is compared with, instead of the others of its set.
         reference_labels: The labels of the references.
+        mask: False leaves an entry out of the vector of an example, or of all vectors.
         where: False takes an example out of the set.
 
     Returns:

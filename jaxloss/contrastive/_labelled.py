@@ -30,6 +30,9 @@ def supervised_contrastive(
     *,
     temperature: Real[ArrayLike, ""] = 0.1,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -53,6 +56,7 @@ def supervised_contrastive(
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many examples to compare with all others at once, so that no array of all
             similarities exists. None compares all of them.
+        mask: False leaves an entry out of the vector of an example, or of all vectors.
         where: False takes an example out of the set.
 
     Returns:
@@ -92,6 +96,9 @@ def multi_similarity(
     beta: Real[ArrayLike, ""] = 50.0,
     base: Real[ArrayLike, ""] = 0.5,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -114,6 +121,7 @@ def multi_similarity(
         beta: The sharpness for negatives.
         base: The cosine above which positives, and below which negatives, have little loss.
         chunk_size: How many examples to compare with all others at once; None for all of them.
+        mask: False leaves an entry out of the vector of an example, or of all vectors.
         where: False takes an example out of the set.
 
     Returns:

@@ -130,6 +130,9 @@ def batch_triplet(
     mining: Mining = "hard",
     distance: Literal["norm", "squared"] = "norm",
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -157,6 +160,7 @@ def batch_triplet(
         mining: "hard", "semi_hard" or "all".
         distance: "norm", or "squared" for its square (FaceNet).
         chunk_size: How many anchors to compare with all examples at once; None for all of them.
+        mask: False leaves an entry out of the vector of an example, or of all vectors.
         where: False takes an example out of the set.
 
     Returns:

@@ -51,6 +51,9 @@ def hard_negative_info_nce(
     beta: Real[ArrayLike, ""] = 0.5,
     detach_weights: bool = False,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -75,6 +78,7 @@ def hard_negative_info_nce(
         beta: How much hard negatives dominate.
         detach_weights: Whether the weights are constants in the gradient.
         chunk_size: How many queries to compare with all keys at once; None for all of them.
+        mask: False leaves an entry out of the vectors of a pair, or of all vectors.
         where: False takes a query and its key out of the set.
 
     Returns:
@@ -117,6 +121,9 @@ def binary_nce(
     *,
     temperature: Real[ArrayLike, ""] = 1.0,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -137,6 +144,7 @@ def binary_nce(
         key: Embeddings of the keys (goals); the key of a query has the same index.
         temperature: The divisor of the inner products.
         chunk_size: How many queries to compare with all keys at once; None for all of them.
+        mask: False leaves an entry out of the vectors of a pair, or of all vectors.
         where: False takes a query and its key out of the set.
 
     Returns:

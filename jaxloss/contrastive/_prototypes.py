@@ -30,6 +30,17 @@ def _cosines(embeddings: Array, prototypes: Array) -> Array:
     )
 
 
+def _used(prototypes: Array, mask: Array | None) -> Array:
+    """The prototypes, with 0 for a class that `mask` takes out of all examples: it may hold NaN."""
+    if mask is None or mask.ndim == 1:  # a mask that is shared is applied by the contract
+        return prototypes
+    return jnp.where(jnp.any(mask, axis=tuple(range(mask.ndim - 1)))[:, None], prototypes, 0)
+
+
+def _nll(logits: Array, labels: Array, mask: Array | None) -> Array:
+    return softmax_nll(logits if mask is None else jnp.where(mask, logits, -jnp.inf), labels)
+
+
 def _own(prototypes: Array, labels: Array) -> Array:
     """The direction of the prototype of each label."""
     one_hot = is_label(prototypes[:, 0], labels).astype(prototypes.dtype)
@@ -46,6 +57,7 @@ def arcface(
     margin: Real[ArrayLike, ""] = 0.5,
     scale: Real[ArrayLike, ""] = 64.0,
     beyond: Literal["linear", "none"] = "linear",
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""ArcFace: softmax cross-entropy of scaled cosines, with a margin added to the label's angle.
@@ -69,6 +81,7 @@ def arcface(
         margin: The angle $m$ in radians; pytorch-metric-learning has 28.6 degrees.
         scale: The factor $s$ of all cosines.
         beyond: What is taken past $\pi$: "linear" or "none".
+        mask: False takes a class out of an example, or out of all.
 
     Returns:
         The loss of each embedding in nats.
@@ -80,7 +93,7 @@ def arcface(
     References:
         Deng et al., *ArcFace: Additive Angular Margin Loss for Deep Face Recognition*, 2019.
     """
-    margin = jnp.asarray(margin, embeddings.dtype)
+    margin, prototypes = jnp.asarray(margin, embeddings.dtype), _used(prototypes, mask)
     units, own = numerics.normalize(embeddings), _own(prototypes, labels)
     cosine = jnp.sum(units * own, axis=-1)
     sine = numerics.norm(units - cosine[..., None] * own)
@@ -90,7 +103,7 @@ def arcface(
         moved = jnp.where(is_beyond, cosine - margin * jnp.sin(margin), moved)
     cosines = _cosines(embeddings, prototypes)
     with_margin = jnp.where(is_label(cosines, labels), moved[..., None], cosines)
-    return softmax_nll(scale * with_margin, labels)
+    return _nll(scale * with_margin, labels, mask)
 
 
 @loss(nonnegative, scale_invariant, labels=class_ids("classes"), scale=above_zero)
@@ -101,6 +114,7 @@ def cosface(
     prototypes: Real[ArrayLike, "classes dim"],
     margin: Real[ArrayLike, ""] = 0.35,
     scale: Real[ArrayLike, ""] = 64.0,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""CosFace: softmax cross-entropy of scaled cosines, with a margin taken off the label's.
@@ -119,6 +133,7 @@ def cosface(
         prototypes: One direction a class; learned.
         margin: What is subtracted from the cosine of the label.
         scale: The factor $s$ of all cosines.
+        mask: False takes a class out of an example, or out of all.
 
     Returns:
         The loss of each embedding in nats.
@@ -130,9 +145,9 @@ def cosface(
     References:
         Wang et al., *CosFace: Large Margin Cosine Loss for Deep Face Recognition*, 2018.
     """
-    cosines = _cosines(embeddings, prototypes)
+    cosines = _cosines(embeddings, _used(prototypes, mask))
     with_margin = jnp.where(is_label(cosines, labels), cosines - margin, cosines)
-    return softmax_nll(scale * with_margin, labels)
+    return _nll(scale * with_margin, labels, mask)
 
 
 @loss(scale_invariant, labels=class_ids("classes"), scale=above_zero)
@@ -143,6 +158,7 @@ def proxy_nca(
     prototypes: Real[ArrayLike, "classes dim"],
     scale: Real[ArrayLike, ""] = 1.0,
     among_others: bool = False,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Proxy-NCA: softmax cross-entropy of minus the squared distances to one proxy a class.
@@ -162,6 +178,7 @@ def proxy_nca(
         prototypes: The proxies, one a class, of any length; learned.
         scale: The factor of the squared distances.
         among_others: Whether the sum leaves the proxy of the label out.
+        mask: False takes a class out of an example, or out of all.
 
     Returns:
         The loss of each embedding in nats.
@@ -174,9 +191,10 @@ def proxy_nca(
         Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, 2017.
         *ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood Component Analysis*, 2020.
     """
-    logits = 2 * scale * _cosines(embeddings, prototypes)
+    logits = 2 * scale * _cosines(embeddings, _used(prototypes, mask))
     if not among_others:
-        return softmax_nll(logits, labels)
+        return _nll(logits, labels, mask)
+    logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
     others = numerics.logsumexp(logits, where=~is_label(logits, labels))
     return others - take_label(logits, labels)
 

@@ -66,6 +66,9 @@ def info_nce(
     | Real[ArrayLike, "*batch set negatives dim"]
     | None = None,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -90,6 +93,7 @@ def info_nce(
         negatives: Embeddings of more negatives: the same for all queries, or each query's own.
         chunk_size: How many queries to compare with all keys at once, so that no array of all
             similarities exists. None compares all of them.
+        mask: False leaves an entry out of the vectors of a pair, or of all vectors.
         where: False takes a query and its key out of the set.
 
     Returns:
@@ -123,6 +127,9 @@ def clip(
     *,
     temperature: Real[ArrayLike, ""] = 0.07,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -144,6 +151,7 @@ def clip(
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many left vectors to compare with all right ones at once, so that no array
             of all similarities exists. None compares all of them.
+        mask: False leaves an entry out of the vectors of a pair, or of all vectors.
         where: False takes a pair out of the set.
 
     Returns:
@@ -180,6 +188,9 @@ def siglip(
     temperature: Real[ArrayLike, ""] = 0.1,
     bias: Real[ArrayLike, ""] = -10.0,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -202,6 +213,7 @@ def siglip(
         bias: The number added to every logit; it may be learned.
         chunk_size: How many left vectors to compare with all right ones at once, so that no array
             of all similarities exists. None compares all of them.
+        mask: False leaves an entry out of the vectors of a pair, or of all vectors.
         where: False takes a pair out of the set.
 
     Returns:
@@ -239,6 +251,9 @@ def nt_xent(
     *,
     temperature: Real[ArrayLike, ""] = 0.07,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -262,6 +277,7 @@ def nt_xent(
         temperature: The divisor of the cosines; it may be learned.
         chunk_size: How many examples to compare with all others at once, so that no array of all
             similarities exists. None compares all of them.
+        mask: False leaves an entry out of the vector of an example, or of all vectors.
         where: False takes an example out of the set.
 
     Returns:

@@ -40,6 +40,9 @@ def koleo(
     *,
     epsilon: Real[ArrayLike, ""] = 1e-8,
     chunk_size: int | None = None,
+    mask: Bool[ArrayLike, "*batch set dim"]
+    | Bool[ArrayLike, "dim"]
+    | None = None,  # applied by the contract
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -59,6 +62,7 @@ def koleo(
         embeddings: Embeddings, one set per example of the batch; of any length.
         epsilon: Added to distances.
         chunk_size: How many examples to compare with all others at once; None for all of them.
+        mask: False leaves an entry out of the vector of an example, or of all vectors.
         where: False takes an example out of the set.
 
     Returns:

@@ -60,11 +60,14 @@ def negative_cosine(
 
 
 def _across_views(
-    targets: Float[Array, "*batch targets classes"], logits: Float[Array, "*batch views classes"]
+    targets: Float[Array, "*batch targets classes"],
+    logits: Float[Array, "*batch views classes"],
+    mask: Bool[Array, "*#batch 1 classes"] | None,
 ) -> Float[Array, "*batch"]:
     """The mean cross-entropy of each view with the target of each other view."""
     number, views = targets.shape[-2], logits.shape[-2]
-    nll = -numerics.log_softmax(logits)
+    nll = -numerics.log_softmax(logits, where=mask)
+    nll = nll if mask is None else jnp.where(mask, nll, 0)
     pairs = jnp.einsum("...tk,...vk->...tv", targets, nll, precision=lax.Precision.HIGHEST)
     other = ~jnp.eye(number, views, dtype=bool)
     other = jnp.expand_dims(other, range(pairs.ndim - 2))
@@ -89,6 +92,7 @@ def dino(
     center: Real[ArrayLike, "classes"] | None = None,
     temperature: Real[ArrayLike, ""] = 0.1,
     teacher_temperature: Real[ArrayLike, ""] = 0.04,
+    mask: Bool[ArrayLike, "*batch classes"] | Bool[ArrayLike, "classes"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""DINO: the student's views are to predict the teacher's centred distribution of the others.
@@ -110,6 +114,7 @@ def dino(
         center: What is subtracted from the teacher's scores; None for nothing.
         temperature: The student's.
         teacher_temperature: The teacher's, which is lower; 0.04 to 0.07.
+        mask: False takes a class out of all views of an example, or of all examples.
 
     Returns:
         The loss of each example in nats, the mean over pairs of views.
@@ -128,8 +133,9 @@ def dino(
     centred = (
         teacher if center is None else teacher - jnp.expand_dims(center, range(teacher.ndim - 1))
     )
-    targets = lax.stop_gradient(numerics.softmax(centred / teacher_temperature))
-    return _across_views(targets, student / temperature)
+    mask = None if mask is None else mask[..., None, :]
+    targets = lax.stop_gradient(numerics.softmax(centred / teacher_temperature, where=mask))
+    return _across_views(targets, student / temperature, mask)
 
 
 def dino_center(
@@ -184,6 +190,7 @@ def swav(
     codes: Real[ArrayLike, "*batch coded_views prototypes"],
     *,
     temperature: Real[ArrayLike, ""] = 0.1,
+    mask: Bool[ArrayLike, "*batch prototypes"] | Bool[ArrayLike, "prototypes"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""SwAV: each view is to predict the codes of the others, their assignments to prototypes.
@@ -201,6 +208,7 @@ def swav(
         logits: Cosines of all views with the prototypes: first the views that have codes.
         codes: The codes of the first views, distributions over prototypes.
         temperature: The divisor of the cosines.
+        mask: False takes a prototype out of all views of an example, or of all examples.
 
     Returns:
         The loss of each example in nats, the mean over pairs of views.
@@ -217,7 +225,8 @@ def swav(
         Assignments*, 2020.
     """
     _check_views("jaxloss.self_supervised.swav", "codes", codes, logits)
-    return _across_views(lax.stop_gradient(codes), logits / temperature)
+    mask = None if mask is None else mask[..., None, :]
+    return _across_views(lax.stop_gradient(codes), logits / temperature, mask)
 
 
 def _log_total(x: Array, axis_name: AxisName | None) -> Array:

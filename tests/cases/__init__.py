@@ -73,6 +73,25 @@ class Batched:
     draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
+def with_feature_mask(oracle: Callable[..., Any]) -> Callable[..., Any]:
+    """The oracle of vectors without the entries that `mask` takes out of them: these are 0."""
+
+    def masked(x: Any, mask: np.ndarray) -> Any:
+        fits = isinstance(x, np.ndarray) and x.ndim > 1 and x.shape[-mask.ndim :] == mask.shape
+        return np.where(mask, x, 0 * x) if fits else x
+
+    @functools.wraps(oracle)
+    def of_masked(*data: Any, mask: np.ndarray | None = None, **options: Any) -> Any:
+        if mask is None:
+            return oracle(*data, **options)
+        if options.get("fixed"):
+            options["fixed"] = {n: masked(x, mask) for n, x in options["fixed"].items()}
+        options = {n: masked(x, mask) for n, x in options.items()}
+        return oracle(*(masked(x, mask) for x in data), **options)
+
+    return of_masked
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
     """A loss, a choice of forms for its data, and a set of options.

@@ -4,7 +4,7 @@ import numpy as np
 from arithmetic import cos, exp, log, log1p, sin, sqrt
 
 import jaxloss.contrastive  # noqa: F401 (files its losses)
-from cases import Batched, Case
+from cases import Batched, Case, with_feature_mask
 
 
 def length(x):
@@ -40,6 +40,7 @@ def pair(left, right, labels, margin=1):
     return labels * distance**2 / 2 + (1 - labels) * max(0, margin - distance) ** 2 / 2
 
 
+@with_feature_mask
 def info_nce(query, key, temperature=0.1, negatives=None, chunk_size=None, where=None):
     inside = [i for i in range(len(query)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in query])
@@ -51,6 +52,7 @@ def info_nce(query, key, temperature=0.1, negatives=None, chunk_size=None, where
     return losses
 
 
+@with_feature_mask
 def clip(left, right, temperature=0.07, chunk_size=None, where=None):
     inside = [i for i in range(len(left)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in left])
@@ -62,6 +64,7 @@ def clip(left, right, temperature=0.07, chunk_size=None, where=None):
     return losses
 
 
+@with_feature_mask
 def siglip(left, right, temperature=0.1, bias=-10, chunk_size=None, where=None):
     inside = [i for i in range(len(left)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in left])
@@ -72,6 +75,7 @@ def siglip(left, right, temperature=0.1, bias=-10, chunk_size=None, where=None):
     return losses
 
 
+@with_feature_mask
 def nt_xent(embeddings, labels, temperature=0.07, chunk_size=None, where=None):
     inside = [i for i in range(len(labels)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in embeddings])
@@ -86,6 +90,7 @@ def nt_xent(embeddings, labels, temperature=0.07, chunk_size=None, where=None):
     return losses
 
 
+@with_feature_mask
 def circle(
     embeddings,
     labels,
@@ -122,6 +127,7 @@ def _cosines(embeddings, labels, where):
         yield i, own, [s for j, s in met.items() if labels[j] != labels[i]]
 
 
+@with_feature_mask
 def supervised_contrastive(embeddings, labels, temperature=0.1, chunk_size=None, where=None):
     losses = np.array([0 * x[0] for x in embeddings])
     for i, own, others in _cosines(embeddings, labels, where):
@@ -131,6 +137,7 @@ def supervised_contrastive(embeddings, labels, temperature=0.1, chunk_size=None,
     return losses
 
 
+@with_feature_mask
 def multi_similarity(embeddings, labels, alpha=2, beta=50, base=0.5, chunk_size=None, where=None):
     losses = np.array([0 * x[0] for x in embeddings])
     for i, own, others in _cosines(embeddings, labels, where):
@@ -139,6 +146,7 @@ def multi_similarity(embeddings, labels, alpha=2, beta=50, base=0.5, chunk_size=
     return losses
 
 
+@with_feature_mask
 def hard_negative_info_nce(
     query,
     key,
@@ -167,6 +175,7 @@ def hard_negative_info_nce(
     return losses
 
 
+@with_feature_mask
 def binary_nce(query, key, temperature=1, chunk_size=None, where=None):
     inside = [i for i in range(len(query)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in query])
@@ -181,31 +190,32 @@ def softplus(x):
     return x + log1p(exp(-x)) if x > 0 else log1p(exp(x))
 
 
-def _class_nll(scores, label):
-    return log(sum(exp(s - scores[label]) for s in scores))
+def _class_nll(scores, label, mask):
+    kept = [s for j, s in enumerate(scores) if mask is None or mask[j]]
+    return log(sum(exp(s - scores[label]) for s in kept))
 
 
-def arcface(embeddings, labels, prototypes=None, margin=0.5, scale=64, beyond="linear"):
+def arcface(embeddings, labels, prototypes=None, margin=0.5, scale=64, beyond="linear", mask=None):
     cosines = [cosine(embeddings, w) for w in prototypes]
     own = cosines[labels]
     moved = own * cos(margin) - sqrt(1 - own * own) * sin(margin)
     if beyond == "linear" and own < -cos(margin):
         moved = own - margin * sin(margin)
     cosines[labels] = moved
-    return _class_nll([scale * c for c in cosines], labels)
+    return _class_nll([scale * c for c in cosines], labels, mask)
 
 
-def cosface(embeddings, labels, prototypes=None, margin=0.35, scale=64):
+def cosface(embeddings, labels, prototypes=None, margin=0.35, scale=64, mask=None):
     cosines = [cosine(embeddings, w) for w in prototypes]
     cosines[labels] -= margin
-    return _class_nll([scale * c for c in cosines], labels)
+    return _class_nll([scale * c for c in cosines], labels, mask)
 
 
-def proxy_nca(embeddings, labels, prototypes=None, scale=1, among_others=False):
+def proxy_nca(embeddings, labels, prototypes=None, scale=1, among_others=False, mask=None):
     scores = [-scale * (2 - 2 * cosine(embeddings, w)) for w in prototypes]
     if not among_others:
-        return _class_nll(scores, labels)
-    others = sum(exp(s) for j, s in enumerate(scores) if j != labels)
+        return _class_nll(scores, labels, mask)
+    others = sum(exp(s) for j, s in enumerate(scores) if j != labels and (mask is None or mask[j]))
     return log(others) - scores[labels]
 
 
@@ -222,6 +232,7 @@ def proxy_anchor(embeddings, labels, prototypes=None, margin=0.1, scale=32, mask
     return attraction / max(present, 1) + repulsion / len(prototypes)
 
 
+@with_feature_mask
 def batch_triplet(
     embeddings, labels, margin=1, mining="hard", distance="norm", chunk_size=None, where=None
 ):
@@ -294,6 +305,11 @@ def class_ids(*shape):
     return lambda g, batch: g.integers(0, 4, (*batch, *shape)).astype(np.int32)
 
 
+def kept_ids(g, batch):
+    """Class ids that `OF_CLASSES` leaves."""
+    return 2 * g.integers(0, 2, batch).astype(np.int32)
+
+
 def cosines(generator, batch):
     return generator.uniform(-1, 1, (*batch, 5)).astype(np.float32)
 
@@ -304,6 +320,10 @@ def grades(generator, batch):
 
 
 IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
+ENTRIES = Batched(lambda g, batch: g.random((*batch, 5, 5)) < np.array([0.6, 1, 0.6, 1, 0.6]))
+SOME = {"where": IN_SET, "mask": ENTRIES}
+SHARED = {"where": IN_SET, "mask": KEPT}
+OF_CLASSES = Batched(lambda g, batch: g.random((*batch, 4)) < np.array([1, 0.6, 1, 0.6]))
 
 CASES = {
     "triplet": Case(
@@ -328,7 +348,7 @@ CASES = {
     ),
     "circle": Case(
         circle,
-        options=({"gamma": 4.0}, {"gamma": 4.0, "margin": 0.25}, {"gamma": 4.0, "where": IN_SET}),
+        options=({"gamma": 4.0}, {"gamma": 4.0, "margin": 0.25}, SOME | {"gamma": 4.0}),
         extremes={"embeddings": SET},
         ulp=(4, 4),
         by_component=False,
@@ -358,7 +378,7 @@ CASES = {
         options=(
             {},
             {"temperature": 0.5, "chunk_size": 2},
-            {"where": IN_SET},
+            SOME,
             {"temperature": 0.5, "negatives": NEGATIVES},
             {"temperature": 0.5, "negatives": OWN_NEGATIVES, "chunk_size": 2},
         ),
@@ -372,8 +392,8 @@ CASES = {
         options=(
             {},
             {"temperature": 0.5, "chunk_size": 2},
-            {"where": IN_SET},
-            {"where": IN_SET, "chunk_size": 2},
+            SOME,
+            SHARED | {"chunk_size": 2},
         ),
         extremes={"left": SET, "right": SET},
         # 14 at the worst draw, a loss of 0.3: logits of 9.9, of what is no match, are entries of a
@@ -387,8 +407,8 @@ CASES = {
         options=(
             {},
             {"temperature": 0.5, "bias": -1.0, "chunk_size": 2},
-            {"where": IN_SET},
-            {"where": IN_SET, "chunk_size": 2},
+            SOME,
+            SHARED | {"chunk_size": 2},
         ),
         extremes={"left": SET, "right": SET},
         ulp=(4, 5),
@@ -396,7 +416,7 @@ CASES = {
     ),
     "nt_xent": Case(
         nt_xent,
-        options=({}, {"temperature": 0.5, "chunk_size": 2}, {"where": IN_SET}),
+        options=({}, {"temperature": 0.5, "chunk_size": 2}, SOME),
         extremes={"embeddings": SET},
         ulp=(4, 5),
         by_component=False,
@@ -404,7 +424,7 @@ CASES = {
     ),
     "supervised_contrastive": Case(
         supervised_contrastive,
-        options=({}, {"temperature": 0.5, "chunk_size": 2}, {"where": IN_SET}),
+        options=({}, {"temperature": 0.5, "chunk_size": 2}, SOME),
         extremes={"embeddings": SET},
         ulp=(4, 5),
         by_component=False,
@@ -415,7 +435,7 @@ CASES = {
         options=(
             {"beta": 10.0},
             {"alpha": 3.0, "beta": 20.0, "base": 0.3, "chunk_size": 2},
-            {"beta": 10.0, "where": IN_SET},
+            SHARED | {"beta": 10.0},
         ),
         extremes={"embeddings": SET},
         by_component=False,
@@ -426,7 +446,7 @@ CASES = {
         options=(
             {"temperature": 0.5},
             {"temperature": 0.5, "beta": 1.0, "chunk_size": 2, "detach_weights": True},
-            {"temperature": 0.5, "where": IN_SET},
+            SOME | {"temperature": 0.5},
         ),
         extremes={"query": SET, "key": SET},
         by_component=False,
@@ -434,7 +454,7 @@ CASES = {
     ),
     "binary_nce": Case(
         binary_nce,
-        options=({}, {"temperature": 2.0, "chunk_size": 2}, {"where": IN_SET}),
+        options=({}, {"temperature": 2.0, "chunk_size": 2}, SOME),
         by_component=False,
         extremes=dict.fromkeys(("query", "key"), lambda g, count: g.normal(size=(count, 5, 5))),
         conditioned=True,
@@ -443,10 +463,16 @@ CASES = {
         arcface,
         options=(
             {"prototypes": PROTOTYPES, "scale": 8.0},
-            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 1.2},
-            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 1.2, "beyond": "none"},
+            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 1.2, "mask": OF_CLASSES},
+            {
+                "prototypes": PROTOTYPES,
+                "scale": 4.0,
+                "margin": 1.2,
+                "beyond": "none",
+                "mask": OF_CLASSES,
+            },
         ),
-        draws={"labels": class_ids()},
+        draws={"labels": kept_ids},
         extremes={"embeddings": VECTOR},
         by_component=False,
         conditioned=True,
@@ -455,9 +481,9 @@ CASES = {
         cosface,
         options=(
             {"prototypes": PROTOTYPES, "scale": 8.0},
-            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 0.1},
+            {"prototypes": PROTOTYPES, "scale": 4.0, "margin": 0.1, "mask": OF_CLASSES},
         ),
-        draws={"labels": class_ids()},
+        draws={"labels": kept_ids},
         extremes={"embeddings": VECTOR},
         by_component=False,
         conditioned=True,
@@ -466,9 +492,9 @@ CASES = {
         proxy_nca,
         options=(
             {"prototypes": PROTOTYPES},
-            {"prototypes": PROTOTYPES, "scale": 3.0, "among_others": True},
+            {"prototypes": PROTOTYPES, "scale": 3.0, "among_others": True, "mask": OF_CLASSES},
         ),
-        draws={"labels": class_ids()},
+        draws={"labels": kept_ids},
         extremes={"embeddings": VECTOR},
         by_component=False,
         conditioned=True,
@@ -489,7 +515,7 @@ CASES = {
         options=(
             {},
             {"mining": "semi_hard", "margin": 0.5, "chunk_size": 2},
-            {"mining": "all", "where": IN_SET},
+            SOME | {"mining": "all"},
             {"mining": "all", "distance": "squared", "chunk_size": 2},
         ),
         extremes={"embeddings": lambda g, count: g.normal(size=(count, 5, 5))},

@@ -5,7 +5,7 @@ import numpy as np
 import scipy.special
 from arithmetic import cos, exp, is_exact, log, sin, sqrt
 
-from cases import Batched, Case
+from cases import Batched, Case, with_feature_mask
 
 
 def _unit(x):
@@ -25,7 +25,10 @@ def _nll(logits, temperature):
     return [total - x for x in scaled]
 
 
-def _across_views(targets, logits, temperature):
+def _across_views(targets, logits, temperature, mask):
+    if mask is not None:
+        logits = [row[mask] for row in logits]
+        targets = [np.array(row)[mask] for row in targets]
     pairs = [(i, v) for i in range(len(targets)) for v in range(len(logits)) if i != v]
     nll = [_nll(x, temperature) for x in logits]
     return sum(q * n for i, v in pairs for q, n in zip(targets[i], nll[v], strict=True)) / len(
@@ -33,19 +36,30 @@ def _across_views(targets, logits, temperature):
     )
 
 
-def dino(student, teacher, center=None, temperature=0.1, teacher_temperature=0.04, *, fixed=None):
+def dino(
+    student,
+    teacher,
+    center=None,
+    temperature=0.1,
+    teacher_temperature=0.04,
+    mask=None,
+    *,
+    fixed=None,
+):
     still = {"teacher": teacher, "center": center, "teacher_temperature": teacher_temperature}
     still |= fixed or {}
     center = 0 * still["teacher"][0] if still.get("center") is None else still["center"]
-    targets = [
-        [exp(-x) for x in _nll(row - center, still["teacher_temperature"])]
-        for row in still["teacher"]
-    ]
-    return _across_views(targets, student, temperature)
+    targets = []
+    for row in still["teacher"]:
+        kept = np.ones(len(row), bool) if mask is None else mask
+        of_row = np.array([0 * x for x in row])
+        of_row[kept] = [exp(-x) for x in _nll((row - center)[kept], still["teacher_temperature"])]
+        targets.append(of_row)
+    return _across_views(targets, student, temperature, mask)
 
 
-def swav(logits, codes, temperature=0.1, *, fixed=None):
-    return _across_views(codes if fixed is None else fixed["codes"], logits, temperature)
+def swav(logits, codes, temperature=0.1, mask=None, *, fixed=None):
+    return _across_views(codes if fixed is None else fixed["codes"], logits, temperature, mask)
 
 
 def _kept(x, mask):
@@ -143,6 +157,7 @@ def visreg(
     return total
 
 
+@with_feature_mask
 def koleo(embeddings, epsilon=1e-8, chunk_size=None, where=None):
     inside = [i for i in range(len(embeddings)) if where is None or where[i]]
     losses = np.array([0 * x[0] for x in embeddings])
@@ -207,6 +222,7 @@ KEEP = Batched(
 )
 IN_SET = Batched(lambda g, batch: g.random((*batch, 5)) < 0.7)
 
+CLASSES = Batched(lambda g, batch: g.random((*batch, 4)) < np.array([1, 0.6, 1, 0.6]))
 OUT = np.array([True, True, False, True, True])
 
 CASES = {
@@ -221,7 +237,7 @@ CASES = {
         dino,
         options=(
             {"temperature": 0.5, "teacher_temperature": 0.4},
-            {"temperature": 0.5, "teacher_temperature": 0.4, "center": CENTER},
+            {"temperature": 0.5, "teacher_temperature": 0.4, "center": CENTER, "mask": CLASSES},
         ),
         draws={"student": of_views(3), "teacher": of_views(2)},
         extremes={"student": extreme(of_views(3)), "teacher": extreme(of_views(2))},
@@ -230,7 +246,7 @@ CASES = {
     ),
     "swav": Case(
         swav,
-        options=({"temperature": 0.5},),
+        options=({"temperature": 0.5}, {"temperature": 0.2, "mask": CLASSES}),
         draws={"logits": of_views(3), "codes": codes},
         extremes={"logits": extreme(of_views(3)), "codes": extreme(codes)},
         by_component=False,
@@ -287,7 +303,7 @@ CASES = {
     ),
     "koleo": Case(
         koleo,
-        options=({}, {"epsilon": 0.1, "chunk_size": 2}, {"where": IN_SET}),
+        options=({}, {"epsilon": 0.1, "chunk_size": 2}, {"where": IN_SET, "mask": OUT}),
         extremes={"embeddings": close},
         by_component=False,
         conditioned=True,

@@ -108,6 +108,8 @@ def mask_of(setting):
         if own.kind == "Int" and form.event == ("classes",):
             mask |= np.any(np.arange(shape[-1]) == x.reshape(*BATCH, -1, 1), axis=-2)
             mask[..., 0] = True
+    if form.event == ("bins",):  # of which a target lies between two
+        mask |= np.abs(np.arange(shape[-1]) - data[1][..., None]) < 1
     mask[0, 1] = False
     return mask
 

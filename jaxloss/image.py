@@ -11,11 +11,14 @@ subtracted but the means. 1 - SSIM is made of the differences of the two images 
 nearly equal images keep the digits of their loss.
 """
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Unpack
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Real
 
@@ -31,6 +34,7 @@ __all__ = ["ms_ssim", "psnr", "ssim", "total_variation"]
 
 Padding = Literal["valid", "same"]
 Images = Float[Array, "... height width channels"]
+Pixels = Bool[Array, "... height width"]
 
 
 def _window(size: int, sigma: Array) -> Float[Array, " size"]:
@@ -50,32 +54,61 @@ class _Moments(NamedTuple):
         pixel: The pixel in the middle.
         offset: The mean less that pixel.
         variance: The mean squared distance from the mean.
+        kept: How much of it a mask keeps; None without a mask.
     """
 
     pixel: Images
     offset: Images
     variance: Images
+    kept: Images | None
 
 
 def _along(x: _Moments, weights: Array, axis: int) -> _Moments:
     """The moments of windows along an axis, made of those of their entries."""
     size = weights.shape[0]
     count = x.pixel.shape[axis] - size + 1
-    parts = [_Moments(*(_cut(field, k, count, axis) for field in x)) for k in range(size)]
+    parts = [jax.tree.map(lambda y, k=k: _cut(y, k, count, axis), x) for k in range(size)]
     middle = parts[size // 2]
     apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
+    shares, kept = _shares(weights, [part.kept for part in parts])
     mean, variance = jnp.zeros_like(middle.offset), jnp.zeros_like(middle.variance)
     for k in range(size):
-        mean = mean + weights[k] * apart[k]
+        mean = mean + shares[k] * apart[k]
     for k in range(size):
-        variance = variance + weights[k] * (parts[k].variance + jnp.square(apart[k] - mean))
-    return _Moments(middle.pixel, middle.offset + mean, variance)
+        variance = variance + shares[k] * (parts[k].variance + jnp.square(apart[k] - mean))
+    return _Moments(middle.pixel, middle.offset + mean, variance, kept)
 
 
-def _compared(prediction: Images, target: Images) -> _Moments:
+def _shares(weights: Sequence[Any] | Array, kept: list[Any]) -> tuple[Any, Any]:
+    """The weights of the entries of a window, of what a mask keeps; and how much that is."""
+    if kept[0] is None:
+        return weights, None
+    products = [weight * of_entry for weight, of_entry in zip(weights, kept, strict=True)]
+    total = functools.reduce(jnp.add, products)
+    return [product / jnp.where(total == 0, 1, total) for product in products], total
+
+
+def _compared(prediction: Images, target: Images, mask: Pixels | None) -> _Moments:
     """Each pixel of the two images and of their difference as a window of its own."""
-    every = jnp.stack([prediction, target, prediction - target])
-    return _Moments(every, jnp.zeros_like(every), jnp.zeros_like(every))
+    every, kept = jnp.stack([prediction, target, prediction - target]), None
+    if mask is not None:  # what it leaves out is as far from its neighbours as they are
+        kept = jnp.expand_dims(mask, (0, -1)).astype(every.dtype)
+        number = jnp.sum(kept, axis=(-3, -2), keepdims=True)
+        mean = jnp.sum(every * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
+        every = jnp.where(kept == 0, lax.stop_gradient(mean), every)
+    return _Moments(every, jnp.zeros_like(every), jnp.zeros_like(every), kept)
+
+
+def _mean_over_windows(values: Images, every: _Moments, axis: tuple[int, ...]) -> Array:
+    """The mean over windows, each of which counts as the pixel in its middle does."""
+    if every.kept is None:
+        return jnp.mean(values, axis=axis)
+    margin = (every.pixel.shape[-3] - values.shape[-3]) // 2
+    kept = every.kept[0]
+    for place in (-3, -2):
+        kept = _cut(kept, margin, values.shape[place], place)
+    total = jnp.sum(jnp.broadcast_to(kept, values.shape), axis=axis)
+    return jnp.sum(values * kept, axis=axis) / jnp.where(total == 0, 1, total)
 
 
 def _differences(
@@ -132,6 +165,7 @@ def ssim(
     k1: Real[ArrayLike, ""] = 0.01,
     k2: Real[ArrayLike, ""] = 0.03,
     padding: Padding = "valid",
+    mask: Bool[ArrayLike, "*batch height width"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""SSIM loss: 1 less the structural similarity of two images.
@@ -145,7 +179,8 @@ def ssim(
     The mean is over all windows and channels. The variances are those of the window as a
     distribution (pytorch-msssim, dm_pix; `use_sample_covariance=False` of scikit-image). "valid"
     takes the windows that lie inside the image; "same" reflects the image at its edges, so that
-    each pixel has a window (kornia, torchmetrics). kornia's loss is half of this.
+    each pixel has a window (kornia, torchmetrics). kornia's loss is half of this. What `mask`
+    leaves out counts in no window, and windows around it are not counted.
 
     Args:
         prediction: The predicted images.
@@ -156,9 +191,10 @@ def ssim(
         k1: The constant of the means, relative to the data range.
         k2: The constant of the variances.
         padding: "valid" or "same".
+        mask: False leaves a pixel out.
 
     Returns:
-        The loss of each image, from 0 to 2.
+        The loss of each image, from 0 to 2; 0 if no window counts.
 
     Raises:
         ValueError: If an image is smaller than the window, or the window is not odd.
@@ -177,23 +213,29 @@ def ssim(
     if padding == "same":
         edges = [(0, 0)] * (prediction.ndim - 3) + [(size // 2, size // 2)] * 2 + [(0, 0)]
         prediction, target = (jnp.pad(x, edges, mode="reflect") for x in (prediction, target))
+        mask = None if mask is None else jnp.pad(mask, edges[:-1], mode="reflect")
     weights = _window(size, jnp.asarray(sigma, prediction.dtype))
     constants = _constants(k1, k2, data_range, prediction.dtype)
-    of_means, of_variances = _differences(_compared(prediction, target), weights, constants)
-    return jnp.mean(of_means + of_variances * (1 - of_means), axis=(-3, -2, -1))
+    every = _compared(prediction, target, mask)
+    of_means, of_variances = _differences(every, weights, constants)
+    return _mean_over_windows(of_means + of_variances * (1 - of_means), every, (-3, -2, -1))
 
 
 def _half(x: _Moments) -> _Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
     height, width = (2 * (n // 2) for n in x.pixel.shape[-3:-1])
     four = [
-        _Moments(*(field[..., i:height:2, j:width:2, :] for field in x))
+        jax.tree.map(lambda y, i=i, j=j: y[..., i:height:2, j:width:2, :], x)
         for i in (0, 1)
         for j in (0, 1)
     ]
     first = four[0].pixel
     apart = [(part.pixel - first) + part.offset for part in four]
-    return _Moments(first, 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3])), four[0].variance)
+    shares, kept = _shares([0.25] * 4, [part.kept for part in four])
+    if kept is not None:
+        apart = [4 * share * x for share, x in zip(shares, apart, strict=True)]
+    mean = 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3]))
+    return _Moments(first, mean, four[0].variance, kept)
 
 
 _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the paper
@@ -219,6 +261,7 @@ def ms_ssim(
     sigma: Real[ArrayLike, ""] = 1.5,
     k1: Real[ArrayLike, ""] = 0.01,
     k2: Real[ArrayLike, ""] = 0.03,
+    mask: Bool[ArrayLike, "*batch height width"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Multi-scale SSIM loss: 1 less a product of similarities at several resolutions.
@@ -231,7 +274,8 @@ def ms_ssim(
     with the means over all windows of the terms of `ssim`, $c$ of contrast and structure alone and
     $l c$ of both; each level has half the resolution of the one before. The product is taken for
     each channel. A level with a similarity of at most 0 makes the loss 1, with gradient 0. On
-    images of odd size the last row or column is dropped before a level is halved.
+    images of odd size the last row or column is dropped before a level is halved. With a `mask`, a
+    pixel of a coarser level is the mean of those that it keeps, and counts as much as they do.
 
     Args:
         prediction: The predicted images; five levels of 11 pixels need sides of 176.
@@ -242,6 +286,7 @@ def ms_ssim(
         sigma: The standard deviation of the Gaussian window, in pixels.
         k1: The constant of the means, relative to the data range.
         k2: The constant of the variances.
+        mask: False leaves a pixel out.
 
     Returns:
         The loss of each image, from 0 to 1.
@@ -263,13 +308,13 @@ def ms_ssim(
     _check_window("ms_ssim", prediction.shape, size, levels)
     weights = _window(size, jnp.asarray(sigma, prediction.dtype))
     constants = _constants(k1, k2, data_range, prediction.dtype)
-    every = _compared(prediction, target)
+    every = _compared(prediction, target, mask)
     logarithm, nothing = jnp.zeros((), prediction.dtype), False
     for level in range(levels):
         of_means, of_variances = _differences(every, weights, constants)
         if level == levels - 1:
             of_variances = of_means + of_variances * (1 - of_means)
-        differs = jnp.mean(of_variances, axis=(-3, -2))
+        differs = _mean_over_windows(of_variances, every, (-3, -2))
         none = differs >= 1
         logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
         nothing = none | nothing
@@ -328,6 +373,7 @@ def total_variation(
     prediction: Real[ArrayLike, "*batch height width channels"],
     *,
     isotropic: bool = False,
+    mask: Bool[ArrayLike, "*batch height width"] | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Total variation of an image: the sum of the differences of adjacent pixels.
@@ -340,12 +386,13 @@ def total_variation(
 
     A sum, as in kornia and torchmetrics: divide by the number of pixels for a weight that does not
     depend on the size. Differences beyond the last row and column are 0. The gradient is 0 where
-    adjacent pixels are equal.
+    adjacent pixels are equal. A difference from a pixel that `mask` leaves out is 0.
 
     Args:
         prediction: The images.
         isotropic: Whether the length of the gradient is summed, which does not favour edges along
             the axes.
+        mask: False leaves a pixel out.
 
     Returns:
         The total variation of each image.
@@ -360,6 +407,9 @@ def total_variation(
     """
     down = prediction[..., 1:, :, :] - prediction[..., :-1, :, :]
     right = prediction[..., :, 1:, :] - prediction[..., :, :-1, :]
+    if mask is not None:
+        down = jnp.where((mask[..., 1:, :] & mask[..., :-1, :])[..., None], down, 0)
+        right = jnp.where((mask[..., 1:] & mask[..., :-1])[..., None], right, 0)
     pixels = (-3, -2, -1)
     if not isotropic:
         sums = [jnp.sum(numerics.absolute(change), axis=pixels) for change in (down, right)]

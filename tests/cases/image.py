@@ -128,7 +128,7 @@ def total_variation(prediction, isotropic=False, mask=None):
     for i, j, c in np.ndindex(*np.shape(prediction)):
         here = prediction[i, j, c]
         inside = lambda p, q: p < height and q < width and (mask is None or mask[p, q])
-        met = lambda p, q, i=i, j=j: inside(i, j) and inside(p, q)
+        met = lambda p, q, i=i, j=j, inside=inside: inside(i, j) and inside(p, q)
         down = prediction[i + 1, j, c] - here if met(i + 1, j) else 0 * here
         right = prediction[i, j + 1, c] - here if met(i, j + 1) else 0 * here
         square = down**2 + right**2

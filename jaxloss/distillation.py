@@ -198,7 +198,8 @@ def top_k_kl(
     `tail` says what becomes of the other classes. "bucket": they are one class, as above (TRL's
     SDPO, verl); the student learns how much mass lies outside. "renormalize": both distributions
     are divided by their mass on the k classes (maxtext); mass outside is not seen. "drop": r = 0;
-    the sum may be negative.
+    the sum may be negative. `checkify` (JAX 0.10) raises an IndexError on the scatter of a batch:
+    take `errors=checkify.all_checks - checkify.index_checks`.
 
     Args:
         logits: Scores of the student over all classes.

@@ -1,5 +1,6 @@
 """Value checks: off and absent by default; on, they raise with the values, wherever they run."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -347,3 +348,24 @@ def test_checkify_reads_the_gradient_of_what_takes_an_entry(name):
     slope = jax.grad(lambda x: jnp.sum(loss(x, *labels)))
     checked = checkify.checkify(slope, errors=checkify.all_checks)
     jax.eval_shape(lambda x: checked(x)[1], jax.ShapeDtypeStruct((2, 3), jnp.float32))
+
+
+def test_checkify_reads_mining_in_chunks():
+    """It cannot read a gather in a loop that is differentiated."""
+    loss = functools.partial(jl.contrastive.batch_triplet, mining="semi_hard", chunk_size=2)
+    slope = jax.grad(lambda x: jnp.sum(loss(x, jnp.array([0, 0, 1, 1, 2]))))
+    checked = checkify.checkify(slope, errors=checkify.all_checks)
+    jax.eval_shape(lambda x: checked(x)[1], jax.ShapeDtypeStruct((5, 3), jnp.float32))
+
+
+def test_checkify_without_checks_of_indices_reads_top_k_kl():
+    """With them it raises an IndexError: a law in tests/laws waits for JAX to mend it."""
+    loss = jl.distillation.top_k_kl
+    slope = jax.value_and_grad(lambda x, *of_teacher: jnp.sum(loss(x, *of_teacher)))
+    checked = checkify.checkify(slope, errors=checkify.all_checks - checkify.index_checks)
+    of_teacher = jnp.array([[-0.5], [-1.0]]), jnp.array([[2], [0]])
+    error, (value, _) = checked(jnp.zeros((2, 3)), *of_teacher)
+    assert error.get() is None
+    np.testing.assert_allclose(value, jnp.sum(loss(jnp.zeros((2, 3)), *of_teacher)))
+    error, _ = checked(jnp.full((2, 3), jnp.nan), *of_teacher)
+    assert "nan generated" in error.get()

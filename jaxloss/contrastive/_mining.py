@@ -48,37 +48,49 @@ def _hard(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     return of_far & is_active, of_near & is_active
 
 
-def _number_below(x: Array, bounds: Array, *, inclusive: bool) -> Array:
-    """How many of the numbers are below each bound, or at it.
+class _Below(NamedTuple):
+    """Of each bound: how many numbers are below it, or at it, and the least of the others."""
+
+    number: Array
+    following: Array
+
+
+def _below(x: Array, bounds: Array, *, inclusive: bool) -> _Below:
+    """Counts the numbers below each bound, or at it.
 
     `jnp.searchsorted` scatters, on which `checkify` raises an IndexError (JAX 0.10: `scatter_oob`
-    knows no batching dimensions).
+    knows no batching dimensions); and it cannot read a gather in a loop that is differentiated.
     """
     both = jnp.concatenate([x, bounds])
     is_bound = jnp.arange(both.shape[0]) >= x.shape[0]
-    _, last, places = sort((both, is_bound == inclusive, iota(both)), num_keys=2)
+    values, last, places = sort((both, is_bound == inclusive, iota(both)), num_keys=2)
     number = jnp.cumsum(last != inclusive, dtype=jnp.int32)
-    return sort((places, number), num_keys=1)[1][x.shape[0] :]  # back at their places
+    following = lax.cummin(jnp.where(last == inclusive, jnp.inf, values), reverse=True)
+    _, *found = sort((places, number, following), num_keys=1)  # back at their places
+    return _Below(*(y[x.shape[0] :] for y in found))
 
 
 def _semi_hard(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     """Each positive with the nearest negative beyond it, or with the farthest if there is none."""
     near = jnp.where(pairs.negatives, pairs.distances, jnp.inf)
-    order, number = jnp.argsort(near), jnp.sum(pairs.negatives, dtype=jnp.int32)
-    place = _number_below(near, pairs.distances, inclusive=True)
-    chosen = order[jnp.clip(place, 0, jnp.maximum(number - 1, 0))]
-    is_active = pairs.positives & (pairs.distances + margin > near[chosen])
-    of_active = jnp.where(is_active, chosen, near.shape[0])
-    up_to = _number_below(of_active, iota(near), inclusive=True)
-    return is_active, jnp.diff(up_to, prepend=0)
+    number = jnp.sum(pairs.negatives, dtype=jnp.int32)
+    farthest = jnp.max(jnp.where(pairs.negatives, pairs.distances, -jnp.inf))
+    rank, chosen = _below(near, pairs.distances, inclusive=True)
+    none = (rank >= number) & (number > 0)
+    rank, chosen = jnp.where(none, number - 1, rank), jnp.where(none, farthest, chosen)
+    is_active = pairs.positives & (pairs.distances + margin > chosen)
+    of_active = jnp.where(is_active, rank, near.shape[0]).astype(near.dtype)
+    up_to = _below(of_active, iota(near).astype(near.dtype), inclusive=True).number
+    of_ranks = jnp.diff(up_to, prepend=0)
+    return is_active, sort((jnp.argsort(near), of_ranks), num_keys=1)[1]
 
 
 def _all(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     """Each positive with each negative."""
     near = jnp.where(pairs.negatives, pairs.distances, jnp.inf)
     far = jnp.where(pairs.positives, pairs.distances + margin, -jnp.inf)
-    of_positives = _number_below(near, pairs.distances + margin, inclusive=False)
-    of_negatives = near.shape[0] - _number_below(far, pairs.distances, inclusive=True)
+    of_positives = _below(near, pairs.distances + margin, inclusive=False).number
+    of_negatives = near.shape[0] - _below(far, pairs.distances, inclusive=True).number
     return (
         jnp.where(pairs.positives, of_positives, 0),
         jnp.where(pairs.negatives, of_negatives, 0),

@@ -30,10 +30,11 @@ def leave_out(
     where = arrays.get("where")
     if "mask" in arrays:
         arrays, where = _fill_masked(spec, arrays, forms, where, axis_name)
+        where = jnp.broadcast_to(where, result_shape)  # a mask of all examples has one for all
     if where is not None:
         arrays = _fill_where(spec, arrays, forms, where)
         if "where" in spec.arguments:  # a loss over a set, which an example without entries leaves
-            arrays["where"] = jnp.broadcast_to(where, result_shape)
+            arrays["where"] = where
     return arrays, where
 
 

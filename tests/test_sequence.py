@@ -317,6 +317,6 @@ def test_one_mask_of_classes_for_all_examples_with_rank_promotion_set_to_raise()
     logits, labels = np.zeros((2, 4, 3), np.float32), np.ones((2, 2), np.int32)
     mask, label_mask = np.array([True, True, False]), np.array([[True, True], [True, False]])
     with jax.numpy_rank_promotion("raise"):
-        got = sequence.ctc(logits, labels, mask=mask, label_mask=label_mask)
-    expected = sequence.ctc(logits[..., :2], labels, label_lengths=[2, 1])
+        got = ctc(logits, labels, mask=mask, label_mask=label_mask)
+    expected = ctc(logits[..., :2], labels, label_lengths=[2, 1])
     np.testing.assert_allclose(got, expected, rtol=1e-6)

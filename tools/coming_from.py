@@ -21,7 +21,8 @@ are positive; `share` and `pixel_chance` are between 0 and 1; `over` holds 0 and
 """
 # The function that a row is about: the first one of the peer that is called in it.
 CALLED = re.compile(
-    r"(?:\bF|keras\.losses|optax\.losses|\brax|\brlax|\bmetrics|\bspecial|\bstats|spatial\.distance)"
+    r"(?:\bF|keras\.losses|optax\.losses|\brax|\brlax|\bmetrics|\bspecial|\bstats|spatial\.distance"
+    r"|core_algos|\w+Trainer(?:\([^)]*\))?|\w+Function)"
     r"\.([a-zA-Z]\w*(?:\.(?:logpdf|logpmf))?)[(,]"
 )
 

@@ -96,10 +96,10 @@ def token_weights(
             f"mask, per='sequence_sum')`."
         )
         raise ValueError(message)
+    dtype = jnp.result_type(float)
     if per == "token":
-        return mask.astype(jnp.float32)
-    counts = _counts(mask, segments)
-    return jnp.where(mask, 1 / jnp.maximum(counts, 1), 0).astype(jnp.float32)
+        return mask.astype(dtype)
+    return jnp.where(mask, 1 / jnp.maximum(_counts(mask, segments), 1).astype(dtype), 0)
 
 
 def token_mean(

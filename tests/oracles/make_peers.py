@@ -14,8 +14,10 @@
 # ///
 """Evaluates the peers' side of every row of `tests/peers` and freezes it into `peers.json`.
 
-Run it where the versions above are installed: `uv run tests/oracles/make_peers.py`, or with the
-interpreter of an environment into which pip has installed them. Nothing of ours is imported.
+Run it where the versions above are installed: with the
+interpreter of an environment into which pip has installed them, and then
+`pip install --no-deps liger-kernel==0.8.5 trl==0.11.4 verl==0.9.1`, of which only files are used.
+Nothing of ours is imported.
 Frozen rows are kept while versions and inputs are the same; `--all` evaluates them, too.
 """
 
@@ -41,6 +43,7 @@ import peers
 import rax
 import rlax
 import torch
+import trainers
 from scipy import spatial, special, stats
 from sklearn import metrics
 
@@ -73,6 +76,18 @@ def of_torch(code, argument):
     return value.detach().numpy(), np.zeros(x.shape) if gradient is None else gradient.numpy()
 
 
+def of_trainer(code, argument):
+    """As of torch; advantages have no gradient."""
+    tensors = {name: torch.from_numpy(x.copy()) for name, x in peers.INPUTS.items()}
+    x = tensors[argument].requires_grad_()
+    value = eval(code, trainers.names() | tensors)
+    if not value.requires_grad:
+        return value.numpy(), None
+    seed = torch.from_numpy(np.asarray(peers.cotangent(value.detach().numpy())))
+    (gradient,) = torch.autograd.grad(value, x, seed.reshape(value.shape))
+    return value.detach().numpy(), gradient.numpy()
+
+
 def of_jax(code, argument):
     """Value and gradient, in float64, of a peer that runs on JAX."""
     names = {"jax": jax, "jnp": jnp, "optax": optax, "rax": rax, "rlax": rlax, "keras": keras}
@@ -93,6 +108,9 @@ def of_numpy(code, argument):
 
 EVALUATE = {
     "torch": of_torch,
+    "trl": of_trainer,
+    "verl": of_trainer,
+    "liger-kernel": of_trainer,
     "keras": of_jax,
     "optax": of_jax,
     "rax": of_jax,
@@ -108,6 +126,7 @@ NAMES = {
     "rlax": [n for n in names_of(rlax) if is_loss(n)],
     "scikit-learn": [n for n in dir(metrics) if is_loss(n)],
     "scipy": [],
+    **trainers.public_names(),
 }
 
 

@@ -20,7 +20,9 @@ import numpy as np
 
 from peers.inputs import INPUTS
 
-NAMES = ("torch", "keras", "optax", "rax", "rlax", "scikit-learn", "scipy")
+NAMES = (
+    "torch", "keras", "optax", "rax", "rlax", "trl", "verl", "liger-kernel", "scikit-learn", "scipy",
+)  # fmt: skip
 FOLDER = pathlib.Path(__file__).parent
 FROZEN = FOLDER.parent / "oracles" / "peers.json"
 

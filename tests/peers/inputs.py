@@ -89,7 +89,17 @@ INPUTS |= {  # four trajectories of three steps
     "over": array("0 0 1; 0 1 0; 0 0 0; 0 0 0"),
     "log_probs": spread(103, -2, -0.2, 4, 3),
     "old_log_probs": spread(107, -2, -0.2, 4, 3),
+    "reference_log_probs": spread(109, -2, -0.2, 4, 3),
+    "tokens": array("1 1 1; 1 1 0; 1 0 0; 1 1 1"),
+    "every_logits": spread(113, -3, 3, 4, 3, 5),
+    "chosen": spread(127, -20, -5, 4),
+    "rejected": spread(131, -20, -5, 4),
+    "reference_chosen": spread(137, -20, -5, 4),
+    "reference_rejected": spread(139, -20, -5, 4),
+    "liked": array("1 0 0 1"),
+    "pairs": np.zeros(8),
 }
+INPUTS["token_advantage"] = np.repeat(INPUTS["advantage"][:, None], 3, axis=1)
 INPUTS["log_probabilities"] = np.log(INPUTS["probabilities"])
 INPUTS["log_distribution"] = np.log(INPUTS["distribution"])
 INPUTS["pixel_shares"] = np.exp(INPUTS["pixels"])

@@ -1,7 +1,9 @@
 """Advantages and the clipped objective beside rlax and the forms that trainers write by hand.
 
 Run it with `python benchmarks/policy.py [--rounds 15]` in an environment with rlax; it writes
-`benchmarks/policy.md`. All functions of a row are compiled for the same numbers and run in turn.
+`benchmarks/policy.md`. All functions of a row are compiled for the same numbers and run in turn. With
+`--compilers`, where those of TPU and GPU are installed (`make accelerators` says how), it writes what
+they make of the same functions, `benchmarks/policy.compilers.md`.
 rlax's functions take one trajectory and are mapped; forms by hand are a reverse scan over arrays
 with the time first, as in purejaxrl.
 """
@@ -23,6 +25,14 @@ rlax's function under `vmap`, the median over alternating runs; below 1 is faste
 temporary memory of the compiled program. `clipped` is value and gradient of the mean; its ratio is
 exact to a few units in the last place at log-probabilities of any size, which takes a subtraction
 and an exponential of two floats.
+"""
+
+
+COMPILED = f"""Of {BATCH} trajectories of {TIME} steps, float32; one array is 1 MiB. Nothing runs: XLA
+compiles for a described device, and its program is read ([hlo.py](hlo.py)). Kernels count as often as
+their loop runs them: a reverse scan runs one or more a step, the parallel form a few in all.
+
+jax {jax.__version__}, rlax {rlax.__version__}.
 """
 
 
@@ -101,45 +111,72 @@ def compare(name, forms, rounds):
     return rows
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    keep_memory()
+def forms():
+    """Of each function the forms that are compared: a label, a function and its data."""
     log_prob, old_log_prob, *steps = drawn()
     clipping = log_prob, old_log_prob, steps[0]
     time_first = [jnp.transpose(x) for x in steps]
-    parallel = lambda *data: our_gae(*data, parallel=True)
-    rows = [
-        *compare(
-            "`gae`",
-            {
-                "rlax": (rlax_gae, steps),
-                "by hand, time first": (by_hand_gae, time_first),
-                "jaxloss, time first": (lambda *data: our_gae(*data, axis=0), time_first),
-                "jaxloss": (our_gae, steps),
-                "jaxloss, parallel": (parallel, steps),
-            },
-            rounds,
-        ),
-        *compare(
-            "`vtrace`",
-            {
-                "rlax": (rlax_vtrace, (log_prob, old_log_prob, *steps)),
-                "jaxloss": (our_vtrace, (log_prob, old_log_prob, *steps)),
-            },
-            rounds,
-        ),
-        *compare(
-            "`clipped`",
-            {
-                "rlax": (jax.value_and_grad(rlax_clipped), clipping),
-                "by hand": (jax.value_and_grad(by_hand_clipped), clipping),
-                "jaxloss": (jax.value_and_grad(our_clipped), clipping),
-            },
-            rounds,
-        ),
-    ]
+    return {
+        "`gae`": {
+            "rlax": (rlax_gae, steps),
+            "by hand, time first": (by_hand_gae, time_first),
+            "jaxloss, time first": (lambda *data: our_gae(*data, axis=0), time_first),
+            "jaxloss": (our_gae, steps),
+            "jaxloss, parallel": (lambda *data: our_gae(*data, parallel=True), steps),
+        },
+        "`vtrace`": {
+            "rlax": (rlax_vtrace, (log_prob, old_log_prob, *steps)),
+            "jaxloss": (our_vtrace, (log_prob, old_log_prob, *steps)),
+        },
+        "`clipped`": {
+            "rlax": (jax.value_and_grad(rlax_clipped), clipping),
+            "by hand": (jax.value_and_grad(by_hand_clipped), clipping),
+            "jaxloss": (jax.value_and_grad(our_clipped), clipping),
+        },
+    }
+
+
+def by_compilers():
+    """The page of what the compilers of TPU and GPU make of each form."""
+    import accelerators  # it sets the environment of the TPU compiler
+    import hlo
+
+    rows = []
+    for target, compiler in (("v5e", "tpu"), ("h100", "cuda")):
+        sharding = jax.sharding.SingleDeviceSharding(accelerators.device(target))
+        for name, group in forms().items():
+            for label, (function, data) in group.items():
+                arguments = [
+                    jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in data
+                ]
+                traced = jax.jit(function).trace(*arguments)
+                compiled = traced.lower(lowering_platforms=(compiler,)).compile()
+                program = hlo.Program(compiled.as_text())
+                memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
+                cycles = f"{program.cycles:,}" if program.cycles else ""
+                moved = f"{program.bytes / 2**20:.1f}"
+                row = [target, name, label, moved, f"{memory:.1f}", program.kernels, cycles]
+                rows.append([str(x) for x in row])
+                print(*rows[-1], sep=" | ", flush=True)
+    headings = ["device", "function", "form", "MiB moved", "temporaries, MiB", "kernels", "cycles"]
+    text = (
+        f"# Advantages and the clipped objective, by the compilers of TPU and GPU\n\n{COMPILED}\n"
+    )
+    pathlib.Path(__file__).with_suffix(".compilers.md").write_text(
+        text + markdown(headings, rows) + "\n"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compilers", action="store_true")
+    given = parser.parse_args()
+    if given.compilers:
+        by_compilers()
+        return
+    keep_memory()
+    rows = [row for name, group in forms().items() for row in compare(name, group, given.rounds)]
     text = f"# Advantages and the clipped objective\n\n{ABOUT}\n{platform.machine()}, two cores, "
     text += f"{jax.devices()[0].device_kind}, jax {jax.__version__}, rlax {rlax.__version__}.\n\n"
     headings = ["function", "form", "time by rlax's", "temporary memory, MiB"]

@@ -301,7 +301,9 @@ def with_formulas(table: re.Match[str]) -> str:
 # The pages written by hand or by tools, in the order of the navigation.
 SLIDER, VERSION, TILES = "<!-- slider -->", "<!-- version -->", "<!-- tiles -->"
 BEGINNING = ("index.md", "tutorial.md")
-COMING_FROM = re.findall(r"\(coming_from/([\w-]+)\.md\)", (ROOT / "docs" / "coming_from.md").read_text())
+COMING_FROM = re.findall(
+    r"\(coming_from/([\w-]+)\.md\)", (ROOT / "docs" / "coming_from.md").read_text()
+)
 PRACTICE = (
     "frameworks.md",
     "replacements.md",

@@ -31,6 +31,11 @@ def gaps_from_mixture(
     )
 
 
+def _slope_where_linear(weight: Array, x: Array) -> Array:
+    """The weight, which does not depend on x, NaN where x is and counts: it would not be seen."""
+    return jnp.where((x != x) & (weight != 0), jnp.nan, weight)
+
+
 @jax.custom_jvp
 def relative_nll(log_p: Array, q: Array) -> Array:
     """`q (log q - log p)`, which is 0 where q is."""
@@ -43,7 +48,7 @@ def _relative_nll_jvp(
 ) -> tuple[Array, Array]:
     (log_p, q), (log_p_dot, q_dot) = primals, tangents
     slope = jnp.where(q == 0, 0, masked_difference(q, log(q), log_p) + 1)
-    return relative_nll(log_p, q), slope * q_dot - q * log_p_dot
+    return relative_nll(log_p, q), slope * q_dot - _slope_where_linear(q, log_p) * log_p_dot
 
 
 @jax.custom_jvp
@@ -60,7 +65,8 @@ def _relative_nll_of_log_jvp(
     (log_p, log_q), (log_p_dot, log_q_dot) = primals, tangents
     q = jnp.exp(recompute(log_q))  # not held for the slope: an exponential is quicker than memory
     slope = jnp.where(q == 0, 0, q * (masked_difference(q, log_q, log_p) + 1))
-    return relative_nll_of_log(log_p, log_q), slope * log_q_dot - q * log_p_dot
+    log_p_bar = _slope_where_linear(q, log_p)
+    return relative_nll_of_log(log_p, log_q), slope * log_q_dot - log_p_bar * log_p_dot
 
 
 @jax.custom_jvp

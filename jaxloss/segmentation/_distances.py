@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, positive, unit_interval
-from jaxloss.numerics._elementwise import power_or_zero
+from jaxloss.numerics._elementwise import linear_argument, power_or_zero
 from jaxloss.segmentation._regions import (
     PerClass,
     Shares,
@@ -72,7 +72,7 @@ def boundary(
     References:
         Kervadec et al., *Boundary Loss for Highly Unbalanced Segmentation*, 2019.
     """
-    losses = _mean_over_pixels(probabilities * distances, mask)
+    losses = _mean_over_pixels(linear_argument(probabilities) * distances, mask)
     return mean_over_classes(losses, weight_of_class(losses, class_weights, ignore_background))
 
 

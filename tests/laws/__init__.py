@@ -180,7 +180,7 @@ LAWS = {
         "losses", "settings", FINITE,
     ),
     "a_nan_that_counts_is_seen": Law(
-        "A NaN in any input gives a NaN value and a NaN gradient of the prediction.",
+        "A NaN in any input gives a NaN value, and a NaN gradient of it or of the prediction.",
         "losses", "settings",
         "a comparison with NaN is False: let the branch that it falls into multiply by the input; in what the "
         "loss is linear in, `numerics._elementwise.linear_argument`",

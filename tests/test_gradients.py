@@ -612,3 +612,14 @@ def test_of_a_network_it_is_psd_and_the_fisher_information_of_the_model():
     close(matrix, fisher, rtol=1e-5)
     with pytest.raises(ValueError, match="the vector is .*expected one structure"):
         product(flat)
+
+
+def test_a_sum_over_a_batch_is_that_over_its_micro_batches():
+    x = jnp.arange(6.0)
+
+    def loss(p, x):
+        return jl.Mean(jnp.sum(jnp.square(p * x)), 1 / 3)
+
+    value, slope = jl.gradients.accumulate_value_and_grad(loss, 3)(2.0, x)
+    np.testing.assert_allclose(value, 4 * 55, rtol=1e-6)
+    np.testing.assert_allclose(slope, 4 * 55, rtol=1e-6)

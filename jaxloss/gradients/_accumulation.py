@@ -36,7 +36,9 @@ def accumulate_value_and_grad(  # noqa: C901  # one step for each form of a loss
     by that sum. Terms with different denominators (tokens, sequences, boxes) share one buffer of
     gradients, in float32. Masks, and so the weights, do not depend on parameters, so that the
     compiler removes the rest of the first pass. (Where they do, it is a second forward pass, and
-    a weight is still taken for a constant.)
+    a weight is still taken for a constant.) A sum over the batch is `Mean(total, 1 / num_micro)`
+    of each micro-batch, since their weights add up to 1; of several devices, divided by their
+    number as well.
 
     Args:
         loss: `loss(params, *batch, **shared)` gives a `Mean`, or a dict of them, one a term; with

@@ -87,6 +87,11 @@ SHAPES = {
         f"{HUBER}: `target` has shape (3, 1), expected (3,) to fit `prediction`. Nothing is "
         "broadcast here: write `jnp.squeeze(target, -1)`.",
     ),
+    "a mask of examples": (
+        cross_entropy(LOGITS, IDS, mask=np.ones(4, bool)),
+        f"{CE}: `mask` is bool of shape (4,), expected booleans of shape (4, 3), or booleans of "
+        "shape (3,) to fit `logits`. Whole examples are left out by `where`.",
+    ),
     "class weights as weights": (
         cross_entropy(LOGITS, IDS, weights=VALUES),
         f"{CE}: `weights` has shape (3,), expected (4,) to fit `logits`. Class weights are another "

@@ -67,8 +67,10 @@ def error(
     got = layout.shapes[x.name] if layout else x.shape
     expected = [_as_given(form, form.shape(batch, sizes), layout, types[0]) for form in forms]
     found = Mismatch(spec.name, x, forms, got, expected, _origin(spec, x, leader, layout))
+    examples = spec.result.shape(batch, sizes)
     advice = (
-        _keyword_remedy(spec, x, got, expected[0], sizes)
+        ("Whole examples are left out by `where`." if x.name == "mask" and got == examples else "")
+        or _keyword_remedy(spec, x, got, expected[0], sizes)
         or _axis_remedy(spec, types[0], x.name, forms, got, layout)
         or _shape_remedy(found)
     )

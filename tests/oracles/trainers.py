@@ -139,7 +139,7 @@ def public_names() -> dict[str, list[str]]:
 def _kinds(package: str, path: str) -> set[str]:
     """The strings with which a file compares its `loss_type`."""
     spec = importlib.util.find_spec(package)
-    tree = ast.parse((pathlib.Path(spec.origin).parent / path).read_text())  # type: ignore[union-attr, arg-type]  # installed
+    tree = ast.parse((pathlib.Path(spec.origin).parent / path).read_text())
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and "loss_type" in ast.dump(node.left):

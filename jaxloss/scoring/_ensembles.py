@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._xla import on_cpu
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument, power_or_zero
 from jaxloss.numerics._reductions import mean_where
@@ -129,15 +130,24 @@ def _map_slices(function: Callable[[Any], Array], arrays: Any, axis: int) -> Arr
     return lax.map(jax.checkpoint(function), slices)
 
 
-# Compiled functions, so that eager calls do not compile the loop again.
-@jax.jit
-def _mean_distances(members: Array, mask: Mask) -> Members:
-    """The mean distance of each member to all members, itself included."""
-
+def _mean_distances_in_turn(members: Array, mask: Mask) -> Members:
     def to_others(one: Array) -> Array:
         return mean_where(numerics.distance(one[..., None, :], members), mask)
 
     return jnp.moveaxis(_map_slices(to_others, members, -2), 0, -1)
+
+
+def _mean_distances_at_once(members: Array, mask: Mask) -> Members:
+    # On GPU and TPU the differences of the pairs are not written, and a loop is many small kernels.
+    distances = numerics.distance(members[..., :, None, :], members[..., None, :, :])
+    return mean_where(distances, None if mask is None else mask[..., None, :])
+
+
+# Compiled functions, so that eager calls do not compile the loop again.
+@jax.jit
+def _mean_distances(members: Array, mask: Mask) -> Members:
+    """The mean distance of each member to all members, itself included."""
+    return on_cpu(_mean_distances_in_turn, _mean_distances_at_once, members, mask)
 
 
 @jax.jit

@@ -13,6 +13,7 @@ known and hints that depend on it are left out.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -111,12 +112,10 @@ rounded.defjvps(lambda x_dot, _, _x: x_dot)
 
 
 def _times_one(copy: int, x: Array) -> Array:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
     one = lax.full((), 1, x.dtype)
     for _ in range(copy):
         one = lax.optimization_barrier(one)  # of the last one: equal barriers would be merged
-    return x * one
+    return x & one if x.dtype == jnp.bool_ else x * one
 
 
 @functools.cache
@@ -229,21 +228,23 @@ def jvp_of_moving(
             every[i] = x
         return function(*every)
 
-    return jax.jvp(of_moving, *([x[i] for i in places] for x in (primals, tangents)))
+    moving, changes = ([x[i] for i in places] for x in (primals, tangents))
+    return jax.jvp(of_moving, moving, changes)
 
 
 def _jvp_of_each(
     function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Any]:
     """The same; on GPU the derivatives in different arguments share nothing."""
-    value, value_dot, none = None, None, [SymbolicZero(jax.typeof(x)) for x in primals]
-    for i, tangent in enumerate(tangents):
-        if _is_moving(tangent):
-            one = (*none[:i], tangent, *none[i + 1 :])
-            out, out_dot = jvp_of_moving(function, unshared_on_gpu(primals, i + 1), one)
-            value = out if value is None else value
-            value_dot = out_dot if value_dot is None else value_dot + out_dot
-    return value, value_dot
+    none = [SymbolicZero(jax.typeof(x)) for x in primals]
+    found = [
+        jvp_of_moving(
+            function, unshared_on_gpu(primals, i + 1), (*none[:i], tangent, *none[i + 1 :])
+        )
+        for i, tangent in enumerate(tangents)
+        if _is_moving(tangent)
+    ]
+    return found[0][0], functools.reduce(operator.add, (change for _, change in found))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -104,6 +104,44 @@ def fenchel_young(x, y):
     return nn.logsumexp(x, -1) - jnp.sum(x * y, -1)
 
 
+def asymmetric(x, y):
+    p = nn.sigmoid(x)
+    shifted = nn.relu(p - 0.05)
+    positive = y * (1 - p) * jnp.log(p)
+    return -positive - (1 - y) * shifted**4 * jnp.log(1 - shifted)
+
+
+def multilabel_margin(s, y):
+    terms = nn.relu(1 - s[..., :, None] + s[..., None, :])
+    return jnp.mean(jnp.sum(terms * y[..., :, None] * (1 - y[..., None, :]), -1), -1)
+
+
+def generalized_dense(x, y, q=0.7):
+    return jnp.sum(y * (1 - nn.softmax(x) ** q), -1) / q
+
+
+def symmetric_ids(x, y):
+    return 0.1 * with_ids(x, y) + 4 * (1 - take(nn.softmax(x), y))
+
+
+def symmetric_dense(x, y):
+    return 0.1 * ol.softmax_cross_entropy(x, y) + 4 * (1 - jnp.sum(y * nn.softmax(x), -1))
+
+
+def logit_adjusted_dense(x, y, counts):
+    return ol.softmax_cross_entropy(x + jnp.log(counts / jnp.sum(counts)), y)
+
+
+def ldam(x, y, counts):
+    margins = 0.5 * (jnp.min(counts) / counts) ** 0.25
+    return with_ids(30 * (x - one_hot(y, x) * margins), y)
+
+
+def sigmoid_sparsemax(x, y):
+    p = jnp.clip((x + 1) / 2, 0, 1)
+    return jnp.square(p - y) + y * nn.relu(-1 - x) + (1 - y) * nn.relu(x - 1)
+
+
 # ---- divergences and likelihoods
 
 
@@ -168,6 +206,39 @@ def gaussian_mixture(m, y, v, x):
     return mixture(x, gaussian(m, y[..., None], v))
 
 
+def renyi(x, q, order=0.5):
+    return jnp.log(jnp.sum(q**order * jnp.exp((1 - order) * x), -1)) / (order - 1)
+
+
+def alpha_divergence(x, q, order=0.5):
+    p = jnp.exp(x)
+    terms = q**order * p ** (1 - order) - order * q - (1 - order) * p
+    return jnp.sum(terms, -1) / (order * (order - 1))
+
+
+def beta_gaussian(m, y, v):
+    return jax.lax.stop_gradient(jnp.sqrt(v)) * gaussian(m, y, v)
+
+
+def negative_binomial(x, y, r):
+    choices = special.gammaln(y + r) - special.gammaln(r) - special.gammaln(y + 1)
+    return (r + y) * jnp.log(r + jnp.exp(x)) - r * jnp.log(r) - y * x - choices
+
+
+def gamma(m, y, a):
+    return a * (y / m - jnp.log(a * y / m)) + jnp.log(y) + special.gammaln(a)
+
+
+def tweedie(m, y, p=1.5):
+    terms = y ** (2 - p) / ((1 - p) * (2 - p)) - y * m ** (1 - p) / (1 - p) + m ** (2 - p) / (2 - p)
+    return 2 * terms
+
+
+def beta(a, y, b):
+    normalizer = special.gammaln(a) + special.gammaln(b) - special.gammaln(a + b)
+    return normalizer - (a - 1) * jnp.log(y) - (b - 1) * jnp.log1p(-y)
+
+
 # ---- scoring
 
 
@@ -205,6 +276,30 @@ def energy_score(x, y):
     return first - pairs / (2 * count * (count - 1))
 
 
+def crps_log_normal(m, y, s):
+    z = (jnp.log(y) - m) / s
+    tails = special.ndtr(z - s) - special.ndtr(-s / jnp.sqrt(2.0))
+    return y * (2 * special.ndtr(z) - 1) - 2 * jnp.exp(m + s * s / 2) * tails
+
+
+def variogram_score(x, y):
+    def roots(z):
+        return jnp.sqrt(jnp.abs(z[..., :, None] - z[..., None, :]) + 1e-12)
+
+    return jnp.sum(jnp.square(roots(y) - jnp.mean(roots(x), -3)), (-2, -1))
+
+
+def interval(low, high, y, alpha):
+    return high - low + 2 / alpha * (nn.relu(low - y) + nn.relu(y - high))
+
+
+def weighted_interval_score(m, low, high, y):
+    count = low.shape[-1]
+    alpha = (2 * (jnp.arange(count) + 1) / (2 * count + 1)).astype(m.dtype)
+    terms = alpha / 2 * interval(low, high, y[..., None], alpha)
+    return (0.5 * jnp.abs(y - m) + jnp.sum(terms, -1)) / (count + 0.5)
+
+
 def brier(p, y):
     return jnp.sum(jnp.square(p - one_hot(y, p)), -1)
 
@@ -240,6 +335,33 @@ def pairwise(form):
         return total / jnp.maximum(jnp.sum(counts, (-2, -1)), 1).astype(s.dtype)
 
     return loss
+
+
+def poly1_softmax(s, y):
+    p, share = nn.log_softmax(s), y / jnp.sum(y, -1, keepdims=True)
+    return -jnp.sum(y * p, -1) + 1 - jnp.sum(share * jnp.exp(p), -1)
+
+
+def unique_softmax(s, y):
+    rivals = (y[..., :, None] > y[..., None, :]) | jnp.eye(s.shape[-1], dtype=bool)
+    others = jnp.broadcast_to(s[..., None, :], rivals.shape)
+    return jnp.sum((2**y - 1) * (nn.logsumexp(others, -1, where=rivals) - s), -1)
+
+
+def pairwise_errors(s, y):
+    e = s - y
+    return e[..., :, None] - e[..., None, :]
+
+
+def pairwise_squared_error(s, y):
+    count = s.shape[-1]
+    return jnp.sum(jnp.square(pairwise_errors(s, y)), (-2, -1)) / (count * (count - 1))
+
+
+def pairwise_quantile(s, y):
+    e, counts = pairwise_errors(s, y), y[..., :, None] > y[..., None, :]
+    total = jnp.sum(jnp.where(counts, 0.5 * jnp.abs(e), 0), (-2, -1))
+    return total / jnp.maximum(jnp.sum(counts, (-2, -1)), 1).astype(s.dtype)
 
 
 # ---- contrastive and self-supervised
@@ -293,6 +415,49 @@ def arcface(x, y, w):
 
 def proxy_nca(x, y, w):
     return with_ids(2 * cosines(x, w) - 2, y)
+
+
+def relations(labels):
+    same = labels[:, None] == labels
+    return same & ~jnp.eye(len(labels), dtype=bool), ~same
+
+
+def circle(x, labels):
+    s, (same, other) = cosines(x, x), relations(labels)
+    stop = jax.lax.stop_gradient
+    near = 80 * stop(nn.relu(1.4 - s)) * (0.6 - s)
+    far = 80 * stop(nn.relu(s + 0.4)) * (s - 0.4)
+    return nn.softplus(nn.logsumexp(near, -1, where=same) + nn.logsumexp(far, -1, where=other))
+
+
+def multi_similarity(x, labels):
+    s, (same, other) = cosines(x, x), relations(labels)
+    near = jnp.log1p(jnp.sum(jnp.where(same, jnp.exp(-2 * (s - 0.5)), 0), -1)) / 2
+    return near + jnp.log1p(jnp.sum(jnp.where(other, jnp.exp(50 * (s - 0.5)), 0), -1)) / 50
+
+
+def batch_triplet(x, labels):
+    squares = jnp.sum(jnp.square(x), -1)
+    squares = squares[:, None] + squares - 2 * x @ x.T
+    d, (same, other) = jnp.sqrt(jnp.maximum(squares, 1e-12)), relations(labels)
+    farthest = jnp.max(jnp.where(same, d, 0), -1)
+    return nn.relu(farthest - jnp.min(jnp.where(other, d, jnp.inf), -1) + 1)
+
+
+def proxy_anchor(x, y, w):
+    s, own = cosines(x, w), nn.one_hot(y, len(w), dtype=bool)
+    near = jnp.log1p(jnp.sum(jnp.where(own, jnp.exp(-32 * (s - 0.1)), 0), 0))
+    far = jnp.log1p(jnp.sum(jnp.where(own, 0, jnp.exp(32 * (s + 0.1))), 0))
+    return jnp.sum(near) / jnp.sum(jnp.any(own, 0)) + jnp.mean(far)
+
+
+def hard_negative_info_nce(x, y):
+    s = cosines(x, y) / 0.1
+    off = jnp.where(jnp.eye(len(x), dtype=bool), 0, 1).astype(s.dtype)
+    tilt = off * jnp.exp(0.5 * s)
+    weight = tilt / (jnp.sum(tilt, -1, keepdims=True) / (len(x) - 1))
+    own = jnp.diagonal(s)
+    return jnp.log(jnp.exp(own) + jnp.sum(weight * jnp.exp(s), -1)) - own
 
 
 def cosent(cosine, similarity):
@@ -375,6 +540,11 @@ def generalized_dice(p, y):
     weight = 1 / jnp.maximum(jnp.sum(y, over), 1) ** 2
     both = jnp.sum(weight * jnp.sum(p * y, over), -1)
     return 1 - 2 * both / jnp.sum(weight * jnp.sum(p + y, over), -1)
+
+
+def hausdorff(p, y, d, e):
+    y = y if y.ndim == p.ndim else one_hot(y, p)
+    return jnp.mean(jnp.square(p - y) * (d**2 + e**2), (-3, -2, -1))
 
 
 def boundary(p, d):
@@ -625,12 +795,20 @@ FORMS = {
     "classification.multiclass_hinge": ol.multiclass_hinge_loss,
     "classification.multi_margin": multi_margin,
     "classification.sigmoid_focal": ol.sigmoid_focal_loss,
+    "classification.asymmetric": asymmetric,
+    "classification.multilabel_margin": multilabel_margin,
     "classification.softmax_focal ids": softmax_focal,
     "classification.softmax_focal distributions": softmax_focal_dense,
     "classification.poly1 ids": poly1_ids,
     "classification.poly1 distributions": poly1_distributions,
     "classification.generalized_cross_entropy ids": generalized_cross_entropy,
+    "classification.generalized_cross_entropy distributions": generalized_dense,
+    "classification.symmetric_cross_entropy ids": symmetric_ids,
+    "classification.symmetric_cross_entropy distributions": symmetric_dense,
     "classification.logit_adjusted ids": logit_adjusted,
+    "classification.logit_adjusted distributions": logit_adjusted_dense,
+    "classification.ldam": ldam,
+    "classification.sigmoid_sparsemax": sigmoid_sparsemax,
     "classification.sparsemax ids": ol.multiclass_sparsemax_loss,
     "classification.fenchel_young": fenchel_young,
     "divergence.kl": ol.kl_divergence,
@@ -643,7 +821,14 @@ FORMS = {
     "divergence.jensen_shannon": jensen_shannon,
     "divergence.total_variation": total_variation,
     "divergence.hellinger": hellinger,
+    "divergence.renyi": renyi,
+    "divergence.alpha_divergence": alpha_divergence,
     "nll.gaussian": gaussian,
+    "nll.beta_gaussian": beta_gaussian,
+    "nll.negative_binomial": negative_binomial,
+    "nll.gamma": gamma,
+    "nll.tweedie_deviance": tweedie,
+    "nll.beta": beta,
     "nll.laplace": laplace,
     "nll.student_t": student_t,
     "nll.poisson": lambda x, y: jnp.exp(x) - y * x + special.gammaln(y + 1),
@@ -653,6 +838,9 @@ FORMS = {
     "scoring.crps_gaussian": crps_gaussian,
     "scoring.crps_logistic": crps_logistic,
     "scoring.crps_laplace": crps_laplace,
+    "scoring.crps_log_normal": crps_log_normal,
+    "scoring.variogram_score": variogram_score,
+    "scoring.weighted_interval_score": weighted_interval_score,
     "scoring.dawid_sebastiani": dawid_sebastiani,
     "scoring.crps_ensemble": crps_ensemble,
     "scoring.energy_score": energy_score,
@@ -667,6 +855,10 @@ FORMS = {
     "ranking.softmax": lambda s, y: ol.ranking_softmax_loss(s, y, reduce_fn=None),
     "ranking.list_mle": list_mle,
     "ranking.approx_ndcg": approx_ndcg,
+    "ranking.poly1_softmax": poly1_softmax,
+    "ranking.unique_softmax": unique_softmax,
+    "ranking.pairwise_squared_error": pairwise_squared_error,
+    "ranking.pairwise_quantile": pairwise_quantile,
     "ranking.pairwise_hinge": pairwise(lambda s: nn.relu(1 - s)),
     "ranking.pairwise_logistic": pairwise(lambda s: nn.softplus(-s)),
     "ranking.pairwise_soft_zero_one": pairwise(lambda s: nn.sigmoid(-s)),
@@ -675,6 +867,11 @@ FORMS = {
     "contrastive.cosine_embedding": cosine_embedding,
     "contrastive.pair": pair,
     "contrastive.info_nce": info_nce,
+    "contrastive.circle": circle,
+    "contrastive.multi_similarity": multi_similarity,
+    "contrastive.batch_triplet": batch_triplet,
+    "contrastive.proxy_anchor": proxy_anchor,
+    "contrastive.hard_negative_info_nce": hard_negative_info_nce,
     "contrastive.clip": clip,
     "contrastive.siglip": siglip,
     "contrastive.nt_xent": ol.ntxent,
@@ -689,6 +886,10 @@ FORMS = {
     "segmentation.tversky ids": overlap(
         lambda both, p, y: (both + 1) / (both + 0.3 * (p - both) + 0.7 * (y - both) + 1)
     ),
+    "segmentation.focal_tversky ids": overlap(
+        lambda both, p, y: 1 - (1 - (both + 1) / (0.3 * p + 0.7 * y + 1)) ** 0.75
+    ),
+    "segmentation.hausdorff ids": hausdorff,
     "segmentation.generalized_dice ids": generalized_dice,
     "segmentation.boundary": boundary,
     "box.iou": iou,

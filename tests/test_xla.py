@@ -1,5 +1,7 @@
 """Hints for XLA: they change programs for CPU, on whatever host these are traced, and no number."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,10 @@ def test_a_program_for_an_accelerator_holds_no_hints_for_cpu(shape):
     assert "stablehlo.compare NE" in text["cpu"]
     for platform in ("cuda", "tpu"):
         assert "stablehlo.compare NE" not in text[platform]
-        assert "optimization_barrier" not in text[platform]
+        # On GPU the barrier of a scalar keeps the derivative apart from the value.
+        barriers = re.findall(r"optimization_barrier.* : (.*)", text[platform])
+        assert all("tensor<f32>" in of for of in barriers)
+        assert bool(barriers) == (platform == "cuda")
         assert "stablehlo.reshape" not in text[platform]
 
 

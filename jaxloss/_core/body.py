@@ -13,7 +13,7 @@ from jaxloss._core.mismatch import shape_text
 from jaxloss._core.spec import LossSpec
 from jaxloss._core.typing import Shape, Size
 from jaxloss._memory.deferred import DeferredRows
-from jaxloss._xla import with_vectorizable_shape
+from jaxloss._xla import separate_derivative, with_vectorizable_shape
 
 __all__ = ["evaluate_body"]
 
@@ -74,7 +74,12 @@ def _values(spec: LossSpec, inputs: dict[str, Any], batch: Shape) -> Any:
         function = _function_of_arrays(spec, tuple(arrays), static)
     except TypeError:  # an option that is not hashable
         return spec.body(**inputs)
-    return with_vectorizable_shape(function, *arrays.values())
+    return separate_derivative(_vectorized(function))(*arrays.values())
+
+
+@functools.lru_cache(maxsize=4096)
+def _vectorized(function: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.partial(with_vectorizable_shape, function)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._xla import separate_derivative
 from jaxloss.classification._labels import (
     times_weight_of_label,
     weighted_labels,
@@ -167,6 +168,13 @@ def sigmoid_cross_entropy(
     return sigmoid_nll(logits, _per_decision(positive_weight, logits) * yes, no)
 
 
+@separate_derivative
+def _nll_of_both(logits: Array, labels: Array) -> Array:
+    yes = numerics.multiply_no_nan(labels, numerics.softplus(-logits))
+    no = numerics.multiply_no_nan(1 - labels, numerics.softplus(logits))
+    return yes + no
+
+
 @loss(
     convex,
     nonnegative,
@@ -212,9 +220,7 @@ def multilabel_soft_margin(
     References:
         Zhang and Zhou, *A Review on Multi-Label Learning Algorithms*, 2014.
     """
-    yes = numerics.multiply_no_nan(labels, numerics.softplus(-logits))
-    no = numerics.multiply_no_nan(1 - labels, numerics.softplus(logits))
-    return mean_where(weighted_labels(yes + no, class_weights), mask)
+    return mean_where(weighted_labels(_nll_of_both(logits, labels), class_weights), mask)
 
 
 @loss(nonnegative, smooth, logits=extended)

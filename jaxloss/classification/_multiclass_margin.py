@@ -16,6 +16,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
+from jaxloss._xla import separate_derivative
 from jaxloss.classification._labels import times_weight_of_label
 from jaxloss.domains import (
     class_ids,
@@ -41,6 +42,24 @@ def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
     difference = two_sum(jnp.where(finite, rival, 0), -jnp.where(finite, own, 0))
     infinite = jnp.where(finite, 0, rival) - jnp.where(finite | none, 0, own)
     return numerics.relu(((margin + difference.hi) + difference.lo) + infinite)
+
+
+@functools.partial(separate_derivative, each=True)
+def _hinges(margin: Array, scores: Array, labels: Array, own: Array) -> Array:
+    """The hinge of each class but the label."""
+    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
+    return _hinge_of_rival(margin, rivals, own)
+
+
+def _sum_over_rivals(
+    margin: Array, own: Array, own_labels: Array, scores: Array, labels: Array
+) -> Array:
+    """For each label that is on, the hinges of those that are off."""
+    on, off = own_labels[..., :, None], 1 - labels[..., None, :]
+    is_same = jnp.broadcast_to(jnp.eye(labels.shape[-1], dtype=bool), (on * off).shape)
+    terms = _hinge_of_rival(margin, scores[..., None, :], own[..., :, None])
+    pairs = numerics.multiply_no_nan(jnp.where(is_same, 0, on * off), terms)
+    return jnp.sum(pairs, axis=-1)
 
 
 def _larger(left: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
@@ -222,8 +241,8 @@ def multi_margin(
     References:
         Weston and Watkins, *Support Vector Machines for Multi-Class Pattern Recognition*, 1999.
     """
-    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
-    terms = _hinge_of_rival(margin, rivals, take_label(scores, labels)[..., None]) ** power
+    own = take_label(scores, labels)[..., None]
+    terms = _hinges(jnp.asarray(margin), scores, labels, own) ** power
     return times_weight_of_label(mean_where(terms, mask), labels, class_weights)
 
 
@@ -271,8 +290,6 @@ def multilabel_margin(
     References:
         Crammer and Singer, *A Family of Additive Online Algorithms for Category Ranking*, 2003.
     """
-    on, off = labels[..., :, None], 1 - labels[..., None, :]
-    is_same = jnp.broadcast_to(jnp.eye(labels.shape[-1], dtype=bool), (on * off).shape)
-    terms = _hinge_of_rival(margin, scores[..., None, :], scores[..., :, None])
-    pairs = numerics.multiply_no_nan(jnp.where(is_same, 0, on * off), terms)
-    return mean_where(jnp.sum(pairs, axis=-1), mask)
+    rows, others = (scores, labels), (scores, labels)
+    of_pairs = separate_derivative(_sum_over_rivals, each=True)
+    return mean_where(of_pairs(jnp.asarray(margin), *rows, *others), mask)

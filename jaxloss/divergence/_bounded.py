@@ -11,9 +11,17 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
+from jaxloss._xla import separate_derivative
 from jaxloss.domains import distribution, unit_interval
 from jaxloss.numerics._kl_terms import gaps_from_mixture
+from jaxloss.numerics._vectors import norm_of
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
+
+
+@separate_derivative
+def _gap_from_mixture(p: Array, q: Array, weight: Array) -> Array:
+    from_p, from_q = gaps_from_mixture(p, q, q - p, weight)
+    return (1 - weight) * from_p + weight * from_q
 
 
 @loss(
@@ -59,10 +67,7 @@ def jensen_shannon(
         Lin, *Divergence Measures Based on the Shannon Entropy*, 1991.
         Englesson and Azizpour, *Generalized Jensen-Shannon Divergence Loss*, 2021.
     """
-    from_prediction, from_target = gaps_from_mixture(
-        prediction, target, target - prediction, weight
-    )
-    return jnp.sum((1 - weight) * from_prediction + weight * from_target, axis=-1)
+    return jnp.sum(_gap_from_mixture(prediction, target, jnp.asarray(weight)), axis=-1)
 
 
 @loss(
@@ -156,4 +161,4 @@ def hellinger(
         Hellinger, *Neue Begründung der Theorie quadratischer Formen von unendlichvielen
         Veränderlichen*, 1909.
     """
-    return numerics.norm(_root_difference(prediction, target)) * 0.5**0.5
+    return norm_of(_root_difference, prediction, target) * 0.5**0.5

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._xla import separate_derivative
 from jaxloss.domains import distribution, log_probability
 from jaxloss.numerics._kl_terms import log, relative_nll, relative_nll_of_log
 from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
@@ -98,6 +99,11 @@ def kl_log(
     return jnp.sum(relative_nll_of_log(log_prediction, log_target), axis=-1)
 
 
+@separate_derivative
+def _reverse_terms(log_prediction: Array, target: Array) -> Array:
+    return relative_nll_of_log(log(target), log_prediction)
+
+
 @loss(
     smooth,
     bounded_gradient,
@@ -136,4 +142,4 @@ def reverse_kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
-    return jnp.sum(relative_nll_of_log(log(target), log_prediction), axis=-1)
+    return jnp.sum(_reverse_terms(log_prediction, target), axis=-1)

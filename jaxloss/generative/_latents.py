@@ -10,6 +10,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import nonnegative_number
+from jaxloss.numerics._labels import is_static_zero
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import convex, nonnegative, zero_at_match
 
@@ -62,7 +63,9 @@ def gaussian_vae_kl(
         each = jnp.where(each < free_nats, free_nats, each)
         each = each if mask is None else jnp.where(mask, each, 0)
     total = jnp.sum(each, axis=-1)
-    return total if free_per == "dimension" else jnp.where(total < free_nats, free_nats, total)
+    if is_static_zero(free_nats) or free_per == "dimension":  # one pass is enough
+        return total
+    return jnp.where(total < free_nats, free_nats, total)
 
 
 @loss(convex, nonnegative, zero_at_match, commitment=nonnegative_number)

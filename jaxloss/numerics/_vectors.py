@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import barrier, on_cpu, recompute, rounded
+from jaxloss._xla import (
+    barrier,
+    jvp_of_moving,
+    on_cpu,
+    recompute,
+    rounded,
+    unshared_off_cpu,
+    unshared_on_gpu,
+)
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import quotient, sqrt
 from jaxloss.numerics._reductions import Axis, fused_sums
@@ -26,6 +34,15 @@ def norm(x: Array, axis: Axis = -1, where: Array | None = None, keepdims: bool =
     """
     out = _norm(x if where is None else jnp.where(where, x, 0), axis)
     return out if keepdims else jnp.squeeze(out, axis)
+
+
+def norm_of(function: Callable[..., Array], *arrays: Array, axis: Axis = -1) -> Array:
+    """The norm of a function of arrays, which takes many operations an entry.
+
+    On GPU and TPU it is evaluated again for the gradient: XLA would write it. Defined at module
+    level: JAX caches compiled functions by its identity.
+    """
+    return jnp.squeeze(_norm_of(function, unshared_off_cpu, axis, *arrays), axis)
 
 
 @half_in_float32
@@ -68,13 +85,29 @@ def power_of_two_near(size: Array) -> Array:
 
 def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
     """The norm of the vector over a power of 2, and that power: near its norm or largest entry."""
-    return on_cpu(*_norm_forms(axis), x)
+    return _scaled_norm_of(_identity, unshared_on_gpu, axis, x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _scaled_norm_of(
+    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis, *arrays: Array
+) -> tuple[Array, Array]:
+    return on_cpu(*_norm_forms(function, unshared, axis), *arrays)
 
 
 @functools.cache
-def _norm_forms(axis: Axis) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
-    """`_scaled_norm` on CPU and elsewhere: one object each, so that eager calls compile once."""
-    return functools.partial(_norm_by_largest, axis), functools.partial(_norm_by_magnitudes, axis)
+def _norm_forms(
+    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis
+) -> tuple[Callable[..., Any], ...]:
+    """`_scaled_norm_of` on CPU and elsewhere: one object each, so that eager calls compile once."""
+
+    def by_magnitudes(*arrays: Array) -> tuple[Array, Array]:
+        return _norm_by_magnitudes(axis, *(function(*unshared(arrays, i)) for i in (2, 3, 4)))
+
+    return lambda *arrays: _norm_by_largest(axis, function(*arrays)), by_magnitudes
 
 
 def _norm_by_largest(axis: Axis, x: Array) -> tuple[Array, Array]:
@@ -94,19 +127,20 @@ def magnitudes(dtype: Any) -> tuple[float, float, float, float]:
     return large, small, 2.0 ** -(39 * exponent // 64), 2.0 ** (5 * exponent // 8)
 
 
-def _norm_by_magnitudes(axis: Axis, x: Array) -> tuple[Array, Array]:
+def _norm_by_magnitudes(axis: Axis, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
     """Large, ordinary and small entries are summed separately, times a constant each (Blue).
+
+    The three arguments are the same array.
 
     The largest entry is not needed first. Sums fused over one array cost nothing on GPU and TPU,
     a second pass over memory does; on CPU it is the other way round.
     """
     exponent = jnp.finfo(x.dtype).maxexp
     large, small, down, up = magnitudes(x.dtype)
-    is_large, is_small = jnp.abs(x) > large, jnp.abs(x) < small
     squares = (
-        jnp.square(jnp.where(is_large, x * down, 0)),
-        jnp.square(jnp.where(is_large | is_small, 0, x)),
-        jnp.square(jnp.where(is_small, x * up, 0)),
+        jnp.square(jnp.where(jnp.abs(x) > large, x * down, 0)),
+        jnp.square(jnp.where((jnp.abs(y) > large) | (jnp.abs(y) < small), 0, y)),
+        jnp.square(jnp.where(jnp.abs(z) < small, z * up, 0)),
     )
     of_large, of_others, of_small = (jnp.sum(term, axis, keepdims=True) for term in squares)
     has_large, has_others = of_large > 0, ~(of_others == 0)
@@ -131,18 +165,60 @@ def _direction(x: Array, length: Array, power: Array) -> Array:
     return x / recompute(power, x) / jnp.where(length == 0, jnp.inf, length)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _norm(x: Array, axis: Axis) -> Array:
-    length, power = _scaled_norm(x, axis)
+    return _norm_of(_identity, unshared_on_gpu, axis, x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _norm_of(
+    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis, *arrays: Array
+) -> Array:
+    length, power = _scaled_norm_of(function, unshared, axis, *arrays)
     return length * power
 
 
-@_norm.defjvp
-def _norm_jvp(axis: Axis, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (x,), (x_dot,) = primals, tangents
-    out = _norm(x, axis)
-    unit = _normalize(jnp.where(jnp.isinf(out), 0, x), axis)
+@functools.partial(_norm_of.defjvp, symbolic_zeros=True)
+def _norm_of_jvp(
+    function: Callable[..., Array],
+    unshared: Callable[..., Any],
+    axis: Axis,
+    primals: Any,
+    tangents: Any,
+) -> tuple[Array, Array]:
+    x, x_dot = jvp_of_moving(function, unshared(primals), tangents)
+    unit = on_cpu(*_slope_forms(function, unshared, axis), x, *primals)
+    out = _norm_of(function, unshared, axis, *primals)
     return out, jnp.sum(unit * x_dot, axis, keepdims=True)
+
+
+@functools.cache
+def _slope_forms(
+    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis
+) -> tuple[Callable[..., Array], ...]:
+    """The derivative of the norm on CPU and elsewhere, where the norm is not computed again."""
+
+    def of_finite(x: Array, *arrays: Array) -> Array:
+        infinite = jnp.isinf(_norm_of(function, unshared, axis, *arrays))
+        return _normalize(jnp.where(infinite, 0, x), axis)
+
+    def of_norm(x: Array, *arrays: Array) -> Array:
+        return _slope(axis, x, *_scaled_norm_of(function, unshared, axis, *arrays))
+
+    return of_finite, of_norm
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _slope(_axis: Axis, x: Array, length: Array, power: Array) -> Array:
+    return jnp.where(jnp.isinf(length * power), 0, _direction(x, length, power))
+
+
+@_slope.defjvp
+def _slope_jvp(axis: Axis, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # Norm and power are functions of x: the change of x alone tells that of the direction.
+    x_dot, out, size = tangents[0], _slope(axis, *primals), primals[1] * primals[2]
+    is_constant = (size == 0) | jnp.isinf(size)
+    across = x_dot - out * jnp.sum(out * x_dot, axis, keepdims=True)
+    return out, jnp.where(is_constant, 0, quotient(across, jnp.where(is_constant, 1, size)))
 
 
 @half_in_float32
@@ -230,7 +306,7 @@ def distance(x: Array, y: Array, axis: Axis = -1) -> Array:
     >>> float(distance(jnp.array([1.0, 2.0]), jnp.array([4.0, 6.0])))
     5.0
     """
-    return norm(x - y, axis)
+    return jnp.squeeze(_norm_of(jnp.subtract, unshared_on_gpu, axis, x, y), axis)
 
 
 def pairwise_difference(x: Array, y: Array | None = None) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
+from jaxloss._xla import separate_derivative
 from jaxloss.numerics._double_double import DD, at_dd, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps
 from jaxloss.numerics._ordered import (
@@ -93,17 +94,19 @@ class Lists(NamedTuple):
         function: Callable[..., Array],
         *rows: Array | None,
         items: tuple[Any, ...] = (),
+        counts: bool = False,
         fun_name: str = "",
         chunk_size: int | None = None,
     ) -> Array:
         """`function(lists, *rows, *items)`, one value per item, `chunk_size` items at a time.
 
         `rows` are split into chunks as the items are; `items`, and numbers among them, are passed
-        as they are. The function closes over no array: see `map_rows` of `_memory`.
+        as they are. The function closes over no array: see `map_rows` of `_memory`. With `counts`
+        its values are integers.
         """
         known, batch = list(self.items[:-1]), self.scores.ndim - 1
         shared, own = [*known, *items], [*known, *rows]
-        of_rows = _OfRows(function)
+        of_rows = _OfRows(function, counts)
         return materialize(map_rows(fun_name, of_rows, chunk_size, shared, own, batch=batch))
 
     def sum_of_list(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch items"]:
@@ -126,13 +129,35 @@ class _OfRows(NamedTuple):
     """A function of the lists, of some items and of all of them, as `map_rows` calls it."""
 
     function: Callable[..., Array]
+    counts: bool
 
     def __call__(self, shared: list[Any], own: list[Any]) -> Array:
         *own, places = own
         count = len(Items._fields) - 1
         every = jnp.arange(shared[0].shape[-1], dtype=places.dtype)
         lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))  # type: ignore  # a NamedTuple, from the leaves of a tree
-        return self.function(lists, *own[count:], *shared[count:])
+        arguments = (lists, *own[count:], *shared[count:])
+        if self.counts:
+            return self.function(*arguments)
+        # Derivatives in the scores of rows and of items are sums over different axes: XLA on GPU
+        # would write all pairs.
+        leaves, tree = jax.tree.flatten(arguments)
+        arrays = [x for x in leaves if isinstance(x, Array)]
+        numbers = tuple(None if isinstance(x, Array) else x for x in leaves)
+        return separate_derivative(_OfArrays(self.function, tree, numbers), each=True)(*arrays)
+
+
+class _OfArrays(NamedTuple):
+    """A function of the arrays of some trees; `numbers` are their other leaves, None for arrays."""
+
+    function: Callable[..., Array]
+    tree: Any
+    numbers: tuple[Any, ...]
+
+    def __call__(self, *arrays: Array) -> Array:
+        rest = iter(arrays)
+        leaves = [next(rest) if number is None else number for number in self.numbers]
+        return self.function(*jax.tree.unflatten(self.tree, leaves))
 
 
 def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Array | None) -> Lists:
@@ -283,7 +308,7 @@ def before(lists: Lists, *keys: tuple[Array, Array]) -> Bool[Array, "*batch rows
 
 def ranks_of(lists: Lists, *keys: Array, **chunks: Any) -> Float[Array, "*batch items"]:
     """The rank of each item in the order of `before`, from 1."""
-    number = lists.map_rows(_number_before, *keys, items=keys, **chunks)
+    number = lists.map_rows(_number_before, *keys, items=keys, counts=True, **chunks)
     return (1 + number).astype(lists.scores.dtype)
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
+from jaxloss._xla import on_cpu, separate_derivative
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument, power_or_zero
 from jaxloss.numerics._reductions import mean_where
@@ -129,21 +130,47 @@ def _map_slices(function: Callable[[Any], Array], arrays: Any, axis: int) -> Arr
     return lax.map(jax.checkpoint(function), slices)
 
 
-# Compiled functions, so that eager calls do not compile the loop again.
-@jax.jit
-def _mean_distances(members: Array, mask: Mask) -> Members:
-    """The mean distance of each member to all members, itself included."""
-
+def _mean_distances_in_turn(members: Array, mask: Mask) -> Members:
     def to_others(one: Array) -> Array:
         return mean_where(numerics.distance(one[..., None, :], members), mask)
 
     return jnp.moveaxis(_map_slices(to_others, members, -2), 0, -1)
 
 
+def _mean_distances_at_once(members: Array, mask: Mask) -> Members:
+    # On GPU and TPU the differences of the pairs are not written, and a loop is many small kernels.
+    distances = numerics.distance(members[..., :, None, :], members[..., None, :, :])
+    return mean_where(distances, None if mask is None else mask[..., None, :])
+
+
+# Compiled functions, so that eager calls do not compile the loop again.
+@jax.jit
+def _mean_distances(members: Array, mask: Mask) -> Members:
+    """The mean distance of each member to all members, itself included."""
+    return on_cpu(_mean_distances_in_turn, _mean_distances_at_once, members, mask)
+
+
 @jax.jit
 def _variogram_errors(members: Array, target: Array, exponent: Array, mask: Mask) -> Array:
     """For each pair of components, which come first and last, the error of their difference."""
+    return on_cpu(_errors_in_turn, _errors_at_once, members, target, exponent, mask)
 
+
+def _errors_at_once(members: Array, target: Array, exponent: Array, mask: Mask) -> Array:
+    masks = () if mask is None else (mask,)
+    mean = separate_derivative(_mean_powers, each=True)(members, members, exponent, *masks)
+    of_target = _power(target[..., :, None] - target[..., None, :], exponent)
+    return jnp.moveaxis(of_target - mean, -2, 0)
+
+
+def _mean_powers(first: Array, second: Array, exponent: Array, mask: Mask = None) -> Array:
+    powers = _power(first[..., :, None] - second[..., None, :], exponent)
+    if mask is None:
+        return jnp.mean(powers, axis=-3)
+    return mean_where(jnp.moveaxis(powers, -3, -1), mask[..., None, None, :])
+
+
+def _errors_in_turn(members: Array, target: Array, exponent: Array, mask: Mask) -> Array:
     def errors(component: tuple[Array, Array]) -> Array:
         of_members, of_target = component
         powers = _power(of_members[..., None] - members, exponent)

@@ -1,0 +1,77 @@
+"""The forms of a loss for GPU and TPU keep its digits, as that for CPU does; all run on CPU here.
+
+No device is needed: `lax.platform_dependent` is replaced by one that takes the branch of another
+platform, and every array counts as too large for a core's cache, so that no hint is left out.
+"""
+
+import functools
+
+import cases
+import jax
+import numpy as np
+import pytest
+from harness import accuracy
+from harness.programs import BATCH
+
+import jaxloss as jl
+from jaxloss import _xla
+
+# One loss of each form that differs; the others are of `make suite`.
+QUICK = (
+    "regression.cosine_distance",
+    "classification.softmax_cross_entropy-int",
+    "classification.sigmoid_focal",
+    "divergence.kl_logits",
+    "divergence.hellinger",
+    "divergence.jensen_shannon",
+    "ranking.pairwise_logistic",
+    "scoring.energy_score",
+)
+
+
+def first_settings():
+    """Each loss once, with each form of its arguments."""
+    found = {}
+    for setting in cases.settings():
+        found.setdefault((setting.info.name, tuple(setting.array_specs)), setting)
+    return [
+        pytest.param(s, id=str(s), marks=[] if str(s) in QUICK else pytest.mark.slow)
+        for s in found.values()
+    ]
+
+
+@pytest.fixture(scope="module", params=["cuda", "tpu"])
+def platform(request):
+    """Programs take the forms of this platform."""
+
+    def chosen(*arguments, default, **platforms):
+        return platforms.get(request.param, default)(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", chosen)
+        patch.setattr(_xla, "_CACHE_ENTRIES", -1)
+        jax.clear_caches()
+        yield request.param
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("setting", first_settings())
+def test_the_forms_of_gpu_and_tpu_keep_the_digits(platform, setting, is_light):
+    rows = 1 if setting.set_axes else 8
+    bounds = tuple((2 if is_light else 1) * bound for bound in setting.case.ulp)
+    loss = functools.partial(setting.loss, **setting.options(BATCH), reduction="none")
+    worst = accuracy.worst_errors(
+        setting,
+        accuracy.evaluation_of(loss, setting),
+        rows=range(0, accuracy.DRAWN, accuracy.DRAWN // rows),
+        bounds=bounds,
+    )
+    for (kind, (error, where)), bound in zip(worst.items(), bounds, strict=True):
+        assert error <= bound, f"for {platform} the {kind} is {error:.1f} ULP off at {where}"
+
+
+def test_the_derivative_of_another_platform_is_computed_apart(platform):
+    x = np.ones((4, 6), np.float32)
+    step = jax.grad(lambda x, y: jl.classification.sigmoid_focal(x, y, reduction="sum"))
+    holds_barrier = "optimization_barrier" in str(jax.make_jaxpr(step)(x, x))
+    assert holds_barrier == (platform == "cuda")

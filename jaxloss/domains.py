@@ -16,6 +16,7 @@ from jaxloss._core.namespace import public_names
 
 __all__ = [
     "Domain",
+    "above_one_half",
     "at_least_minus_one",
     "below_two",
     "class_ids",
@@ -96,6 +97,7 @@ nonzero = _elementwise("a number other than 0", lambda x: (x != 0) & (abs(x) < i
 nonnegative_number = _elementwise("at least 0", lambda x: (x >= 0) & (x < inf))
 nonpositive_number = _elementwise("at most 0", lambda x: (x <= 0) & (x > -inf))
 at_least_minus_one = _elementwise("at least -1", lambda x: (x >= -1) & (x < inf))
+above_one_half = _elementwise("above 1/2", lambda x: (x > 0.5) & (x < inf), fill=1.0)
 below_two = _elementwise("at least 0 and below 2", lambda x: (x >= 0) & (x < 2))
 unit_interval = _elementwise("between 0 and 1", lambda x: (x >= 0) & (x <= 1))
 log_probability = _elementwise(

@@ -22,7 +22,7 @@ from jaxloss._core.helpers import fraction
 from jaxloss._core.namespace import public_names
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._core.spec import ArrayLike
-from jaxloss._memory.mesh import pcast_varying, require_split, vma
+from jaxloss._memory.mesh import pcast_varying, places_from, require_split, ring_scan, vma
 from jaxloss.contrastive._similarities import (
     Masks,
     own_similarity,
@@ -345,30 +345,17 @@ class _Pair:
     def block(self, x: Array, mine: Array, carry: Any, owner: Any) -> tuple[Array, Masks]:
         """The square of this device's left and another's right."""
         y, inside = carry[:2]
-        size = self.left.shape[0]
-        places = jnp.arange(size) + (lax.axis_index(self.axis_name) - owner) * size
+        places = places_from(owner, self.left.shape[0], self.axis_name)
         return product(x, y), Masks.of_rows(places, y, mine, inside)
 
     def ring_scan(self, tile: Callable[..., Any], start: Any, extra: Any, constants: Any) -> Any:
-        """Ring loop: each device visits every shard; carried values return to their owner.
-
-        `tile(state, carry, owner, constants)` gives the new state and what is passed on.
-        """
-        devices, me = lax.axis_size(self.axis_name), lax.axis_index(self.axis_name)
+        """Each device visits every shard, as in `jaxloss._memory.mesh.ring_scan`."""
         carry = (self.right, self.inside, *extra)
-        # Its transpose would keep the square of this device and all others, a tile an iteration.
-        tile = jax.checkpoint(tile, prevent_cse=False)
         if self.strategy == "gather":
             every = lax.all_gather(carry, self.axis_name, tiled=True)
+            tile = jax.checkpoint(tile, prevent_cse=False)
             return tile(start, every, 0, constants)[0], ()
-        onward = [(i, (i + 1) % devices) for i in range(devices)]
-
-        def step(carry: Any, turn: Any) -> Any:
-            state, carry = carry
-            state, carry = tile(state, carry, (me - turn) % devices, constants)
-            return (state, lax.ppermute(carry, self.axis_name, onward)), None
-
-        (state, carry), _ = lax.scan(step, (start, carry), jnp.arange(devices))
+        state, carry = ring_scan(tile, start, carry, constants, self.axis_name)
         return state, carry[2:]
 
     def reduced(self, values: Array, weights: ArrayLike, reduction: TypeOfReduction) -> Any:

@@ -4,9 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from arithmetic import ulp_error
+from cases import scoring as rows
+from cases import x64
 
 from jaxloss import nll, regression, scoring
 
@@ -15,6 +18,7 @@ pytestmark = pytest.mark.few
 LOCATION = np.array([0.3, -1.2, 0.8, 1.6])
 TARGET = np.array([0.7, -0.9, -0.2, 0.9])
 SCALE = np.array([0.5, 1.5, 0.25, 2.0])
+DEGREES = np.array([1.5, 3.0, 8.0, 50.0])
 MEMBERS = np.array([[0.1, 1.2, -0.4, 0.9], [2.0, -1.0, 0.5, 0.25]])
 OBSERVED = np.array([0.3, -0.7])
 
@@ -38,6 +42,13 @@ SCORINGRULES = {
         [0.550671036, 0.181269247, -0.981684361, -0.29531191],
         [0.058792135, 0.232476904, -0.658421806, 0.201328921],
     ],
+    "crps_student_t": [  # gradients by central differences: 1.5, 3, 8 and 50 degrees of freedom
+        [0.2698883962, 0.4354525901, 0.8417265577, 0.5678777503],
+        [-0.46933567, -0.14572967, 0.99605023, 0.27219122],
+        [0.46933567, 0.14572967, -0.99605023, -0.27219122],
+        [0.16430826, 0.26115579, -0.61729468, 0.18867195],
+        [-0.04044862, -0.02452832, 0.00234511, -7.557e-05],
+    ],
     "crps_log_normal": [  # of the targets exp(TARGET), differentiated in TARGET
         [0.377125376, 0.1528106204, 1.1552669211, 4.3967009103],
         [-0.78337856, 0.088361427, 1.973945814, 5.069799027],
@@ -51,10 +62,12 @@ SCORINGRULES = {
 def test_values_and_gradients_of_scoringrules(name):
     loss = getattr(scoring, name)
     change = jnp.exp if name == "crps_log_normal" else lambda y: y
-    total = lambda m, y, s: jnp.sum(loss(m, change(y), s))
+    total = lambda m, y, *rest: jnp.sum(loss(m, change(y), *rest))
     expected = SCORINGRULES[name]
-    np.testing.assert_allclose(loss(LOCATION, change(TARGET), SCALE), expected[0], rtol=2e-6)
-    got = jax.grad(total, (0, 1, 2))(*map(jnp.float32, (LOCATION, TARGET, SCALE)))
+    others = (SCALE, DEGREES)[: len(expected) - 3]
+    np.testing.assert_allclose(loss(LOCATION, change(TARGET), *others), expected[0], rtol=2e-6)
+    argnums = tuple(range(len(expected) - 1))
+    got = jax.grad(total, argnums)(*map(jnp.float32, (LOCATION, TARGET, *others)))
     np.testing.assert_allclose(got, expected[1:], rtol=1e-5, atol=1e-6)
 
 
@@ -106,10 +119,55 @@ def test_far_and_near_errors_of_a_gaussian_keep_their_digits():
     np.testing.assert_allclose(slopes, [1, -1 / np.sqrt(np.pi)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["crps_gaussian", "crps_logistic", "crps_laplace"])
+@pytest.mark.parametrize(
+    "name", ["crps_gaussian", "crps_logistic", "crps_laplace", "crps_student_t"]
+)
 def test_without_spread_the_score_is_the_absolute_error(name):
-    got = getattr(scoring, name)([1.0, 2.0], [4.0, -5.0], scale=1e-20)
+    shape = {"degrees_of_freedom": 3.0} if name == "crps_student_t" else {}
+    got = getattr(scoring, name)([1.0, 2.0], [4.0, -5.0], scale=1e-20, **shape)
     np.testing.assert_array_equal(got, regression.absolute_error([1.0, 2.0], [4.0, -5.0]))
+
+
+def test_limits_of_the_degrees_of_freedom_of_student_t():
+    error = np.float32([0.0, 1e-10, 0.3, 2.0, 7.0, 1e6])
+    # One: the Cauchy distribution, of which the score is elementary.
+    got = scoring.crps_student_t(0.0, error, scale=1.0, degrees_of_freedom=1.0)
+    e = np.float64(error)
+    expected = (2 * e * np.arctan(e) - np.log1p(e**2) + np.log(4)) / np.pi
+    np.testing.assert_allclose(got, expected, rtol=4e-7)
+    many = scoring.crps_student_t(0.0, error, scale=1.0, degrees_of_freedom=1e9)
+    np.testing.assert_allclose(many, scoring.crps_gaussian(0.0, error, 1.0), rtol=4e-7)
+    assert scoring.crps_student_t(0.0, 1.0, scale=1.0, degrees_of_freedom=0.5) == jnp.inf
+
+
+def test_gradient_in_the_degrees_of_freedom_keeps_its_digits():
+    """With nu degrees of freedom it is about 1 / nu^2, far below the others."""
+    at = np.float32([0.0, 0.4, 1.3, 1.9, 2.1, 3.0, 30.0, 1e8])
+    many = np.float32([0.7, 1.0001, 2.0, 11.0, 3e3, 1e6])
+    error, degrees = (x.ravel() for x in np.meshgrid(at, many))
+    slope = jax.jit(jax.vmap(jax.grad(scoring.crps_student_t, 3), (None, 0, None, 0)))
+    got = np.asarray(slope(0.0, error, 1.0, degrees))
+    for g, e, n in zip(got, error, degrees, strict=True):
+        with mpmath.workdps(60):
+            step, e, n = mpmath.mpf(10) ** -25, mpmath.mpf(float(e)), mpmath.mpf(float(n))
+            up, down = (rows.crps_student_t(0, e, mpmath.mpf(1), n + d) for d in (step, -step))
+            exact = (up - down) / (2 * step)
+            # It changes its sign once, about one standard deviation from the center.
+            assert abs(g - exact) < 2e-6 * (abs(exact) + 0.03 / n**2), (e, n)
+
+
+def test_curvature_of_student_t_is_that_of_its_gradient():
+    at = jnp.array([0.3, 1.2, 2.5]), jnp.array([0.7, 1.0, 0.4]), jnp.array([1.5, 4.0, 30.0])
+    total = lambda e, s, n: jnp.sum(scoring.crps_student_t(0.0, e, s, n))
+    with x64():
+        at = tuple(np.float64(x) for x in at)
+        slope = jax.jit(jax.grad(total, (0, 1, 2)))
+        curvature = jax.jit(jax.jacfwd(jax.grad(total, (0, 1, 2)), (0, 1, 2)))(*at)
+        for k in range(3):
+            up, down = ((*at[:k], at[k] + d, *at[k + 1 :]) for d in (1e-5, -1e-5))
+            for j, (a, b) in enumerate(zip(slope(*up), slope(*down), strict=True)):
+                got = np.diagonal(curvature[j][k])
+                np.testing.assert_allclose(got, (a - b) / 2e-5, rtol=1e-6, atol=1e-9)
 
 
 def test_a_narrow_log_normal_is_a_gaussian_about_its_median():

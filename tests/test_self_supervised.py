@@ -22,9 +22,14 @@ OF_SETS = {
     "sigreg": lambda x, **how: self_supervised.sigreg(x, directions=DIRECTIONS, **how),
     "visreg": lambda x, **how: self_supervised.visreg(x, directions=DIRECTIONS, **how),
     "uniformity": self_supervised.uniformity,
-    "koleo": lambda x, mask=None: self_supervised.koleo(x, where=mask, reduction="mean"),
+    "koleo": lambda x, **how: mean_koleo(x, **how),
 }
-CROSSING = ["barlow_twins", "vicreg", "sigreg"]
+CROSSING = [*((name, {}) for name in OF_SETS), *((n, {"chunk_size": 2}) for n in list(OF_SETS)[:2])]
+
+
+def mean_koleo(x, mask=None, axis_name=None):
+    of = self_supervised.koleo(x, where=mask, axis_name=axis_name, reduction="parts")
+    return of.value if axis_name is None else of.psum(axis_name).value
 
 
 @pytest.mark.parametrize("name", OF_SETS)
@@ -59,10 +64,8 @@ def test_what_has_collapsed_has_finite_derivatives(name, point):
     chex.assert_tree_all_finite((value, slope, curvature))
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
-@pytest.mark.parametrize("name", CROSSING)
-def test_statistics_of_several_devices_are_those_of_the_whole_set(name, chunk_size):
-    how = {} if name == "sigreg" else {"chunk_size": chunk_size}
+@pytest.mark.parametrize(("name", "how"), CROSSING)
+def test_several_devices_have_the_loss_of_the_whole_set(name, how):
     mask = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
 
     def mapped(x):
@@ -73,6 +76,20 @@ def test_statistics_of_several_devices_are_those_of_the_whole_set(name, chunk_si
     np.testing.assert_allclose(mapped(ROOM), np.full(4, whole), rtol=1e-5)
     got = jax.grad(lambda x: jnp.mean(mapped(x)))(jnp.asarray(ROOM))
     np.testing.assert_allclose(got, slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["koleo", "uniformity"])
+def test_a_set_is_split_over_devices_or_into_chunks(name):
+    loss = getattr(self_supervised, name)
+    with pytest.raises(ValueError, match=f"self_supervised.{name}: `chunk_size` is 2 with"):
+        loss(ROOM, chunk_size=2, axis_name="d")
+
+
+def test_equal_projections_on_two_devices_have_two_ranks():
+    x = np.float32([[1.0], [0.0], [1.0], [1.0], [0.0], [2.0]])
+    of = lambda x, **how: self_supervised.visreg(x, directions=[[1.0]], **how)
+    got = jax.vmap(lambda x: of(x, axis_name="d"), axis_name="d")(x.reshape(3, 2, 1))
+    np.testing.assert_allclose(got, np.full(3, of(x)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])

@@ -84,7 +84,7 @@ def _fill_masked(
         filled[name] = x
     inside = sum(axis not in spec.result.event for axis in axes)  # a set has one value an example
     has_entries = jnp.any(mask, axis=tuple(range(-inside, 0)))
-    if axis_name is not None:
+    if axis_name is not None and inside == len(axes):  # else each device has examples of its own
         has_entries = lax.pmax(has_entries.astype(jnp.int32), axis_name) > 0
     return filled, has_entries if where is None else where & has_entries
 

@@ -1,10 +1,11 @@
 """What the types of arrays say about a mesh: over which axes they vary, how they are split."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import Array
+from jax import Array, lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -146,3 +147,32 @@ def require_split(fun_name: str, name: str, x: Array, axis_name: str | tuple[str
                 f"it gradients would silently be multiplied by the number of devices."
             )
             raise ValueError(message)
+
+
+def ring_scan(
+    tile: Callable[..., Any],
+    start: PyTree,
+    carry: PyTree,
+    constants: PyTree,
+    axis_name: str | tuple[str, ...],
+) -> tuple[Any, Any]:
+    """Ring loop: each device visits every shard; carried values return to their owner.
+
+    `tile(state, carry, owner, constants)` gives the new state and what is passed on.
+    """
+    devices, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
+    onward = [(i, (i + 1) % devices) for i in range(devices)]
+    start, carry, constants = unify_vma(start, carry, constants)
+    # Its transpose would keep the square of this device and all others, a tile an iteration.
+    tile = jax.checkpoint(tile, prevent_cse=False)
+
+    def step(both: Any, turn: Any) -> Any:
+        state, carry = tile(*both, (me - turn) % devices, constants)
+        return (state, lax.ppermute(carry, axis_name, onward)), None
+
+    return lax.scan(step, (start, carry), jax.numpy.arange(devices))[0]
+
+
+def places_from(owner: Array, size: int, axis_name: str | tuple[str, ...]) -> Array:
+    """The places of this device's rows, counted from the first row of another device."""
+    return jax.numpy.arange(size) + (lax.axis_index(axis_name) - owner) * size

@@ -37,6 +37,14 @@ def exprel_derivative(x: Array) -> Array:
     return power_series(x, [(n + 1) / math.factorial(n + 2) for n in range(18)])
 
 
+def exprel_slope(x: Array) -> Array:
+    """The derivative of `exprel` for any x."""
+    near = jnp.abs(x) < 1
+    away = jnp.where(near, 1, x)
+    far = (jnp.exp(away) - jnp.expm1(away) / away) / away
+    return jnp.where(near, exprel_derivative(jnp.where(near, x, 0)), far)
+
+
 def expm1_minus_x_over_x2(x: Array) -> Array:
     r"""$(e^x - 1 - x) / x^2$ for |x| < 1: 1/2 at 0, with derivatives of every order."""
     return power_series(x, [1 / math.factorial(n + 2) for n in range(18)])

@@ -28,6 +28,7 @@ from jaxloss.scoring._parametric import (
     dawid_sebastiani,
 )
 from jaxloss.scoring._log_normal import crps_log_normal
+from jaxloss.scoring._student_t import crps_student_t
 from jaxloss.scoring._ensembles import crps_ensemble, energy_score, variogram_score
 from jaxloss.scoring._quantiles import crps_quantiles, interval_score, weighted_interval_score
 from jaxloss.scoring._classes import brier, ranked_probability
@@ -40,6 +41,7 @@ __all__ = [
     "crps_log_normal",
     "crps_logistic",
     "crps_quantiles",
+    "crps_student_t",
     "dawid_sebastiani",
     "energy_score",
     "interval_score",

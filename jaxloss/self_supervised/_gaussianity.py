@@ -5,7 +5,7 @@ same on all devices, and their randomness is the caller's.
 """
 
 import functools
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
+from jaxloss._memory.mesh import ring_scan
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.self_supervised._statistics import Sample
@@ -118,6 +119,28 @@ def _ranks(x: Array) -> Array:
     return jnp.argsort(order, axis=-2)
 
 
+def _ranks_of_all_devices(x: Array, axis_name: AxisName) -> Array:
+    """The place of each entry in the order of its column of all devices.
+
+    Of equal entries, those of earlier devices come first.
+    """
+    columns = jnp.swapaxes(x, -1, -2)
+    place = functools.partial(jnp.vectorize, signature="(n),(m)->(m)")
+    before, until = (
+        place(functools.partial(jnp.searchsorted, side=side)) for side in ("left", "right")
+    )
+    own = _ranks(x)
+
+    def tile(state: Array, carry: Array, owner: Array, constants: Any) -> Any:
+        columns, own, me = constants
+        others = jnp.where(owner < me, until(carry, columns), before(carry, columns))
+        return state + jnp.where(owner == me, own, jnp.swapaxes(others, -1, -2)), carry
+
+    constants = columns, own, lax.axis_index(axis_name)
+    start = lax.full_like(own, 0)
+    return ring_scan(tile, start, jnp.sort(columns, axis=-1), constants, axis_name)[0]
+
+
 @loss(
     nonnegative,
     centre=nonnegative_number,
@@ -134,6 +157,7 @@ def visreg(
     shape: Real[ArrayLike, ""] = 1.0,
     epsilon: Real[ArrayLike, ""] = 1e-4,
     mask: Bool[ArrayLike, "*batch set"] | None = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""VISReg: mean, deviation and shape of embeddings are to be those of the standard normal.
@@ -147,9 +171,10 @@ def visreg(
       p = \frac{z - m}{\mathrm{sg}[\sigma] + \epsilon}\, A$$
 
     The last term compares the sorted projections with quantiles: a sliced Wasserstein distance.
-    Deviations $\sigma$ are biased ones, and constants of the gradient there. With several devices
-    each has a set of its own, and its own directions, as in the paper. It is the regularizer: the
-    paper adds 0.9 of it to 0.1 of the prediction loss, with equal weights of its terms.
+    Deviations $\sigma$ are biased ones, and constants of the gradient there. It is the
+    regularizer: the paper adds 0.9 of it to 0.1 of the prediction loss, with equal weights of its
+    terms. In the paper each device has a set of its own, and its own directions; with `axis_name`
+    the statistics and the order are those of all devices, which have the same directions.
 
     Args:
         embeddings: Embeddings, one set per example of the batch.
@@ -159,9 +184,11 @@ def visreg(
         shape: The weight of the projections.
         epsilon: Added to deviations, by which projections are divided.
         mask: False takes an example out of the set.
+        axis_name: Mesh axes over which the set is split, inside `shard_map`. Sorted projections
+            are passed on from one device to the next.
 
     Returns:
-        The loss of each set.
+        The loss of each set; with `axis_name` that of all devices.
 
     Example:
         >>> visreg([[1.0], [-1.0], [3.0]], directions=[[1.0]], scale=0.0, shape=0.0)
@@ -170,7 +197,7 @@ def visreg(
     References:
         Wu et al., *VISReg*, 2026.
     """
-    sample, x = Sample(mask), embeddings
+    sample, x = Sample(mask, axis_name), embeddings
     mean, centred = sample.mean(x), sample.centred(x)
     deviation = numerics.sqrt(sample.variance(centred))
     still = lax.stop_gradient(deviation)[..., None, :] + epsilon
@@ -178,11 +205,12 @@ def visreg(
     number = sample.number(x)
     # What is left out comes last, and has a quantile that is not used.
     keep = jnp.ones_like(projections, bool) if mask is None else mask[..., None] & True
-    place = _ranks(lax.stop_gradient(jnp.where(keep, projections, jnp.inf)))
+    still = lax.stop_gradient(jnp.where(keep, projections, jnp.inf))
+    place = _ranks(still) if axis_name is None else _ranks_of_all_devices(still, axis_name)
     share = (place + 1).astype(x.dtype) / (number + 1)[..., None, None]
     quantiles = ndtri(jnp.where(keep, share, 0.5))
     squares = jnp.mean(jnp.square(jnp.where(keep, projections - quantiles, 0)), axis=-1)
-    of_shape = jnp.sum(squares, axis=-1) / jnp.maximum(number, 1)
+    of_shape = sample.over_devices(jnp.sum(squares, axis=-1)) / jnp.maximum(number, 1)
     of_centre = jnp.mean(jnp.square(mean), axis=-1)
     of_scale = jnp.mean(jnp.square(1 - deviation), axis=-1)
     return centre * of_centre + scale * of_scale + shape * of_shape

@@ -1,6 +1,6 @@
 """Losses of the spread of embeddings on the sphere: KoLeo, alignment and uniformity."""
 
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -9,19 +9,21 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
+from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
+from jaxloss._memory.mesh import places_from, ring_scan
 from jaxloss.contrastive._similarities import Masks, product, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
+from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 
 
-def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:
-    directions, in_set, epsilon = shared
-    own, rows_in_set, places = rows
-    others = Masks.of_rows(places, directions, rows_in_set, in_set).others
+def _nearest(own: Array, directions: Array, others: Array) -> tuple[Array, Array]:
+    """The largest cosine of each row with the others, and the neighbour that has it."""
     cosines = lax.stop_gradient(jnp.where(others, product(own, directions), -jnp.inf))
     nearest = is_label(cosines, jnp.argmax(cosines, axis=-1).astype(jnp.int32))
     # A product with ones and zeros, whose transpose is a product again.
@@ -31,7 +33,38 @@ def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:
         directions,
         precision=lax.Precision.HIGHEST,
     )
+    return jnp.max(cosines, axis=-1), neighbour
+
+
+def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:
+    directions, in_set, epsilon = shared
+    own, rows_in_set, places = rows
+    others = Masks.of_rows(places, directions, rows_in_set, in_set).others
+    _, neighbour = _nearest(own, directions, others)
     return -jnp.log(numerics.distance(own, neighbour) + epsilon)
+
+
+def _nearest_of_all_devices(own: Array, keep: Array, axis_name: AxisName) -> Array:
+    def tile(state: Any, carry: Any, owner: Array, constants: Any) -> Any:
+        (best, neighbour), (own, keep) = state, constants
+        places = places_from(owner, own.shape[-2], axis_name)
+        top, other = _nearest(own, carry[0], Masks.of_rows(places, carry[0], keep, carry[1]).others)
+        nearer = top > best
+        neighbour = jnp.where(nearer[..., None], other, neighbour)
+        return (jnp.where(nearer, top, best), neighbour), carry
+
+    start = lax.full_like(own[..., 0], -jnp.inf), lax.full_like(own, 0)
+    (_, neighbour), _ = ring_scan(tile, start, (own, keep), (own, keep), axis_name)
+    return neighbour
+
+
+def _check_one_split(fun_name: str, chunk_size: int | None, axis_name: AxisName | None) -> None:
+    if chunk_size is not None and axis_name is not None:
+        message = (
+            f"{fun_name}: `chunk_size` is {chunk_size!r} with `axis_name`, expected None: "
+            f"embeddings are compared with those of one device at a time."
+        )
+        raise ValueError(message)
 
 
 @loss(scale_invariant, epsilon=nonnegative_number)
@@ -43,6 +76,7 @@ def koleo(
     mask: Bool[ArrayLike, "*batch set dim"]
     | Bool[ArrayLike, "dim"]
     | None = None,  # applied by the contract
+    axis_name: AxisName | None = None,
     where: Bool[ArrayLike, "*batch set"] | None = None,
     **reduction: Unpack[SetReduction],
 ) -> Float[Array, "*batch set"]:
@@ -63,14 +97,17 @@ def koleo(
         epsilon: Added to distances.
         chunk_size: How many examples to compare with all others at once; None for all of them.
         mask: False leaves an entry out of the vector of an example, or of all vectors.
+        axis_name: Mesh axes over which the set is split, inside `shard_map`: the neighbour is
+            that among all devices, whose embeddings are passed on from one to the next.
         where: False takes an example out of the set.
 
     Returns:
-        The loss of each example; 0 for one that is alone.
+        The loss of each example, of this device with `axis_name`: `reduction="parts"` and
+        `.psum(axis_name).value` give the mean of all. 0 for an example that is alone.
 
     Raises:
         TypeError: If `chunk_size` is not a static integer or None.
-        ValueError: If `chunk_size` is below 1.
+        ValueError: If `chunk_size` is below 1, or given with `axis_name`.
 
     Example:
         >>> koleo([[1.0, 0.0], [-2.0, 0.0]])  # -log 2
@@ -80,10 +117,15 @@ def koleo(
         Sablayrolles et al., *Spreading Vectors for Similarity Search*, 2019.
         Oquab et al., *DINOv2: Learning Robust Visual Features without Supervision*, 2024.
     """
+    name = "jaxloss.self_supervised.koleo"
+    _check_one_split(name, chunk_size, axis_name)
     units = numerics.normalize(embeddings)
     ones = jnp.ones(units.shape[:-1], bool) if where is None else where
-    is_alone = jnp.sum(ones, axis=-1, keepdims=True, dtype=jnp.int32) < 2
-    name = "jaxloss.self_supervised.koleo"
+    number = jnp.sum(ones, axis=-1, keepdims=True, dtype=jnp.int32)
+    is_alone = over_devices(number, axis_name) < 2
+    if axis_name is not None:
+        neighbour = _nearest_of_all_devices(units, ones, axis_name)
+        return jnp.where(is_alone, 0, -jnp.log(numerics.distance(units, neighbour) + epsilon))
     shared = [whole(units, -2), whole(where), jnp.asarray(epsilon, units.dtype)]
     values = map_rows(name, _koleo_rows, chunk_size, shared, [units, where], batch=units.ndim - 2)
     return jnp.where(is_alone, 0, materialize(values))
@@ -130,16 +172,35 @@ def alignment(
     return power_or_zero(squared, power / 2)
 
 
-def _log_mean_exp(x: Array, where: Array, number: Array) -> Array:
-    """The log of the mean of exponentials, which are at most 1; 0 of none.
+class _Kernels(NamedTuple):
+    """Sums of exponentials that are at most 1.
 
-    Where most of them are 1, the distance of the mean from 1 has the digits.
+    Attributes:
+        short: The sum of exp(x) - 1: where most of them are 1, it has the digits of the mean.
+        total: The sum of exp(x).
     """
-    short = jnp.sum(jnp.where(where, numerics.expm1(jnp.where(where, x, 0)), 0), axis=-1) / number
-    is_near = short > -0.5
-    far = numerics.logsumexp(x, where=where)
-    far = jnp.where(is_near, 0, far) - jnp.log(number)
-    return jnp.where(is_near, jnp.log1p(jnp.where(is_near, short, 0)), far)
+
+    short: Array
+    total: ExpSum
+
+    @classmethod
+    def of(cls, x: Array, where: Array) -> "_Kernels":
+        inside = jnp.where(where, x, 0)
+        short = jnp.sum(jnp.where(where, numerics.expm1(inside), 0), axis=-1)
+        return cls(short, ExpSum.of(jnp.where(where, x, -jnp.inf), where))
+
+    def merge(self, more: "_Kernels") -> "_Kernels":
+        return _Kernels(self.short + more.short, self.total.merge(more.total))
+
+    def psum(self, axis_name: AxisName) -> "_Kernels":
+        return _Kernels(lax.psum(self.short, axis_name), self.total.psum(axis_name))
+
+    def log_mean(self, number: Array) -> Array:
+        """The log of the mean; 0 of none."""
+        short, (top, rest) = self.short / number, self.total
+        is_near = short > -0.5
+        far = finite_top(top) + jnp.log(jnp.where(is_near, 1, rest) / number)
+        return jnp.where(is_near, jnp.log1p(jnp.where(is_near, short, 0)), far)
 
 
 def _uniformity_rows(shared: list[Any], rows: list[Any]) -> Array:
@@ -147,7 +208,20 @@ def _uniformity_rows(shared: list[Any], rows: list[Any]) -> Array:
     own, rows_in_set, places = rows
     others = Masks.of_rows(places, directions, rows_in_set, in_set).others
     exponents = -sharpness * squared_distances(own, directions)
-    return _log_mean_exp(exponents, others, number[..., None])
+    return _Kernels.of(exponents, others).log_mean(number[..., None])
+
+
+def _kernels_of_all_devices(own: Array, keep: Array, sharpness: Array, axis_name: Any) -> _Kernels:
+    def tile(state: Any, carry: Any, owner: Array, constants: Any) -> Any:
+        own, keep, sharpness = constants
+        places = places_from(owner, own.shape[-2], axis_name)
+        others = Masks.of_rows(places, carry[0], keep, carry[1]).others
+        exponents = -sharpness * squared_distances(own, carry[0])
+        return state.merge(_Kernels.of(exponents, others)), carry
+
+    nothing = lax.full_like(own[..., 0], 0)
+    start = _Kernels(nothing, ExpSum.over_nothing(nothing))
+    return ring_scan(tile, start, (own, keep), (own, keep, sharpness), axis_name)[0]
 
 
 @loss(scale_invariant, sharpness=above_zero)
@@ -157,6 +231,7 @@ def uniformity(
     sharpness: Real[ArrayLike, ""] = 2.0,
     chunk_size: int | None = None,
     mask: Bool[ArrayLike, "*batch set"] | None = None,
+    axis_name: AxisName | None = None,
     **reduction: Unpack[Reduction],
 ) -> Float[Array, "*batch"]:
     r"""Uniformity: the log of the mean Gaussian kernel over all pairs of a set, on the sphere.
@@ -173,13 +248,15 @@ def uniformity(
         sharpness: The sharpness $t$ of the kernel; 2 in the paper.
         chunk_size: How many examples to compare with all others at once; None for all of them.
         mask: False takes an example out of the set.
+        axis_name: Mesh axes over which the set is split, inside `shard_map`: the pairs are those
+            of all devices, whose embeddings are passed on from one to the next.
 
     Returns:
-        The loss of each set, at most 0; 0 for a set of one.
+        The loss of each set, at most 0; 0 for a set of one. With `axis_name` that of all devices.
 
     Raises:
         TypeError: If `chunk_size` is not a static integer or None.
-        ValueError: If `chunk_size` is below 1.
+        ValueError: If `chunk_size` is below 1, or given with `axis_name`.
 
     Example:
         >>> uniformity([[1.0, 0.0], [0.0, 3.0]], sharpness=1.0)
@@ -188,11 +265,16 @@ def uniformity(
     References:
         Wang and Isola, *Understanding Contrastive Representation Learning*, 2020.
     """
+    name, batch = "jaxloss.self_supervised.uniformity", embeddings.ndim - 2
+    _check_one_split(name, chunk_size, axis_name)
     units = numerics.normalize(embeddings)
     keep = jnp.ones(units.shape[:-1], bool) if mask is None else mask
-    number = jnp.sum(keep, axis=-1, dtype=jnp.int32).astype(units.dtype)
-    shared = [whole(units, -2), whole(mask), jnp.asarray(sharpness, units.dtype)]
-    shared.append(jnp.maximum(number - 1, 1))
-    name, batch = "jaxloss.self_supervised.uniformity", units.ndim - 2
+    number = over_devices(jnp.sum(keep, axis=-1, dtype=jnp.int32), axis_name).astype(units.dtype)
+    sharpness, others = jnp.asarray(sharpness, units.dtype), jnp.maximum(number - 1, 1)
+    if axis_name is not None:
+        rows = _kernels_of_all_devices(units, keep, sharpness, axis_name)
+        of_rows = rows.log_mean(others[..., None])
+        return _Kernels.of(of_rows, keep).psum(axis_name).log_mean(jnp.maximum(number, 1))
+    shared = [whole(units, -2), whole(mask), sharpness, others]
     of_rows = map_rows(name, _uniformity_rows, chunk_size, shared, [units, mask], batch=batch)
-    return _log_mean_exp(materialize(of_rows), keep, jnp.maximum(number, 1))
+    return _Kernels.of(materialize(of_rows), keep).log_mean(jnp.maximum(number, 1))

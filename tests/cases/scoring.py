@@ -2,10 +2,11 @@
 
 import mpmath
 import numpy as np
-from arithmetic import erf, exp, is_exact, log, log1p, sqrt
+import scipy.special
+from arithmetic import DIGITS, erf, exp, is_exact, log, log1p, sqrt
 
 from cases import Batched, Case
-from cases.nll import circle, either_sign
+from cases.nll import circle, decades, either_sign, loggamma
 
 MEMBERS, DIM = 4, 2
 
@@ -37,6 +38,38 @@ def crps_log_normal(location, target, scale):
     z = (log(target) - location) / scale
     mean = exp(location + scale**2 / 2)
     return target * (2 * below(z) - 1) - 2 * mean * (below(z - scale) - below(-scale / sqrt(two)))
+
+
+def log_beta(a, b):
+    return loggamma(a) + loggamma(b) - loggamma(a + b)
+
+
+def within(z, n):
+    """The probability of Student's t distribution between -z and z, for z >= 0."""
+    near, far = z**2 / (n + z**2), n / (n + z**2)
+    if not is_exact(z):
+        return scipy.special.betainc(0.5, n / 2, near)
+    outside = far ** (n / 2)
+    half = number(z)(1) / 2
+    if near > half:  # few degrees of freedom, or next to nothing outside
+        if outside < mpmath.mpf(10) ** -DIGITS:
+            return 1
+        return 1 - mpmath.betainc(n / 2, half, 0, far, regularized=True)
+    # A sum of positive terms: with many degrees of freedom others cancel.
+    series = mpmath.hyp2f1(1, (n + 1) / 2, 3 * half, near)
+    return 2 * z * far ** ((n + 1) / 2) / sqrt(n) / exp(log_beta(n / 2, half)) * series
+
+
+def crps_student_t(location, target, scale, degrees_of_freedom):
+    n, half = degrees_of_freedom, number(scale)(1) / 2
+    z = abs(target - location) / scale
+    center, mean = (
+        exp(-log_beta(n / 2, half)),
+        exp(log_beta(n - half, half) - log_beta(n / 2, half)),
+    )
+    density = center / sqrt(n) * (1 + z**2 / n) ** (-(n + 1) / 2)
+    rest = 2 * (density * (n + z**2) - sqrt(n) * center * mean) / (n - 1)
+    return scale * (z * within(z, n) + rest)
 
 
 def dawid_sebastiani(location, target, scale):
@@ -193,6 +226,14 @@ CASES = {
         extremes={"location": locations, "target": amounts, "scale": log_scales},
         by_component=False,
         conditioned=True,
+        ulp=(8, 8),
+    ),
+    "crps_student_t": Case(
+        crps_student_t,
+        draws={"degrees_of_freedom": lambda g, batch: g.uniform(1.2, 9, batch).astype(np.float32)},
+        extremes=PARAMETRIC | {"degrees_of_freedom": decades(-0.2, 6)},
+        by_component=False,
+        conditioned=True,  # the slope in the degrees of freedom changes its sign
         ulp=(8, 8),
     ),
     "dawid_sebastiani": Case(dawid_sebastiani, extremes=PARAMETRIC, by_component=False),

@@ -1,6 +1,7 @@
 """What docs/meshes.md promises of token means and of the last layer, on eight devices of one CPU."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
-from jaxloss import contrastive, linear, policy, preference, router, sharded
+from jaxloss import contrastive, linear, policy, preference, router, self_supervised, sharded
 from jaxloss.classification import softmax_cross_entropy
 from jaxloss.linear._statistics import OUTPUTS
 
@@ -307,6 +308,28 @@ def contrastive_chunks_on_explicit_sets():
             function = lambda x, y, f=loss: f(x, y, reduction="mean", chunk_size=16)
             got = jax.device_get(jax.jit(jax.value_and_grad(function, (0, 1)))(put(x), put(y)))
         chex.assert_trees_all_close(got, jax.device_get(expected), rtol=2e-4, atol=2e-6)
+
+
+@check
+def sets_of_embeddings_over_all_devices():
+    """KoLeo, uniformity and VISReg of the whole set: no square of it, and nothing is gathered."""
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.normal(size=(256, 8)).astype(np.float32))
+    directions = jnp.asarray(generator.normal(size=(8, 4)).astype(np.float32))
+
+    def koleo(x, axis_name=None):
+        parts = self_supervised.koleo(x, axis_name=axis_name, reduction="parts")
+        return (parts if axis_name is None else parts.psum(axis_name)).value
+
+    visreg = functools.partial(self_supervised.visreg, directions=directions)
+    for loss in (koleo, self_supervised.uniformity, visreg):
+        expected = jax.jit(jax.value_and_grad(loss))(x)
+        local = functools.partial(loss, axis_name="data")
+        split = jax.shard_map(local, mesh=mesh_of("data"), in_specs=P("data"), out_specs=P())
+        program = jax.jit(jax.value_and_grad(split)).lower(x).compile()
+        chex.assert_trees_all_close(program(x), expected, rtol=2e-5, atol=1e-6)
+        assert "all-gather" not in program.as_text()
+        assert not re.search(r"f32\[(256|32),256", program.as_text())
 
 
 @check

@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
-from jaxloss._xla import on_cpu, separate_derivative
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument, power_or_zero
+from jaxloss.numerics._forms import on_cpu, separate_derivative
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import bounded_gradient, nonnegative
 

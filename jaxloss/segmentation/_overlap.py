@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss._xla import on_cpu
 from jaxloss.domains import class_ids, nonnegative_number, positive, unit_interval
 from jaxloss.numerics._elementwise import power_or_zero
+from jaxloss.numerics._forms import on_cpu
 from jaxloss.segmentation._regions import (
     PerClass,
     Shares,

@@ -29,7 +29,8 @@ from jaxloss.contrastive._similarities import (
     product,
     with_derivative_of,
 )
-from jaxloss.linear._online_softmax import Head, Layer, losses_of_products
+from jaxloss.linear._layer import Head, Layer
+from jaxloss.linear._online_softmax import losses_of_products
 from jaxloss.numerics._double_double import DD
 from jaxloss.numerics._labels import is_static_zero
 from jaxloss.numerics._online_logsumexp import ExpSum

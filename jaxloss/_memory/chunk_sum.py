@@ -66,11 +66,14 @@ class ChunkedSum(NamedTuple):
         split: How the rows are split.
         value: Computes the sum of a chunk.
         value_and_grad: Computes its gradients as well; by default, JAX differentiates `value`.
+        dtype_of_sums: From the dtype of an array that all rows share to the one in which its
+            gradient is added up.
     """
 
     split: Split
     value: Value
     value_and_grad: ValueAndGrad | None = None
+    dtype_of_sums: Callable[[DTypeLike], DTypeLike] = accumulator_dtype
 
 
 class RowGradient(NamedTuple):
@@ -213,7 +216,7 @@ def _sum_and_grads(
     row_leaves, rows_tree = jax.tree.flatten(rows)
     count = len(shared_leaves)
     sums = [
-        zeros_like(x, accumulator_dtype(x.dtype)) if m else None
+        zeros_like(x, program.dtype_of_sums(x.dtype)) if m else None
         for x, m in zip(shared_leaves, moves[:count], strict=True)
     ]
     wanted_rows = rows_tree.unflatten(moves[count:])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from jaxloss._core.arguments import as_array, check_choice
 from jaxloss._core.checks import are_on, check
@@ -19,7 +20,7 @@ from jaxloss._memory.layout import accumulator_dtype, check_chunk_size, plan_spl
 from jaxloss._memory.mesh import require_split, shards
 from jaxloss.domains import class_ids
 from jaxloss.linear._blocks import Tiles
-from jaxloss.linear._online_softmax import Layer
+from jaxloss.linear._layer import Layer
 
 Policy = Literal["fastest", "least_memory"]
 
@@ -27,8 +28,11 @@ ChunkSize = int | tuple[int, int] | None
 
 _MIB = 2**20
 _BUDGET = 64 * _MIB  # bytes of logits: `benchmarks/fused.py`
-_ROWS = {"fastest": 4096, "least_memory": 2048}
-_BLOCK_BUDGET = 8 * _MIB  # bytes of the logits of a block, with the least memory
+_ROWS = 4096
+# With the least memory a chunk has 4 times as many rows as there are features, within these limits,
+# and a block has 1024 classes: `benchmarks/accelerators.head.md`.
+_ROWS_OF_BLOCK = (2048, 16384)
+_BLOCK = 1024
 _INDICES = 2**31 - 1  # entries of an array that int32 indices reach
 
 
@@ -89,8 +93,9 @@ def plan_tiles(
         split = plan_split(rows, size or 128 * devices, devices)
         return Tiles(layer, split, None), "128 tokens, the number of classes is not known"
     itemsize = accumulator_dtype(weight.dtype).itemsize
-    least, reason = policy == "least_memory", f"{_ROWS[policy]} tokens at most"
-    most = _ROWS[policy]
+    least = policy == "least_memory"
+    most = _within(4 * dim, _ROWS_OF_BLOCK) if least else _ROWS
+    reason = f"{most} tokens at most"
     if size is not None:
         most, reason = max(1, size // devices), "as given, or less to divide the tokens"
     elif not least:
@@ -105,15 +110,18 @@ def plan_tiles(
     block_size = None
     if least:
         split = plan_split(rows, most * devices, devices)
-        block_size = block or max(
-            128, _BLOCK_BUDGET // (itemsize * (split.size // devices)) // 128 * 128
-        )
-        block_size = min(block_size, vocabulary)
+        share = split.size // devices
+        numbers = _BLOCK * 4 // itemsize * _within(share, _ROWS_OF_BLOCK)
+        block_size = min(block or max(128, numbers // share // 128 * 128), vocabulary)
     width = block_size or vocabulary
     if isinstance(rows, int) and min(most, local) * width > _INDICES:
         most, reason = max(1, _INDICES // width), "below 2^31 logits, which int32 indices reach"
     split = plan_split(rows, most * devices, devices)
     return Tiles(layer, split, block_size or block or 4096), reason
+
+
+def _within(x: int, limits: tuple[int, int]) -> int:
+    return min(max(x, limits[0]), limits[1])
 
 
 class Arguments:
@@ -226,6 +234,19 @@ class Arguments:
             self.refuse(name, x.shape, "a scalar")
         return x
 
+    def accumulator(self, name: str, given: DTypeLike | None) -> np.dtype | None:
+        """The dtype in which the gradient of the weight is added up; None for the default."""
+        if given is None or np.dtype(given) == self.dtype:
+            return None
+        bfloat16 = np.dtype(jnp.bfloat16)
+        if not np.dtype(given) == self.weight.dtype == bfloat16:
+            wide = f"{self.dtype} or bfloat16" if self.weight.dtype == bfloat16 else self.dtype
+            message = (
+                f"{self.fun_name}: `{name}` is {np.dtype(given)}, expected {wide} for a weight"
+            )
+            raise ValueError(f"{message} of {self.weight.dtype}.")
+        return bfloat16
+
     def tiles(self, layer: Layer, chunk_size: ChunkSize, policy: Policy) -> Tiles:
         """How many rows and classes are computed at once."""
         check_choice(self.fun_name, "policy", policy, ("fastest", "least_memory"))
@@ -298,9 +319,10 @@ def plan(
     "fastest" computes as many tokens at once as keep the logits within 64 MiB, or within twice the
     size of the weight if that is more, because the gradient of the weight is read and written with
     every chunk; at most 4096. More tokens a chunk take more memory and less time. "least_memory"
-    computes 2048 tokens at once, and as many classes as keep their logits within 8 MiB. A given
-    size is lowered, at most by half, to one that divides the tokens. No array of logits has 2^31
-    entries or more, whatever is given: indices are int32.
+    computes 1024 classes at once, of 2048 tokens, or of 4 times `dim` if that is more, up to 16384;
+    more classes if there are fewer tokens. A given size is lowered, at most by half, to one that
+    divides the tokens. No array of logits has 2^31 entries or more, whatever is given: indices are
+    int32.
 
     These are the tokens of one device: inside `shard_map` arrays are local, and the type of an
     array on an Explicit mesh tells how it is split. On an Auto mesh the type does not tell: there

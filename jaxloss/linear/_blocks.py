@@ -4,21 +4,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from jaxloss._memory.layout import (
-    Split,
-    zeros_like,
-)
+from jaxloss._memory.layout import Split, accumulator_dtype, zeros_like
 from jaxloss._memory.mesh import pcast_varying, possible_shards, vma_of
-from jaxloss.linear._online_softmax import (
-    Classes,
-    Head,
-    Labels,
-    Layer,
-    sums_of_block,
-)
+from jaxloss.linear._layer import Head, Labels, Layer
+from jaxloss.linear._online_softmax import Classes, sums_of_block
 
 
 class Tiles(NamedTuple):
@@ -29,12 +23,20 @@ class Tiles(NamedTuple):
         rows: How the rows are split into chunks.
         block: The number of classes of a block; None for all.
         sums_of: What is computed of a block of logits, as `sums_of_block` is.
+        accumulator: The dtype in which the gradient of a half-precision weight is added up over
+            chunks; None for float32.
     """
 
     layer: Layer
     rows: Split
     block: int | None
     sums_of: Callable[..., Any] = sums_of_block
+    accumulator: np.dtype | None = None
+
+    def dtype_of_sums(self, dtype: DTypeLike) -> np.dtype:
+        """The dtype in which gradients of this dtype are added up over chunks."""
+        wide = accumulator_dtype(dtype)
+        return wide if self.accumulator is None or dtype == wide else self.accumulator
 
 
 class Blocks(NamedTuple):

@@ -30,13 +30,8 @@ from jaxloss.linear._blocks import (
     classes_of,
     stack_blocks,
 )
-from jaxloss.linear._online_softmax import (
-    Head,
-    Labels,
-    labels_of,
-    losses_of,
-    product,
-)
+from jaxloss.linear._layer import Head, Labels, labels_of
+from jaxloss.linear._online_softmax import losses_of, product
 
 
 def _block_sums(
@@ -109,18 +104,22 @@ def _row_sums_jvp(
     moving = {f: x for f, x in fields if not (x is None or isinstance(x, SymbolicZero))}
     hidden_dot = None if isinstance(rows_dot.hidden, SymbolicZero) else rows_dot.hidden
 
-    # Cotangents are added up over rows and over blocks in float32.
+    # Cotangents are added up over rows, and those of the rows over blocks, in float32. Those of a
+    # block of the weight are complete at its end, and have the dtype of the weight from there on,
+    # but in float16, where they are not divided yet.
     def wide(x: Array) -> Array:
-        return x.astype(accumulator_dtype(x.dtype))
+        return x.astype(tiles.dtype_of_sums(x.dtype))
 
-    blocks_dot = {
-        f: stack_blocks(blocks, wide(x), class_axis_of(layer, f)) if f in CLASS_FIELDS else wide(x)
+    in_blocks = {
+        f: stack_blocks(blocks, wide(x) if x.dtype == jnp.float16 else x, class_axis_of(layer, f))
         for f, x in moving.items()
+        if f in CLASS_FIELDS
     }
-    in_blocks = {f: x for f, x in blocks_dot.items() if f in CLASS_FIELDS}
-    whole = {f: x for f, x in blocks_dot.items() if f not in CLASS_FIELDS}
+    whole = {f: wide(x) for f, x in moving.items() if f not in CLASS_FIELDS}
     chunks = _to_scan(tiles, (rows, labels.ids, anchors))
-    chunks_dot = None if hidden_dot is None else _to_scan(tiles, wide(hidden_dot))
+    if hidden_dot is not None:
+        hidden_dot = hidden_dot.astype(accumulator_dtype(hidden_dot.dtype))
+    chunks_dot = None if hidden_dot is None else _to_scan(tiles, hidden_dot)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_chunk(own: Head, own_dot: Any, j: Array | int, chunk: Any, hidden_dot: Any) -> Any:
@@ -142,7 +141,7 @@ def _row_sums_jvp(
     def of_block(chunks: Any, chunks_dot: Any, whole: Any, block: Any) -> Any:
         j, own_dot = block
         own = block_of_head(layer, blocks, head, j)
-        every = {**own_dot, **whole}
+        every = {**jax.tree.map(wide, own_dot), **whole}
         return _scan_rows(
             tiles, lambda chunk: of_chunk(own, every, j, *chunk), (chunks, chunks_dot)
         )

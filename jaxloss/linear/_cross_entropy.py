@@ -6,20 +6,22 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._core.spec import ArrayLike
 from jaxloss._core.typing import AxisName
+from jaxloss._memory import layout
 from jaxloss._memory.chunk_sum import ChunkedSum, Wanted, sum_chunks
-from jaxloss._memory.layout import accumulator_dtype
 from jaxloss._memory.row_factors import holds_float16, row_factors
 from jaxloss.linear import _tokamax
 from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
 from jaxloss.linear._blocks import Rows, Tiles, unify_layer_vma, where_rows
 from jaxloss.linear._classes_outside import row_losses
-from jaxloss.linear._online_softmax import Head, Layer
+from jaxloss.linear._layer import Head, Layer
 from jaxloss.linear._rows_outside import chunk_losses, chunk_value_and_grad
 from jaxloss.linear._total_loss import total_loss
 
@@ -58,6 +60,7 @@ def softmax_cross_entropy(
     metrics: bool = False,
     chunk_size: ChunkSize = None,
     policy: Policy = "fastest",
+    accumulator_dtype: DTypeLike | None = None,
     axis_name: AxisName | None = None,
     implementation: Literal["xla", "tokamax"] = "xla",
 ) -> Any:
@@ -97,6 +100,9 @@ def softmax_cross_entropy(
         chunk_size: How many tokens to compute at once, or a pair of tokens and classes; by default
             as `plan` chooses.
         policy: "fastest" or "least_memory".
+        accumulator_dtype: The dtype in which "fastest" adds up the gradient of the weight over
+            chunks of tokens; by default float32. Of a bfloat16 weight, `jnp.bfloat16` holds half as
+            much, and rounds with every chunk.
         axis_name: Inside `jax.shard_map`, the mesh axis over which `weight` is split along the
             vocabulary, and `bias` and `class_weights` with it. Devices exchange a few numbers a
             token; labels are ids of the whole vocabulary.
@@ -138,7 +144,10 @@ def softmax_cross_entropy(
         _tokamax.check(call.fun_name, options, metrics, reduction)
         return _tokamax.loss(call, call.labels("labels", labels), reduction)
     layer = Layer(transposed, axis_name, metrics)
-    return _loss(call, layer, head, labels, where, weights, reduction, chunk_size, policy)
+    accumulator = call.accumulator("accumulator_dtype", accumulator_dtype)
+    return _loss(
+        call, layer, head, labels, where, weights, reduction, chunk_size, policy, accumulator
+    )
 
 
 def log_probabilities(
@@ -218,13 +227,14 @@ def _loss(
     reduction: TypeOfReduction,
     chunk_size: ChunkSize,
     policy: Policy,
+    accumulator: np.dtype | None = None,
 ) -> Any:
     check_choice(call.fun_name, "reduction", reduction, ("none", "mean", "sum", "parts"))
     rows = Rows(call.hidden, call.labels("labels", labels), call.mask("where", where))
     weights = call.per_row("weights", weights)
     call.check_axis(layer.axis_name)
     call.check_labels(rows.ids, rows.mask, layer.axis_name)
-    tiles = call.tiles(layer, chunk_size, policy)
+    tiles = call.tiles(layer, chunk_size, policy)._replace(accumulator=accumulator)
     result, found = _evaluate(tiles, policy, reduction, head, rows, weights)
     result = result.reshape(call.batch) if reduction == "none" else result
     if not layer.metrics:
@@ -256,7 +266,7 @@ def _evaluate(
         rows.mask,
         weights,
         reduction,
-        accumulator_dtype(head.weight.dtype),
+        layout.accumulator_dtype(head.weight.dtype),
         float16=holds_float16((head, rows)),
     )
     factors = factors + lax.full_like(rows.hidden[:, 0], 0, factors.dtype)  # of their sharding
@@ -295,4 +305,5 @@ def _sum_of_chunks(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tupl
         found = _Chunk(rows_bar, where_rows(counted, values))
         return jnp.sum(where_rows(counted, values * factors)), aux, sums, found
 
-    return sum_chunks(ChunkedSum(tiles.rows, value, value_and_grad), head, _Chunk(rows, factors))
+    program = ChunkedSum(tiles.rows, value, value_and_grad, tiles.dtype_of_sums)
+    return sum_chunks(program, head, _Chunk(rows, factors))

@@ -16,7 +16,8 @@ from jaxloss.distillation import acceptance
 from jaxloss.distillation import generalized_jensen_shannon as jensen_shannon_of_logits
 from jaxloss.divergence import kl_logits
 from jaxloss.linear._arguments import Arguments
-from jaxloss.linear._online_softmax import Head, Layer, logits_of, product
+from jaxloss.linear._layer import Head, Layer
+from jaxloss.linear._online_softmax import logits_of, product
 
 
 def kl(

@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float
 from jaxloss import _xla, numerics
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import pcast_varying, vma
-from jaxloss.linear._online_softmax import Classes, Head, Layer, logits_of, pick
+from jaxloss.linear._layer import Head, Layer
+from jaxloss.linear._online_softmax import Classes, logits_of, pick
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._reductions import variadic_reduce
 from jaxloss.numerics._softmax_nll import exp_shifted

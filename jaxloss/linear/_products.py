@@ -5,11 +5,8 @@ from jax import Array
 
 from jaxloss import _xla
 from jaxloss.linear._blocks import Tiles, blocks_of, is_new_class, loop
-from jaxloss.linear._online_softmax import (
-    Head,
-    Layer,
-    rounded_dot,
-)
+from jaxloss.linear._layer import Head, Layer
+from jaxloss.linear._online_softmax import rounded_dot
 
 
 def times_weight(layer: Layer, raw_bar: Array, weight: Array, like: Array) -> Array:
@@ -44,7 +41,8 @@ def add_outer_product(
     axis = layer.class_axis
 
     def plain(total: Array, hidden: Array, raw_bar: Array) -> Array:
-        return total + outer_product(layer, hidden, raw_bar, head.weight)
+        new = total + outer_product(layer, hidden, raw_bar, head.weight)
+        return new.astype(total.dtype)
 
     def in_blocks(total: Array, hidden: Array, raw_bar: Array) -> Array:
         flipped = hidden.T

@@ -10,12 +10,8 @@ import jax
 from jax import Array
 
 from jaxloss.linear._blocks import Tiles
-from jaxloss.linear._online_softmax import (
-    Head,
-    Layer,
-    losses_of_products,
-    product,
-)
+from jaxloss.linear._layer import Head, Layer
+from jaxloss.linear._online_softmax import losses_of_products, product
 from jaxloss.linear._products import add_outer_product, add_small_fields, small_fields, times_weight
 
 

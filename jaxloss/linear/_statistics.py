@@ -13,8 +13,8 @@ from jaxloss._core.typing import AxisName
 from jaxloss.linear._arguments import Arguments, ChunkSize, Policy, check_ids_are_exact
 from jaxloss.linear._blocks import Rows, Tiles, unify_layer_vma, where_rows
 from jaxloss.linear._classes_outside import row_sums
+from jaxloss.linear._layer import Head, Layer, labels_of
 from jaxloss.linear._moments import Moments, Wanted
-from jaxloss.linear._online_softmax import Head, Layer, labels_of
 from jaxloss.numerics._online_logsumexp import finite_top
 
 Output = Literal[

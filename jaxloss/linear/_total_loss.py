@@ -39,16 +39,8 @@ from jaxloss.linear._blocks import (
     zeros_of,
 )
 from jaxloss.linear._classes_outside import row_sums
-from jaxloss.linear._online_softmax import (
-    Head,
-    Labels,
-    Layer,
-    RowSums,
-    labels_of,
-    losses_of,
-    product,
-    sums_of_block,
-)
+from jaxloss.linear._layer import Head, Labels, Layer, labels_of
+from jaxloss.linear._online_softmax import RowSums, losses_of, product, sums_of_block
 from jaxloss.linear._products import add_small_fields, outer_product, small_fields, times_weight
 
 

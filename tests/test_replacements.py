@@ -24,6 +24,8 @@ SECTIONS = {
     )
     for heading, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
 }
+MEASURED = json.loads((ROOT / "tests" / "oracles" / "replacements_measured.json").read_text())
+SAVED = "what is saved"
 PEERS = [name for name in FROZEN if name != "commits"]
 
 
@@ -67,9 +69,23 @@ def others(name):
 
 
 def test_the_page_has_a_section_for_each_frozen_function_and_short_snippets():
-    assert set(SECTIONS) == set(PEERS)
+    assert set(SECTIONS) - {SAVED} == set(PEERS)
     for code in (code for codes in SECTIONS.values() for code in codes):
         assert len(code.splitlines()) <= 5
+
+
+def test_the_table_of_what_is_saved_is_what_was_measured():
+    section = PAGE[PAGE.index("## What is saved") : PAGE.index("## `compute_gae` of brax")]
+    rows = re.findall(r"^\| `(\w+)` of (\w+) \| (.*) \|$", section, re.MULTILINE)
+    table = {f"{project}_{function}".lower(): row for function, project, row in rows}
+    assert set(table) == set(MEASURED)
+    for name, found in MEASURED.items():
+        row = table[name]
+        theirs, ours = found["lines"]
+        assert row.startswith(f"{theirs} / {ours} |")
+        assert ours == sum(len(code.splitlines()) for code in SECTIONS[name])
+        for size in found["temporaries"].values():
+            assert f"{size / 2**20:.0f} MiB" in row
 
 
 def test_gae_of_brax():
@@ -180,3 +196,40 @@ def test_contrastive_loss_of_big_vision():
     loss, slopes = jax.value_and_grad(masked)(inputs(name)["images"])
     same(loss, others(name)["loss with a mask"])
     same(slopes, others(name)["gradient with a mask"])
+
+
+def test_next_token_loss_of_levanter():
+    name = "levanter_maybe_fused_next_token_loss"
+    value(name)
+    for got, expected in zip(
+        gradient(name, "hidden", "weight"), FROZEN[name]["values"]["gradients"], strict=True
+    ):
+        same(got, expected)
+
+
+def test_where_blocks_of_levanter_are_wrong():
+    """The gradient of a soft cap, and classes that are no whole number of blocks."""
+    name, found = (
+        "levanter_maybe_fused_next_token_loss",
+        others("levanter_maybe_fused_next_token_loss"),
+    )
+    space = run(name)
+    data, where = (space[key] for key in ("hidden", "weight", "labels")), space["where"]
+    hidden, weight, labels = data
+
+    def loss(hidden, weight, labels, **options):
+        return jl.linear.softmax_cross_entropy(
+            hidden, weight, labels, where=where, reduction="mean", chunk_size=(6, 4), **options
+        )
+
+    for got, expected, wrong in zip(
+        jax.grad(loss, (0, 1))(hidden, weight, labels, softcap=1.0),
+        found["gradient with a soft cap"],
+        found["gradient with a soft cap and blocks"],
+        strict=True,
+    ):
+        same(got, expected)
+        assert np.abs(got - np.asarray(wrong)).max() > 1e-3
+    few = loss(hidden, weight[:, :7], jnp.roll(space["tokens"] % 7, -1, axis=1))
+    same(few, found["loss of 7 classes"])
+    assert found["loss of 7 classes in blocks of 4"] - few > 0.2

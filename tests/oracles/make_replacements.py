@@ -2,7 +2,7 @@
 
 `python tests/oracles/make_replacements.py FOLDER`, where FOLDER holds clones of the repositories
 below (`git clone https://github.com/OWNER/NAME FOLDER/NAME`) and trl-0.11.4 unpacked. It needs
-JAX, flax, chex, and for TRL torch. A function is read from its file at the commit that is given
+JAX, flax, chex, for levanter haliax and equinox, and for TRL torch. A function is read from its file at the commit that is given
 and run alone: what its project would import around it (networks, trainers, configurations) is
 replaced by what hands it the arrays below. Nothing of theirs is kept but the numbers.
 """
@@ -32,6 +32,7 @@ COMMITS = {
     "t5x": "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
     "big_vision": "0127fb6b337ee2a27bf4e54dea79cff176527356",
     "axlearn": "34aed43c1b6e581c4753d06d7cbeedd5010ef26b",
+    "levanter": "9263f81e8b453241332c2c0b2d2001bfb2d2241c",
 }
 LIBRARIES = {"jax": jax, "jnp": jnp, "np": np, "chex": chex, "flax": flax}
 
@@ -50,7 +51,8 @@ def functions(project: str, path: str, *names: str, **around: Any) -> list[Calla
     found = [n for n in ast.walk(tree) if getattr(n, "name", None) in names]
     for node in found:
         node.decorator_list = [d for d in node.decorator_list if "register" not in ast.dump(d)]
-    rules = [n for n in tree.body if isinstance(n, ast.Expr) and "defvjp" in ast.dump(n)]
+    is_rule = lambda n: any(word in ast.dump(n) for word in ("defvjp", "def_fwd", "def_bwd"))
+    rules = [n for n in tree.body if isinstance(n, ast.Expr) and is_rule(n)]
     # Annotations name types that are not imported here: they are not evaluated.
     first = ast.parse("from __future__ import annotations").body
     used = [rule for rule in rules if any(name in ast.dump(rule) for name in names)]
@@ -303,6 +305,65 @@ def trl_dpo_loss() -> dict[str, Any]:
     return {"inputs": given, "values": {"losses": values, "gradient": found["sigmoid 0.0"][1]}}
 
 
+def levanter_loss(loss: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
+    """levanter's loss as a function of arrays, whose axes have these sizes."""
+    import haliax as hax
+
+    names = ("batch", "position", "embed", "vocab")
+    batch, position, embed, vocab = map(hax.Axis, names, sizes)
+    # Its mask is a product of floats, which jnp.mean of this JAX refuses.
+    mean = lambda x, where, axis: hax.mean(x, where=where != 0, axis=axis)
+
+    def total(hidden, weight, tokens, mask):
+        tokens, mask = (hax.named(x, (batch, position)) for x in (tokens, mask))
+        hidden = hax.named(hidden, (batch, position, embed))
+        weight = hax.named(weight, (embed, vocab))
+        return loss(
+            position, embed, vocab, hidden, weight, tokens, loss_mask=mask, reduction=mean,
+            **options,
+        ).scalar()  # fmt: skip
+
+    return total
+
+
+def levanter_maybe_fused_next_token_loss() -> dict[str, Any]:
+    import equinox
+    import haliax as hax
+
+    names = (
+        "maybe_fused_next_token_loss", "next_token_loss", "cross_entropy_and_logsumexp_penalty",
+        "fused_cross_entropy_loss_and_logsumexp_penalty", "_blockwise_cross_entropy_loss",
+        "_block_cross_entropy_forward", "_block_cross_entropy_backward", "_block_one_hot",
+    )  # fmt: skip
+    loss, *_ = functions(
+        "levanter", "src/levanter/models/loss.py", *names, hax=hax, equinox=equinox,
+        functools=__import__("functools"),
+        cross_entropy_loss_and_log_normalizers=hax.nn.cross_entropy_loss_and_log_normalizers,
+    )  # fmt: skip
+    lengths = np.array([6, 4])
+    given = {
+        "hidden": draw(2, 6, 3), "weight": draw(3, 8), "tokens": RNG.integers(0, 8, (2, 6)),
+        "mask": np.arange(6) < lengths[:, None] - 1,
+    }  # fmt: skip
+
+    def value_and_grads(classes=8, **options):
+        # Its blocks are written for float32.
+        hidden, weight, tokens, mask = (jnp.asarray(x) for x in given.values())
+        arrays = hidden.astype(np.float32), weight[:, :classes].astype(np.float32)
+        total = levanter_loss(loss, 2, 6, 3, classes, **options)
+        return jax.value_and_grad(total, (0, 1))(*arrays, tokens % classes, mask)
+
+    value, grads = value_and_grads(logsumexp_weight=1e-4, block_size=4)
+    fused, whole = (value_and_grads(logit_soft_cap=1.0, block_size=size)[1] for size in (4, None))
+    others = {
+        "gradient with a soft cap": whole,
+        "gradient with a soft cap and blocks": fused,
+        "loss of 7 classes": value_and_grads(7)[0],
+        "loss of 7 classes in blocks of 4": value_and_grads(7, block_size=4)[0],
+    }
+    return {"inputs": given, "values": {"loss": value, "gradients": grads}, "others": others}
+
+
 def plain(x: Any) -> Any:
     """Arrays as lists of numbers."""
     if isinstance(x, dict):
@@ -319,6 +380,7 @@ def main() -> None:
         brax_compute_gae, brax_compute_ppo_loss, stoix_ppo_clip_loss, tunix_grpo_loss_fn,
         maxtext_load_balance_loss, t5x_compute_weighted_cross_entropy,
         big_vision_bidirectional_contrastive_loss, axlearn_cross_entropy, trl_dpo_loss,
+        levanter_maybe_fused_next_token_loss,
     )  # fmt: skip
     found = {"commits": COMMITS | {"trl": "0.11.4"}}
     for maker in makers:

@@ -12,7 +12,7 @@ nearly equal images keep the digits of their loss.
 """
 
 import math
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, Unpack
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,6 +25,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
+from jaxloss.numerics._windows import Moments, along
 from jaxloss.traits import convex, nonnegative, symmetric, translation_invariant, zero_at_match
 
 __all__ = ["ms_ssim", "psnr", "ssim", "total_variation"]
@@ -39,50 +40,17 @@ def _window(size: int, sigma: Array) -> Float[Array, " size"]:
     return numerics.softmax(-0.5 * jnp.square(places / sigma))
 
 
-def _cut(x: Array, start: int, count: int, axis: int) -> Array:
-    return x[(..., slice(start, start + count), *(slice(None),) * (-axis - 1))]
-
-
-class _Moments(NamedTuple):
-    """Mean and variance of windows; the mean is a pixel plus an offset, which is not rounded to it.
-
-    Attributes:
-        pixel: The pixel in the middle.
-        offset: The mean less that pixel.
-        variance: The mean squared distance from the mean.
-    """
-
-    pixel: Images
-    offset: Images
-    variance: Images
-
-
-def _along(x: _Moments, weights: Array, axis: int) -> _Moments:
-    """The moments of windows along an axis, made of those of their entries."""
-    size = weights.shape[0]
-    count = x.pixel.shape[axis] - size + 1
-    parts = [_Moments(*(_cut(field, k, count, axis) for field in x)) for k in range(size)]
-    middle = parts[size // 2]
-    apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
-    mean, variance = jnp.zeros_like(middle.offset), jnp.zeros_like(middle.variance)
-    for k in range(size):
-        mean = mean + weights[k] * apart[k]
-    for k in range(size):
-        variance = variance + weights[k] * (parts[k].variance + jnp.square(apart[k] - mean))
-    return _Moments(middle.pixel, middle.offset + mean, variance)
-
-
-def _compared(prediction: Images, target: Images) -> _Moments:
+def _compared(prediction: Images, target: Images) -> Moments:
     """Each pixel of the two images and of their difference as a window of its own."""
     every = jnp.stack([prediction, target, prediction - target])
-    return _Moments(every, jnp.zeros_like(every), jnp.zeros_like(every))
+    return Moments(every, jnp.zeros_like(every), jnp.zeros_like(every))
 
 
 def _differences(
-    every: _Moments, weights: Array, constants: tuple[Array, Array]
+    every: Moments, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Images, Images]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    moments = _along(_along(every, weights, -2), weights, -3)
+    moments = along(along(every, weights, -2), weights, -3)
     squares = jnp.square(moments.pixel + moments.offset), moments.variance
     of_means, of_variances = (
         numerics.quotient(change, (a + b) + constant)
@@ -183,17 +151,17 @@ def ssim(
     return jnp.mean(of_means + of_variances * (1 - of_means), axis=(-3, -2, -1))
 
 
-def _half(x: _Moments) -> _Moments:
+def _half(x: Moments) -> Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
     height, width = (2 * (n // 2) for n in x.pixel.shape[-3:-1])
     four = [
-        _Moments(*(field[..., i:height:2, j:width:2, :] for field in x))
+        Moments(*(field[..., i:height:2, j:width:2, :] for field in x))
         for i in (0, 1)
         for j in (0, 1)
     ]
     first = four[0].pixel
     apart = [(part.pixel - first) + part.offset for part in four]
-    return _Moments(first, 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3])), four[0].variance)
+    return Moments(first, 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3])), four[0].variance)
 
 
 _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the paper

@@ -11,10 +11,8 @@ subtracted but the means. 1 - SSIM is made of the differences of the two images 
 nearly equal images keep the digits of their loss.
 """
 
-import functools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +26,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
+from jaxloss.numerics._windows import Moments, along, cut, shares_of
 from jaxloss.traits import convex, nonnegative, symmetric, translation_invariant, zero_at_match
 
 __all__ = ["ms_ssim", "psnr", "ssim", "total_variation"]
@@ -43,52 +42,7 @@ def _window(size: int, sigma: Array) -> Float[Array, " size"]:
     return numerics.softmax(-0.5 * jnp.square(places / sigma))
 
 
-def _cut(x: Array, start: int, count: int, axis: int) -> Array:
-    return x[(..., slice(start, start + count), *(slice(None),) * (-axis - 1))]
-
-
-class _Moments(NamedTuple):
-    """Mean and variance of windows; the mean is a pixel plus an offset, which is not rounded to it.
-
-    Attributes:
-        pixel: The pixel in the middle.
-        offset: The mean less that pixel.
-        variance: The mean squared distance from the mean.
-        kept: How much of it a mask keeps; None without a mask.
-    """
-
-    pixel: Images
-    offset: Images
-    variance: Images
-    kept: Images | None
-
-
-def _along(x: _Moments, weights: Array, axis: int) -> _Moments:
-    """The moments of windows along an axis, made of those of their entries."""
-    size = weights.shape[0]
-    count = x.pixel.shape[axis] - size + 1
-    parts = [jax.tree.map(lambda y, k=k: _cut(y, k, count, axis), x) for k in range(size)]
-    middle = parts[size // 2]
-    apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
-    shares, kept = _shares(weights, [part.kept for part in parts])
-    mean, variance = jnp.zeros_like(middle.offset), jnp.zeros_like(middle.variance)
-    for k in range(size):
-        mean = mean + shares[k] * apart[k]
-    for k in range(size):
-        variance = variance + shares[k] * (parts[k].variance + jnp.square(apart[k] - mean))
-    return _Moments(middle.pixel, middle.offset + mean, variance, kept)
-
-
-def _shares(weights: Sequence[Any] | Array, kept: list[Any]) -> tuple[Any, Any]:
-    """The weights of the entries of a window, of what a mask keeps; and how much that is."""
-    if kept[0] is None:
-        return weights, None
-    products = [weight * of_entry for weight, of_entry in zip(weights, kept, strict=True)]
-    total = functools.reduce(jnp.add, products)
-    return [product / jnp.where(total == 0, 1, total) for product in products], total
-
-
-def _compared(prediction: Images, target: Images, mask: Pixels | None) -> _Moments:
+def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Moments:
     """Each pixel of the two images and of their difference as a window of its own."""
     every, kept = jnp.stack([prediction, target, prediction - target]), None
     if mask is not None:  # what it leaves out is as far from its neighbours as they are
@@ -96,26 +50,26 @@ def _compared(prediction: Images, target: Images, mask: Pixels | None) -> _Momen
         number = jnp.sum(kept, axis=(-3, -2), keepdims=True)
         mean = jnp.sum(every * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
         every = jnp.where(kept == 0, lax.stop_gradient(mean), every)
-    return _Moments(every, jnp.zeros_like(every), jnp.zeros_like(every), kept)
+    return Moments(every, jnp.zeros_like(every), jnp.zeros_like(every), kept)
 
 
-def _mean_over_windows(values: Images, every: _Moments, axis: tuple[int, ...]) -> Array:
+def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) -> Array:
     """The mean over windows, each of which counts as the pixel in its middle does."""
     if every.kept is None:
         return jnp.mean(values, axis=axis)
     margin = (every.pixel.shape[-3] - values.shape[-3]) // 2
     kept = every.kept[0]
     for place in (-3, -2):
-        kept = _cut(kept, margin, values.shape[place], place)
+        kept = cut(kept, margin, values.shape[place], place)
     total = jnp.sum(jnp.broadcast_to(kept, values.shape), axis=axis)
     return jnp.sum(values * kept, axis=axis) / jnp.where(total == 0, 1, total)
 
 
 def _differences(
-    every: _Moments, weights: Array, constants: tuple[Array, Array]
+    every: Moments, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Images, Images]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    moments = _along(_along(every, weights, -2), weights, -3)
+    moments = along(along(every, weights, -2), weights, -3)
     squares = jnp.square(moments.pixel + moments.offset), moments.variance
     of_means, of_variances = (
         numerics.quotient(change, (a + b) + constant)
@@ -221,7 +175,7 @@ def ssim(
     return _mean_over_windows(of_means + of_variances * (1 - of_means), every, (-3, -2, -1))
 
 
-def _half(x: _Moments) -> _Moments:
+def _half(x: Moments) -> Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
     height, width = (2 * (n // 2) for n in x.pixel.shape[-3:-1])
     four = [
@@ -231,11 +185,11 @@ def _half(x: _Moments) -> _Moments:
     ]
     first = four[0].pixel
     apart = [(part.pixel - first) + part.offset for part in four]
-    shares, kept = _shares([0.25] * 4, [part.kept for part in four])
+    shares, kept = shares_of([0.25] * 4, [part.kept for part in four])
     if kept is not None:
         apart = [4 * share * x for share, x in zip(shares, apart, strict=True)]
     mean = 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3]))
-    return _Moments(first, mean, four[0].variance, kept)
+    return Moments(first, mean, four[0].variance, kept)
 
 
 _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the paper

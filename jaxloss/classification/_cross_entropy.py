@@ -13,7 +13,6 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.dtypes import to_accumulator
 from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
-from jaxloss._xla import separate_derivative
 from jaxloss.classification._labels import (
     times_weight_of_label,
     weighted_labels,
@@ -25,6 +24,7 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense, softmax_nll

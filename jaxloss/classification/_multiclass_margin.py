@@ -16,7 +16,6 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss._xla import separate_derivative
 from jaxloss.classification._labels import times_weight_of_label
 from jaxloss.domains import (
     class_ids,
@@ -24,6 +23,7 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import mean_where, variadic_reduce

@@ -13,14 +13,12 @@ known and hints that depend on it are left out.
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 
 __all__ = [
     "barrier",
@@ -28,13 +26,15 @@ __all__ = [
     "fits_in_cache",
     "not_folded",
     "on_cpu",
+    "on_each",
     "on_gpu",
     "one_depending_on",
     "recompute",
     "recompute_off_cpu",
     "recompute_on_gpu",
     "rounded",
-    "separate_derivative",
+    "unshared",
+    "unshared_on_gpu",
     "with_vectorizable_shape",
 ]
 
@@ -118,37 +118,37 @@ def _times_one(copy: int, x: Array) -> Array:
     return x & one if x.dtype == jnp.bool_ else x * one
 
 
+def unshared(tree: T, copy: int = 1) -> T:
+    """Returns x, an array or a tree, times a 1 that XLA does not know.
+
+    XLA on GPU may compute what several results share, such as a mask, in a kernel of its own, and
+    write it; so does XLA on TPU where it takes many operations an entry. What is computed from an
+    array and from its copies is computed again in one kernel. Copies of the same number, from 1,
+    share what is computed from them.
+    """
+    return jax.tree.map(functools.partial(_times_one, copy), tree)
+
+
 @functools.cache
-def _unshared_form(copy: int) -> Callable[[Array], Array]:
-    return functools.partial(_times_one, copy)
+def _unshared_form(copy: int) -> Callable[[Any], Any]:
+    return functools.partial(unshared, copy=copy)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _unshared(copy: int, on_tpu: bool, x: Array) -> Array:
+def _unshared(copy: int, on_tpu: bool, leaves: tuple[Array, ...]) -> tuple[Array, ...]:
     form = _unshared_form(copy)
-    return on_cpu(_identity, form, x) if on_tpu else on_gpu(form, _identity, x)
+    return on_cpu(_identity, form, leaves) if on_tpu else on_gpu(form, _identity, leaves)
 
 
 @_unshared.defjvp
-def _unshared_jvp(
-    copy: int, on_tpu: bool, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
+def _unshared_jvp(copy: int, on_tpu: bool, primals: Any, tangents: Any) -> Any:
     return _unshared(copy, on_tpu, *primals), tangents[0]
 
 
-def unshared_on_gpu(tree: T, copy: int = 1) -> T:
-    """Returns x, an array or a tree; on GPU nothing else shares what is computed from it.
-
-    XLA on GPU may compute what several results share, such as a mask, in a kernel of its own, and
-    write it. What is computed from an array and from its copies is computed again in one kernel.
-    Copies of the same number, from 1, share what is computed from them.
-    """
-    return jax.tree.map(functools.partial(_unshared, copy, False), tree)
-
-
-def unshared_off_cpu(tree: T, copy: int = 1) -> T:
-    """`unshared_on_gpu`, also on TPU, which writes what takes many operations an entry."""
-    return jax.tree.map(functools.partial(_unshared, copy, True), tree)
+def unshared_on_gpu(tree: T, copy: int = 1, on_tpu: bool = False) -> T:
+    """`unshared` on GPU, and on TPU if so it says; elsewhere x."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, _unshared(copy, on_tpu, tuple(leaves)))
 
 
 def recompute(x: T, result: Any = None) -> T:
@@ -160,7 +160,7 @@ def recompute(x: T, result: Any = None) -> T:
     """
     if fits_in_cache(x if result is None else result):
         return x
-    return barrier(unshared_on_gpu(x))
+    return on_each(lax.optimization_barrier, _unshared_form(1), _identity, x)
 
 
 def _first(x: T, *_others: Any) -> T:
@@ -170,6 +170,15 @@ def _first(x: T, *_others: Any) -> T:
 def on_gpu(for_gpu: Callable[..., T], for_others: Callable[..., T], *arguments: Any) -> T:
     """`on_cpu`, with the first function in programs for GPU."""
     return lax.platform_dependent(*arguments, cuda=for_gpu, rocm=for_gpu, default=for_others)
+
+
+def on_each(
+    for_cpu: Callable[..., T], for_gpu: Callable[..., T], for_tpu: Callable[..., T], *arguments: Any
+) -> T:
+    """`on_cpu`, of three functions."""
+    return lax.platform_dependent(
+        *arguments, cpu=for_cpu, cuda=for_gpu, rocm=for_gpu, default=for_tpu
+    )
 
 
 def recompute_on_gpu(x: Array) -> Array:
@@ -210,73 +219,6 @@ def each_on_gpu(x: Array, count: int) -> tuple[Array, ...]:
     write what they share, and read it again. What reads the same rows is one kernel in any case.
     """
     return on_gpu(*_each_forms(count), x)
-
-
-def _is_moving(tangent: Any) -> bool:
-    return not isinstance(tangent, SymbolicZero)
-
-
-def jvp_of_moving(
-    function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[Array, Any]:
-    """`jax.jvp` in the arguments whose tangents are not symbolic zeros: the others take no part."""
-    places = [i for i, tangent in enumerate(tangents) if _is_moving(tangent)]
-
-    def of_moving(*some: Array) -> Array:
-        every = list(primals)
-        for i, x in zip(places, some, strict=True):
-            every[i] = x
-        return function(*every)
-
-    moving, changes = ([x[i] for i in places] for x in (primals, tangents))
-    return jax.jvp(of_moving, moving, changes)
-
-
-def _jvp_of_each(
-    function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[Array, Any]:
-    """The same; on GPU the derivatives in different arguments share nothing."""
-    none = [SymbolicZero(jax.typeof(x)) for x in primals]
-    found = [
-        jvp_of_moving(
-            function, unshared_on_gpu(primals, i + 1), (*none[:i], tangent, *none[i + 1 :])
-        )
-        for i, tangent in enumerate(tangents)
-        if _is_moving(tangent)
-    ]
-    return found[0][0], functools.reduce(operator.add, (change for _, change in found))
-
-
-@functools.lru_cache(maxsize=4096)
-def separate_derivative(function: Callable[..., Array], each: bool = False) -> Callable[..., Array]:
-    """The function, whose derivative shares nothing with its value in programs for GPU.
-
-    The arithmetic is done twice, in one kernel. XLA on GPU would compute what value and derivative
-    share, such as the mask of a branch, in a kernel of its own, write it and read everything again
-    (`benchmarks/accelerators.md`: binary focal loss moves 2875 MiB so, and 750 with this). With
-    `each`, the derivatives in different arguments share nothing either: those of pairs, which are
-    sums over different axes.
-    """
-
-    def value_again(_value: Array, *arrays: Array) -> Array:
-        return function(*arrays)
-
-    separated = jax.custom_jvp(lambda *arrays: function(*arrays))
-
-    # A full rule, since it is the rule of any function.
-    @functools.partial(separated.defjvp, symbolic_zeros=True)
-    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
-        if each:
-            value, value_dot = _jvp_of_each(function, primals, tangents)
-        else:
-            value, value_dot = jvp_of_moving(function, unshared_on_gpu(primals), tangents)
-        return on_gpu(value_again, _first, value, *primals), value_dot
-
-    @functools.wraps(function)
-    def of_arrays(*arrays: Array) -> Array:
-        return function(*arrays) if fits_in_cache(arrays) else separated(*arrays)
-
-    return of_arrays
 
 
 def not_folded(x: T) -> T:

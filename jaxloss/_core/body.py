@@ -13,7 +13,8 @@ from jaxloss._core.mismatch import shape_text
 from jaxloss._core.spec import LossSpec
 from jaxloss._core.typing import Shape, Size
 from jaxloss._memory.deferred import DeferredRows
-from jaxloss._xla import separate_derivative, with_vectorizable_shape
+from jaxloss._xla import with_vectorizable_shape
+from jaxloss.numerics._derivatives import separate_derivative
 
 __all__ = ["evaluate_body"]
 

@@ -24,7 +24,7 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
-from jaxloss.numerics._forms import separate_derivative
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense, softmax_nll

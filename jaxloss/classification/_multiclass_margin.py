@@ -23,6 +23,7 @@ from jaxloss.domains import (
     nonnegative_number,
     unit_interval,
 )
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._forms import separate_derivative
 from jaxloss.numerics._labels import is_label, take_label

@@ -12,7 +12,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import distribution, unit_interval
-from jaxloss.numerics._forms import separate_derivative
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._kl_terms import gaps_from_mixture
 from jaxloss.numerics._vectors import norm_of
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import distribution, log_probability
-from jaxloss.numerics._forms import separate_derivative
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._kl_terms import log, relative_nll, relative_nll_of_log
 from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
 

@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jaxloss import numerics
 from jaxloss._xla import on_cpu, recompute
-from jaxloss.numerics._vectors import magnitudes, power_of_two_near
+from jaxloss.numerics._vectors import magnitudes, norm_of, power_of_two_near
 
 
 def _max_of_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -51,7 +51,7 @@ def _by_largest(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
 def _by_three_scales(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     """Each sum at three scales, of which the one that fits the longer distance is used."""
     close, far = x - y, x - z
-    close_norm, far_norm = numerics.norm(close), numerics.norm(far)
+    close_norm, far_norm = norm_of(jnp.subtract, x, y), norm_of(jnp.subtract, x, z)
     large, small, down, up = magnitudes(x.dtype)
     across, along = z - y, close + far
     at_down, at_1, at_up = (

@@ -118,3 +118,26 @@ def fused_sums(*terms: Array) -> tuple[Array, ...]:
     [3.0, 7.0]
     """
     return _fused_sums(*terms)
+
+
+def _sums_weighted(axis: Axis, parts: tuple[Array, ...], weights: tuple[Array, ...]) -> Array:
+    sums = (jnp.sum(part, axis=axis) for part in parts)
+    return functools.reduce(operator.add, map(operator.mul, weights, sums))
+
+
+def _weighted_summed(axis: Axis, parts: tuple[Array, ...], weights: tuple[Array, ...]) -> Array:
+    return jnp.sum(functools.reduce(operator.add, map(operator.mul, weights, parts)), axis=axis)
+
+
+@functools.cache
+def _weighted_forms(axis: Axis) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    return functools.partial(_sums_weighted, axis), functools.partial(_weighted_summed, axis)
+
+
+def weighted_sum(parts: tuple[Array, ...], weights: tuple[Any, ...], axis: Axis) -> Array:
+    """The sum over axes of several parts, each times a number.
+
+    On GPU and TPU it is one sum: XLA on GPU compiles three sums over pixels to two kernels, and
+    writes what they share.
+    """
+    return on_cpu(*_weighted_forms(axis), parts, weights)

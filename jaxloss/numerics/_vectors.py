@@ -10,13 +10,14 @@ from jax import Array, lax
 
 from jaxloss._xla import (
     barrier,
-    jvp_of_moving,
     on_cpu,
+    on_each,
     recompute,
     rounded,
-    unshared_off_cpu,
+    unshared,
     unshared_on_gpu,
 )
+from jaxloss.numerics._derivatives import jvp_of_moving
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import quotient, sqrt
 from jaxloss.numerics._reductions import Axis, fused_sums
@@ -42,7 +43,7 @@ def norm_of(function: Callable[..., Array], *arrays: Array, axis: Axis = -1) -> 
     On GPU and TPU it is evaluated again for the gradient: XLA would write it. Defined at module
     level: JAX caches compiled functions by its identity.
     """
-    return jnp.squeeze(_norm_of(function, unshared_off_cpu, axis, *arrays), axis)
+    return jnp.squeeze(_norm_of(function, True, axis, *arrays), axis)
 
 
 @half_in_float32
@@ -85,7 +86,7 @@ def power_of_two_near(size: Array) -> Array:
 
 def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
     """The norm of the vector over a power of 2, and that power: near its norm or largest entry."""
-    return _scaled_norm_of(_identity, unshared_on_gpu, axis, x)
+    return _scaled_norm_of(_identity, False, axis, x)
 
 
 def _identity(x: Array) -> Array:
@@ -93,21 +94,27 @@ def _identity(x: Array) -> Array:
 
 
 def _scaled_norm_of(
-    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis, *arrays: Array
+    function: Callable[..., Array], again_on_tpu: bool, axis: Axis, *arrays: Array
 ) -> tuple[Array, Array]:
-    return on_cpu(*_norm_forms(function, unshared, axis), *arrays)
+    return on_each(*_norm_forms(function, again_on_tpu, axis), *arrays)
 
 
 @functools.cache
 def _norm_forms(
-    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis
+    function: Callable[..., Array], again_on_tpu: bool, axis: Axis
 ) -> tuple[Callable[..., Any], ...]:
-    """`_scaled_norm_of` on CPU and elsewhere: one object each, so that eager calls compile once."""
+    """`_scaled_norm_of` on each platform: one object each, so that eager calls compile once."""
+
+    def by_largest(*arrays: Array) -> tuple[Array, Array]:
+        return _norm_by_largest(axis, function(*arrays))
 
     def by_magnitudes(*arrays: Array) -> tuple[Array, Array]:
+        return _norm_by_magnitudes(axis, *(function(*arrays),) * 3)
+
+    def of_copies(*arrays: Array) -> tuple[Array, Array]:
         return _norm_by_magnitudes(axis, *(function(*unshared(arrays, i)) for i in (2, 3, 4)))
 
-    return lambda *arrays: _norm_by_largest(axis, function(*arrays)), by_magnitudes
+    return by_largest, of_copies, of_copies if again_on_tpu else by_magnitudes
 
 
 def _norm_by_largest(axis: Axis, x: Array) -> tuple[Array, Array]:
@@ -166,43 +173,43 @@ def _direction(x: Array, length: Array, power: Array) -> Array:
 
 
 def _norm(x: Array, axis: Axis) -> Array:
-    return _norm_of(_identity, unshared_on_gpu, axis, x)
+    return _norm_of(_identity, False, axis, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _norm_of(
-    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis, *arrays: Array
+    function: Callable[..., Array], again_on_tpu: bool, axis: Axis, *arrays: Array
 ) -> Array:
-    length, power = _scaled_norm_of(function, unshared, axis, *arrays)
+    length, power = _scaled_norm_of(function, again_on_tpu, axis, *arrays)
     return length * power
 
 
 @functools.partial(_norm_of.defjvp, symbolic_zeros=True)
 def _norm_of_jvp(
     function: Callable[..., Array],
-    unshared: Callable[..., Any],
+    again_on_tpu: bool,
     axis: Axis,
     primals: Any,
     tangents: Any,
 ) -> tuple[Array, Array]:
-    x, x_dot = jvp_of_moving(function, unshared(primals), tangents)
-    unit = on_cpu(*_slope_forms(function, unshared, axis), x, *primals)
-    out = _norm_of(function, unshared, axis, *primals)
+    x, x_dot = jvp_of_moving(function, unshared_on_gpu(primals, on_tpu=again_on_tpu), tangents)
+    unit = on_cpu(*_slope_forms(function, again_on_tpu, axis), x, *primals)
+    out = _norm_of(function, again_on_tpu, axis, *primals)
     return out, jnp.sum(unit * x_dot, axis, keepdims=True)
 
 
 @functools.cache
 def _slope_forms(
-    function: Callable[..., Array], unshared: Callable[..., Any], axis: Axis
+    function: Callable[..., Array], again_on_tpu: bool, axis: Axis
 ) -> tuple[Callable[..., Array], ...]:
     """The derivative of the norm on CPU and elsewhere, where the norm is not computed again."""
 
     def of_finite(x: Array, *arrays: Array) -> Array:
-        infinite = jnp.isinf(_norm_of(function, unshared, axis, *arrays))
+        infinite = jnp.isinf(_norm_of(function, again_on_tpu, axis, *arrays))
         return _normalize(jnp.where(infinite, 0, x), axis)
 
     def of_norm(x: Array, *arrays: Array) -> Array:
-        return _slope(axis, x, *_scaled_norm_of(function, unshared, axis, *arrays))
+        return _slope(axis, x, *_scaled_norm_of(function, again_on_tpu, axis, *arrays))
 
     return of_finite, of_norm
 
@@ -306,7 +313,7 @@ def distance(x: Array, y: Array, axis: Axis = -1) -> Array:
     >>> float(distance(jnp.array([1.0, 2.0]), jnp.array([4.0, 6.0])))
     5.0
     """
-    return jnp.squeeze(_norm_of(jnp.subtract, unshared_on_gpu, axis, x, y), axis)
+    return jnp.squeeze(_norm_of(jnp.subtract, False, axis, x, y), axis)
 
 
 def pairwise_difference(x: Array, y: Array | None = None) -> Array:

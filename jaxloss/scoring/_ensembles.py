@@ -10,10 +10,8 @@ with the rank $r_i$ from 1 to $M$. Every term is at least 0, so that nothing can
 factors are its gradient.
 """
 
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Real
@@ -22,8 +20,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, positive
-from jaxloss.numerics._elementwise import linear_argument, power_or_zero
-from jaxloss.numerics._forms import on_cpu, separate_derivative
+from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._members import mean_distances, variogram_errors
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import bounded_gradient, nonnegative
 
@@ -116,72 +114,6 @@ def crps_ensemble(
     return jnp.sum(linear_argument(error) * (factor / divisor), axis=-1)
 
 
-def _power(difference: Array, exponent: Array) -> Array:
-    """|difference|^exponent, with gradient 0 at 0."""
-    return power_or_zero(numerics.absolute(difference), exponent)
-
-
-def _map_slices(function: Callable[[Any], Array], arrays: Any, axis: int) -> Array:
-    """`function` of the slices of arrays along an axis, one after the other; they come first.
-
-    They are computed again for the gradient, so that only one is held at a time.
-    """
-    slices = jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), arrays)
-    return lax.map(jax.checkpoint(function), slices)
-
-
-def _mean_distances_in_turn(members: Array, mask: Mask) -> Members:
-    def to_others(one: Array) -> Array:
-        return mean_where(numerics.distance(one[..., None, :], members), mask)
-
-    return jnp.moveaxis(_map_slices(to_others, members, -2), 0, -1)
-
-
-def _mean_distances_at_once(members: Array, mask: Mask) -> Members:
-    # On GPU and TPU the differences of the pairs are not written, and a loop is many small kernels.
-    distances = numerics.distance(members[..., :, None, :], members[..., None, :, :])
-    return mean_where(distances, None if mask is None else mask[..., None, :])
-
-
-# Compiled functions, so that eager calls do not compile the loop again.
-@jax.jit
-def _mean_distances(members: Array, mask: Mask) -> Members:
-    """The mean distance of each member to all members, itself included."""
-    return on_cpu(_mean_distances_in_turn, _mean_distances_at_once, members, mask)
-
-
-@jax.jit
-def _variogram_errors(members: Array, target: Array, exponent: Array, mask: Mask) -> Array:
-    """For each pair of components, which come first and last, the error of their difference."""
-    return on_cpu(_errors_in_turn, _errors_at_once, members, target, exponent, mask)
-
-
-def _errors_at_once(members: Array, target: Array, exponent: Array, mask: Mask) -> Array:
-    masks = () if mask is None else (mask,)
-    mean = separate_derivative(_mean_powers, each=True)(members, members, exponent, *masks)
-    of_target = _power(target[..., :, None] - target[..., None, :], exponent)
-    return jnp.moveaxis(of_target - mean, -2, 0)
-
-
-def _mean_powers(first: Array, second: Array, exponent: Array, mask: Mask = None) -> Array:
-    powers = _power(first[..., :, None] - second[..., None, :], exponent)
-    if mask is None:
-        return jnp.mean(powers, axis=-3)
-    return mean_where(jnp.moveaxis(powers, -3, -1), mask[..., None, None, :])
-
-
-def _errors_in_turn(members: Array, target: Array, exponent: Array, mask: Mask) -> Array:
-    def errors(component: tuple[Array, Array]) -> Array:
-        of_members, of_target = component
-        powers = _power(of_members[..., None] - members, exponent)
-        mean = mean_where(
-            jnp.moveaxis(powers, -2, -1), None if mask is None else mask[..., None, :]
-        )
-        return _power(of_target[..., None] - target, exponent) - mean
-
-    return _map_slices(errors, (members, target), -1)
-
-
 @loss()
 def energy_score(
     members: Real[ArrayLike, "*batch members dim"],
@@ -222,7 +154,7 @@ def energy_score(
     """
     mask = None if mask is None else jnp.broadcast_to(mask, members.shape[:-1])
     errors = numerics.distance(members, target[..., None, :])
-    distances = _mean_distances(members, mask)
+    distances = mean_distances(members, mask)
     count = _count(errors, mask)
     others = jnp.maximum(count - 1, 1) / count if fair else jnp.ones_like(count)
     return mean_where(errors - 0.5 * distances / others[..., None], mask)
@@ -271,7 +203,7 @@ def variogram_score(
     """
     mask = None if mask is None else jnp.broadcast_to(mask, members.shape[:-1])
     exponent = jnp.asarray(exponent, members.dtype)
-    squares = jnp.square(_variogram_errors(members, target, exponent, mask))
+    squares = jnp.square(variogram_errors(members, target, exponent, mask))
     if pair_weights is not None:
         squares = squares * jnp.expand_dims(pair_weights, range(1, squares.ndim - 1))
     return jnp.sum(squares, axis=(0, -1))

@@ -11,7 +11,6 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import class_ids, nonnegative_number, positive, unit_interval
 from jaxloss.numerics._elementwise import power_or_zero
-from jaxloss.numerics._forms import on_cpu
 from jaxloss.segmentation._regions import (
     PerClass,
     Shares,
@@ -19,6 +18,7 @@ from jaxloss.segmentation._regions import (
     over_pixels,
     predicted_and_true,
     weight_of_class,
+    weighted_over_pixels,
 )
 from jaxloss.traits import bounded, nonnegative
 
@@ -100,22 +100,13 @@ def dice(
     return mean_over_classes(numerics.fraction(missed, 2 * both + smooth), weights)
 
 
-def _weighted_sums(parts: tuple[Shares, ...], weights: tuple[Array, ...]) -> PerClass:
-    return weights[0] * over_pixels(parts[0]) + weights[1] * over_pixels(parts[1])
-
-
-def _sum_of_weighted(parts: tuple[Shares, ...], weights: tuple[Array, ...]) -> PerClass:
-    # XLA on GPU compiles three sums of pixels to two kernels, and writes what they share.
-    return over_pixels(weights[0] * parts[0] + weights[1] * parts[1])
-
-
 def _one_less_tversky(
     predicted: Shares, true: Shares, alpha: Array | int, beta: Array | int, smooth: Array
 ) -> PerClass:
     """1 less the Tversky index of each class."""
     both = over_pixels(predicted * true)
     parts = predicted * (1 - true), true * (1 - predicted)
-    missed = on_cpu(_weighted_sums, _sum_of_weighted, parts, (alpha, beta))
+    missed = weighted_over_pixels(parts, (alpha, beta))
     return numerics.fraction(missed, both + smooth)
 
 

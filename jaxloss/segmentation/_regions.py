@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxloss import numerics
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._reductions import weighted_sum
 
 Shares = Float[Array, "*batch height width classes"]
 PerClass = Float[Array, "*batch classes"]
@@ -53,6 +54,11 @@ def _check_layout(fun_name: str, shape: tuple[Any, ...]) -> None:
 # proportional to: 1 less the overlap would be rounded to the last place of 1.
 def over_pixels(shares: Shares) -> PerClass:
     return jnp.sum(shares, axis=(-3, -2))
+
+
+def weighted_over_pixels(parts: tuple[Shares, Shares], weights: tuple[Any, Any]) -> PerClass:
+    """The sum of two parts, each times a number."""
+    return weighted_sum(parts, weights, (-3, -2))
 
 
 def weight_of_class(

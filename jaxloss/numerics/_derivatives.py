@@ -1,0 +1,83 @@
+"""Derivatives of functions of several arrays that share nothing with the values, on GPU."""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._xla import fits_in_cache, on_gpu, unshared_on_gpu
+
+
+def _first(x: Array, *_others: Any) -> Array:
+    return x
+
+
+def _is_moving(tangent: Any) -> bool:
+    return not isinstance(tangent, SymbolicZero)
+
+
+def jvp_of_moving(
+    function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Any]:
+    """`jax.jvp` in the arguments whose tangents are not symbolic zeros: the others take no part."""
+    places = [i for i, tangent in enumerate(tangents) if _is_moving(tangent)]
+
+    def of_moving(*some: Array) -> Array:
+        every = list(primals)
+        for i, x in zip(places, some, strict=True):
+            every[i] = x
+        return function(*every)
+
+    moving, changes = ([x[i] for i in places] for x in (primals, tangents))
+    return jax.jvp(of_moving, moving, changes)
+
+
+def _jvp_of_each(
+    function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Any]:
+    """The same; on GPU the derivatives in different arguments share nothing."""
+    none = [SymbolicZero(jax.typeof(x)) for x in primals]
+    found = [
+        jvp_of_moving(
+            function, unshared_on_gpu(primals, i + 1), (*none[:i], tangent, *none[i + 1 :])
+        )
+        for i, tangent in enumerate(tangents)
+        if _is_moving(tangent)
+    ]
+    return found[0][0], functools.reduce(operator.add, (change for _, change in found))
+
+
+@functools.lru_cache(maxsize=4096)
+def separate_derivative(function: Callable[..., Array], each: bool = False) -> Callable[..., Array]:
+    """The function, whose derivative shares nothing with its value in programs for GPU.
+
+    The arithmetic is done twice, in one kernel. XLA on GPU would compute what value and derivative
+    share, such as the mask of a branch, in a kernel of its own, write it and read everything again
+    (`benchmarks/accelerators.md`: binary focal loss moves 2875 MiB so, and 750 with this). With
+    `each`, the derivatives in different arguments share nothing either: those of pairs, which are
+    sums over different axes.
+    """
+
+    def value_again(_value: Array, *arrays: Array) -> Array:
+        return function(*arrays)
+
+    separated = jax.custom_jvp(lambda *arrays: function(*arrays))
+
+    # A full rule, since it is the rule of any function.
+    @functools.partial(separated.defjvp, symbolic_zeros=True)
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
+        if each:
+            value, value_dot = _jvp_of_each(function, primals, tangents)
+        else:
+            value, value_dot = jvp_of_moving(function, unshared_on_gpu(primals), tangents)
+        return on_gpu(value_again, _first, value, *primals), value_dot
+
+    @functools.wraps(function)
+    def of_arrays(*arrays: Array) -> Array:
+        return function(*arrays) if fits_in_cache(arrays) else separated(*arrays)
+
+    return of_arrays

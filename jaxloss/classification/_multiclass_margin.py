@@ -25,7 +25,6 @@ from jaxloss.domains import (
 )
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import two_sum
-from jaxloss.numerics._forms import separate_derivative
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import mean_where, variadic_reduce
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant

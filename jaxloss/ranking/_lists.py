@@ -14,7 +14,6 @@ from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import DD, at_dd, two_sum
-from jaxloss.numerics._forms import separate_derivative
 from jaxloss.numerics._online_logsumexp import sum_of_exps
 from jaxloss.numerics._ordered import (
     behind,

@@ -24,6 +24,10 @@ def take(x, ids):
     return jnp.take_along_axis(x, ids[..., None], -1)[..., 0]
 
 
+def ndtr(x):  # which JAX has in float32 only
+    return special.ndtr(x.astype(jnp.float32)).astype(x.dtype)
+
+
 def cosines(x, y):
     return unit(x) @ unit(y).T
 
@@ -245,7 +249,7 @@ def beta(a, y, b):
 def crps_gaussian(m, y, s):
     z = (y - m) / s
     density = jnp.exp(-0.5 * z * z) / jnp.sqrt(2 * jnp.pi)
-    return s * (z * (2 * special.ndtr(z) - 1) + 2 * density - 1 / jnp.sqrt(jnp.pi))
+    return s * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / jnp.sqrt(jnp.pi))
 
 
 def crps_logistic(m, y, s):
@@ -278,8 +282,8 @@ def energy_score(x, y):
 
 def crps_log_normal(m, y, s):
     z = (jnp.log(y) - m) / s
-    tails = special.ndtr(z - s) - special.ndtr(-s / jnp.sqrt(2.0))
-    return y * (2 * special.ndtr(z) - 1) - 2 * jnp.exp(m + s * s / 2) * tails
+    tails = ndtr(z - s) - ndtr(-s / jnp.sqrt(2.0))
+    return y * (2 * ndtr(z) - 1) - 2 * jnp.exp(m + s * s / 2) * tails
 
 
 def variogram_score(x, y):
@@ -730,7 +734,7 @@ def load_cv(x, noisy):
     top = jax.lax.top_k(noisy, 2)[0]
     is_top = noisy >= top[..., :1]
     threshold = jnp.where(is_top, top[..., 1:], top[..., :1])
-    return variation(jnp.sum(special.ndtr(x - threshold), -2))
+    return variation(jnp.sum(ndtr(x - threshold), -2))
 
 
 def indexer_kl(a, x):

@@ -170,3 +170,12 @@ def test_elsewhere_a_norm_of_nothing_infinite_or_nan_is_that(as_elsewhere):
 def test_elsewhere_the_logit_at_a_label_is_the_same(as_elsewhere):
     x, labels = jnp.array([[1e30, -jnp.inf, 2.0], [jnp.inf, 0.1, 3.0]]), jnp.array([2, 0])
     np.testing.assert_array_equal(take_label(x, labels), [2.0, jnp.inf])
+
+
+def test_a_third_eager_gradient_of_large_arrays_compiles_nothing(count_compilations):
+    x = jnp.ones((128, 128))  # too large for a core's cache
+    gradient = jax.grad(lambda x, y: jl.classification.sigmoid_focal(x, y, reduction="sum"))
+    gradient(x, x), gradient(x, x)
+    with count_compilations() as compiled:
+        gradient(x, x)
+    assert not compiled

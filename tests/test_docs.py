@@ -194,6 +194,40 @@ def test_models_get_every_page_with_docstrings_in_place_of_directives(build):
     assert ":::" not in files["llms-full.txt"]
 
 
+# Words of other libraries, and a page that is among the first results for them.
+SEARCHED = {
+    "pos_weight": "losses/classification/sigmoid_cross_entropy.html",
+    "ignore_index": "names.html",
+    "from_logits": "coming_from/keras.html",
+    "batchmean": "coming_from/torch.html",
+    "pinball": "losses/regression/pinball.html",
+    "DPO": "losses/preference/dpo.html",
+}
+
+
+def searched(site, queries):
+    """The locations that the search of the site gives for each query, best first."""
+    (worker,) = (site / "assets" / "javascripts" / "workers").glob("search*.js")
+    script = ROOT / "tests" / "harness" / "search.js"
+    command = [shutil.which("node"), script, worker, site / "search.json", *queries]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("node"), reason="the search of the site runs in node")
+def test_search_finds_the_words_of_others_and_ranks_a_loss_above_its_other_forms(site):
+    forms = {"softmax_cross_entropy", "info_nce", "clip", "siglip", "kl", "total_variation"}
+    found = searched(site, [*SEARCHED, *sorted(forms)])
+    for word, page in SEARCHED.items():
+        assert any(place.startswith(page) for place in found[word][:5]), (word, found[word])
+    for name in forms:
+        places = found[name]
+        first = next(i for i, place in enumerate(places) if place.endswith(f"/{name}.html"))
+        others = ("reference/sharded.html", "reference/linear.html")
+        assert not any(place.startswith(others) for place in places[:first]), (name, places)
+
+
 def test_search_shows_no_formulas(build, tmp_path):
     file = tmp_path / "search.json"
     file.write_text(json.dumps({"items": [{"text": r"A \(x\) and \[y \\ z\] B"}]}))

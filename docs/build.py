@@ -363,6 +363,8 @@ def pages() -> Iterator[Page]:
     for name in PRACTICE:
         yield copied(docs / name, name, "Practice")
     for path in sorted((ROOT / "benchmarks").glob("*.md")):
+        if len(path.suffixes) > 1:  # a part of another page, such as accelerators.head.md
+            continue
         yield copied(path, f"benchmarks/{path.name.lower()}", "Benchmarks")
     yield from module_pages()
     yield copied(ROOT / "CONTRIBUTING.md", "contributing.md", "Project")

@@ -141,6 +141,7 @@ def softmax_cross_entropy(
     check_choice(call.fun_name, "implementation", implementation, ("xla", "tokamax"))
     if implementation == "tokamax":
         options = head._asdict() | {"where": where, "weights": weights, "axis_name": axis_name}
+        options["accumulator_dtype"] = accumulator_dtype
         _tokamax.check(call.fun_name, options, metrics, reduction)
         return _tokamax.loss(call, call.labels("labels", labels), reduction)
     layer = Layer(transposed, axis_name, metrics)

@@ -77,12 +77,11 @@ MATHEMATICS = tuple(f"jaxloss.{family}" for family in registry.FAMILIES)
 ALLOWED = ("jaxloss.numerics", "jaxloss._core", "jaxloss.domains", "jaxloss.traits", *MATHEMATICS)
 # A loss over a set is computed a chunk of rows at a time; its body says so.
 ROWS = {"jaxloss._memory.deferred"}
-# The square of similarities is computed in chunks that are whole on every device; a set with
-# `axis_name` is passed from one device to the next.
+# The square of similarities is computed in chunks that are whole on every device; a set over several
+# devices is passed on in a ring.
 PENDING_IMPORTS = {
     "jaxloss.contrastive._similarities": {"jaxloss._memory.layout", "jaxloss._memory.mesh"},
-    "jaxloss.self_supervised._gaussianity": {"jaxloss._memory.mesh"},
-    "jaxloss.self_supervised._spread": {"jaxloss._memory.mesh"},
+    "jaxloss.self_supervised._statistics": {"jaxloss._memory.mesh"},
 }
 
 

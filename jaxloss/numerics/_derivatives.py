@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._xla import fits_in_cache, on_gpu, unshared_on_gpu
@@ -70,7 +71,7 @@ def separate_derivative(function: Callable[..., Array], each: bool = False) -> C
     # A full rule, since it is the rule of any function.
     @functools.partial(separated.defjvp, symbolic_zeros=True)
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
-        if not any(isinstance(x, jax.core.Tracer) for x in primals):
+        if not any(isinstance(x, Tracer) for x in primals):
             return jvp_of_moving(function, primals, tangents)  # eager: nothing is fused anyway
         if each:
             value, value_dot = _jvp_of_each(function, primals, tangents)

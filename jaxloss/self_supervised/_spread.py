@@ -11,14 +11,13 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss._memory.mesh import places_from, ring_scan
 from jaxloss.contrastive._similarities import Masks, product, squared_distances, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
-from jaxloss.self_supervised._statistics import over_devices
+from jaxloss.self_supervised._statistics import over_devices, places_from, ring_scan
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 
 

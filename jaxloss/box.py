@@ -32,11 +32,11 @@ from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
 
 Format = Literal["xyxy", "cxcywh"]
-Lengths = Float[Array, "*batch 2"]
+Length = Float[Array, "*batch"]
 
 
 class _Overlap(NamedTuple):
-    """Lengths along x and y of two boxes.
+    """Lengths along one axis of two boxes.
 
     Attributes:
         shared: Where the boxes overlap.
@@ -45,33 +45,28 @@ class _Overlap(NamedTuple):
         apart: The distance of the centres, with its sign.
     """
 
-    shared: Lengths
-    own: Lengths
-    other: Lengths
-    gap: Lengths
-    apart: Lengths
+    shared: Length
+    own: Length
+    other: Length
+    gap: Length
+    apart: Length
 
     @property
-    def whole(self) -> Lengths:
-        """The sizes of the smallest box around both."""
+    def whole(self) -> Length:
+        """The size of the smallest box around both."""
         return self.shared + self.own + self.other + self.gap
 
     @property
-    def sizes(self) -> tuple[Lengths, Lengths]:
+    def sizes(self) -> tuple[Length, Length]:
         return self.shared + self.own, self.shared + self.other
 
-
-def _area(lengths: Lengths) -> Array:
-    return lengths[..., 0] * lengths[..., 1]
-
-
-def _crosswise(a: Lengths, b: Lengths) -> Array:
-    return a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]
+    @property
+    def differs(self) -> Bool[Array, "*batch"]:
+        return (self.own != 0) | (self.other != 0) | (self.gap != 0) | (self.apart != 0)
 
 
-def _overlap(name: str, prediction: Array, target: Array, format: Format) -> _Overlap:
-    check_choice(f"jaxloss.box.{name}", "format", format, ("xyxy", "cxcywh"))
-    (a, b), (c, d) = ((x[..., :2], x[..., 2:]) for x in (prediction, target))
+def _along(a: Length, b: Length, c: Length, d: Length, format: Format) -> _Overlap:
+    """The lengths along an axis, of the numbers of the prediction and those of the target."""
     if format == "cxcywh":  # corners relative to the centre of the target
         apart = a - c
         a, b, c, d = apart - 0.5 * b, apart + 0.5 * b, -0.5 * d, 0.5 * d
@@ -85,28 +80,35 @@ def _overlap(name: str, prediction: Array, target: Array, format: Format) -> _Ov
     return _Overlap(numerics.relu(length), own, other, numerics.relu(-length), apart)
 
 
-def _one_less_iou(x: _Overlap) -> Array:
+def _overlaps(
+    name: str, prediction: Array, target: Array, format: Format
+) -> tuple[_Overlap, _Overlap]:
+    """The lengths along x and along y: arrays of the batch, since an axis of 2 is no vector."""
+    check_choice(f"jaxloss.box.{name}", "format", format, ("xyxy", "cxcywh"))
+    a, b, c, d = (
+        [box[..., i] for i in places] for box in (prediction, target) for places in ((0, 1), (2, 3))
+    )
+    return _along(a[0], b[0], c[0], d[0], format), _along(a[1], b[1], c[1], d[1], format)
+
+
+def _one_less_iou(x: _Overlap, y: _Overlap) -> Array:
     """1 - IoU; of two boxes without area 0 if they are equal, else 1."""
     # The parts of the two areas outside the intersection: nothing is subtracted.
-    outside_each = [
-        side[..., 0] * size[..., 1] + x.shared[..., 0] * side[..., 1]
-        for side, size in zip((x.own, x.other), x.sizes, strict=True)
-    ]
-    outside = outside_each[0] + outside_each[1]
-    shared = _area(x.shared)
-    differs = jnp.any((x.own != 0) | (x.other != 0) | (x.gap != 0) | (x.apart != 0), axis=-1)
+    of_own = x.own * y.sizes[0] + x.shared * y.own
+    of_other = x.other * y.sizes[1] + x.shared * y.other
+    outside, shared = of_own + of_other, x.shared * y.shared
     empty = outside + shared == 0
-    return jnp.where(empty & differs, 1, numerics.fraction(outside, shared))
+    return jnp.where(empty & (x.differs | y.differs), 1, numerics.fraction(outside, shared))
 
 
 def _ratio(part: Array, whole: Array) -> Array:
     return numerics.quotient(part, jnp.where(whole == 0, 1, whole))
 
 
-def _distance_term(x: _Overlap) -> Array:
+def _distance_term(x: _Overlap, y: _Overlap) -> Array:
     """The squared distance of the centres over the squared diagonal around both boxes."""
-    squares = (jnp.sum(jnp.square(lengths), axis=-1) for lengths in (x.apart, x.whole))
-    return _ratio(*squares)
+    distance = jnp.square(x.apart) + jnp.square(y.apart)
+    return _ratio(distance, jnp.square(x.whole) + jnp.square(y.whole))
 
 
 @loss(nonnegative, bounded, zero_at_match)
@@ -140,7 +142,7 @@ def iou(
     References:
         Yu et al., *UnitBox: An Advanced Object Detection Network*, 2016.
     """
-    return _one_less_iou(_overlap("iou", prediction, target, format))
+    return _one_less_iou(*_overlaps("iou", prediction, target, format))
 
 
 @loss(nonnegative, bounded, zero_at_match)
@@ -174,11 +176,11 @@ def giou(
     References:
         Rezatofighi et al., *Generalized Intersection over Union*, 2019.
     """
-    x = _overlap("giou", prediction, target, format)
+    x, y = _overlaps("giou", prediction, target, format)
     covered = x.shared + x.own + x.other
-    beside = x.gap[..., 0] * x.whole[..., 1] + covered[..., 0] * x.gap[..., 1]
-    empty = _crosswise(x.own, x.other) + beside  # the area of C outside the union
-    return _one_less_iou(x) + _ratio(empty, _area(x.whole))
+    beside = x.gap * y.whole + covered * y.gap
+    empty = (x.own * y.other + y.own * x.other) + beside  # the area of C outside the union
+    return _one_less_iou(x, y) + _ratio(empty, x.whole * y.whole)
 
 
 @loss(nonnegative, bounded, zero_at_match)
@@ -212,14 +214,15 @@ def diou(
     References:
         Zheng et al., *Distance-IoU Loss*, 2020.
     """
-    x = _overlap("diou", prediction, target, format)
-    return _one_less_iou(x) + _distance_term(x)
+    x, y = _overlaps("diou", prediction, target, format)
+    return _one_less_iou(x, y) + _distance_term(x, y)
 
 
-def _angle_between(a: Lengths, b: Lengths) -> Array:
+def _angle_between(x: _Overlap, y: _Overlap) -> Array:
     """The difference of arctan(width / height) of two boxes; 0 if one of them has no size."""
-    sine = b[..., 0] * a[..., 1] - a[..., 0] * b[..., 1]
-    cosine = jnp.sum(a * b, axis=-1)
+    (width, true_width), (height, true_height) = x.sizes, y.sizes
+    sine = true_width * height - width * true_height
+    cosine = width * true_width + height * true_height
     zero = (sine == 0) & (cosine == 0)
     return jnp.where(zero, 0, jnp.arctan2(sine, jnp.where(zero, 1, cosine)))
 
@@ -258,11 +261,11 @@ def ciou(
         Zheng et al., *Enhancing Geometric Factors in Model Learning and Inference for Object
         Detection and Instance Segmentation*, 2021.
     """
-    x = _overlap("ciou", prediction, target, format)
-    of_iou = _one_less_iou(x)
-    shape = (4 / math.pi**2) * jnp.square(_angle_between(*x.sizes))
+    x, y = _overlaps("ciou", prediction, target, format)
+    of_iou = _one_less_iou(x, y)
+    shape = (4 / math.pi**2) * jnp.square(_angle_between(x, y))
     factor = lax.stop_gradient(numerics.fraction(shape, of_iou))
-    return of_iou + _distance_term(x) + factor * shape
+    return of_iou + _distance_term(x, y) + factor * shape
 
 
 _place = Domain(

@@ -122,6 +122,18 @@ def squared_distances(
     return with_derivative_of(squares - 2 * product(x, y), value)
 
 
+def squared_distances_by_product(
+    x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns dim"]
+) -> Float[Array, "*batch rows columns"]:
+    """All squared distances, without an array of all differences.
+
+    The error is a last place of the squared lengths: the vectors should lie around the origin, and
+    the sum of all distances matter, not the smallest.
+    """
+    squares = jnp.sum(jnp.square(x), -1)[..., :, None] + jnp.sum(jnp.square(y), -1)[..., None, :]
+    return numerics.relu(squares - 2 * product(x, y))
+
+
 def direction(x: Array, temperature: Array) -> Array:
     """Vectors of length 1, divided by the temperature."""
     return numerics.normalize(x) / temperature

@@ -11,7 +11,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss.contrastive._similarities import Masks, product, squared_distances, whole
+from jaxloss.contrastive._similarities import Masks, product, squared_distances_by_product, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero
@@ -206,7 +206,7 @@ def _uniformity_rows(shared: list[Any], rows: list[Any]) -> Array:
     directions, in_set, sharpness, number = shared
     own, rows_in_set, places = rows
     others = Masks.of_rows(places, directions, rows_in_set, in_set).others
-    exponents = -sharpness * squared_distances(own, directions)
+    exponents = -sharpness * squared_distances_by_product(own, directions)
     return _Kernels.of(exponents, others).log_mean(number[..., None])
 
 
@@ -215,7 +215,7 @@ def _kernels_of_all_devices(own: Array, keep: Array, sharpness: Array, axis_name
         own, keep, sharpness = constants
         places = places_from(owner, own.shape[-2], axis_name)
         others = Masks.of_rows(places, carry[0], keep, carry[1]).others
-        exponents = -sharpness * squared_distances(own, carry[0])
+        exponents = -sharpness * squared_distances_by_product(own, carry[0])
         return state.merge(_Kernels.of(exponents, others)), carry
 
     nothing = lax.full_like(own[..., 0], 0)
@@ -270,6 +270,9 @@ def uniformity(
     keep = jnp.ones(units.shape[:-1], bool) if mask is None else mask
     number = over_devices(jnp.sum(keep, axis=-1, dtype=jnp.int32), axis_name).astype(units.dtype)
     sharpness, others = jnp.asarray(sharpness, units.dtype), jnp.maximum(number - 1, 1)
+    total = over_devices(jnp.sum(jnp.where(keep[..., None], units, 0), -2), axis_name)
+    centre = lax.stop_gradient(total / jnp.maximum(number, 1)[..., None])
+    units = units - centre[..., None, :]  # distances of embeddings that have collapsed keep digits
     if axis_name is not None:
         rows = _kernels_of_all_devices(units, keep, sharpness, axis_name)
         of_rows = rows.log_mean(others[..., None])

@@ -79,9 +79,9 @@ readme: .venv/.dev ## write what is generated: tables and picture of README.md, 
 	$(BIN)/python -m tools.readme
 	$(BIN)/python -m tools.coming_from
 
-docs: .venv/.dev ## build/site: the documentation, strictly, and the rows of docs/coming_from
+docs: .venv/.dev ## build/site: the documentation, strictly, and what it says of other libraries
 	$(BIN)/python docs/build.py
-	$(BIN)/pytest -n 0 tests/test_peers.py
+	$(BIN)/pytest -n 0 tests/test_peers.py tests/test_replacements.py
 
 notebooks: .venv/.dev ## execute notebooks/*.py into the .ipynb beside each
 	$(BIN)/jupytext --update --to ipynb notebooks/*.py

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases.image import ms_ssim as oracle
 
 from jaxloss import image
 
@@ -130,3 +131,22 @@ def test_total_variation_of_an_edge():
         np.testing.assert_array_equal(slope, 0)
     both = jnp.array([[0.0, 3.0], [4.0, 7.0]])[..., None]
     np.testing.assert_allclose(image.total_variation(both, isotropic=True), 5 + 4 + 3)
+
+
+@pytest.mark.slow
+def test_ms_ssim_leaves_out_the_pixels_of_a_mask():
+    generator = np.random.default_rng(2)
+    x, y = generator.uniform(0, 1, (2, 4, 6, 6, 1)).astype(np.float32)
+    mask = generator.random((4, 6, 6)) < 0.8
+    options = {"level_weights": np.float32([0.4, 0.6]), "size": 3, "sigma": 0.75}
+    loss = lambda x, y: image.ms_ssim(x, y, mask=mask, **options)
+    expected = [
+        oracle(*(z.astype(np.float64) for z in one[:2]), mask=one[2], **options)
+        for one in zip(x, y, mask, strict=True)
+    ]
+    np.testing.assert_allclose(loss(x, y), expected, rtol=2e-6)
+    hidden = [np.where(mask[..., None], z, np.nan) for z in (x, y)]
+    np.testing.assert_array_equal(loss(*hidden), loss(x, y))
+    slope = jax.grad(lambda x: jnp.sum(loss(x, y)))(jnp.asarray(hidden[0]))
+    assert np.isfinite(slope).all()
+    assert (slope[~mask] == 0).all()

@@ -23,9 +23,7 @@ QUICK = (
     "classification.sigmoid_focal",
     "divergence.kl_logits",
     "divergence.hellinger",
-    "divergence.jensen_shannon",
     "ranking.pairwise_logistic",
-    "scoring.energy_score",
 )
 
 

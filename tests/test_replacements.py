@@ -16,6 +16,7 @@ import pytest
 import jaxloss as jl
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # `make docs` runs them
 FROZEN = json.loads((ROOT / "tests" / "oracles" / "replacements.json").read_text())
 PAGE = (ROOT / "docs" / "replacements.md").read_text()
 SECTIONS = {

@@ -163,10 +163,6 @@ def recompute(x: T, result: Any = None) -> T:
     return on_each(lax.optimization_barrier, _unshared_form(1), _identity, x)
 
 
-def _first(x: T, *_others: Any) -> T:
-    return x
-
-
 def on_gpu(for_gpu: Callable[..., T], for_others: Callable[..., T], *arguments: Any) -> T:
     """`on_cpu`, with the first function in programs for GPU."""
     return lax.platform_dependent(*arguments, cuda=for_gpu, rocm=for_gpu, default=for_others)

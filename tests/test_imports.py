@@ -81,7 +81,8 @@ ROWS = {"jaxloss._memory.deferred"}
 # devices is passed on in a ring.
 PENDING_IMPORTS = {
     "jaxloss.contrastive._similarities": {"jaxloss._memory.layout", "jaxloss._memory.mesh"},
-    "jaxloss.self_supervised._statistics": {"jaxloss._memory.mesh"},
+    "jaxloss.self_supervised._gaussianity": {"jaxloss._memory.mesh"},
+    "jaxloss.self_supervised._spread": {"jaxloss._memory.mesh"},
 }
 
 

@@ -108,6 +108,17 @@ def product(x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns 
     return jnp.einsum("...id,...jd->...ij", x, y, precision=lax.Precision.HIGHEST)
 
 
+def squared_distances_by_product(
+    x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns dim"]
+) -> Float[Array, "*batch rows columns"]:
+    """All squared distances, without an array of all differences.
+
+    The error is a last place of the squared lengths: the vectors should lie around the origin, and
+    the sum of all distances matter, not the smallest.
+    """
+    return numerics.relu(_expanded_squares(x, y))
+
+
 def squared_distances(
     x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns dim"]
 ) -> Float[Array, "*batch rows columns"]:
@@ -118,20 +129,13 @@ def squared_distances(
     """
     still = lax.stop_gradient((x, y))
     value = jnp.sum(jnp.square(still[0][..., :, None, :] - still[1][..., None, :, :]), axis=-1)
+    return with_derivative_of(_expanded_squares(x, y), value)
+
+
+def _expanded_squares(x: Array, y: Array) -> Array:
+    """`|x|^2 + |y|^2 - 2 <x, y>` of all pairs."""
     squares = jnp.sum(jnp.square(x), -1)[..., :, None] + jnp.sum(jnp.square(y), -1)[..., None, :]
-    return with_derivative_of(squares - 2 * product(x, y), value)
-
-
-def squared_distances_by_product(
-    x: Float[Array, "*batch rows dim"], y: Float[Array, "*batch columns dim"]
-) -> Float[Array, "*batch rows columns"]:
-    """All squared distances, without an array of all differences.
-
-    The error is a last place of the squared lengths: the vectors should lie around the origin, and
-    the sum of all distances matter, not the smallest.
-    """
-    squares = jnp.sum(jnp.square(x), -1)[..., :, None] + jnp.sum(jnp.square(y), -1)[..., None, :]
-    return numerics.relu(squares - 2 * product(x, y))
+    return squares - 2 * product(x, y)
 
 
 def direction(x: Array, temperature: Array) -> Array:

@@ -18,9 +18,10 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
+from jaxloss._memory.mesh import ring_scan
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
-from jaxloss.self_supervised._statistics import Sample, ring_scan
+from jaxloss.self_supervised._statistics import Sample
 from jaxloss.traits import nonnegative
 
 

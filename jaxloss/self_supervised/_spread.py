@@ -11,13 +11,14 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
+from jaxloss._memory.mesh import places_from, ring_scan
 from jaxloss.contrastive._similarities import Masks, product, squared_distances_by_product, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
-from jaxloss.self_supervised._statistics import over_devices, places_from, ring_scan
+from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 
 
@@ -44,6 +45,8 @@ def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:
 
 
 def _nearest_of_all_devices(own: Array, keep: Array, axis_name: AxisName) -> Array:
+    """The neighbour of each row of this device among those of all devices."""
+
     def tile(state: Any, carry: Any, owner: Array, constants: Any) -> Any:
         (best, neighbour), (own, keep) = state, constants
         places = places_from(owner, own.shape[-2], axis_name)
@@ -211,6 +214,8 @@ def _uniformity_rows(shared: list[Any], rows: list[Any]) -> Array:
 
 
 def _kernels_of_all_devices(own: Array, keep: Array, sharpness: Array, axis_name: Any) -> _Kernels:
+    """The kernels of each row of this device with the others of all devices."""
+
     def tile(state: Any, carry: Any, owner: Array, constants: Any) -> Any:
         own, keep, sharpness = constants
         places = places_from(owner, own.shape[-2], axis_name)
@@ -274,9 +279,9 @@ def uniformity(
     centre = lax.stop_gradient(total / jnp.maximum(number, 1)[..., None])
     units = units - centre[..., None, :]  # distances of embeddings that have collapsed keep digits
     if axis_name is not None:
-        rows = _kernels_of_all_devices(units, keep, sharpness, axis_name)
-        of_rows = rows.log_mean(others[..., None])
-        return _Kernels.of(of_rows, keep).psum(axis_name).log_mean(jnp.maximum(number, 1))
+        of_rows = _kernels_of_all_devices(units, keep, sharpness, axis_name)
+        means = _Kernels.of(of_rows.log_mean(others[..., None]), keep).psum(axis_name)
+        return means.log_mean(jnp.maximum(number, 1))
     shared = [whole(units, -2), whole(mask), sharpness, others]
     of_rows = map_rows(name, _uniformity_rows, chunk_size, shared, [units, mask], batch=batch)
     return _Kernels.of(materialize(of_rows), keep).log_mean(jnp.maximum(number, 1))

@@ -12,8 +12,6 @@ from jaxtyping import Bool, Float
 
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss._memory.mesh import places_from as places_from
-from jaxloss._memory.mesh import ring_scan as ring_scan
 
 
 def over_devices(x: Array, axis_name: AxisName | None) -> Array:

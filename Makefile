@@ -34,7 +34,7 @@ QUICK := $(PYTEST) -m 'not slow'
 # `chunked`, which is public: tests give it wrong arguments.
 comma := ,
 space := $() $()
-TYPED := jaxloss._core $(addprefix jaxloss._memory.,chunk_map chunk_sum deferred layout mesh row_factors) \
+TYPED := jaxloss._core $(addprefix jaxloss._memory.,chunk_map chunk_sum deferred layout measure mesh row_factors) \
 	jaxloss._xla jaxloss.numerics runtime_types.check
 # What is compared between versions: the laws on the classic losses, and the contract around them.
 ENDS := $(QUICK) tests/laws $(patsubst %,tests/test_%.py,reduction loss_decorator checks readme) \

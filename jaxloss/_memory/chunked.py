@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from jaxloss._memory.layout import (
     split_strided,
     take_chunk,
 )
+from jaxloss._memory.measure import FEW_ROWS, bytes_a_row, inner_jaxprs
 from jaxloss._memory.mesh import shards, unify_vma, vma, vma_of
 from jaxloss._memory.row_factors import holds_float16, row_factors
 
@@ -39,7 +40,6 @@ Policy = Literal["fastest", "least_memory"]
 
 _NAME = "jaxloss.chunked"
 _BUDGET = 64 * 2**20  # bytes
-_FEW_ROWS = 128  # rows by which a function of a symbolic number of rows is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Chunked:
             8192 rows as 16 x 512; the largest array of a chunk takes 64 of at most 64 MiB
         """
         how, budget = self._split(shared, rows)
-        taken = _bytes_a_row(self.fn, shared, rows, how.size if self.chunk_size else how.rows)
+        taken = bytes_a_row(self.fn, shared, rows, how.size if self.chunk_size else how.rows)
         return Plan(how.rows, how.size, how.chunks, how.padding, taken or 1, budget, how.shards)
 
     def _split(self, shared: Any, rows: Any) -> tuple[Split, int | None]:
@@ -219,8 +219,8 @@ class Chunked:
             return plan_split(count, self.chunk_size, devices), None
         of_shared = sum(4 * x.size for x in jax.tree.leaves(shared) if is_floating(x))
         budget = max(_BUDGET, of_shared if isinstance(of_shared, int) else 0)
-        taken = _bytes_a_row(self.fn, shared, rows, count)
-        most = _FEW_ROWS if taken is None else max(1, budget // taken)
+        taken = bytes_a_row(self.fn, shared, rows, count)
+        most = FEW_ROWS if taken is None else max(1, budget // taken)
         most = most if most < 128 else most // 128 * 128
         return plan_split(count, most * devices, devices), budget
 
@@ -270,21 +270,13 @@ def _compiled_once(fn: Callable[..., Any], program: _Program) -> _Program:
     Their inner constants are the same arrays, which the first program keeps alive.
     """
     text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
-    constants = [id(x) for inner in _inner(program.jaxpr) for x in getattr(inner, "consts", ())]
+    constants = [
+        id(x) for inner in inner_jaxprs(program.jaxpr) for x in getattr(inner, "consts", ())
+    ]
     try:
         return _programs.setdefault(fn, {}).setdefault((text, *constants), program)
     except TypeError:  # no weak reference, or no hash
         return program
-
-
-def _inner(jaxpr: Any) -> Iterator[Any]:
-    """The jaxprs inside a jaxpr, at any depth."""
-    for equation in jaxpr.eqns:
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(getattr(inner, "jaxpr", inner), "eqns"):
-                    yield inner
-                    yield from _inner(getattr(inner, "jaxpr", inner))
 
 
 def _fill(x: Array, where: Array) -> Array:
@@ -380,25 +372,3 @@ def _trace(fn: Any, shared: Any, rows: Any, how: Split) -> tuple[_Program, list[
     program = _Program(closed.jaxpr, accumulator_dtype(shape.dtype))
     # A traced Python number has no dtype yet.
     return _compiled_once(fn, program), [jnp.asarray(x) for x in closed.consts]
-
-
-def _bytes_a_row(fn: Any, shared: Any, rows: Any, count: int) -> int | None:
-    """The size of the largest array that the function makes of `count` rows, per row.
-
-    An array has rows if an axis is a multiple of their number. None if a size is symbolic.
-    """
-    count = count if isinstance(count, int) else _FEW_ROWS
-    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), rows)
-    jaxpr = jax.make_jaxpr(fn)(shared, *some).jaxpr
-    every = [jaxpr, *(getattr(inner, "jaxpr", inner) for inner in _inner(jaxpr))]
-    sizes = list(_sizes(every, max(count, 1)))
-    return max([1, *sizes]) if all(isinstance(size, int) for size in sizes) else None
-
-
-def _sizes(jaxprs: Iterable[Any], count: int) -> Iterator[int]:
-    """The bytes per row of every array that jaxprs make of `count` rows."""
-    for equation in (equation for jaxpr in jaxprs for equation in jaxpr.eqns):
-        for x in equation.outvars:
-            shape, dtype = getattr(x.aval, "shape", ()), getattr(x.aval, "dtype", None)
-            if any(n % count == 0 for n in shape):
-                yield x.aval.size * getattr(dtype, "itemsize", 0) // count

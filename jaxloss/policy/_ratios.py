@@ -1,7 +1,7 @@
 r"""Policy-gradient losses, most of them functions of the ratio $\rho = \pi / \pi_\text{old}$."""
 
 import math
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,56 +21,52 @@ from jaxloss.numerics._reductions import mean_where
 def _exp(log_ratio: DD) -> Float[Array, "*shape"]:
     """The exponential, infinite where it overflows."""
     largest = math.floor(math.log(float(jnp.finfo(log_ratio.hi.dtype).max)))
-    excess = log_ratio.hi - largest
-    # Between `largest` and the overflow it is e times that of a logarithm less by 1.
-    fits = jnp.where(excess > 0, jnp.minimum(log_ratio.hi - 1, largest), log_ratio.hi)
-    factor = jnp.where(excess > 1, jnp.inf, jnp.where(excess > 0, math.e, 1.0))
-    return exp_dd(log_ratio._replace(hi=fits)) * factor.astype(fits.dtype)
+    # Up to the overflow, e times the exponential of a logarithm less by 1, which is a number.
+    beyond = log_ratio.hi > largest
+    fits = jnp.where(beyond, jnp.minimum(log_ratio.hi - 1, largest), log_ratio.hi)
+    return exp_dd(log_ratio._replace(hi=fits)) * jnp.where(beyond, math.e, 1).astype(fits.dtype)
 
 
 _exp.defjvps(lambda log_ratio_dot, out, _: out * log_ratio_dot.hi)
 
 
-class _Bound(NamedTuple):
-    """A bound of a ratio and its logarithm, of numbers: not one logarithm an example."""
-
-    ratio: Array
-    log: Array
-
-    @classmethod
-    def of(cls, ratio: Array | float) -> "_Bound":
-        return cls(jnp.asarray(ratio), jnp.log(ratio))
-
-    def where(self, condition: Array, other: "_Bound") -> "_Bound":
-        """This bound where the condition holds, and the other elsewhere."""
-        return jax.tree.map(lambda x, y: jnp.where(condition, x, y), self, other)
-
-
+@jax.custom_jvp
 def _ratio_within(
     log_prob: Float[Array, "*batch"],
     old_log_prob: Float[Array, "*batch"],
-    floor: _Bound,
-    cap: _Bound,
+    floor: Float[Array, "*#batch"],
+    cap: Float[Array, "*#batch"],
 ) -> Float[Array, "*batch"]:
-    """The ratio of two probabilities, clipped; a ratio outside has derivative 0."""
-    log_ratio = two_sum(log_prob, -old_log_prob)
-    above, below = log_ratio.hi > cap.log, log_ratio.hi < floor.log
-    # Clipped before it is exponentiated: 0 times an infinite derivative is NaN.
-    outside = above | below
-    ratio = _exp(jax.tree.map(lambda x: jnp.where(outside, 0, x), log_ratio))
-    return jnp.where(above, cap.ratio, jnp.where(below, floor.ratio, ratio))
+    """The ratio of two probabilities, clipped; a ratio at or beyond a bound has derivative 0."""
+    return jnp.clip(_exp(two_sum(log_prob, -old_log_prob)), floor, cap)
+
+
+def _at_cap(ratio: Array, cap: Array) -> Array:
+    return (ratio >= cap) & (cap < jnp.inf)
+
+
+def _slope(ratio: Array, floor: Array, cap: Array) -> Array:
+    """The derivative in the log-ratio. NaN is not clipped."""
+    return jnp.where((ratio <= floor) | _at_cap(ratio, cap), 0, ratio)
+
+
+# Of the clipped ratio, not by the chain rule: 0 times the derivative of a ratio that overflows is NaN.
+_ratio_within.defjvps(
+    lambda dot, out, _log_prob, _old, floor, cap: dot * _slope(out, floor, cap),
+    lambda dot, out, _log_prob, _old, floor, cap: -dot * _slope(out, floor, cap),
+    lambda dot, out, _log_prob, _old, floor, _cap: jnp.where(out <= floor, dot, 0),
+    lambda dot, out, _log_prob, _old, _floor, cap: jnp.where(_at_cap(out, cap), dot, 0),
+)
 
 
 def _one_sided(
     advantage: Float[Array, "*batch"], low: Array | float, high: Array | float, dual_clip: Any
-) -> tuple[_Bound, _Bound]:
+) -> tuple[Array, Array]:
     """The bounds of the ratio: one above for a positive advantage, one below for a negative."""
-    better, worse = advantage >= 0, advantage < 0  # neither for NaN, which is not clipped
-    none = _Bound.of(jnp.asarray(jnp.inf, advantage.dtype))
-    zero = _Bound.of(jnp.zeros((), advantage.dtype))
-    floor = _Bound.of(1 - low).where(worse, zero)
-    cap = none if dual_clip is None else _Bound.of(dual_clip).where(worse, none)
-    return floor, _Bound.of(1 + high).where(better, cap)
+    worse = advantage < 0
+    floor = jnp.where(worse, 1 - low, 0)
+    cap = jnp.where(worse, jnp.inf if dual_clip is None else dual_clip, 1 + high)
+    return floor.astype(advantage.dtype), cap.astype(advantage.dtype)
 
 
 @loss(
@@ -125,7 +121,7 @@ def clipped(
         Yu et al., *DAPO: An Open-Source LLM Reinforcement Learning System at Scale*, 2025.
     """
     floor, cap = _one_sided(advantage, low, high, dual_clip)
-    return -advantage * _ratio_within(log_prob, old_log_prob, floor, cap)
+    return -(advantage * _ratio_within(log_prob, old_log_prob, floor, cap))
 
 
 @loss(log_prob=extended, advantage=finite, weight=finite)
@@ -209,7 +205,8 @@ def cispo(
     References:
         MiniMax, *MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention*, 2025.
     """
-    weight = _ratio_within(log_prob, old_log_prob, _Bound.of(1 - low), _Bound.of(1 + high))
+    floor, cap = (jnp.asarray(x, log_prob.dtype) for x in (1 - low, 1 + high))
+    weight = _ratio_within(log_prob, old_log_prob, floor, cap)
     return -jax.lax.stop_gradient(weight) * advantage * linear_argument(log_prob)
 
 

@@ -67,9 +67,9 @@ def rlax_vtrace(log_prob, old_log_prob, rewards, values, next_values, done):
     return found.errors, found.pg_advantage
 
 
-def our_vtrace(log_prob, old_log_prob, rewards, values, next_values, done):
+def our_vtrace(log_prob, old_log_prob, rewards, values, next_values, done, **options):
     data = log_prob, old_log_prob, rewards, values, next_values
-    found = policy.vtrace(*data, discount=DISCOUNT, terminal=done > 0)
+    found = policy.vtrace(*data, discount=DISCOUNT, terminal=done > 0, **options)
     return found.target - values, found.advantage
 
 
@@ -126,6 +126,10 @@ def forms():
         },
         "`vtrace`": {
             "rlax": (rlax_vtrace, (log_prob, old_log_prob, *steps)),
+            "jaxloss, time first": (
+                lambda *data: our_vtrace(*data, axis=0),
+                [jnp.transpose(x) for x in (log_prob, old_log_prob, *steps)],
+            ),
             "jaxloss": (our_vtrace, (log_prob, old_log_prob, *steps)),
         },
         "`clipped`": {

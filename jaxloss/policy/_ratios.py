@@ -50,7 +50,7 @@ def _slope(ratio: Array, floor: Array, cap: Array) -> Array:
     return jnp.where((ratio <= floor) | _at_cap(ratio, cap), 0, ratio)
 
 
-# Of the clipped ratio, not by the chain rule: 0 times the derivative of a ratio that overflows is NaN.
+# Of the clipped ratio, not by the chain rule: 0 times the slope of an infinite ratio is NaN.
 _ratio_within.defjvps(
     lambda dot, out, _log_prob, _old, floor, cap: dot * _slope(out, floor, cap),
     lambda dot, out, _log_prob, _old, floor, cap: -dot * _slope(out, floor, cap),

@@ -12,11 +12,11 @@ common fault of implementations.
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jaxloss._core.helpers import flags, floats, fraction
 from jaxloss._core.spec import ArrayLike
-from jaxloss.numerics._carry import carried
+from jaxloss.numerics._recursion import backward
 
 
 class Returns(NamedTuple):
@@ -31,28 +31,6 @@ class Returns(NamedTuple):
     target: Array
 
 
-def _backward(decay: Array, base: Array, parallel: bool) -> Array:
-    """y[t] = base[t] + decay[t] * y[t + 1] along the last axis, from 0 behind the end."""
-    if parallel:
-
-        def compose(later: Any, earlier: Any) -> Any:
-            (a2, b2), (a1, b1) = later, earlier
-            return a1 * a2, b1 + a1 * b2
-
-        return lax.associative_scan(compose, (decay, base), reverse=True, axis=base.ndim - 1)[1]
-
-    def step(y: Array, factors: Any) -> tuple[Array, Array]:
-        a, b = factors
-        y = b + a * y
-        return y, y
-
-    time_first = tuple(jnp.moveaxis(x, -1, 0) for x in (decay, base))
-    _, found = lax.scan(
-        step, carried(jnp.zeros_like(base[..., 0]), time_first), time_first, reverse=True
-    )
-    return jnp.moveaxis(found, 0, -1)
-
-
 def _time_last(fun_name: str, axis: int, *arrays: ArrayLike) -> list[Any]:
     """The arrays with their axis of time last; None stays None."""
     if axis == -1:
@@ -65,10 +43,10 @@ def _time_last(fun_name: str, axis: int, *arrays: ArrayLike) -> list[Any]:
 
 
 class _Trajectories(NamedTuple):
-    """Where the future ends, as factors: 1 where it counts and 0 where it does not."""
+    """Where the future ends: booleans of the shape of the rewards."""
 
-    bootstrap: Array  # of the value of the next observation: 0 at a terminal step
-    trace: Array  # of what the trajectory holds of the next step: 0 also where it is cut
+    continues: Array  # False at a terminal step: the value of the next observation does not count
+    follows: Array  # False also where nothing of the next step is held; it may be True at the end
     mask: Array
 
 
@@ -81,10 +59,12 @@ def _trajectories(
     segments: ArrayLike,
 ) -> _Trajectories:
     shape = rewards.shape
-    ones = jnp.ones(shape, bool)
     is_terminal, is_truncated = flags(fun_name, shape, terminal=terminal, truncated=truncated)
-    (counts,) = flags(fun_name, shape, mask=ones if mask is None else mask)
-    follows = jnp.concatenate([counts[..., 1:], jnp.zeros_like(counts[..., :1])], axis=-1)
+    (counts,) = flags(fun_name, shape, mask=jnp.ones(shape, bool) if mask is None else mask)
+    follows = ~is_terminal & ~is_truncated
+    end = jnp.zeros_like(counts[..., :1])
+    if mask is not None:
+        follows &= jnp.concatenate([counts[..., 1:], end], axis=-1)
     if segments is not None:
         ids = jnp.asarray(segments)
         if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.shape != shape:
@@ -93,11 +73,8 @@ def _trajectories(
                 f"of shape {shape}."
             )
             raise ValueError(message)
-        same = ids[..., 1:] == ids[..., :-1]
-        follows &= jnp.concatenate([same, jnp.zeros_like(counts[..., :1])], axis=-1)
-    dtype = rewards.dtype
-    bootstrap = (~is_terminal).astype(dtype)
-    return _Trajectories(bootstrap, bootstrap * (~is_truncated & follows).astype(dtype), counts)
+        follows &= jnp.concatenate([ids[..., 1:] == ids[..., :-1], end], axis=-1)
+    return _Trajectories(~is_terminal, follows, counts)
 
 
 def gae(
@@ -168,8 +145,14 @@ def gae(
     rewards, values, next_values = (
         jnp.where(ends.mask, x, 0) for x in (rewards, values, next_values)
     )
-    errors = rewards + discount * ends.bootstrap * next_values - values
-    advantage = _backward(discount * trace * ends.trace, errors, parallel)
+
+    def errors(rewards: Array, values: Array, next_values: Array, continues: Array) -> Any:
+        return rewards + discount * jnp.where(continues, next_values, 0) - values, None
+
+    data = rewards, values, next_values, ends.continues
+    advantage, _ = backward(
+        errors, data, ends.follows, discount * trace, axis=axis, parallel=parallel
+    )
     advantage = jnp.where(ends.mask, advantage, 0)
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + advantage)))
 
@@ -228,9 +211,18 @@ def lambda_returns(
     discount, trace = fraction(name, "discount", discount), fraction(name, "trace", trace)
     ends = _trajectories(name, rewards, *flagged)
     rewards, next_values = (jnp.where(ends.mask, x, 0) for x in (rewards, next_values))
-    decay = discount * trace * ends.trace
-    base = rewards + (discount * ends.bootstrap - decay) * next_values
-    return jnp.moveaxis(jnp.where(ends.mask, _backward(decay, base, parallel), 0), -1, axis)
+
+    decay = discount * trace
+
+    def base(rewards: Array, next_values: Array, continues: Array, follows: Array) -> Any:
+        bootstrap = jnp.where(continues, discount, 0) - jnp.where(follows, decay, 0)
+        return rewards + bootstrap * next_values, None
+
+    number = rewards.shape[-1]
+    follows = ends.follows & (jnp.arange(number) < number - 1)  # the recursion has 0 behind the end
+    data = rewards, next_values, ends.continues, follows
+    found, _ = backward(base, data, follows, decay, axis=axis, parallel=parallel)
+    return jnp.moveaxis(jnp.where(ends.mask, found, 0), -1, axis)
 
 
 def vtrace(
@@ -324,10 +316,15 @@ def vtrace(
         jnp.where(log_ratio < jnp.log(cap), ratio, cap.astype(ratio.dtype)) for cap in caps
     )
 
-    one_step = rewards + discount * ends.bootstrap * next_values - values
-    decay = discount * trace * in_trace * ends.trace
-    excess = _backward(decay, in_target * one_step, parallel)
-    later = jnp.concatenate([excess[..., 1:], jnp.zeros_like(excess[..., :1])], axis=-1)
-    advantage = in_advantage * (one_step + discount * trace * ends.trace * later)
+    one_step = rewards + discount * jnp.where(ends.continues, next_values, 0) - values
+    excess, future = backward(
+        lambda clipped, error, factor: (clipped * error, factor),
+        (in_target, one_step, in_trace),
+        ends.follows,
+        discount * trace,
+        axis=axis,
+        parallel=parallel,
+    )
+    advantage = in_advantage * (one_step + future)
     advantage, excess = (jnp.where(ends.mask, x, 0) for x in (advantage, excess))
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + excess)))

@@ -111,6 +111,16 @@ def compare(name, forms, rounds):
     return rows
 
 
+def ours(function, data):
+    """Loops over the steps, and the associative scan."""
+    time_first = [jnp.transpose(x) for x in data]
+    return {
+        "jaxloss, time first": (lambda *x: function(*x, axis=0, parallel=False), time_first),
+        "jaxloss": (lambda *x: function(*x, parallel=False), data),
+        "jaxloss, parallel": (lambda *x: function(*x, parallel=True), data),
+    }
+
+
 def forms():
     """Of each function the forms that are compared: a label, a function and its data."""
     log_prob, old_log_prob, *steps = drawn()
@@ -120,17 +130,11 @@ def forms():
         "`gae`": {
             "rlax": (rlax_gae, steps),
             "by hand, time first": (by_hand_gae, time_first),
-            "jaxloss, time first": (lambda *data: our_gae(*data, axis=0), time_first),
-            "jaxloss": (our_gae, steps),
-            "jaxloss, parallel": (lambda *data: our_gae(*data, parallel=True), steps),
+            **ours(our_gae, steps),
         },
         "`vtrace`": {
             "rlax": (rlax_vtrace, (log_prob, old_log_prob, *steps)),
-            "jaxloss, time first": (
-                lambda *data: our_vtrace(*data, axis=0),
-                [jnp.transpose(x) for x in (log_prob, old_log_prob, *steps)],
-            ),
-            "jaxloss": (our_vtrace, (log_prob, old_log_prob, *steps)),
+            **ours(our_vtrace, (log_prob, old_log_prob, *steps)),
         },
         "`clipped`": {
             "rlax": (jax.value_and_grad(rlax_clipped), clipping),

@@ -108,6 +108,29 @@ def test_time_may_be_the_first_axis(parallel):
             np.testing.assert_allclose(ours, first(theirs), rtol=1e-6, atol=1e-6)
 
 
+RETURNS = {policy.gae: 3, policy.lambda_returns: 2, policy.vtrace: 5}
+
+
+@pytest.mark.parametrize("function", RETURNS)
+def test_eager_returns_compile_once(function, count_compilations):
+    data = RNG.normal(size=(RETURNS[function], 3, 9)).astype(np.float32)
+    function(*data)
+    with count_compilations() as compiled:
+        function(*data)
+    assert not compiled
+
+
+@pytest.mark.parametrize("function", RETURNS)
+@pytest.mark.parametrize("parallel", [None, False, True])
+def test_returns_are_a_loop_on_cpu_and_a_scan_elsewhere(function, parallel):
+    data = RNG.normal(size=(RETURNS[function], 3, 9)).astype(np.float32)
+    traced = jax.jit(lambda *x: function(*x, parallel=parallel)).trace(*data)
+    for platform in ("cpu", "cuda", "tpu"):
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+        loops = not parallel if parallel is not None else platform == "cpu"
+        assert ("stablehlo.while" in lowered) == loops
+
+
 def test_lambda_returns_are_the_targets_of_gae():
     rewards, values, after = RNG.normal(size=(3, 4, 20))
     terminal, truncated = RNG.random((2, 4, 20)) < 0.2

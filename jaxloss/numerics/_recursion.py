@@ -1,5 +1,6 @@
 """A linear recursion along the last axis, from its end to its start."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,30 +8,37 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import recompute
+from jaxloss._xla import on_cpu, recompute
 from jaxloss.numerics._carry import carried
 
+Data = tuple[Array, ...]
 Terms = Callable[..., tuple[Array, Array | None]]
 
 
+# Jitted, so that eager calls compile their loop once.
+@functools.partial(jax.jit, static_argnames=("terms", "axis", "parallel"))
 def backward(
     terms: Terms,
-    data: tuple[Array, ...],
+    data: Data,
     follows: Array,
     decay: Array,
     *,
+    numbers: Data = (),
     axis: int = -1,
-    parallel: bool = False,
+    parallel: bool | None = None,
 ) -> tuple[Array, Array]:
     """y[t] = base[t] + factor[t] f[t] with f[t] = decay y[t + 1], or 0 where nothing follows.
 
     Args:
-        terms: Gives base and factor from the data of any steps; None for a factor of 1.
+        terms: Gives base and factor from the data of any steps and from the numbers; None for a
+            factor of 1. Defined at module level: JAX caches the compiled loop by its identity.
         data: Arrays `(*batch, time)`, in memory as `axis` says.
         follows: Booleans of their shape, False where y[t + 1], 0 at the end, does not count.
         decay: A number.
+        numbers: What else the terms need.
         axis: 0 if the arrays are the transposes of arrays `(time, *batch)`: nothing is transposed.
-        parallel: Whether to use an associative scan.
+        parallel: Whether to use an associative scan, of logarithmic depth, or a loop over the
+            steps. None for a loop on CPU, where a step costs little, and a scan elsewhere.
 
     Returns:
         y and f, of the shape of the data.
@@ -40,27 +48,41 @@ def backward(
         >>> [x.tolist() for x in backward(lambda r: (r, None), (rewards,), follows, 0.5)]
         [[2.0, 2.0], [1.0, 0.0]]
     """
-    if parallel:
-        return _parallel(terms(*data), follows, decay)
-    if axis == 0:
-        return _sequential(terms, data, follows, decay)
-    base, factor = terms(*data)  # of which two arrays are transposed at most, not all data
+    loop = functools.partial(_loop, terms, axis == 0)
+    scan = functools.partial(_scan, terms)
+    if parallel is None:
+        return on_cpu(loop, scan, data, follows, decay, numbers)
+    return (scan if parallel else loop)(data, follows, decay, numbers)
+
+
+def _loop(
+    terms: Terms, time_first: bool, data: Data, follows: Array, decay: Array, numbers: Data
+) -> tuple[Array, Array]:
+    if time_first:  # each step computes its base and factor
+        return _steps(terms, data, follows, decay, numbers)
+    base, factor = terms(*data, *numbers)  # of which two arrays are transposed, not all data
     if factor is None:
-        return _sequential(lambda base: (base, None), (base,), follows, decay)
-    _, future = _sequential(lambda base, factor: (base, factor), (base, factor), follows, decay)
+        return _steps(_base_alone, (base,), follows, decay)
+    _, future = _steps(_both, (base, factor), follows, decay)
     # y from f, so that f alone is transposed again. The base is not held meanwhile.
-    base_again, _ = terms(*recompute(data))
+    base_again, _ = terms(*recompute(data), *numbers)
     return base_again + factor * future, future
 
 
-def _sequential(
-    terms: Terms, data: tuple[Array, ...], follows: Array, decay: Array
-) -> tuple[Array, Array]:
-    """`backward` by a loop over the steps, each of which computes its base and factor."""
+def _base_alone(base: Array) -> tuple[Array, None]:
+    return base, None
 
-    def step(later: Array, at: tuple[Array, tuple[Array, ...]]) -> tuple[Array, Any]:
+
+def _both(base: Array, factor: Array) -> tuple[Array, Array]:
+    return base, factor
+
+
+def _steps(
+    terms: Terms, data: Data, follows: Array, decay: Array, numbers: Data = ()
+) -> tuple[Array, Array]:
+    def step(later: Array, at: tuple[Array, Data]) -> tuple[Array, Any]:
         follows, data = at
-        base, factor = terms(*data)
+        base, factor = terms(*data, *numbers)
         future = jnp.where(follows, decay * later, 0)
         y = base + (future if factor is None else factor * future)
         return y, (y, future)
@@ -71,11 +93,10 @@ def _sequential(
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), found)
 
 
-def _parallel(
-    terms: tuple[Array, Array | None], follows: Array, decay: Array
+def _scan(
+    terms: Terms, data: Data, follows: Array, decay: Array, numbers: Data
 ) -> tuple[Array, Array]:
-    """`backward` by an associative scan, of logarithmic depth."""
-    base, factor = terms
+    base, factor = terms(*data, *numbers)
     each = jnp.where(follows, decay, 0)
 
     def compose(later: Any, earlier: Any) -> Any:

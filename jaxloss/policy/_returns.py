@@ -77,6 +77,29 @@ def _trajectories(
     return _Trajectories(~is_terminal, follows, counts)
 
 
+def _errors(
+    rewards: Array, values: Array, next_values: Array, continues: Array, discount: Array
+) -> tuple[Array, None]:
+    return rewards + discount * jnp.where(continues, next_values, 0) - values, None
+
+
+def _returns_of_one_step(
+    rewards: Array,
+    next_values: Array,
+    continues: Array,
+    follows: Array,
+    discount: Array,
+    decay: Array,
+) -> tuple[Array, None]:
+    # What the next return does not replace of the next value.
+    rest = jnp.where(continues, discount, 0) - jnp.where(follows, decay, 0)
+    return rewards + rest * next_values, None
+
+
+def _clipped_errors(clipped: Array, errors: Array, factor: Array) -> tuple[Array, Array]:
+    return clipped * errors, factor
+
+
 def gae(
     rewards: ArrayLike,
     values: ArrayLike,
@@ -89,7 +112,7 @@ def gae(
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
     axis: int = -1,
-    parallel: bool = False,
+    parallel: bool | None = None,
 ) -> Returns:
     r"""Generalized advantage estimates, and the targets of the values.
 
@@ -113,7 +136,8 @@ def gae(
         mask: Booleans, False for padding: its advantage is 0, whatever it holds.
         segments: Integers, the episode of each step where a row holds several, one after the other.
         axis: The axis of time; with 0, for arrays `(time, *batch)`, nothing is transposed.
-        parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
+        parallel: Whether to use an associative scan, of logarithmic depth, or a loop over steps;
+            None for a loop on CPU and a scan elsewhere, where each step would be several kernels.
 
     Returns:
         `Returns(advantage, target)` of the rewards' shape. Gradients flow through both; wrap
@@ -146,13 +170,9 @@ def gae(
         jnp.where(ends.mask, x, 0) for x in (rewards, values, next_values)
     )
 
-    def errors(rewards: Array, values: Array, next_values: Array, continues: Array) -> Any:
-        return rewards + discount * jnp.where(continues, next_values, 0) - values, None
-
     data = rewards, values, next_values, ends.continues
-    advantage, _ = backward(
-        errors, data, ends.follows, discount * trace, axis=axis, parallel=parallel
-    )
+    options = {"numbers": (discount,), "axis": axis, "parallel": parallel}
+    advantage, _ = backward(_errors, data, ends.follows, discount * trace, **options)
     advantage = jnp.where(ends.mask, advantage, 0)
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + advantage)))
 
@@ -168,7 +188,7 @@ def lambda_returns(
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
     axis: int = -1,
-    parallel: bool = False,
+    parallel: bool | None = None,
 ) -> Array:
     r"""Lambda-returns: mixtures of the n-step returns of a trajectory.
 
@@ -187,7 +207,8 @@ def lambda_returns(
         mask: Booleans, False for padding: its return is 0, whatever it holds.
         segments: Integers, the episode of each step where a row holds several, one after the other.
         axis: The axis of time; with 0, for arrays `(time, *batch)`, nothing is transposed.
-        parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
+        parallel: Whether to use an associative scan, of logarithmic depth, or a loop over steps;
+            None for a loop on CPU and a scan elsewhere, where each step would be several kernels.
 
     Returns:
         The return of each step, of the rewards' shape.
@@ -213,15 +234,11 @@ def lambda_returns(
     rewards, next_values = (jnp.where(ends.mask, x, 0) for x in (rewards, next_values))
 
     decay = discount * trace
-
-    def base(rewards: Array, next_values: Array, continues: Array, follows: Array) -> Any:
-        bootstrap = jnp.where(continues, discount, 0) - jnp.where(follows, decay, 0)
-        return rewards + bootstrap * next_values, None
-
     number = rewards.shape[-1]
     follows = ends.follows & (jnp.arange(number) < number - 1)  # the recursion has 0 behind the end
     data = rewards, next_values, ends.continues, follows
-    found, _ = backward(base, data, follows, decay, axis=axis, parallel=parallel)
+    options = {"numbers": (discount, decay), "axis": axis, "parallel": parallel}
+    found, _ = backward(_returns_of_one_step, data, follows, decay, **options)
     return jnp.moveaxis(jnp.where(ends.mask, found, 0), -1, axis)
 
 
@@ -241,7 +258,7 @@ def vtrace(
     mask: ArrayLike | None = None,
     segments: ArrayLike | None = None,
     axis: int = -1,
-    parallel: bool = False,
+    parallel: bool | None = None,
 ) -> Returns:
     r"""V-trace: targets and advantages of a policy from trajectories of another one.
 
@@ -271,7 +288,8 @@ def vtrace(
         mask: Booleans, False for padding: its advantage is 0, whatever it holds.
         segments: Integers, the episode of each step where a row holds several, one after the other.
         axis: The axis of time; with 0, for arrays `(time, *batch)`, nothing is transposed.
-        parallel: Whether to use an associative scan, of logarithmic depth; else a sequential one.
+        parallel: Whether to use an associative scan, of logarithmic depth, or a loop over steps;
+            None for a loop on CPU and a scan elsewhere, where each step would be several kernels.
 
     Returns:
         `Returns(advantage, target)` of the rewards' shape.
@@ -316,15 +334,10 @@ def vtrace(
         jnp.where(log_ratio < jnp.log(cap), ratio, cap.astype(ratio.dtype)) for cap in caps
     )
 
-    one_step = rewards + discount * jnp.where(ends.continues, next_values, 0) - values
-    excess, future = backward(
-        lambda clipped, error, factor: (clipped * error, factor),
-        (in_target, one_step, in_trace),
-        ends.follows,
-        discount * trace,
-        axis=axis,
-        parallel=parallel,
-    )
+    one_step, _ = _errors(rewards, values, next_values, ends.continues, discount)
+    data = in_target, one_step, in_trace
+    options = {"axis": axis, "parallel": parallel}
+    excess, future = backward(_clipped_errors, data, ends.follows, discount * trace, **options)
     advantage = in_advantage * (one_step + future)
     advantage, excess = (jnp.where(ends.mask, x, 0) for x in (advantage, excess))
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + excess)))

@@ -87,6 +87,7 @@ notebooks: .venv/.dev ## execute notebooks/*.py into the .ipynb beside each
 	$(BIN)/jupytext --update --to ipynb notebooks/*.py
 	$(BIN)/jupyter-nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/python -m tools.notebooks
 
 accelerators: $(filter .venv/%,$(UV)) ## benchmarks/accelerators.md: what TPU and GPU compilers make of each loss
 	$(call fresh,$(PYTHON)) --editable . --group accelerators && \

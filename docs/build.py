@@ -285,6 +285,10 @@ def converted(path: pathlib.Path) -> tuple[str, dict[str, bytes]]:
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        if "colab" in cell.metadata.get("tags", []):  # a link here, whose picture is elsewhere
+            badge = cell.cell_type == "markdown"
+            cell.source = re.sub(r"!\[(.*?)\]\(.*?\)", r"\1", cell.source) if badge else ""
+    notebook.cells = [cell for cell in notebook.cells if cell.source]
     exporter = nbconvert.MarkdownExporter()
     names = {"unique_key": path.stem, "output_files_dir": ""}
     text, resources = exporter.from_notebook_node(notebook, names)

@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+from tools import notebooks
+
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
 each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -32,12 +34,13 @@ def cells_of_script(script):
     return cells
 
 
-def notebook(script):
-    return json.loads(script.with_suffix(".ipynb").read_text())
+def cells(script, of_colab=False):
+    every = json.loads(script.with_suffix(".ipynb").read_text())["cells"]
+    return [cell for cell in every if notebooks.is_of_colab(cell) == of_colab]
 
 
 def outputs(script):
-    code = [cell for cell in notebook(script)["cells"] if cell["cell_type"] == "code"]
+    code = [cell for cell in cells(script) if cell["cell_type"] == "code"]
     return [output for cell in code for output in cell["outputs"]]
 
 
@@ -47,15 +50,13 @@ def test_there_are_notebooks():
 
 @each
 def test_pair_is_in_step(script):
-    of_notebook = [
-        (cell["cell_type"], "".join(cell["source"]).strip()) for cell in notebook(script)["cells"]
-    ]
+    of_notebook = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells(script)]
     assert of_notebook == cells_of_script(script), f"run `make notebooks`: {script.stem}"
 
 
 @each
 def test_was_executed_in_order_without_an_error(script):
-    counts = [c["execution_count"] for c in notebook(script)["cells"] if c["cell_type"] == "code"]
+    counts = [c["execution_count"] for c in cells(script) if c["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1))
     assert not [output for output in outputs(script) if output["output_type"] == "error"]
 
@@ -75,6 +76,19 @@ def test_shows_pictures_and_is_small(script):
 def test_gives_the_command_that_installs_it_from_a_clone(script):
     beginning = script.read_text().partition("import")[0]
     assert re.search(r'pip install "\.\[(demo|notebooks)\]"', beginning)
+
+
+@each
+def test_opens_in_colab(script):
+    badge, install = ("".join(cell["source"]) for cell in cells(script, of_colab=True))
+    assert (
+        f"colab.research.google.com/github/jaxloss/jaxloss/blob/main/notebooks/{script.stem}.ipynb"
+        in badge
+    )
+    expected = [cell["source"] for cell in notebooks.first_cells(script)]
+    assert [badge, install] == expected, f"run `make notebooks`: {script.stem}"
+    extra = re.search(r'pip install "\.\[(\w+)\]"', script.read_text())[1]
+    assert f'"jaxloss[{extra}] @ git+https://github.com/jaxloss/jaxloss"' in install
 
 
 @each

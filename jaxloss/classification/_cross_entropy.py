@@ -27,7 +27,12 @@ from jaxloss.domains import (
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
 from jaxloss.numerics._reductions import mean_where
-from jaxloss.numerics._softmax_nll import sigmoid_nll, softmax_cross_entropy_dense, softmax_nll
+from jaxloss.numerics._softmax_nll import (
+    sigmoid_nll,
+    smoothed_softmax_nll,
+    softmax_cross_entropy_dense,
+    softmax_nll,
+)
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
 
 
@@ -91,9 +96,11 @@ def softmax_cross_entropy(
         if not is_static_zero(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * uniform_over_finite(logits)
         return softmax_cross_entropy_dense(logits, weighted_labels(labels, class_weights))
-    nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
     if is_static_zero(label_smoothing):
-        return nll
+        return times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
+    if class_weights is None:
+        return smoothed_softmax_nll(logits, labels, label_smoothing)
+    nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
     uniform = weighted_labels(uniform_over_finite(logits), class_weights)
     spread = softmax_cross_entropy_dense(logits, uniform)
     return (1 - label_smoothing) * nll + label_smoothing * spread

@@ -161,6 +161,35 @@ def _gradient_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return gradient, jnp.where(p == 0, 0, p * (change - mean))
 
 
+def _mean_gap(logits: Array) -> tuple[Array, Array]:
+    """The mean distance below the top of the classes that are not -inf, and their number."""
+    kept = logits > -jnp.inf
+    gaps = jnp.where(kept, _below(_top(logits), logits), 0)
+    total, number = fused_sums(gaps, kept.astype(gaps.dtype))
+    number = jnp.maximum(number, 1)
+    return total / number, number
+
+
+@jax.custom_jvp
+def smoothed_softmax_nll(logits: Array, labels: Array, smoothing: Array) -> Array:
+    """(1 - s) nll[label] + s mean(nll), the mean over the classes that are not -inf."""
+    nll, _, log_total = _of_class(logits, labels)
+    return (1 - smoothing) * nll + smoothing * (log_total + _mean_gap(logits)[0])
+
+
+# A full rule: it reduces over the classes.
+@smoothed_softmax_nll.defjvp
+def _smoothed_softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    logits, labels, smoothing = primals
+    mean_gap, number = _mean_gap(logits)
+    uniform = jnp.where(logits > -jnp.inf, 1 / number[..., None], 0)
+    gradient = _gradient_of_class(logits, labels)
+    gradient = gradient + smoothing * jnp.where(is_label(logits, labels), 1 - uniform, -uniform)
+    excess = mean_gap - _below(_top(logits)[..., 0], take_label(logits, labels))
+    value_dot = jnp.sum(gradient * tangents[0], axis=-1) + excess * tangents[2]
+    return smoothed_softmax_nll(*primals), value_dot
+
+
 @jax.custom_jvp
 def softmax_nll_dd(logits: Array, labels: Array) -> DD:
     """`softmax_nll` with its rounding error, to the last place of 1.

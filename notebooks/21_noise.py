@@ -37,7 +37,7 @@ from jaxloss import transforms
 # ## Signal and noise
 #
 # All noise has median 0, and half of it lies within 1 unit of the median. The skewed noise has
-# mean 1.21: with it the mean of the target is another signal than the median.
+# mean 1.08: with it the mean of the target is another signal than the median.
 
 # %%
 patients = load_diabetes()

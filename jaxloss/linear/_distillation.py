@@ -54,8 +54,8 @@ def kl(
 
     It is `divergence.kl_logits(hidden @ weight, target_hidden @ target_weight)`, as exact; the
     two models may have different dimensions, not different vocabularies. With `reverse` it is
-    $KL(p \| q)$. The factor $T^2$ of distillation is not in it. The teacher has a gradient too;
-    `jax.lax.stop_gradient` on its arguments saves its two matrix products.
+    $KL(p \| q)$. The factor $T^2$ of distillation is not in it. The teacher has a gradient too:
+    `jax.lax.stop_gradient` on its arguments says that it is not trained.
 
     Args:
         hidden: `(..., dim)`.
@@ -72,10 +72,9 @@ def kl(
         reduction: "mean", "sum", "parts" (an undivided `Mean`) or "none".
         chunk_size: How many tokens to compute at once, or a pair of tokens and classes; by default
             as `plan` chooses.
-        policy: "fastest" holds the logits of some tokens, and takes 6 matrix products.
-            "least_memory" holds some classes of these, of both layers, and no gradient but the
-            result; it takes 10 products, and 12 if the gradient needs a mean of all classes first,
-            which is that of neither direction of the divergence of Kullback and Leibler.
+        policy: "fastest" holds the logits of some tokens, of both layers, and takes 6 matrix
+            products. "least_memory" holds those of some classes of these tokens, and no gradient
+            but the result; it takes 10. A teacher that is not trained saves 2 of either.
         axis_name: Inside `shard_map`, the mesh axis over which the vocabulary of both layers is
             split; with either policy the products are those of the least memory. The result is
             the same on all devices.

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import numerics
 from jaxloss._core.typing import AxisName
@@ -23,6 +24,7 @@ from jaxloss.linear._layer import Head, Labels, Layer
 from jaxloss.linear._online_softmax import Classes, logits_of
 from jaxloss.linear._total_loss import Form, total_loss
 from jaxloss.numerics._kl_terms import gaps_from_mixture
+from jaxloss.numerics._log_ratios import log_of_quotient
 from jaxloss.numerics._softmax_pair import (
     Normalizers,
     Probabilities,
@@ -125,13 +127,12 @@ def _slopes(kind: Kind, at: Probabilities, beta: Array | None) -> _Slopes:
         half = 0.5 * jnp.sign(at.p_minus_q)
         return _Slopes(0.5 * numerics.absolute(at.p_minus_q), half, -half, None)
 
-    def terms_of(p: Array, q: Array, beta: Array) -> Array:
-        from_p, from_q = gaps_from_mixture(p, q, -at.p_minus_q, beta)
-        return (1 - beta) * from_p + beta * from_q
-
     assert beta is not None
-    terms, vjp_fn = jax.vjp(terms_of, at.p, at.q, jnp.broadcast_to(beta, at.p.shape))
-    return _Slopes(terms, *vjp_fn(jnp.ones_like(terms)))
+    from_p, from_q = gaps_from_mixture(at.p, at.q, -at.p_minus_q, beta)
+    mixture = (1 - beta) * at.p + beta * at.q  # its own derivatives cancel
+    by_p = (1 - beta) * log_of_quotient(at.p, mixture, -beta * at.p_minus_q)
+    by_q = beta * log_of_quotient(at.q, mixture, (1 - beta) * at.p_minus_q)
+    return _Slopes((1 - beta) * from_p + beta * from_q, by_p, by_q, from_q - from_p)
 
 
 class _Centered(NamedTuple):
@@ -211,29 +212,36 @@ def _zero_with_gradient(
 
 # Not elementwise: the derivative is that of the divergence of all classes. Of it the sums are
 # functions: their tangents are none.
-@_zero_with_gradient.defjvp
+@functools.partial(_zero_with_gradient.defjvp, symbolic_zeros=True)
 def _zero_with_gradient_jvp(kind: Kind, primals: Any, tangents: Any) -> tuple[Array, Array]:
     x, z, temperature, beta, (sums, terms) = primals
-    x_dot, z_dot, temperature_dot, beta_dot, _ = tangents
+    x_dot, z_dot, temperature_dot, beta_dot, _ = (
+        None if isinstance(dot, SymbolicZero) else dot for dot in tangents
+    )
     at, slopes = _centered(kind, x, z, temperature, beta, sums)
     by_x = at.p_minus_q
     if slopes.p is not None:
         by_x = _times(at.p, slopes.p - terms.mean_x[..., None])
     by_z = _times(at.q, slopes.q - terms.mean_z[..., None])
-    if temperature is not None:
-        # A higher temperature moves each logit towards the largest.
-        decrease = temperature_dot / temperature
-        x_dot, z_dot = (
-            (dot - jnp.where(jnp.isfinite(gap), gap, 0) * decrease) / temperature
-            for dot, gap in (
-                (x_dot, x - sums.top_x[..., None]),
-                (z_dot, z - sums.top_z[..., None]),
-            )
-        )
-    change = by_x * x_dot + by_z * z_dot
-    if slopes.beta is not None:
-        change = change + slopes.beta * beta_dot
-    return jnp.zeros_like(x[..., 0]), jnp.sum(change, axis=-1)
+    total_dot = jnp.zeros_like(x[..., 0])
+    for dot, slope, logits, top in (
+        (x_dot, by_x, x, sums.top_x),
+        (z_dot, by_z, z, sums.top_z),
+    ):
+        scaled = dot
+        if temperature is not None:
+            scaled = None if dot is None else dot / temperature
+            if temperature_dot is not None:
+                # A higher temperature moves each logit towards the largest.
+                gap = logits - top[..., None]
+                gap = jnp.where(jnp.isfinite(gap), gap, 0) / temperature
+                moved = -gap * (temperature_dot / temperature)
+                scaled = moved if scaled is None else scaled + moved
+        if scaled is not None:
+            total_dot = total_dot + jnp.sum(slope * scaled, axis=-1)
+    if slopes.beta is not None and beta_dot is not None:
+        total_dot = total_dot + jnp.sum(slopes.beta * beta_dot, axis=-1)
+    return jnp.zeros_like(x[..., 0]), total_dot
 
 
 class _Gradient(NamedTuple):

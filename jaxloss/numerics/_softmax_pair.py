@@ -134,7 +134,8 @@ class Normalizers(NamedTuple):
     def relative_to(self, top_x: Array, top_z: Array) -> "Normalizers":
         """The sums relative to tops that are not smaller; `rest` where these are not its own."""
         e = elements_of(self.top_x, self.top_z, self.temperature, (top_x, top_z))
-        excess = e.exp_x * self.excess + _difference_of_exps(e) * (1 + self.rest_z)
+        total_z = jnp.where(self.top_z == -jnp.inf, 0, 1 + self.rest_z)
+        excess = e.exp_x * self.excess + _difference_of_exps(e) * total_z
         rest_x = jnp.where(self.top_x == top_x, self.rest_x, e.exp_x * (1 + self.rest_x))
         rest_z = jnp.where(self.top_z == top_z, self.rest_z, e.exp_z * (1 + self.rest_z))
         return self._replace(

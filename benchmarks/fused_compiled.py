@@ -1,7 +1,8 @@
 """The fused last layer on the compilers of TPU and GPU, beside a scan over chunks of tokens.
 
-`python benchmarks/fused_compiled.py v5e` (or h100) prints the tables of `benchmarks/fused.peers.md`.
-Nothing runs: see `benchmarks/accelerators.py`, whose packages it needs.
+`python benchmarks/fused_compiled.py v5e` (or h100) prints the tables of `benchmarks/fused.peers.md`,
+or the rows whose form has the word that follows. Nothing runs: see `benchmarks/accelerators.py`,
+whose packages it needs.
 """
 
 import functools
@@ -29,6 +30,22 @@ def scan_with_checkpoint(hidden, weight, labels, chunks=16):
     return jax.lax.scan(add, jnp.zeros(()), rows)[0] / len(hidden)
 
 
+def scan_of_divergences(hidden, weight, target_hidden, target_weight, chunks=16):
+    """KL(q || p) of two layers, as it is often written."""
+
+    @jax.checkpoint
+    def of_chunk(hidden, target_hidden):
+        both = (hidden, weight), (target_hidden, target_weight)
+        log_p, log_q = (
+            jax.nn.log_softmax(jnp.dot(h, w, preferred_element_type=jnp.float32)) for h, w in both
+        )
+        return jnp.sum(jnp.exp(log_q) * (log_q - log_p))
+
+    rows = [x.reshape(chunks, -1, x.shape[-1]) for x in (hidden, target_hidden)]
+    add = lambda total, chunk: (total + of_chunk(*chunk), None)
+    return jax.lax.scan(add, jnp.zeros(()), rows)[0] / len(hidden)
+
+
 fused = linear.softmax_cross_entropy
 FORMS = {
     "scan with checkpoint, 16 chunks": scan_with_checkpoint,
@@ -47,18 +64,40 @@ SIZES = [
 ]
 
 
+least = functools.partial(functools.partial, policy="least_memory")
+PAIRS = {
+    "KL, scan with checkpoint, 16 chunks": scan_of_divergences,
+    "`linear.kl`, fastest": linear.kl,
+    "`linear.kl`, least memory": least(linear.kl),
+    "`linear.kl`, reverse, least memory": least(linear.kl, reverse=True),
+    "`linear.kl`, least memory, `none`": least(linear.kl, reduction="none"),
+    "`linear.generalized_jensen_shannon`, least memory": least(linear.generalized_jensen_shannon),
+    "`linear.total_variation`, least memory": least(linear.total_variation),
+}
+
+
+def of_sizes(rows, dim, classes):
+    """The forms, the shapes of their arguments, and what is differentiated: not the teacher."""
+    one = (rows, dim), (dim, classes)
+    yield FORMS, (*one, ("Int", rows)), (0, 1)
+    yield PAIRS, (*one, *one), (0, 1)
+
+
 def main():
-    target = sys.argv[1]
-    for (rows, dim, classes), dtype in SIZES:
-        case = accelerators.Case(fused, None, ((rows, dim), (dim, classes), ("Int", rows)), (0, 1))
-        for name, form in FORMS.items():
-            if "bfloat16" in name and dtype != jnp.bfloat16:
-                continue
-            found = accelerators.measure(form, case, dtype, target)
-            shape = f"{rows} x {dim} x {classes}, {np.dtype(dtype).name}"
-            cells = [f"{found['temporaries']:.0f}", f"{found['bytes']:.0f}"]
-            cycles = f"{found['cycles'] / 1e6:.0f}" if found["cycles"] else ""
-            print("", shape, name, *cells, cycles, "", sep=" | ", flush=True)
+    target, word = sys.argv[1], (*sys.argv[2:], "")[0]
+    every = (
+        (sizes, dtype, accelerators.Case(fused, None, *rest), name, form)
+        for sizes, dtype in SIZES
+        for forms, *rest in of_sizes(*sizes)
+        for name, form in forms.items()
+        if word in name and ("bfloat16" not in name or dtype == jnp.bfloat16)
+    )
+    for sizes, dtype, case, name, form in every:
+        found = accelerators.measure(form, case, dtype, target)
+        shape = f"{' x '.join(map(str, sizes))}, {np.dtype(dtype).name}"
+        cells = [f"{found['temporaries']:.0f}", f"{found['bytes']:.0f}"]
+        cycles = f"{found['cycles'] / 1e6:.0f}" if found["cycles"] else ""
+        print("", shape, name, *cells, cycles, "", sep=" | ", flush=True)
 
 
 if __name__ == "__main__":

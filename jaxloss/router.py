@@ -31,7 +31,12 @@ def _over_devices(x: Array, axis_name: AxisName | None) -> Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
-@loss(nonnegative, probabilities=distribution, expert_ids=class_ids("experts"))
+# An id that names no expert is missing from the counts, those of all devices: the NaN is on all.
+@loss(
+    nonnegative,
+    probabilities=distribution,
+    expert_ids=class_ids("experts")._replace(handles_invalid=True),
+)
 def load_balance(
     probabilities: Real[ArrayLike, "*batch tokens experts"],
     expert_ids: Int[ArrayLike, "*batch tokens k"],
@@ -78,9 +83,10 @@ def load_balance(
     mass = linear_argument(jnp.sum(jnp.where(keep[..., None], probabilities, 0), axis=-2))
     tokens = jnp.sum(keep, axis=-1, dtype=jnp.int32)
     counts, mass, tokens = (_over_devices(x, axis_name) for x in (counts, mass, tokens))
+    valid = jnp.where(jnp.sum(counts, axis=-1) == k * tokens, 1, jnp.nan).astype(mass.dtype)
     tokens = jnp.maximum(tokens, 1).astype(mass.dtype)
     shares = counts.astype(mass.dtype) / (tokens[..., None] * (1 if scale == "k" else k))
-    return experts * jnp.sum(shares * mass, axis=-1) / tokens
+    return valid * (experts * jnp.sum(shares * mass, axis=-1) / tokens)
 
 
 def _squared_variation(amounts: Float[Array, "*batch experts"]) -> Float[Array, "*batch"]:

@@ -442,29 +442,35 @@ DIVERGENCES = {
 
 
 @pytest.mark.slow
+@POLICIES
 @pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_divergences_between_two_heads(name, reduction, transposed):
-    """Those of the logits, in value and gradient, for all arrays and options."""
+def test_divergences_between_two_heads(name, reduction, transposed, policy):
+    """Those of the logits, in value and gradient, for all arrays and options.
+
+    Blocks of 8 of 37 classes and chunks of 5 of 13 rows: neither divides.
+    """
     fused, of_logits, options = DIVERGENCES[name]
     hidden, weight, _ = draw()
     target_hidden, target_weight, _ = draw(seed=4)
     target_hidden = jnp.concatenate([target_hidden, target_hidden[:, :2]], 1)
     target_weight = jnp.concatenate([target_weight, target_weight[:2]], 0)
     bias, where = jnp.linspace(-1, 1, 37), jnp.arange(13) % 4 > 0
+    words = {"where": where, "weights": jnp.linspace(0.5, 2, 13), "reduction": reduction}
+    cotangent = jnp.cos(jnp.arange(13)) if reduction == "none" else 3.7
     turn = (lambda w: w.T) if transposed else (lambda w: w)
 
     def ours(h, w, g, v, b, t, options):
         out = fused(
-            h, turn(w), g, turn(v), bias=b, temperature=t, where=where, reduction=reduction,
-            chunk_size=5, transposed=transposed, **options,
+            h, turn(w), g, turn(v), bias=b, target_bias=-b, temperature=t, chunk_size=(5, 8),
+            policy=policy, transposed=transposed, **words, **options,
         )  # fmt: skip
-        return jnp.sum(out)
+        return jnp.sum(cotangent * out)
 
     def theirs(h, w, g, v, b, t, options):
-        words = {"temperature": t, "where": where, "reduction": reduction} | options
-        return jnp.sum(of_logits(h @ w + b, g @ v, **words))
+        out = of_logits(h @ w + b, g @ v - b, temperature=t, **words, **options)
+        return jnp.sum(cotangent * out)
 
     arguments = hidden, weight, target_hidden, target_weight, bias, jnp.float32(1.7), options
     got, expected = jax.jit(
@@ -473,28 +479,117 @@ def test_divergences_between_two_heads(name, reduction, transposed):
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("reduction", ["none", pytest.param("mean", marks=SLOW)])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_second_derivatives_of_divergences_in_blocks(name, reduction):
+    fused, of_logits, options = DIVERGENCES[name]
+    hidden, weight, _ = draw()
+    target_hidden, target_weight, _ = draw(seed=4)
+    primals = hidden, weight, target_hidden, target_weight, jnp.float32(1.7)
+    tangents = jax.tree.map(
+        lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), primals
+    )
+    cotangent = jnp.cos(jnp.arange(13)) if reduction == "none" else 3.7
+
+    def ours(h, w, g, v, t):
+        words = {"policy": "least_memory", "chunk_size": (5, 8), "reduction": reduction}
+        return jnp.sum(cotangent * fused(h, w, g, v, temperature=t, **words, **options))
+
+    def theirs(h, w, g, v, t):
+        out = of_logits(h @ w, g @ v, temperature=t, reduction=reduction, **options)
+        return jnp.sum(cotangent * out)
+
+    got, expected = jax.jit(
+        lambda: [jax.jvp(jax.grad(f, tuple(range(5))), primals, tangents) for f in (ours, theirs)]
+    )()
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=5e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_logits_of_neither_head_are_held(name):
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@pytest.mark.parametrize(
+    ("change", "lead"), [(1e-6, 0), (1e-2, 0), (3.0, 0), (1e-6, 10), (1e-2, 30), (3.0, 40)]
+)
+def test_near_and_confident_heads_keep_their_digits(name, temperature, change, lead):
+    """To 8 units in the last place of a value, and in norm of a gradient.
+
+    Changes below 1e-6 of a probability of exp(-10) need more digits than float64 has.
+    """
+    fused, of_logits, options = DIVERGENCES[name]
+    generator = np.random.default_rng(0)
+    student = generator.normal(size=(16, 100)).astype(np.float32)
+    student[:, 70] += lead
+    teacher = (student + change * generator.normal(size=(16, 100))).astype(np.float32)
+    one = jnp.eye(16)  # so that the weights are the logits
+
+    def ours(w, v, reduction):
+        words = {"temperature": temperature, "chunk_size": (16, 32), "policy": "least_memory"}
+        return fused(one, w, one, v, reduction=reduction, **words, **options)
+
+    got = ours(student, teacher, "none"), *jax.grad(ours, (0, 1))(student, teacher, "sum")
+    with cases.x64():
+        wide = [jnp.asarray(x, jnp.float64) for x in (student, teacher)]
+        words = {"temperature": temperature} | {k: np.float64(v) for k, v in options.items()}
+        exact = lambda x, z: of_logits(x, z, **words)
+        slopes = jax.grad(lambda x, z: jnp.sum(exact(x, z)), (0, 1))(*wide)
+        expected = [np.asarray(x) for x in (exact(*wide), *slopes)]
+    unit = np.finfo(np.float32).eps
+    np.testing.assert_allclose(got[0], expected[0], rtol=8 * unit)
+    for gradient, true in zip(got[1:], expected[1:], strict=True):
+        assert np.linalg.norm(gradient - true) < 8 * unit * np.linalg.norm(true)
+
+
+@pytest.mark.slow
+@POLICIES
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_logits_of_neither_head_are_held(name, policy):
     """Four times the tokens take no more than their own hidden states and gradients."""
     fused, _, options = DIVERGENCES[name]
+    words = {"chunk_size": (64, 256), "policy": policy} | options
 
     def held(rows):
         struct, dim, classes = jax.ShapeDtypeStruct, 8, 4096
-        grad = jax.grad(lambda h, w, g, v: fused(h, w, g, v, chunk_size=64, **options), (0, 1))
+        grad = jax.grad(lambda h, w, g, v: fused(h, w, g, v, **words), (0, 1))
         one = struct((rows, dim), "f4"), struct((dim, classes), "f4")
         return jax.jit(grad).lower(*one, *one).compile().memory_analysis().temp_size_in_bytes
 
     assert held(2048) - held(512) < 1536 * 8 * 4 * 4  # all logits would be 24 MiB more
-    assert held(512) < 20 * 64 * 4096 * 4
+    block = 256 if policy == "least_memory" else 4096
+    assert held(512) < 20 * 64 * block * 4
 
 
 @pytest.mark.slow
-def test_the_same_head_has_no_divergence_from_itself():
+@POLICIES
+def test_the_same_head_has_no_divergence_from_itself(policy):
     hidden, weight, _ = draw()
-    value, slope = jax.value_and_grad(linear.kl)(hidden, weight, hidden, weight)
+    loss = functools.partial(linear.kl, policy=policy, chunk_size=(5, 8))
+    value, slope = jax.value_and_grad(loss)(hidden, weight, hidden, weight)
     assert value == 0
     assert np.all(slope == 0)
+
+
+@pytest.mark.slow
+def test_classes_that_are_impossible_have_no_divergence():
+    """A logit of -inf, in all of a block, or in one of the two heads."""
+    hidden, weight, _ = draw(9, 24)
+    target, target_weight, _ = draw(9, 24, seed=4)
+    bias = jnp.zeros(24).at[8:16].set(-jnp.inf)
+    for name, (fused, of_logits, options) in DIVERGENCES.items():
+        for target_bias in (bias, 0 * jnp.arange(24.0)):
+            if name == "kl" and target_bias is not bias:
+                continue  # it is infinite
+            run = lambda w, v, b=target_bias, f=fused, o=options: f(
+                hidden, w, target, v, bias=bias, target_bias=b, chunk_size=(4, 8),
+                policy="least_memory", **o,
+            )  # fmt: skip
+            plain_of = lambda w, v, b=target_bias, f=of_logits, o=options: f(
+                hidden @ w + bias, target @ v + b, reduction="mean", **o
+            )
+            got, expected = (
+                jax.value_and_grad(f, (0, 1))(weight, target_weight) for f in (run, plain_of)
+            )
+            chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 # --- memory and work ---------------------------------------------------------------------------
@@ -651,8 +746,10 @@ def test_bad_heads_are_refused():
         linear.kl(hidden, weight, hidden[:, :3], weight)
     with pytest.raises(ValueError, match="`beta` must be from 0 to 1, got 1.5"):
         linear.generalized_jensen_shannon(hidden, weight, hidden, weight, beta=1.5)
-    with pytest.raises(TypeError, match=r"`chunk_size` is \(4, 8\), expected a number of tokens"):
-        linear.total_variation(hidden, weight, hidden, weight, chunk_size=(4, 8))
+    with pytest.raises(ValueError, match="`policy` is 'least', expected one of 'fastest'"):
+        linear.total_variation(hidden, weight, hidden, weight, policy="least")
+    with pytest.raises(ValueError, match="there is no mesh axis 'model' here"):
+        linear.kl(hidden, weight, hidden, weight, axis_name="model")
 
 
 def test_of_a_square_weight_only_transposed_tells_the_layout():
@@ -796,11 +893,12 @@ def test_a_mean_of_many_tokens_does_not_vanish_in_float16(policy, scale, weighte
 
 
 @pytest.mark.slow
+@POLICIES
 @pytest.mark.parametrize("scale", [1.0, 2.0**15])
-def test_a_mean_of_divergences_does_not_vanish_in_float16(scale):
+def test_a_mean_of_divergences_does_not_vanish_in_float16(scale, policy):
     hidden, weight, _ = draw(2**14, 512, jnp.float16)
     target, target_weight, _ = draw(2**14, 512, jnp.float16, seed=1)
-    loss = lambda x: linear.kl(*x, target, target_weight, chunk_size=1024)
+    loss = lambda x: linear.kl(*x, target, target_weight, chunk_size=(1024, 128), policy=policy)
     _, got = jax.jit(jl.gradients.scaled_value_and_grad(loss, scale))((hidden, weight))
     with cases.x64():
         wide = [jnp.asarray(x, jnp.float64) for x in (hidden, weight, target, target_weight)]
@@ -854,9 +952,11 @@ def test_an_eager_call_compiles_once(policy, reduction):
 
 
 @pytest.mark.slow
-def test_an_eager_divergence_compiles_once():
+@POLICIES
+def test_an_eager_divergence_compiles_once(policy):
     hidden, weight, _ = draw()
-    assert compilations(lambda: linear.kl(hidden, weight, hidden, weight, chunk_size=4)) == 0
+    loss = functools.partial(linear.kl, chunk_size=(4, 8), policy=policy)
+    assert compilations(lambda: loss(hidden, weight, hidden, weight)) == 0
 
 
 @pytest.mark.slow

@@ -81,8 +81,13 @@ class Blocks(NamedTuple):
             return x
         if self.parts == 1:
             return lax.dynamic_slice_in_dim(x, self.start(j), self.size, axis)
-        taken = lax.dynamic_slice_in_dim(self.split(x, axis), self.start(j), self.size, axis + 1)
-        return self.merge(taken, axis)
+        return self.take_split(self.split(x, axis), axis, j)
+
+    def take_split(self, x: Array, axis: int, j: Array | int) -> Array:
+        """The classes of block j, of an array that is `split`."""
+        if self.number > 1:
+            x = lax.dynamic_slice_in_dim(x, self.start(j), self.size, axis + 1)
+        return self.merge(x, axis)
 
     def add(self, total: Array, part: Array, axis: int, j: Array | int) -> Array:
         """Adds to the classes of block j of an array that is `split`."""
@@ -104,11 +109,13 @@ def blocks_of(tiles: Tiles, head: Head) -> Blocks:
     return Blocks(parts, block, -(-total // block), total)
 
 
-CLASS_FIELDS = ("weight", "bias", "class_weights")
+# The weights, and the hidden states that each of them multiplies.
+WEIGHTS = {"weight": "hidden", "target_weight": "target"}
+CLASS_FIELDS = (*WEIGHTS, "bias", "target_bias", "class_weights")
 
 
 def class_axis_of(layer: Layer, field: str) -> int:
-    return layer.class_axis if field == "weight" else 0
+    return layer.class_axis if field in WEIGHTS else 0
 
 
 def block_of_head(layer: Layer, blocks: Blocks, head: Head, j: Array | int) -> Head:
@@ -148,21 +155,6 @@ def map_classes(function: Any, head: Head, layer: Layer) -> Head:
     )
 
 
-def stack_blocks(blocks: Blocks, x: Array, axis: int) -> Array:
-    """The blocks along a new first axis: as `take` would give them, but copied once."""
-    if blocks.number == 1:
-        return x[None]
-    parts = blocks.split(x, axis)
-    full = blocks.number if blocks.divides else blocks.number - 1
-    head = lax.slice_in_dim(parts, 0, full * blocks.size, axis=axis + 1)
-    head = head.reshape(*x.shape[:axis], blocks.parts, full, blocks.size, *x.shape[axis + 1 :])
-    head = blocks.merge(jnp.moveaxis(head, axis + 1, 0), axis + 1)
-    if blocks.divides:
-        return head
-    last = lax.slice_in_dim(parts, blocks.total - blocks.size, blocks.total, axis=axis + 1)
-    return jnp.concatenate([head, blocks.merge(last, axis)[None]])
-
-
 def loop(body: Any, carry: PyTree, number: Any) -> Any:
     """`body(carry, j)` for each j below a number; one turn is no loop."""
     if isinstance(number, int) and number == 1:
@@ -177,11 +169,15 @@ class Rows(NamedTuple):
         hidden: `(rows, dim)`.
         ids: The labels; 0 in a row that does not count.
         mask: Which rows count; None if all do.
+        target: `(rows, target_dim)`, the hidden states of the second layer, or None.
+        known: What an earlier pass gave of each row, for `Tiles.sums_of`; or None.
     """
 
     hidden: Array
     ids: Array
     mask: Array | None
+    target: Array | None = None
+    known: Any = None
 
     def visible(self) -> Array:
         """The hidden states, and zeros in rows that do not count."""
@@ -211,12 +207,15 @@ def unify_layer_vma(layer: Layer, head: Head, rows: Rows, per_row: Array | None)
     axes = vma_of(head, rows, per_row)
     name = layer.axis_name
     of_rows = axes - ({name} if isinstance(name, str) else {*(name or ())})
-    local = {"weight", "bias", "class_weights", "temperature", "softcap"}
+    local = {*CLASS_FIELDS, "temperature", "softcap", "beta"}
     head = Head(
         *(
             pcast_varying(x, axes if field in local else of_rows)
             for field, x in zip(Head._fields, head, strict=True)
         )
     )
-    rows = Rows(pcast_varying(rows.hidden, axes), *pcast_varying(rows[1:], of_rows))
+    rows = rows._replace(
+        **{f: pcast_varying(getattr(rows, f), axes) for f in WEIGHTS.values()},
+        **{f: pcast_varying(getattr(rows, f), of_rows) for f in ("ids", "mask")},
+    )
     return head, rows, pcast_varying(per_row, of_rows)

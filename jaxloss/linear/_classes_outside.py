@@ -18,6 +18,7 @@ from jaxloss._memory.layout import (
     accumulator_dtype,
     from_scan,
     to_scan,
+    zeros_like,
 )
 from jaxloss.linear._blocks import (
     CLASS_FIELDS,
@@ -28,10 +29,11 @@ from jaxloss.linear._blocks import (
     blocks_of,
     class_axis_of,
     classes_of,
-    stack_blocks,
+    loop,
 )
 from jaxloss.linear._layer import Head, Labels, labels_of
-from jaxloss.linear._online_softmax import losses_of, product
+from jaxloss.linear._online_softmax import losses_of
+from jaxloss.linear._products import products
 
 
 def _block_sums(
@@ -39,13 +41,14 @@ def _block_sums(
     blocks: Blocks,
     j: Array | int,
     head: Head,
-    hidden: Array,
+    rows: Rows,
     labels: Labels,
     anchors: Any = None,
 ) -> Any:
     """The sums over block j, whose part of `head` is given, of some rows."""
-    raw = product(tiles.layer, hidden, head.weight)
-    return tiles.sums_of(tiles.layer, head, raw, classes_of(blocks, labels, j), anchors)
+    raw = products(tiles.layer, rows, head)
+    known = () if rows.known is None else (rows.known,)
+    return tiles.sums_of(tiles.layer, head, raw, classes_of(blocks, labels, j), anchors, *known)
 
 
 def _scan_rows(tiles: Tiles, function: Any, rows: Any) -> Any:
@@ -77,7 +80,7 @@ def row_sums(tiles: Tiles, head: Head, rows: Rows) -> Any:
         def of_chunk(chunk: Any) -> Any:
             rows, ids = chunk
             here = labels._replace(ids=ids)
-            return _block_sums(tiles, blocks, j, own, rows.visible(), here)
+            return _block_sums(tiles, blocks, j, own, rows, here)
 
         return _scan_rows(tiles, of_chunk, chunks)
 
@@ -95,14 +98,27 @@ def row_sums(tiles: Tiles, head: Head, rows: Rows) -> Any:
 def _row_sums_jvp(
     tiles: Tiles, primals: tuple[Head, Rows], tangents: tuple[Head, Rows]
 ) -> tuple[Any, Any]:
+    sums = row_sums(tiles, *primals)
+    anchors = lax.stop_gradient(sums.anchored())
+    found = sum_of_tangents(tiles, anchors, primals, tangents)
+    return sums, sums.tangents(found, jax.tree.map(zero_tangent, sums))
+
+
+def sum_of_tangents(
+    tiles: Tiles, anchors: PyTree, primals: tuple[Head, Rows], tangents: tuple[Head, Rows]
+) -> Any:
+    """The tangents of the variables of `tiles.sums_of`, added up over all blocks and devices.
+
+    Args:
+        tiles: What is static.
+        anchors: What the pass knows of each row; it has no tangent here.
+        primals: The head and the rows.
+        tangents: Their tangents, some of which are symbolic zeros.
+    """
     (head, rows), (head_dot, rows_dot) = primals, tangents
     layer, blocks = tiles.layer, blocks_of(tiles, head)
-    sums = row_sums(tiles, head, rows)
-    anchors = lax.stop_gradient(sums.anchored())
     labels = labels_of(layer, head, rows.ids)
-    fields = head_dot._asdict().items()
-    moving = {f: x for f, x in fields if not (x is None or isinstance(x, SymbolicZero))}
-    hidden_dot = None if isinstance(rows_dot.hidden, SymbolicZero) else rows_dot.hidden
+    moving, rows_moving = _moving(head, head_dot), _moving(rows, rows_dot)
 
     # Cotangents are added up over rows, and those of the rows over blocks, in float32. Those of a
     # block of the weight are complete at its end, and have the dtype of the weight from there on,
@@ -110,53 +126,71 @@ def _row_sums_jvp(
     def wide(x: Array) -> Array:
         return x.astype(tiles.dtype_of_sums(x.dtype))
 
+    # The transpose of a slice adds to what was sliced, which is the gradient itself: nothing else
+    # of its size exists.
     in_blocks = {
-        f: stack_blocks(blocks, wide(x) if x.dtype == jnp.float16 else x, class_axis_of(layer, f))
+        f: blocks.split(wide(x) if x.dtype == jnp.float16 else x, class_axis_of(layer, f))
         for f, x in moving.items()
         if f in CLASS_FIELDS
     }
     whole = {f: wide(x) for f, x in moving.items() if f not in CLASS_FIELDS}
     chunks = _to_scan(tiles, (rows, labels.ids, anchors))
-    if hidden_dot is not None:
-        hidden_dot = hidden_dot.astype(accumulator_dtype(hidden_dot.dtype))
-    chunks_dot = None if hidden_dot is None else _to_scan(tiles, hidden_dot)
+    chunks_dot = {
+        f: _to_scan(tiles, jax.tree.map(lambda x: x.astype(accumulator_dtype(x.dtype)), x))
+        for f, x in rows_moving.items()
+    }
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_chunk(own: Head, own_dot: Any, j: Array | int, chunk: Any, hidden_dot: Any) -> Any:
+    def of_chunk(own: Head, own_dot: Any, j: Array | int, chunk: Any, rows_dot: Any) -> Any:
         rows, ids, anchors = chunk
-        hidden = rows.visible()
+        here = labels._replace(ids=ids)
 
-        def variables(fields: dict[str, Array], hidden: Array) -> Any:
-            here, head = labels._replace(ids=ids), own._replace(**fields)
-            return _block_sums(tiles, blocks, j, head, hidden, here, anchors).variables()
+        def of_moving(fields: dict[str, Array], row_fields: dict[str, Any]) -> Any:
+            head, moved = own._replace(**fields), rows._replace(**row_fields)
+            return _block_sums(tiles, blocks, j, head, moved, here, anchors).variables()
 
-        fields = {f: getattr(own, f) for f in own_dot}
-        own_dot = {f: x.astype(fields[f].dtype) for f, x in own_dot.items()}
-        if hidden_dot is None:
-            return jax.jvp(lambda fields: variables(fields, hidden), (fields,), (own_dot,))[1]
-        hidden_dot = rows._replace(hidden=hidden_dot.astype(hidden.dtype)).visible()
-        return jax.jvp(variables, (fields, hidden), (own_dot, hidden_dot))[1]
+        fields, row_fields = (
+            {f: getattr(x, f) for f in moving} for x, moving in ((own, own_dot), (rows, rows_dot))
+        )
+        dots = (
+            jax.tree.map(lambda x_dot, x: x_dot.astype(x.dtype), moving, like)
+            for moving, like in ((own_dot, fields), (rows_dot, row_fields))
+        )
+        return jax.jvp(of_moving, (fields, row_fields), tuple(dots))[1]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_block(chunks: Any, chunks_dot: Any, whole: Any, block: Any) -> Any:
-        j, own_dot = block
+    def of_block(chunks: Any, chunks_dot: Any, whole: Any, own_dot: Any, j: Array | int) -> Any:
         own = block_of_head(layer, blocks, head, j)
         every = {**jax.tree.map(wide, own_dot), **whole}
         return _scan_rows(
             tiles, lambda chunk: of_chunk(own, every, j, *chunk), (chunks, chunks_dot)
         )
 
-    def step(total: Any, block: Any) -> Any:
-        return jax.tree.map(jnp.add, total, of_block(chunks, chunks_dot, whole, block)), None
+    def at(j: Array | int) -> Any:
+        own_dot = {
+            f: blocks.take_split(x, class_axis_of(layer, f), j) for f, x in in_blocks.items()
+        }
+        return of_block(chunks, chunks_dot, whole, own_dot, j)
 
-    first = jax.tree.map(lambda x: x[0], in_blocks)
-    found = of_block(chunks, chunks_dot, whole, (0, first))
-    if blocks.number > 1:
-        rest = jnp.arange(1, blocks.number), jax.tree.map(lambda x: x[1:], in_blocks)
-        found, _ = lax.scan(step, found, rest)
+    if blocks.number == 1:
+        found = at(0)
+    else:
+        start = jax.tree.map(zeros_like, jax.eval_shape(at, 0))
+        found = loop(lambda total, j: jax.tree.map(jnp.add, total, at(j)), start, blocks.number)
     found = _from_scan(tiles, found)
-    found = found if layer.axis_name is None else lax.psum(found, layer.axis_name)
-    return sums, sums.tangents(found, jax.tree.map(zero_tangent, sums))
+    return found if layer.axis_name is None else lax.psum(found, layer.axis_name)
+
+
+def _moving(tree: Head | Rows, tangents: Head | Rows) -> dict[str, Any]:
+    """The tangents of the fields that move."""
+    found = {}
+    for field, x_dot in tangents._asdict().items():
+        if not all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(x_dot)):
+            x = getattr(tree, field)
+            found[field] = jax.tree.map(
+                lambda d, x: zeros_like(x) if isinstance(d, SymbolicZero) else d, x_dot, x
+            )
+    return found
 
 
 def row_losses(tiles: Tiles, head: Head, rows: Rows) -> tuple[Array, Any]:

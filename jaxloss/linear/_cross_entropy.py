@@ -7,23 +7,23 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import DTypeLike
 
 from jaxloss._core.arguments import check_choice
-from jaxloss._core.reduction import TypeOfReduction, reduce
+from jaxloss._core.reduction import TypeOfReduction
 from jaxloss._core.spec import ArrayLike
 from jaxloss._core.typing import AxisName
-from jaxloss._memory import layout
 from jaxloss._memory.chunk_sum import ChunkedSum, Wanted, sum_chunks
-from jaxloss._memory.row_factors import holds_float16, row_factors
 from jaxloss.linear import _tokamax
 from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
-from jaxloss.linear._blocks import Rows, Tiles, unify_layer_vma, where_rows
-from jaxloss.linear._classes_outside import row_losses
+from jaxloss.linear._blocks import Rows, Tiles, where_rows
+from jaxloss.linear._classes_outside import row_losses, row_sums
+from jaxloss.linear._evaluate import Engine, evaluate
 from jaxloss.linear._layer import Head, Layer
+from jaxloss.linear._online_softmax import losses_of
 from jaxloss.linear._rows_outside import chunk_losses, chunk_value_and_grad
-from jaxloss.linear._total_loss import total_loss
+from jaxloss.linear._total_loss import Form, total_loss
 
 
 @jax.tree_util.register_dataclass
@@ -236,45 +236,15 @@ def _loss(
     call.check_axis(layer.axis_name)
     call.check_labels(rows.ids, rows.mask, layer.axis_name)
     tiles = call.tiles(layer, chunk_size, policy)._replace(accumulator=accumulator)
-    result, found = _evaluate(tiles, policy, reduction, head, rows, weights)
+    if policy == "fastest" and reduction == "none":
+        tiles = tiles._replace(block=None)
+    engine = _ENGINES[policy]
+    result, found = evaluate(engine, tiles, reduction, head, rows, weights)
     result = result.reshape(call.batch) if reduction == "none" else result
     if not layer.metrics:
         return result
     normalizer, predicted, correct = (x.reshape(call.batch) for x in found)
     return result, Metrics(normalizer, predicted.astype(jnp.int32), correct > 0)
-
-
-# Jitted, so that an eager call compiles its loops once.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _evaluate(
-    tiles: Tiles,
-    policy: Policy,
-    reduction: TypeOfReduction,
-    head: Head,
-    rows: Rows,
-    weights: Array | None,
-) -> Any:
-    if rows.mask is not None:
-        rows = rows._replace(ids=jnp.where(rows.mask, rows.ids, 0))
-        weights = None if weights is None else jnp.where(rows.mask, weights, 0)  # type: ignore  # not None here
-    if reduction == "none":
-        head, rows, weights = unify_layer_vma(tiles.layer, head, rows, weights)
-        whole = tiles._replace(block=None) if policy == "fastest" else tiles
-        values, aux = row_losses(whole, head, rows)
-        return reduce(values, rows.mask, weights, "none"), aux
-    factors, reduced = row_factors(
-        tiles.rows.rows,
-        rows.mask,
-        weights,
-        reduction,
-        layout.accumulator_dtype(head.weight.dtype),
-        float16=holds_float16((head, rows)),
-    )
-    factors = factors + lax.full_like(rows.hidden[:, 0], 0, factors.dtype)  # of their sharding
-    head, rows, factors = unify_layer_vma(tiles.layer, head, rows, factors)
-    total = total_loss if policy == "least_memory" else _sum_of_chunks
-    total, aux = total(tiles, head, rows, factors)
-    return reduced(total), aux
 
 
 class _Chunk(NamedTuple):
@@ -308,3 +278,10 @@ def _sum_of_chunks(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tupl
 
     program = ChunkedSum(tiles.rows, value, value_and_grad, tiles.dtype_of_sums)
     return sum_chunks(program, head, _Chunk(rows, factors))
+
+
+_LEAST_MEMORY = Form(row_sums, losses_of)
+_ENGINES = {
+    "fastest": Engine(row_losses, _sum_of_chunks),
+    "least_memory": Engine(row_losses, functools.partial(total_loss, _LEAST_MEMORY)),
+}

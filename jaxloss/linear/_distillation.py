@@ -1,21 +1,28 @@
 r"""Divergences between the softmaxes of two linear layers, whose logits never exist as a whole.
 
-There is one engine: for some tokens, the logits of both layers and a divergence of these logits.
+"fastest" has all classes of some tokens at once, and a divergence of their logits. `_divergences`
+has some classes at a time: with the least memory, and where the vocabulary is split over devices.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._core.arguments import check_choice
 from jaxloss._core.reduction import TypeOfReduction
 from jaxloss._core.spec import ArrayLike
+from jaxloss._core.typing import AxisName
 from jaxloss._memory.chunked import chunked
 from jaxloss.distillation import acceptance
 from jaxloss.distillation import generalized_jensen_shannon as jensen_shannon_of_logits
 from jaxloss.divergence import kl_logits
-from jaxloss.linear._arguments import Arguments
+from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
+from jaxloss.linear._blocks import Rows, Tiles
+from jaxloss.linear._divergences import IN_BLOCKS, Divergence, Kind
+from jaxloss.linear._evaluate import evaluate
 from jaxloss.linear._layer import Head, Layer
 from jaxloss.linear._online_softmax import logits_of, product
 
@@ -34,7 +41,9 @@ def kl(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    policy: Policy = "fastest",
+    axis_name: AxisName | None = None,
 ) -> Any:
     r"""Kullback-Leibler divergence of the softmaxes of two linear layers, without their logits.
 
@@ -45,8 +54,8 @@ def kl(
 
     It is `divergence.kl_logits(hidden @ weight, target_hidden @ target_weight)`, as exact; the
     two models may have different dimensions, not different vocabularies. With `reverse` it is
-    $KL(p \| q)$. The factor $T^2$ of distillation is not in it. The teacher has a gradient too;
-    `jax.lax.stop_gradient` on its arguments saves its two matrix products.
+    $KL(p \| q)$. The factor $T^2$ of distillation is not in it. The teacher has a gradient too:
+    `jax.lax.stop_gradient` on its arguments says that it is not trained.
 
     Args:
         hidden: `(..., dim)`.
@@ -61,7 +70,14 @@ def kl(
         where: Booleans of shape `(...)`; False leaves a token out, whatever it holds.
         weights: Weights of shape `(...)`; the mean is `sum(w * l) / sum(w)`.
         reduction: "mean", "sum", "parts" (an undivided `Mean`) or "none".
-        chunk_size: How many tokens to compute at once; by default as `plan` chooses.
+        chunk_size: How many tokens to compute at once, or a pair of tokens and classes; by default
+            as `plan` chooses.
+        policy: "fastest" holds the logits of some tokens, of both layers, and takes 6 matrix
+            products. "least_memory" holds those of some classes of these tokens, and no gradient
+            but the result; it takes 10. A teacher that is not trained saves 2 of either.
+        axis_name: Inside `shard_map`, the mesh axis over which the vocabulary of both layers is
+            split; with either policy the products are those of the least memory. The result is
+            the same on all devices.
 
     Returns:
         The divergence in nats, a scalar unless `reduction` says otherwise.
@@ -80,7 +96,8 @@ def kl(
     """
     pair = _Pair("jaxloss.linear.kl", hidden, weight, target_hidden, target_weight, transposed)
     pair.read(bias, target_bias, temperature)
-    return pair.loss(_reverse_kl if reverse else _kl, where, weights, reduction, chunk_size)
+    form = _Form(_reverse_kl if reverse else _kl, "kl", reverse)
+    return pair.loss(form, where, weights, reduction, chunk_size, policy, axis_name)
 
 
 def generalized_jensen_shannon(
@@ -97,7 +114,9 @@ def generalized_jensen_shannon(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    policy: Policy = "fastest",
+    axis_name: AxisName | None = None,
 ) -> Any:
     r"""Generalized Jensen-Shannon divergence of the softmaxes of two linear layers.
 
@@ -123,6 +142,8 @@ def generalized_jensen_shannon(
         weights: As in `kl`.
         reduction: As in `kl`.
         chunk_size: As in `kl`.
+        policy: As in `kl`.
+        axis_name: As in `kl`.
 
     Returns:
         The divergence in nats, a scalar unless `reduction` says otherwise.
@@ -142,7 +163,8 @@ def generalized_jensen_shannon(
     fun_name = "jaxloss.linear.generalized_jensen_shannon"
     pair = _Pair(fun_name, hidden, weight, target_hidden, target_weight, transposed)
     pair.read(bias, target_bias, temperature, beta)
-    return pair.loss(_jensen_shannon, where, weights, reduction, chunk_size)
+    form = _Form(_jensen_shannon, "jensen_shannon")
+    return pair.loss(form, where, weights, reduction, chunk_size, policy, axis_name)
 
 
 def total_variation(
@@ -158,7 +180,9 @@ def total_variation(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: TypeOfReduction = "mean",
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    policy: Policy = "fastest",
+    axis_name: AxisName | None = None,
 ) -> Any:
     r"""Total variation distance of the softmaxes of two linear layers.
 
@@ -182,6 +206,8 @@ def total_variation(
         weights: As in `kl`.
         reduction: As in `kl`.
         chunk_size: As in `kl`.
+        policy: As in `kl`.
+        axis_name: As in `kl`.
 
     Returns:
         The distance, from 0 to 1, a scalar unless `reduction` says otherwise.
@@ -201,7 +227,8 @@ def total_variation(
     fun_name = "jaxloss.linear.total_variation"
     pair = _Pair(fun_name, hidden, weight, target_hidden, target_weight, transposed)
     pair.read(bias, target_bias, temperature)
-    return pair.loss(_total_variation, where, weights, reduction, chunk_size)
+    form = _Form(_total_variation, "total_variation")
+    return pair.loss(form, where, weights, reduction, chunk_size, policy, axis_name)
 
 
 class _Heads(NamedTuple):
@@ -230,7 +257,18 @@ def _total_variation(heads: _Heads, logits: Array, target: Array) -> Array:
     return acceptance(logits, target, temperature=heads.temperature)
 
 
-Divergence = Callable[[_Heads, Array, Array], Array]
+class _Form(NamedTuple):
+    """A divergence.
+
+    Attributes:
+        of_logits: From the layers and the logits of some tokens.
+        kind: The one of some classes at a time.
+        swapped: Whether that takes the teacher first.
+    """
+
+    of_logits: Callable[[_Heads, Array, Array], Array]
+    kind: Kind
+    swapped: bool = False
 
 
 class _Pair:
@@ -273,28 +311,61 @@ class _Pair:
 
     def loss(
         self,
-        divergence: Divergence,
+        form: _Form,
         where: ArrayLike,
         weights: ArrayLike,
         reduction: TypeOfReduction,
-        chunk_size: Any,
+        chunk_size: ChunkSize,
+        policy: Policy,
+        axis_name: AxisName | None,
     ) -> Any:
-        """The divergence of the rows, in chunks."""
+        """The divergence of the rows."""
         student = self.student
-        if isinstance(chunk_size, tuple):
-            message = f"{student.fun_name}: `chunk_size` is {chunk_size!r}"
-            raise TypeError(f"{message}, expected a number of tokens.")
-        layer = Layer(student.transposed)
-        size = student.tiles(layer, chunk_size, "fastest").rows.size
-        loss = chunked(_of_rows(layer, divergence), size, reduction=reduction)
-        where, weights = student.mask("where", where), student.per_row("weights", weights)
-        hidden = student.hidden, self.teacher.hidden
-        result = loss(self.heads, *hidden, where=where, weights=weights)
+        check_choice(student.fun_name, "reduction", reduction, ("none", "mean", "sum", "parts"))
+        layer = Layer(student.transposed, axis_name)
+        tiles = student.tiles(layer, chunk_size, policy)
+        mask, weights = student.mask("where", where), student.per_row("weights", weights)
+        if policy == "fastest" and axis_name is None:
+            loss = chunked(_of_rows(layer, form.of_logits), tiles.rows.size, reduction=reduction)
+            hidden = student.hidden, self.teacher.hidden
+            result = loss(self.heads, *hidden, where=mask, weights=weights)
+        else:
+            result = self._in_blocks(form, tiles, policy, mask, weights, reduction)
         return result.reshape(student.batch) if reduction == "none" else result
+
+    def _in_blocks(
+        self,
+        form: _Form,
+        tiles: Tiles,
+        policy: Policy,
+        mask: Array | None,
+        weights: Array | None,
+        reduction: TypeOfReduction,
+    ) -> Any:
+        """The divergence from some classes at a time."""
+        layers = [(self.heads.student, self.student), (self.heads.teacher, self.teacher)]
+        (first, of_first), (second, of_second) = layers[::-1] if form.swapped else layers
+        for arguments in (self.student, self.teacher):
+            arguments.check_axis(tiles.layer.axis_name)
+        head = Head(
+            first.weight,
+            first.bias,
+            temperature=self.heads.temperature,
+            target_weight=second.weight,
+            target_bias=second.bias,
+            beta=self.heads.beta,
+        )
+        rows = Rows(
+            of_first.hidden, jnp.zeros(self.student.rows, jnp.int32), mask, of_second.hidden
+        )
+        if policy == "fastest":
+            tiles = tiles._replace(block=None)
+        tiles = tiles._replace(sums_of=Divergence(form.kind))
+        return evaluate(IN_BLOCKS, tiles, reduction, head, rows, weights)[0]
 
 
 @functools.cache  # so that `chunked` gets the same function again, and compiles it once
-def _of_rows(layer: Layer, divergence: Divergence) -> Any:
+def _of_rows(layer: Layer, divergence: Callable[[_Heads, Array, Array], Array]) -> Any:
     def of_rows(heads: _Heads, hidden: Array, target_hidden: Array) -> Array:
         logits, target = (
             logits_of(head, product(layer, x, head.weight))

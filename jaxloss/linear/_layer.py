@@ -43,6 +43,9 @@ class Head(NamedTuple):
         softcap: A scalar.
         z_loss: A scalar.
         temperature: A scalar.
+        target_weight: `(target_dim, vocabulary)`, of the second layer of a divergence.
+        target_bias: `(vocabulary,)`.
+        beta: A scalar, the share of the second layer in a mixture.
     """
 
     weight: Array
@@ -52,6 +55,9 @@ class Head(NamedTuple):
     softcap: Array | None = None
     z_loss: Array | None = None
     temperature: Array | None = None
+    target_weight: Array | None = None
+    target_bias: Array | None = None
+    beta: Array | None = None
 
 
 class Labels(NamedTuple):

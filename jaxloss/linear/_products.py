@@ -1,12 +1,22 @@
 """The three matrix products of a linear layer and its gradients, and the small arguments."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _xla
-from jaxloss.linear._blocks import Tiles, blocks_of, is_new_class, loop
+from jaxloss.linear._blocks import (
+    WEIGHTS,
+    Rows,
+    Tiles,
+    blocks_of,
+    is_new_class,
+    loop,
+    where_rows,
+)
 from jaxloss.linear._layer import Head, Layer
-from jaxloss.linear._online_softmax import rounded_dot
+from jaxloss.linear._online_softmax import product, rounded_dot
 
 
 def times_weight(layer: Layer, raw_bar: Array, weight: Array, like: Array) -> Array:
@@ -60,10 +70,18 @@ def add_outer_product(
     return _xla.on_cpu(in_blocks, plain, total, hidden, raw_bar)
 
 
+def products(layer: Layer, rows: Rows, head: Head) -> Any:
+    """The product of hidden states and weight, or those of both layers."""
+    raw = product(layer, rows.visible(), head.weight)
+    if head.target_weight is None:
+        return raw
+    return raw, product(layer, where_rows(rows.mask, rows.target), head.target_weight)
+
+
 def small_fields(head: Head, wanted: Head) -> dict[str, Array]:
-    """The fields whose gradients are wanted, but for the weight."""
+    """The fields whose gradients are wanted, but for the weights."""
     fields = head._asdict().items()
-    return {f: x for f, x in fields if f != "weight" and getattr(wanted, f) is not None}
+    return {f: x for f, x in fields if f not in WEIGHTS and getattr(wanted, f) is not None}
 
 
 def add_small_fields(sums: Head, small_bar: dict[str, Array]) -> Head:

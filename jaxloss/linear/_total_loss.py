@@ -1,4 +1,4 @@
-"""The sum of the losses of all rows, and its gradients, from the sums of `_classes_outside`.
+"""The sum of the losses of all rows, and its gradients, from the sums of each row.
 
 This is the second of two passes, which take four matrix products together. It finishes the gradient
 of one block of the weight after the other, so that nothing of the size of the weight exists but the
@@ -6,6 +6,7 @@ gradient itself, and nothing is held between the forward and the backward pass b
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from jaxloss._memory.layout import (
 from jaxloss._memory.mesh import pcast_varying, vma
 from jaxloss.linear._blocks import (
     CLASS_FIELDS,
+    WEIGHTS,
     Blocks,
     Rows,
     Tiles,
@@ -38,27 +40,46 @@ from jaxloss.linear._blocks import (
     where_rows,
     zeros_of,
 )
-from jaxloss.linear._classes_outside import row_sums
 from jaxloss.linear._layer import Head, Labels, Layer, labels_of
-from jaxloss.linear._online_softmax import RowSums, losses_of, product, sums_of_block
-from jaxloss.linear._products import add_small_fields, outer_product, small_fields, times_weight
+from jaxloss.linear._products import (
+    add_small_fields,
+    outer_product,
+    products,
+    small_fields,
+    times_weight,
+)
 
 
-def total_loss(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tuple[Array, Any]:
+class Form(NamedTuple):
+    """What is computed of the rows; `Tiles.sums_of` says what of a block.
+
+    Attributes:
+        sums_of_rows: From tiles, head and rows to the sums of each row over all classes.
+        losses_of: From head, labels and sums to the losses and the metrics that are wanted.
+    """
+
+    sums_of_rows: Callable[[Tiles, Head, Rows], Any]
+    losses_of: Callable[[Head, Labels, Any], tuple[Array, Any]]
+
+
+def total_loss(
+    form: Form, tiles: Tiles, head: Head, rows: Rows, factors: Array
+) -> tuple[Array, Any]:
     """The sum of the losses times their factors, and the metrics that are wanted.
 
     The backward pass computes the gradients from the sums of the rows, which are all that it holds.
     """
-    sums = row_sums(tiles, *jax.tree.map(lax.stop_gradient, (head, rows)))
-    return jax.checkpoint(functools.partial(_total_of_sums, tiles))(sums, head, rows, factors)
+    sums = form.sums_of_rows(tiles, *jax.tree.map(lax.stop_gradient, (head, rows)))
+    total = jax.checkpoint(functools.partial(_total_of_sums, form, tiles))
+    return total(sums, head, rows, factors)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _total_of_sums(
-    tiles: Tiles, sums: RowSums, head: Head, rows: Rows, factors: Array
+    form: Form, tiles: Tiles, sums: Any, head: Head, rows: Rows, factors: Array
 ) -> tuple[Array, Any]:
     labels = labels_of(tiles.layer, head, rows.ids)
-    values, aux = losses_of(head, labels, sums)
+    values, aux = form.losses_of(head, labels, sums)
     return _weighted(values, rows, factors), aux
 
 
@@ -69,20 +90,21 @@ def _weighted(values: Array, rows: Rows, factors: Array) -> Array:
 # Not elementwise: the gradient needs a loop of its own. It is the derivative with respect to `head`
 # and `rows`, of which the sums are functions: their tangents are none.
 @functools.partial(_total_of_sums.defjvp, symbolic_zeros=True)
-def _total_of_sums_jvp(tiles: Tiles, primals: PyTree, tangents: PyTree) -> Any:
+def _total_of_sums_jvp(form: Form, tiles: Tiles, primals: PyTree, tangents: PyTree) -> Any:
     (sums, *arguments), (_, *tangents) = primals, tangents
-    total, aux = _total_of_sums(tiles, *primals)
+    total, aux = _total_of_sums(form, tiles, *primals)
     leaves = jax.tree.leaves(tangents)
     moves = tuple(not isinstance(x_dot, SymbolicZero) for x_dot in leaves)
-    gradients = _gradients(tiles, moves, lax.stop_gradient(sums), *arguments)
+    gradients = _gradients(form, tiles, moves, lax.stop_gradient(sums), *arguments)
     return (total, aux), (tangent_of_sum(total, gradients, leaves), jax.tree.map(zero_tangent, aux))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _gradients(
+    form: Form,
     tiles: Tiles,
     moves: tuple[bool, ...],
-    sums: RowSums,
+    sums: Any,
     head: Head,
     rows: Rows,
     factors: Array,
@@ -95,10 +117,10 @@ def _gradients(
     small = small_fields(head, wanted[0])
     labels = labels_of(layer, head, rows.ids)
 
-    def losses(variables: RowSums, small: dict[str, Array]) -> Array:
+    def losses(variables: Any, small: dict[str, Array]) -> Array:
         these = head._replace(**small)
         labels = labels_of(layer, these, rows.ids)
-        return losses_of(these, labels, sums.with_variables(variables))[0]
+        return form.losses_of(these, labels, sums.with_variables(variables))[0]
 
     values, vjp_fn = jax.vjp(losses, sums.variables(), small)
     variables_bar, small_bar = vjp_fn(where_rows(rows.mask, factors))
@@ -107,33 +129,38 @@ def _gradients(
         return jax.tree.map(lambda x: split_strided(x, tiles.rows, fill), tree)
 
     passes = _Passes(
-        split((rows, labels.ids, sums.others.top), "first"),
+        split((rows, labels.ids, sums.anchored()), "first"),
         split(variables_bar, "zeros"),  # so that padding has no cotangent
         labels,
     )
 
     def of_block(carry: PyTree, j: Array | int) -> Any:
-        total, hidden_bar = carry
+        total, rows_bar = carry
         own = block_of_head(layer, blocks, head, j)
-        own_bar, hidden_bar = _block_gradients(
-            tiles, blocks, j, own, passes, zeros_of(own, wanted[0], accumulator_dtype), hidden_bar
+        own_bar, rows_bar = _block_gradients(
+            tiles, blocks, j, own, passes, zeros_of(own, wanted[0], accumulator_dtype), rows_bar
         )
-        return _add_block(layer, blocks, j, total, own_bar), hidden_bar
+        return _add_block(layer, blocks, j, total, own_bar), rows_bar
 
     # A block of the gradient is complete when it is added: no wider dtype is needed, but in
     # float16, whose range is too small for a sum that is not divided yet.
     start = zeros_of(head, wanted[0], lambda d: accumulator_dtype(d) if d == jnp.float16 else d)
     start = map_classes(blocks.split, start, layer)
-    hidden_bar = None
-    if wanted[1].hidden is not None:
-        like = split_strided(rows.hidden, tiles.rows)
-        hidden_bar = zeros_like(like, accumulator_dtype(rows.hidden.dtype))
-    total, hidden_bar = loop(of_block, (start, hidden_bar), blocks.number)
+    rows_bar = {}
+    for field in WEIGHTS.values():
+        if getattr(wanted[1], field) is not None:
+            like = getattr(rows, field)
+            rows_bar[field] = zeros_like(
+                split_strided(like, tiles.rows), accumulator_dtype(like.dtype)
+            )
+    total, rows_bar = loop(of_block, (start, rows_bar), blocks.number)
     total = add_small_fields(map_classes(blocks.merge, total, layer), small_bar)
-    if hidden_bar is not None:
-        hidden_bar = where_rows(rows.mask, merge_strided(hidden_bar, tiles.rows))
-        hidden_bar = store_row_gradient(hidden_bar, rows.hidden.dtype)
-    found = total, Rows(hidden_bar, None, None), where_rows(rows.mask, values)  # type: ignore  # not None here
+    stored = Rows(None, None, None)  # type: ignore  # not None here
+    for field, x_bar in rows_bar.items():
+        x_bar = where_rows(rows.mask, merge_strided(x_bar, tiles.rows))
+        x_bar = store_row_gradient(x_bar, getattr(rows, field).dtype)
+        stored = stored._replace(**{field: x_bar})
+    found = total, stored, where_rows(rows.mask, values)
     return [x if m else None for m, x in zip(moves, tree.flatten_up_to(found), strict=True)]
 
 
@@ -141,13 +168,13 @@ class _Passes(NamedTuple):
     """What the second pass knows of the rows, in the form (size, chunks, ...).
 
     Attributes:
-        parts: The rows, their labels on this device, and their largest logits.
+        parts: The rows, their labels on this device, and what is known from the first pass.
         parts_bar: The cotangents of their sums.
         labels: What else is known of the labels.
     """
 
-    parts: tuple[Rows, Array, Array]
-    parts_bar: RowSums
+    parts: tuple[Rows, Array, Any]
+    parts_bar: Any
     labels: Labels
 
 
@@ -158,37 +185,44 @@ def _block_gradients(
     own: Head,
     passes: _Passes,
     own_bar: Head,
-    hidden_bar: Array | None,
-) -> tuple[Head, Array | None]:
+    rows_bar: dict[str, Array],
+) -> tuple[Head, dict[str, Array]]:
     """Adds the gradients that come from block j, whose part of the head is `own`."""
     layer = tiles.layer
     own_small = small_fields(own, own_bar)
 
     def of_chunk(carry: PyTree, c: Array | int) -> Any:
-        own_bar, hidden_bar = carry
-        (rows, ids, top), bar = take_chunk((passes.parts, passes.parts_bar), c)
-        hidden = rows.visible()
+        own_bar, rows_bar = carry
+        (rows, ids, anchors), bar = take_chunk((passes.parts, passes.parts_bar), c)
         classes = classes_of(blocks, passes.labels._replace(ids=ids), j)
-        raw = product(layer, hidden, own.weight)
+        raw = products(layer, rows, own)
 
-        def variables(raw: Array, small: dict[str, Array]) -> RowSums:
-            return sums_of_block(layer, own._replace(**small), raw, classes, top).variables()
+        def variables(raw: Any, small: dict[str, Array]) -> Any:
+            head = own._replace(**small)
+            return tiles.sums_of(layer, head, raw, classes, anchors).variables()
 
         found, vjp_fn = jax.vjp(variables, raw, own_small)
         raw_bar, small_bar = vjp_fn(
             jax.tree.map(lambda x, like: pcast_varying(x, vma(like)), bar, found)
         )
         own_bar = add_small_fields(own_bar, small_bar)
-        if own_bar.weight is not None:
-            outer = outer_product(layer, hidden, raw_bar, own.weight)
-            own_bar = own_bar._replace(weight=own_bar.weight + outer)
-        if hidden_bar is not None:
-            change = times_weight(layer, raw_bar, own.weight, hidden)
-            old = lax.dynamic_index_in_dim(hidden_bar, c, 1, keepdims=False)
-            hidden_bar = lax.dynamic_update_index_in_dim(hidden_bar, old + change, c, 1)
-        return own_bar, hidden_bar
+        rows_bar = dict(rows_bar)
+        for (field, of_rows), of_raw in zip(
+            WEIGHTS.items(), jax.tree.leaves(raw_bar), strict=False
+        ):
+            x, weight = where_rows(rows.mask, getattr(rows, of_rows)), getattr(own, field)
+            if (weight_bar := getattr(own_bar, field)) is not None:
+                outer = outer_product(layer, x, of_raw, weight)
+                own_bar = own_bar._replace(**{field: weight_bar + outer})
+            if of_rows in rows_bar:
+                change = times_weight(layer, of_raw, weight, x)
+                old = lax.dynamic_index_in_dim(rows_bar[of_rows], c, 1, keepdims=False)
+                rows_bar[of_rows] = lax.dynamic_update_index_in_dim(
+                    rows_bar[of_rows], old + change, c, 1
+                )
+        return own_bar, rows_bar
 
-    return loop(of_chunk, (own_bar, hidden_bar), tiles.rows.chunks)
+    return loop(of_chunk, (own_bar, rows_bar), tiles.rows.chunks)
 
 
 def _add_block(layer: Layer, blocks: Blocks, j: Array | int, total: Head, own_bar: Head) -> Head:
@@ -205,10 +239,14 @@ def _add_block(layer: Layer, blocks: Blocks, j: Array | int, total: Head, own_ba
 # The rule is the derivative of the function, in which the sums are functions of the arguments.
 @_gradients.defjvp
 def _gradients_jvp(
-    tiles: Tiles, moves: tuple[bool, ...], primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    form: Form,
+    tiles: Tiles,
+    moves: tuple[bool, ...],
+    primals: tuple[Array, ...],
+    tangents: tuple[Array, ...],
 ) -> tuple[list[Any], list[Any]]:
     def function(head: Head, rows: Rows, factors: Array) -> list[Any]:
-        sums = row_sums(tiles, head, rows)
-        return _gradients.fun(tiles, moves, sums, head, rows, factors)
+        sums = form.sums_of_rows(tiles, head, rows)
+        return _gradients.fun(form, tiles, moves, sums, head, rows, factors)
 
     return jax.jvp(function, primals[1:], tangents[1:])

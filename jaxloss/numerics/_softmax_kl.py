@@ -16,37 +16,17 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu
-from jaxloss.numerics._double_double import DD, exp_dd, two_quotient, two_sum
+from jaxloss.numerics._double_double import DD, two_quotient, two_sum
 from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._reductions import fused_sums
 from jaxloss.numerics._softmax import log_softmax, softmax, subtract_weighted_mean
+from jaxloss.numerics._softmax_pair import Elements, difference_of, elements_of, kl_terms, top_of
 from jaxloss.numerics._special import expm1_minus_x, x_minus_log1p
-
-
-def _top(logits: Array) -> Array:
-    return lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-
-
-def _below(logits: Array, top: Array) -> DD:
-    """Logits less the largest."""
-    return two_sum(logits, -jnp.where(jnp.isfinite(top), top, 0))
-
-
-def _over(below: DD, logits: Array, temperature: Array | None, top: Array) -> DD:
-    """Logits less the largest, over the temperature."""
-    scaled = below
-    if temperature is not None:
-        finite = jnp.abs(below.hi) < jnp.inf  # an infinity does not depend on the temperature
-        scaled = two_quotient(jnp.where(finite, below.hi, 0), temperature)
-        hi = jnp.where(finite, scaled.hi, below.hi)
-        scaled = DD(hi, scaled.lo + below.lo / temperature)
-    with_infinity = jnp.where(logits < jnp.inf, -jnp.inf, jnp.where(logits == jnp.inf, 0, logits))
-    return DD(jnp.where(top < jnp.inf, scaled.hi, with_infinity), scaled.lo)
 
 
 def exponents(logits: Array, temperature: Array | None) -> DD:
     """Logits less the largest, over the temperature (None: 1); an infinite logit as it is."""
-    top = _top(logits)
+    top = top_of(logits)
     top = jnp.where(jnp.isfinite(top), top, 0)
     finite = jnp.isfinite(logits)  # the rounding error of an infinity would be NaN
     below = two_sum(jnp.where(finite, logits, top), -top)
@@ -60,54 +40,6 @@ def as_temperature(temperature: ArrayLike, logits: Array) -> Array | None:
     """The temperature in the dtype of the logits; None if it is the Python number 1."""
     is_one = isinstance(temperature, int | float) and temperature == 1
     return None if is_one else jnp.asarray(temperature, logits.dtype)
-
-
-class _Elements(NamedTuple):
-    """What is known of a class from both logits and the largest of their rows.
-
-    Attributes:
-        x: The exponent of p.
-        z: The exponent of q.
-        exp_x: exp(x).
-        exp_z: exp(z).
-        shift: z - x, from the logits; 0 where they are not close.
-        impossible: Whether q is 0, because its logit is -inf.
-        is_close: Whether |z - x| is below 1/2, or p is 0 too where q is.
-    """
-
-    x: DD
-    z: DD
-    exp_x: Array
-    exp_z: Array
-    shift: Array
-    impossible: Array
-    is_close: Array
-
-
-def _elements(
-    logits: Array, target_logits: Array, temperature: Array | None, tops: tuple[Array, Array]
-) -> _Elements:
-    # All of it depends on the tops, so that each pass over the classes computes it again.
-    below_x, below_z = (_below(*each) for each in zip((logits, target_logits), tops, strict=True))
-    x = _over(below_x, logits, temperature, tops[0])
-    z = _over(below_z, target_logits, temperature, tops[1])
-    finite = (jnp.abs(below_x.hi) < jnp.inf) & (jnp.abs(below_z.hi) < jnp.inf)
-    below_x, below_z = (DD(jnp.where(finite, b.hi, 0), b.lo) for b in (below_x, below_z))
-    shift = below_z - below_x
-    shift = shift.hi + shift.lo
-    if temperature is not None:
-        shift = shift / temperature
-    near = finite & (jnp.abs(shift) < 0.5)
-    impossible = z.hi == -jnp.inf
-    return _Elements(
-        x,
-        z,
-        exp_dd(x),
-        exp_dd(z),
-        jnp.where(near, shift, 0),
-        impossible,
-        near | impossible & (x.hi == -jnp.inf),
-    )
 
 
 class Comparison(NamedTuple):
@@ -128,7 +60,7 @@ class Comparison(NamedTuple):
     kl: Array
 
 
-def _first_terms(elements: Sequence[_Elements]) -> tuple[Array, ...]:
+def _first_terms(elements: Sequence[Elements]) -> tuple[Array, ...]:
     """What the first pass sums, each term from elements of its own."""
     dtype = elements[0].exp_x.dtype
     # The sum over all but one largest exponential keeps the tiny of 1 + tiny. At the top, exp - 1
@@ -148,8 +80,8 @@ def _compare_by_passes(
 ) -> Comparison:
     """Both logits are read in each pass, and nothing of their size is written."""
     data = logits, target_logits, temperature
-    tops = [each_on_gpu(_top(x), 6) for x in (logits, target_logits)]
-    sums = fused_sums(*_first_terms([_elements(*data, pair) for pair in zip(*tops, strict=True)]))
+    tops = [each_on_gpu(top_of(x), 6) for x in (logits, target_logits)]
+    sums = fused_sums(*_first_terms([elements_of(*data, pair) for pair in zip(*tops, strict=True)]))
     below_x, ties_x, below_z, ties_z, mean, far_classes = (x[..., None] for x in sums)
     rest_x = below_x + jnp.maximum(ties_x - 1, 0)
     rest_z = below_z + jnp.maximum(ties_z - 1, 0)
@@ -161,7 +93,7 @@ def _compare_by_passes(
     near, off, far = fused_sums(
         classes[0].q * expm1_minus_x(-classes[0].distance),
         classes[1].q * classes[1].distance,
-        _far_terms(c.p, c.q, c.logs, c.impossible),
+        kl_terms(c.p, c.q, c.logs, c.impossible),
     )
     # The mean of the distances is a rounding error, `off`. With u = near - off, the divergence
     # is off + log(1 + u) = near - (u - log(1 + u)).
@@ -171,7 +103,7 @@ def _compare_by_passes(
 
     c = _classes(data, *(recompute_off_cpu(x) for x in of_terms[-1]))
     log_ratio = jnp.where(close, jnp.where(c.impossible, 0, c.distance + change), c.logs)
-    return Comparison(c.p, c.q, log_ratio, _difference(c.p, c.q, log_ratio), kl)
+    return Comparison(c.p, c.q, log_ratio, difference_of(c.p, c.q, log_ratio), kl)
 
 
 class _Classes(NamedTuple):
@@ -194,7 +126,7 @@ class _Classes(NamedTuple):
 
 def _classes(data: tuple[Array, Array, Array | None], *rows: Array) -> _Classes:
     top_x, top_z, rest_x, rest_z, mean = rows
-    e = _elements(*data, (top_x, top_z))
+    e = elements_of(*data, (top_x, top_z))
     log_p = (e.x.hi - jnp.log1p(rest_x)) + e.x.lo
     log_q = (e.z.hi - jnp.log1p(rest_z)) + e.z.lo
     return _Classes(
@@ -204,19 +136,6 @@ def _classes(data: tuple[Array, Array, Array | None], *rows: Array) -> _Classes:
         jnp.where(e.is_close & ~e.impossible, e.shift - mean, 0),
         e.impossible,
     )
-
-
-def _far_terms(p: Array, q: Array, logs: Array, impossible: Array) -> Array:
-    """The terms of the divergence, each with p - q more: not negative."""
-    is_small = (jnp.abs(logs) < 1) & ~impossible
-    near = q * expm1_minus_x(-jnp.where(is_small, logs, 0))
-    return jnp.where(is_small, near, jnp.where(q == 0, 0, q * logs) + (p - q))
-
-
-def _difference(p: Array, q: Array, log_ratio: Array) -> Array:
-    """p - q, where log_ratio is log(q / p)."""
-    is_small = (jnp.abs(log_ratio) < 1) & (q > 0)
-    return jnp.where(is_small, q * jnp.expm1(jnp.where(is_small, -log_ratio, 0)), p - q)
 
 
 def _softmax(logits: Array, temperature: Array | None) -> Array:
@@ -250,9 +169,9 @@ def _compare_with_arrays(
     distance = jnp.where(possible, distance, 0)
     near = jnp.log1p(jnp.sum(q * expm1_minus_x(-distance), axis=-1, keepdims=True))
     ratio = jnp.where(close, distance + near, logs)
-    far = jnp.sum(_far_terms(p, q, logs, impossible), axis=-1, keepdims=True)
+    far = jnp.sum(kl_terms(p, q, logs, impossible), axis=-1, keepdims=True)
     kl = jnp.where(close, near, far)[..., 0]
-    return Comparison(p, q, ratio, _difference(p, q, ratio), kl)
+    return Comparison(p, q, ratio, difference_of(p, q, ratio), kl)
 
 
 @jax.custom_jvp

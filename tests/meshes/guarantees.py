@@ -221,6 +221,45 @@ def statistics_of_a_split_vocabulary():
 
 
 @check
+def divergences_of_a_split_vocabulary():
+    """Between two layers whose classes lie on several devices; no logits are gathered."""
+    _, _, hidden, weight = documents()
+    generator = np.random.default_rng(1)
+    target_hidden = generator.normal(size=(24, 8)).astype(np.float32)
+    target_weight = generator.normal(size=(8, CLASSES)).astype(np.float32)
+    bias = np.linspace(-1, 1, CLASSES, dtype=np.float32)
+    where, temperature = np.arange(24) % 5 > 0, np.float32(1.7)
+    arrays = hidden.reshape(-1, DIM)[:24], weight, target_hidden, target_weight, bias, temperature
+    specs = P(), P(None, "model"), P(), P(None, "model"), P("model"), P()
+    of = {
+        "kl": linear.kl,
+        "reverse": functools.partial(linear.kl, reverse=True),
+        "js": functools.partial(linear.generalized_jensen_shannon, beta=np.float32(0.3)),
+        "tv": linear.total_variation,
+    }
+    for function in of.values():
+        for reduction, engine in (("none", "fastest"), ("mean", "least_memory")):
+
+            def local(h, w, g, v, b, t, function=function, **words):
+                return function(
+                    h, w, g, v, target_bias=b, temperature=t, where=where, chunk_size=(8, 4),
+                    **words,
+                )  # fmt: skip
+
+            words = {"reduction": reduction, "policy": engine}
+            split = jax.shard_map(
+                functools.partial(local, axis_name="model", **words),
+                mesh=mesh_of("model"), in_specs=specs, out_specs=P(), check_vma=True,
+            )  # fmt: skip
+            whole = functools.partial(local, reduction=reduction)
+            cotangent = np.cos(np.arange(24)) if reduction == "none" else 1
+            number = lambda f, c=cotangent: lambda *x: jnp.sum(c * f(*x))
+            with_slopes = [jax.value_and_grad(number(f), range(6)) for f in (split, whole)]
+            got, expected = (run(f, *arrays) for f in with_slopes)
+            chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
+
+
+@check
 def load_balance_sums_counts_before_the_product():
     generator = np.random.default_rng(0)
     probabilities = jax.nn.softmax(generator.normal(size=(64, 4)).astype(np.float32))
@@ -229,13 +268,10 @@ def load_balance_sums_counts_before_the_product():
     mask = np.arange(64) < 50
     specs = P("data"), P("data"), P("data")
 
-    def split(probabilities):
-        # An expert id that names none is NaN on its own device: the mean makes it so on all.
-        local = lambda p, i, m: jax.lax.pmean(
-            router.load_balance(p, i, mask=m, axis_name="data"), "data"
-        )
-        mesh = mesh_of("data")
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(
+    def split(probabilities, ids=ids):
+        local = lambda p, i, m: router.load_balance(p, i, mask=m, axis_name="data")
+        mesh = mesh_of("data")  # the result is the same on all devices, by its type too
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=True)(
             probabilities, ids, mask
         )
 
@@ -245,6 +281,10 @@ def load_balance_sums_counts_before_the_product():
     shards = [slice(8 * i, 8 * i + 8) for i in range(7)]
     each = [router.load_balance(probabilities[s], ids[s], mask=mask[s]) for s in shards]
     assert np.mean(each) > 1.05 * float(expected[0])  # what a mean of the devices' losses gives
+    value, slope = run(jax.value_and_grad(split), probabilities, ids.at[3, 1].set(4))
+    assert np.isnan(value)  # and so it is on all devices, as is the gradient of every token
+    assert np.all(np.isnan(slope[:50]))
+    assert float(split(probabilities, ids.at[60, 1].set(4))) == float(split(probabilities))
 
 
 @check

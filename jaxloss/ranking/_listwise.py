@@ -243,8 +243,8 @@ def list_mle(
     References:
         Xia et al., *Listwise Approach to Learning to Rank: Theory and Algorithm*, 2008.
     """
-    ties = None if key is None else jax.random.permutation(key, scores.shape[-1])
-    nll, is_last = nll_among_later(scores, relevance, mask, segments, ties)
+    ties = () if key is None else (jax.random.permutation(key, scores.shape[-1]),)
+    nll, is_last = nll_among_later(scores, (-relevance, *ties), mask, segments)
     total = jnp.sum(nll, axis=-1) + nan_of(scores, relevance)
     count = jnp.sum(is_last, axis=-1, dtype=jnp.int32)
     return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)

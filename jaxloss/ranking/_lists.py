@@ -92,19 +92,19 @@ class Lists(NamedTuple):
         function: Callable[..., Array],
         *rows: Array | None,
         items: tuple[Any, ...] = (),
-        counts: bool = False,
+        separate: bool = True,
         fun_name: str = "",
         chunk_size: int | None = None,
     ) -> Array:
         """`function(lists, *rows, *items)`, one value per item, `chunk_size` items at a time.
 
         `rows` are split into chunks as the items are; `items`, and numbers among them, are passed
-        as they are. The function closes over no array: see `map_rows` of `_memory`. With `counts`
-        its values are integers.
+        as they are. The function closes over no array: see `map_rows` of `_memory`. Unless
+        `separate` is False, its derivatives in rows and in items share nothing on GPU.
         """
         known, batch = list(self.items[:-1]), self.scores.ndim - 1
         shared, own = [*known, *items], [*known, *rows]
-        of_rows = _OfRows(function, counts)
+        of_rows = _OfRows(function, separate)
         return materialize(map_rows(fun_name, of_rows, chunk_size, shared, own, batch=batch))
 
     def sum_of_list(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch items"]:
@@ -127,7 +127,7 @@ class _OfRows(NamedTuple):
     """A function of the lists, of some items and of all of them, as `map_rows` calls it."""
 
     function: Callable[..., Array]
-    counts: bool
+    separate: bool
 
     def __call__(self, shared: list[Any], own: list[Any]) -> Array:
         *own, places = own
@@ -135,7 +135,7 @@ class _OfRows(NamedTuple):
         every = jnp.arange(shared[0].shape[-1], dtype=places.dtype)
         lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))  # type: ignore  # a NamedTuple, from the leaves of a tree
         arguments = (lists, *own[count:], *shared[count:])
-        if self.counts:
+        if not self.separate:
             return self.function(*arguments)
         # Derivatives in the scores of rows and of items are sums over different axes: XLA on GPU
         # would write all pairs.
@@ -298,7 +298,7 @@ def before(lists: Lists, *keys: tuple[Array, Array]) -> Bool[Array, "*batch rows
 
 def ranks_of(lists: Lists, *keys: Array, **chunks: Any) -> Float[Array, "*batch items"]:
     """The rank of each item in the order of `before`, from 1."""
-    number = lists.map_rows(_number_before, *keys, items=keys, counts=True, **chunks)
+    number = lists.map_rows(_number_before, *keys, items=keys, separate=False, **chunks)
     return (1 + number).astype(lists.scores.dtype)
 
 

@@ -199,7 +199,7 @@ def unique_softmax(
     """
     lists = lists_of(scores, relevance, mask, segments)
     chunks: Any = {"fun_name": "jaxloss.ranking.unique_softmax", "chunk_size": chunk_size}
-    nll = lists.map_rows(_nll_among_less_relevant, **chunks)
+    nll = lists.map_rows(_nll_among_less_relevant, separate=False, **chunks)
     return lists.mean_of_lists(gains_of(lists.relevance, gain) * nll)
 
 

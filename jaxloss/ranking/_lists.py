@@ -13,7 +13,7 @@ from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss.numerics._derivatives import separate_derivative
-from jaxloss.numerics._double_double import DD, at_dd, two_sum
+from jaxloss.numerics._double_double import DD, at_dd, difference, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps, sum_over_later
 from jaxloss.numerics._ordered import (
     behind,
@@ -323,18 +323,11 @@ def of_pairs(
     if errors:
         gap = jnp.where(pairs, _difference_of_errors(lists.rows, lists.items), 0)
         return jnp.where(pairs, function(gap, *options), 0)
-    gap = _difference(lists.rows.scores[..., :, None], lists.items.scores[..., None, :])
+    gap = difference(lists.rows.scores[..., :, None], lists.items.scores[..., None, :])
     # Beyond 2**24 a gap has no fraction, and the correction of a square could overflow.
     lo = jnp.where(pairs & (jnp.abs(gap.lo) < 1), gap.lo, 0)
     gap = DD(jnp.where(pairs, gap.hi, 0), lo)
     return jnp.where(pairs, at_dd(lambda gap: function(gap, *options), gap), 0)
-
-
-def _difference(a: Array, b: Array) -> DD:
-    """`two_sum(a, -b)` in fewer operations; its low word is NaN where a - b is not finite."""
-    hi = a - b
-    back = hi - a
-    return DD(hi, lax.stop_gradient((a - (hi - back)) - (b + back)))
 
 
 def _difference_of_errors(rows: Items, items: Items) -> Array:

@@ -53,6 +53,7 @@ HERE = pathlib.Path(__file__).parent
 MIB = 2**20
 # The rows of earlier runs. Each is compiled again only if its program has changed.
 KEPT = HERE.parent / "build" / "accelerators.jsonl"
+PAGE = HERE / "accelerators.md"
 DTYPES = ("float32", "bfloat16")
 TARGETS = {"v5e": ("libtpu", "TPU v5e"), "h100": ("jax_cuda12_plugin", "H100")}
 
@@ -356,29 +357,54 @@ def mesh_row(layout: str) -> dict[str, Any]:
     }
 
 
-def mesh_table(kept: dict[tuple[str, str, str], dict[str, Any]]) -> str:
-    """The collectives of each layout that is kept."""
+def mesh_table(kept: dict[tuple[str, str, str], dict[str, Any]], written: dict[str, str]) -> str:
+    """The collectives of each layout that is kept, or that the page already has."""
     lines = ["| `linear`, 4096 x 256 x 8192 | collectives a device: runs, MiB |", "| --- | --- |"]
     for layout in LAYOUTS:
         if r := kept.get((f"mesh: linear, {layout} split", "v5e", "float32")):
             each = (f"{kind} {n}, {r['bytes'][kind] / MIB:.2f}" for kind, n in r["runs"].items())
             lines.append(f"| {layout} split | {'; '.join(each)} |")
+        elif f"{layout} split" in written:
+            lines.append(written[f"{layout} split"])
     return "\n".join(lines)
 
 
+def written_lines() -> dict[str, dict[str, str]]:
+    """The rows of the page as it is: by heading, then by the first cell."""
+    found: dict[str, dict[str, str]] = {}
+    heading = ""
+    for line in PAGE.read_text().splitlines() if PAGE.exists() else []:
+        if line.startswith("## "):
+            heading = line.removeprefix("## ")
+        elif line.startswith("| "):
+            found.setdefault(heading, {})[line.split(" | ")[0].strip("|` ")] = line
+    return found
+
+
 def page() -> str:
-    """The page of all rows that are kept, in the order of the catalogue."""
-    kept, known = earlier(), cases()
+    """The page of all rows, in the order of the catalogue.
+
+    A row that is not kept is that of the page as it is: its program was compiled elsewhere.
+    """
+    kept, known, written = earlier(), cases(), written_lines()
     parts = [(HERE / "accelerators.head.md").read_text().rstrip()]
     for target, (_, title) in TARGETS.items():
         for dtype in DTYPES:
-            rows = [kept[name, target, dtype] for name in known if (name, target, dtype) in kept]
+            heading = f"{title}, {dtype}"
+            lines = written.get(heading, {})
+            lines |= {r["name"]: line_of(r) for r in kept.values() if is_of(r, target, dtype)}
+            rows = [lines[name] for name in known if name in lines]
             if rows:
                 missing = len(known) - len(rows)
                 note = f"\n\n{missing} rows were not compiled." if missing else ""
-                parts.append(f"## {title}, {dtype}\n\n{table(rows)}{note}")
-    parts.append(f"## Meshes, TPU v5e 4 x 4, float32\n\n{mesh_table(kept)}")
+                parts.append("\n".join([f"## {heading}\n", *TABLE, *rows]) + note)
+    heading = "Meshes, TPU v5e 4 x 4, float32"
+    parts.append(f"## {heading}\n\n{mesh_table(kept, written.get(heading, {}))}")
     return "\n\n".join(parts) + "\n"
+
+
+def is_of(r: dict[str, Any], target: str, dtype: str) -> bool:
+    return (r["target"], r["dtype"]) == (target, dtype) and "ours" in r
 
 
 def is_installed(target: str) -> bool:
@@ -402,7 +428,7 @@ def rows_of(target: str, dtype: str, only: str) -> None:
             continue
         if found != kept.get((name, target, dtype)):
             keep(found)
-        print(table([found]).splitlines()[-1], flush=True)
+        print(line_of(found), flush=True)
 
 
 def keep(found: dict[str, Any]) -> None:
@@ -465,26 +491,27 @@ def row(name: str, case: Case, target: str, dtype: str, before: Any = None) -> d
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| loss | HBM bytes, ours / textbook | MiB moved | temporaries, MiB | kernels | cycles |"
-        " compile, CPU s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in rows:
-        ours, other = r["ours"], r.get("textbook")
+TABLE = (
+    "| loss | HBM bytes, ours / textbook | MiB moved | temporaries, MiB | kernels | cycles |"
+    " compile, CPU s |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+)
 
-        def both(key: str, form: str = "{:.0f}", ours: Any = ours, other: Any = other) -> str:
-            beside = f" / {form.format(other[key])}" if other else ""
-            return form.format(ours[key]) + beside
 
-        ratio = f"{ours['bytes'] / other['bytes']:.2f}" if other else ""
-        cycles = f"{ours['cycles'] / other['cycles']:.2f}" if other and other["cycles"] else ""
-        lines.append(
-            f"| `{r['name']}` | {ratio} | {both('bytes')} | {both('temporaries')} | "
-            f"{both('kernels')} | {cycles} | {both('compile', '{:.1f}')} |"
-        )
-    return "\n".join(lines)
+def line_of(r: dict[str, Any]) -> str:
+    """A row of the table."""
+    ours, other = r["ours"], r.get("textbook")
+
+    def both(key: str, form: str = "{:.0f}") -> str:
+        beside = f" / {form.format(other[key])}" if other else ""
+        return form.format(ours[key]) + beside
+
+    ratio = f"{ours['bytes'] / other['bytes']:.2f}" if other else ""
+    cycles = f"{ours['cycles'] / other['cycles']:.2f}" if other and other["cycles"] else ""
+    return (
+        f"| `{r['name']}` | {ratio} | {both('bytes')} | {both('temporaries')} | "
+        f"{both('kernels')} | {cycles} | {both('compile', '{:.1f}')} |"
+    )
 
 
 def main() -> None:
@@ -493,7 +520,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, action="append")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--mesh", choices=LAYOUTS, help="one mesh, as JSON")
-    parser.add_argument("--page", action="store_true", help="write the rows that are kept, no more")
+    parser.add_argument(
+        "--page", action="store_true", help="write the rows that are kept, and those of the page"
+    )
     parser.add_argument("--check", action="store_true", help="fails if a row is worse than LIMITS")
     options = parser.parse_args()
     targets = options.target or list(TARGETS)
@@ -506,14 +535,14 @@ def main() -> None:
     if not options.page:
         for target in filter(is_installed, targets):
             for dtype in dtypes:
-                print(f"{TARGETS[target][1]}, {dtype}\n{table([])}", flush=True)
+                print(f"{TARGETS[target][1]}, {dtype}", *TABLE, sep="\n", flush=True)
                 rows_of(target, dtype, options.only)
     is_all = not (options.only or options.target or options.dtype)
     if is_all and not options.page and is_installed("v5e"):
         for layout in LAYOUTS:
             keep(in_own_process("--mesh", layout))
     if options.page or is_all:
-        (HERE / "accelerators.md").write_text(page())
+        PAGE.write_text(page())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 `Program(text)` walks a compiled module. A fusion reads its operands and writes its result, as far as
 they lie in HBM (memory space 0); what stays inside it costs nothing. The body of a loop counts as
-often as the loop runs. `cycles` adds up the estimates of the TPU compiler's static schedule.
+often as the loop runs; of the branches of a conditional the dearest counts, the one that moves most.
+`cycles` adds up the estimates of the TPU compiler's static schedule.
 """
 
 import collections
+import copy
 import math
 import re
 from typing import Any, NamedTuple
@@ -127,10 +129,13 @@ class Program:
     def __init__(self, text: str):
         """Walks the entry computation."""
         self._computations, entry = _parse(text)
+        self._reset()
+        self._walk(entry, 1)
+
+    def _reset(self) -> None:
         self.bytes, self.kernels, self.cycles, self.unknown_loops = 0.0, 0, 0, 0
         self.collectives: collections.Counter[str] = collections.Counter()
         self.collective_bytes: collections.Counter[str] = collections.Counter()
-        self._walk(entry, 1)
 
     def _walk(self, name: str, times: int) -> None:
         body = self._computations[name]
@@ -147,14 +152,30 @@ class Program:
                         self._walk(target, times)
                         break
             elif i.op == "conditional":
-                branches = re.search(r"branch_computations=\{%?([\w.\-]+)", i.attributes)
-                self._walk(
-                    branches.group(1) if branches else i.called("true_computation") or "", times
-                )
+                self._add(max(self._branches(i, times), key=lambda each: (each.bytes, each.cycles)))
             elif i.op.replace("-start", "") in _COLLECTIVES:
                 self._add_collective(i, times)
             else:
                 self._add_kernel(i, body, times)
+
+    def _branches(self, i: Instruction, times: int) -> list["Program"]:
+        """The totals of each branch of a conditional."""
+        listed = re.search(r"branch_computations=\{([^}]*)\}", i.attributes)
+        names = re.findall(r"[\w.\-]+", listed.group(1)) if listed else []
+        keys = ("true_computation", "false_computation")
+        found = []
+        for name in names or filter(None, map(i.called, keys)):
+            branch = copy.copy(self)
+            branch._reset()
+            branch._walk(name, times)
+            found.append(branch)
+        return found
+
+    def _add(self, other: "Program") -> None:
+        for total in ("bytes", "kernels", "cycles", "unknown_loops"):
+            setattr(self, total, getattr(self, total) + getattr(other, total))
+        self.collectives += other.collectives
+        self.collective_bytes += other.collective_bytes
 
     def _add_collective(self, i: Instruction, times: int) -> None:
         base = i.op.replace("-start", "")

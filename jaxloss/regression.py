@@ -29,6 +29,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, nonzero, positive, unit_interval
+from jaxloss.numerics._elementwise import pinball_of_error
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import (
     bounded,
@@ -369,11 +370,6 @@ def log_cosh(
     return numerics.log_cosh(prediction - target)
 
 
-def _pinball(error: Array, level: Array | float) -> Array:
-    # The sign is 0 at 0 and NaN at NaN, and has derivative 0: so the gradient is the first factor.
-    return jnp.where(error < 0, -level, jnp.sign(error) * (1 - level)) * error
-
-
 @loss(
     convex,
     nonnegative,
@@ -414,7 +410,7 @@ def pinball(
     References:
         Koenker and Bassett, *Regression Quantiles*, 1978.
     """
-    return _pinball(prediction - target, level)
+    return pinball_of_error(prediction - target, level)
 
 
 @loss(convex, nonnegative, smooth, translation_invariant, zero_at_match, level=unit_interval)
@@ -753,7 +749,7 @@ def quantiles(
     count = prediction.shape[-1]
     midpoints = (jnp.arange(count, dtype=prediction.dtype) + 0.5) / count
     level = jnp.broadcast_to(midpoints if level is None else jnp.asarray(level), prediction.shape)
-    losses = _pinball(prediction - target[..., None], level)
+    losses = pinball_of_error(prediction - target[..., None], level)
     return mean_where(losses, mask)
 
 

@@ -5,6 +5,7 @@ needs the TPU compiler: the dependency group `accelerators`.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -20,6 +21,9 @@ from jax.sharding import PartitionSpec as P
 from jaxloss._memory.mesh import is_unsharded, possible_shards
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "accelerators.py"
+spec = importlib.util.spec_from_file_location("hlo", SCRIPT.with_name("hlo.py"))
+hlo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hlo)
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu, the TPU compiler, is not installed: `make tpu` installs it",
@@ -53,3 +57,29 @@ def test_one_host_device_compiles_the_collectives_of_sixteen(layout):
     # The gradient of the weight once, and a few numbers a row.
     reduced = program["bytes"].get("all-reduce", 0)
     assert reduced <= program["weight_bytes"] + program["logits_bytes"] // 100, program
+
+
+@pytest.mark.parametrize("is_switch", [False, True])
+def test_the_dearest_branch_of_a_conditional_counts(is_switch):
+    def cheap(x):
+        return x[0]
+
+    def dear(x):
+        return jnp.sort(x @ x, axis=1)[0]
+
+    def program(*branches):
+        def choose(which, x):
+            if is_switch:
+                return jax.lax.switch(which, branches, x)
+            return jax.lax.cond(which == 1, *branches, x)
+
+        compiled = jax.jit(choose).lower(0, jnp.zeros((256, 256))).compile()
+        text = compiled.as_text()
+        assert "conditional(" in text
+        return hlo.Program(text)
+
+    orders = [program(*order) for order in itertools.permutations([cheap, dear])]
+    alone = hlo.Program(jax.jit(dear).lower(jnp.zeros((256, 256))).compile().as_text())
+    assert orders[0].bytes == orders[1].bytes
+    assert orders[0].kernels == orders[1].kernels
+    assert alone.bytes <= orders[0].bytes < 1.5 * alone.bytes

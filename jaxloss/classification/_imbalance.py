@@ -16,7 +16,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.classification._labels import Logits
 from jaxloss.domains import class_ids, distribution, extended, nonnegative_number, positive
-from jaxloss.numerics._double_double import DD, at_dd, two_sum
+from jaxloss.numerics._double_double import DD, two_sum
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense, softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
@@ -86,7 +86,7 @@ def logit_adjusted(
     adjusted = _adjusted(logits, class_counts, temperature)
     if labels.ndim < logits.ndim:
         return softmax_nll(adjusted, labels)
-    return at_dd(lambda x: softmax_cross_entropy_dense(x, labels), adjusted)
+    return softmax_cross_entropy_dense(adjusted, labels)
 
 
 def _scaled_with_margin(logits: Logits, margins: Logits, scale: Array | float) -> DD:

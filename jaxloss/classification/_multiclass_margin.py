@@ -24,7 +24,7 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._derivatives import separate_derivative
-from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._double_double import difference
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import mean_where, variadic_reduce
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant
@@ -38,10 +38,8 @@ def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
 
     A rival of -inf gives 0, whatever the own score is.
     """
-    finite, none = jnp.isfinite(rival) & jnp.isfinite(own), rival == -jnp.inf
-    difference = two_sum(jnp.where(finite, rival, 0), -jnp.where(finite, own, 0))
-    infinite = jnp.where(finite, 0, rival) - jnp.where(finite | none, 0, own)
-    return numerics.relu(((margin + difference.hi) + difference.lo) + infinite)
+    gap = difference(rival, jnp.where(rival == -jnp.inf, 0, own))
+    return numerics.relu((margin + gap.hi) + gap.lo)
 
 
 @functools.partial(separate_derivative, each=True)

@@ -24,7 +24,7 @@ def _gaps_to_less_similar(scores: Array, similarity: Array, keep: Array) -> Arra
     without any.
     """
     places = iota(scores)
-    is_out, ordered, order = sort((~keep, -similarity, places), num_keys=2)
+    is_out, ordered, order = sort((~keep, -similarity, places), num_keys=3)
     scores, size = in_order(scores, order), scores.shape[-1]
     is_in = ~is_out
     is_followed = is_in & (places < size - 1) & ~jnp.roll(is_out, -1, axis=-1)

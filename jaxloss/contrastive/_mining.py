@@ -63,7 +63,7 @@ def _below(x: Array, bounds: Array, *, inclusive: bool) -> _Below:
     """
     both = jnp.concatenate([x, bounds])
     is_bound = jnp.arange(both.shape[0]) >= x.shape[0]
-    values, last, places = sort((both, is_bound == inclusive, iota(both)), num_keys=2)
+    values, last, places = sort((both, is_bound == inclusive, iota(both)), num_keys=3)
     number = jnp.cumsum(last != inclusive, dtype=jnp.int32)
     following = lax.cummin(jnp.where(last == inclusive, jnp.inf, values), reverse=True)
     _, *found = sort((places, number, following), num_keys=1)  # back at their places

@@ -81,6 +81,14 @@ def two_sum(a: Array | float, b: Array | float) -> DD:
 
 
 @_error_free
+def difference(a: Array, b: Array) -> DD:
+    """`two_sum(a, -b)` in fewer operations; neither number is a constant."""
+    hi = a - b
+    back = hi - a
+    return DD(hi, finite((a - (hi - back)) - (b + back)))
+
+
+@_error_free
 def two_product(a: Array | float, b: Array | float) -> DD:
     """`a * b` and its rounding error (Dekker), from halves whose products are exact."""
     product = rounded(jnp.multiply(a, b))

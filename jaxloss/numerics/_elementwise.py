@@ -21,6 +21,12 @@ def absolute(x: Array) -> Array:
     return x * jnp.sign(x)
 
 
+def pinball_of_error(error: Array, level: Array | float) -> Array:
+    """1 - level times an error above 0, -level times one below, with gradient 0 at 0."""
+    # The sign is 0 at 0 and NaN at NaN, and has derivative 0: so the gradient is the first factor.
+    return jnp.where(error < 0, -level, jnp.sign(error) * (1 - level)) * error
+
+
 def _is_negligible(x: Array) -> Array:
     """Whether |x| is 0 or subnormal in float32: compiled code may flush subnormal numbers to 0."""
     return jnp.abs(x) < jnp.finfo(accumulator_dtype(x)).tiny

@@ -5,6 +5,8 @@ summed relative to its own largest entry, and two sums are merged relative to th
 """
 
 import functools
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from jaxloss._memory.mesh import pcast_varying, vma
+from jaxloss._xla import on_gpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
@@ -43,7 +46,7 @@ class ExpSum(NamedTuple):
         if top is None:
             top = jnp.max(entries, axis, initial=-jnp.inf)
         top = lax.stop_gradient(top)
-        return cls(top, sum_of_exps(axis, entries, counted, top))
+        return cls(top, sum_of_exps(axis, entries, counted, finite_top(top)))
 
     @classmethod
     def over_nothing(cls, like: Array) -> "ExpSum":
@@ -77,6 +80,52 @@ class ExpSum(NamedTuple):
         return ExpSum(top, lax.psum(local.rest, axis_name))
 
 
+def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -> ExpSum:
+    """For each entry, the sum over the entries behind it along the last axis that are of its group.
+
+    Entries of one group have the same value in each array of `groups`, and lie one after the other.
+    The top is at least the entry itself. The row is cut into blocks, about as many as each has
+    entries: behind an entry are those of its block, and those with which the next blocks begin.
+    """
+    size = x.shape[-1]
+    length = 32 if not isinstance(size, int) else max(size, 1) if size <= 32 else math.isqrt(size)
+    count = -(-size // length)
+
+    def in_blocks(x: Array) -> Array:
+        padding = [(0, 0)] * (x.ndim - 1) + [(0, count * length - size)]
+        return jnp.pad(x, padding).reshape(*x.shape[:-1], count, length)
+
+    def together(start: Array, same: Iterable[Array]) -> Array:
+        return functools.reduce(jnp.logical_and, same, start)
+
+    x, *groups = map(in_blocks, (x, *groups))
+    place, block = jnp.arange(count * length).reshape(count, length), jnp.arange(count)
+    exists = place < size
+
+    first, second = place[:, :, None], place[:, None, :]
+    same = [g[..., :, None] == g[..., None, :] for g in groups]
+    is_own, is_later = first == second, together((first < second) & exists[:, None, :], same)
+    entries = x[..., None, :]
+    top = lax.stop_gradient(jnp.max(entries, axis=-1, where=is_own | is_later, initial=-jnp.inf))
+    near = ExpSum(top, sum_of_exps(-1, entries, is_later, top))
+    if length == size:
+        return ExpSum(*(y.reshape(*y.shape[:-2], size) for y in near))
+
+    heads = together(exists, (g == g[..., :1] for g in groups))
+    head = ExpSum.of(jnp.where(heads, x, -jnp.inf), heads)
+    goes_on = (g[..., :, -1, None] == g[..., None, :, 0] for g in groups)
+    goes_on = together(block[:, None] < block[None, :], goes_on)
+    top = jnp.max(jnp.where(goes_on, head.top[..., None, :], -jnp.inf), axis=-1, initial=-jnp.inf)
+    tops = jnp.where(goes_on, head.top[..., None, :], top[..., None])
+    rests = ExpSum(tops, head.rest[..., None, :]).relative_to(top[..., None]).rest
+    rest = jnp.sum(jnp.where(goes_on, rests, 0), axis=-1)
+
+    reaches = together(exists, (g == g[..., -1:] for g in groups))
+    top, rest = jnp.where(reaches, top[..., None], -jnp.inf), jnp.where(reaches, rest[..., None], 0)
+    later = near.merge(ExpSum(top, rest))
+    return ExpSum(*(y.reshape(*y.shape[:-2], -1)[..., :size] for y in later))
+
+
 def finite_top(top: Array) -> Array:
     """The top, and 0 if nothing is possible."""
     return jnp.where(top == -jnp.inf, 0, top)
@@ -91,20 +140,34 @@ def sum_of_exps(
 ) -> Float[Array, "..."]:
     """The sum of exp(entry - top) along an axis over the entries that are counted.
 
-    None of these exceeds the top, which is a constant under differentiation.
+    None of these exceeds the top, which is finite, and a constant under differentiation.
     """
     return _terms_and_sum(axis, entries, counted, top)[1]
 
 
 @sum_of_exps.defjvp
 def _sum_of_exps_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # A full rule: one array of terms serves the sum and its gradient. The top is a constant.
+    # A full rule: one array of terms serves the sum and its gradient; XLA on GPU would write it, so
+    # that it is computed again there. The top is a constant.
     terms, total = _terms_and_sum(axis, *primals)
+    terms = on_gpu(_again(axis), _first, terms, *primals)
     return total, jnp.sum(terms * tangents[0], axis)
 
 
+def _first(terms: Array, *_primals: Array) -> Array:
+    return terms
+
+
+@functools.cache
+def _again(axis: int) -> Callable[..., Array]:
+    def terms(_terms: Array, entries: Array, counted: Array, top: Array) -> Array:
+        return _terms_and_sum(axis, entries, counted, recompute_on_gpu(top))[0]
+
+    return terms
+
+
 def _terms_and_sum(axis: int, entries: Array, counted: Array, top: Array) -> tuple[Array, Array]:
-    top = jnp.expand_dims(finite_top(top), axis)
+    top = jnp.expand_dims(top, axis)
     # An entry that is not counted may exceed the top: it must not overflow.
     terms = jnp.where(counted, exp_shifted(jnp.where(counted, entries, top), top), 0)
     return terms, jnp.sum(terms, axis)

@@ -18,8 +18,9 @@ def iota(x: Array) -> Int[Array, "*batch items"]:
 
 
 def sort(arrays: tuple[Array, ...], num_keys: int) -> tuple[Array, ...]:
-    """Rows of several arrays in the order of the first of them, its keys."""
-    return lax.sort(not_folded(arrays), num_keys=num_keys)
+    """Rows of several arrays in the order of the first of them, the keys, which are distinct."""
+    keys, rest = arrays[:num_keys], arrays[num_keys:]
+    return tuple(lax.sort((*not_folded(keys), *rest), num_keys=num_keys, is_stable=False))
 
 
 def map_batch(function: Callable[..., Array], *arrays: Array) -> Array:

@@ -60,7 +60,7 @@ def softmax(x: Array, axis: Axis = -1, where: Array | None = None) -> Array:
     return jnp.where(where, _softmax(jnp.where(where, x, -jnp.inf), axis), 0)
 
 
-def _exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
+def exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
     """The maximum m of each row, exp(x - m), and the sum of that less the 1 of one maximum.
 
     XLA on CPU fuses these sums with the computation of their terms only if that is arithmetic and
@@ -88,7 +88,7 @@ def _exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
 def _logsumexp(x: Array, axis: Axis) -> Array:
-    m, _, rest = _exp_and_rest(x, axis)
+    m, _, rest = exp_and_rest(x, axis)
     return m + jnp.log1p(rest)
 
 
@@ -101,7 +101,7 @@ def _logsumexp_jvp(axis: Axis, primals: Any, tangents: Any) -> tuple[Array, Arra
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
 def _softmax(x: Array, axis: Axis) -> Array:
-    _, exps, rest = _exp_and_rest(x, axis)
+    _, exps, rest = exp_and_rest(x, axis)
     return exps / (1 + rest)
 
 
@@ -115,7 +115,7 @@ def _softmax_jvp(axis: Axis, primals: Any, tangents: Any) -> tuple[Array, Array]
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
 def _log_softmax(x: Array, axis: Axis) -> Array:
-    m, _, rest = _exp_and_rest(x, axis)
+    m, _, rest = exp_and_rest(x, axis)
     below = jnp.where(x == m, x - lax.stop_gradient(x), x - m)  # 0 at the maximum, with its slope
     below = jnp.where((x == m) & ~jnp.isfinite(m), 0, below)
     return jnp.where(m == -jnp.inf, -jnp.inf, below - jnp.log1p(rest))

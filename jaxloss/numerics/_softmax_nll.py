@@ -29,7 +29,7 @@ def exp_shifted(logits: Array | DD, top: Array) -> Array:
 
     It is exactly 1 at the top. Logits of +inf equal the top, those of -inf give 0.
     """
-    hi = logits.hi if isinstance(logits, DD) else logits
+    hi = _hi(logits)
     largest = float(jnp.finfo(hi.dtype).max)
     hi, top = jnp.minimum(hi, largest), jnp.minimum(top, largest)
     # The sum of Knuth, in fewer operations than `two_sum`: neither number is a constant.
@@ -39,6 +39,10 @@ def exp_shifted(logits: Array | DD, top: Array) -> Array:
     if isinstance(logits, DD):
         lo = lo + logits.lo
     return exp_dd(DD(shifted, lax.stop_gradient(lo)))
+
+
+def _hi(x: Any) -> Any:
+    return x.hi if isinstance(x, DD) else x
 
 
 def _top(logits: Array) -> Array:
@@ -108,7 +112,7 @@ def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
     # The sum over all classes would round 1 + tiny; the sum over the others keeps the tiny. The
     # array of their exponentials serves the sum and the gradient: no other array of the logits'
     # size is stored.
-    hi = logits.hi if isinstance(logits, DD) else logits
+    hi = _hi(logits)
     at_label, top = is_label(hi, labels), _top(hi)
     others = _others(logits, top, at_label)
     rest = jnp.sum(others, axis=-1, keepdims=True)
@@ -136,7 +140,7 @@ def softmax_nll(logits: Array | DD, labels: Array) -> Array:
 @softmax_nll.defjvp
 def _softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # The value is the function itself, so that this rule also applies to second derivatives.
-    logits_dot = tangents[0].hi if isinstance(tangents[0], DD) else tangents[0]
+    logits_dot = _hi(tangents[0])
     return softmax_nll(*primals), jnp.sum(_gradient_of_class(*primals) * logits_dot, axis=-1)
 
 
@@ -150,7 +154,7 @@ def _gradient_of_class(logits: Array | DD, labels: Array) -> Array:
 @_gradient_of_class.defjvp
 def _gradient_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logits, labels = primals
-    hi, change = (x.hi if isinstance(x, DD) else x for x in (logits, tangents[0]))
+    hi, change = _hi(logits), _hi(tangents[0])
     gradient = _gradient_of_class(logits, labels)
     at_label = is_label(hi, labels)
     p = jnp.where(at_label, jnp.exp(-softmax_nll(logits, labels))[..., None], gradient)
@@ -228,10 +232,14 @@ class _Sums(NamedTuple):
     labels_on_top: Array
 
 
-def _terms_of_dense(exps: Array, logits: Array, labels: Array, *tops: Array) -> tuple[Array, ...]:
+def _terms_of_dense(
+    exps: Array, logits: Array | DD, labels: Array, *tops: Array
+) -> tuple[Array, ...]:
     """What is summed over the classes, each term given the top of its own."""
-    at_top, ties, off_top, on_top = (_is_top(exps, logits, top) for top in tops[:4])
-    gap = _below(tops[4], logits)
+    hi = _hi(logits)
+    at_top, ties, off_top, on_top = (_is_top(exps, hi, top) for top in tops[:4])
+    gap = _below(tops[4], hi)
+    gap = gap - logits.lo if isinstance(logits, DD) else gap
     return (
         # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
         # `exps - 1` is 0 and has the derivative of `exps`.
@@ -243,9 +251,9 @@ def _terms_of_dense(exps: Array, logits: Array, labels: Array, *tops: Array) -> 
     )
 
 
-def _dense_and_sums(logits: Array, labels: Array) -> tuple[Array, _Sums]:
+def _dense_and_sums(logits: Array | DD, labels: Array) -> tuple[Array, _Sums]:
     """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
-    top = _top(logits)
+    top = _top(_hi(logits))
     exps = exp_shifted(logits, top)
     tops = each_on_gpu(top, 5)
     below, ties, off_top, on_top, gaps = fused_sums(*_terms_of_dense(exps, logits, labels, *tops))
@@ -265,7 +273,8 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
     logits_dot, labels_dot = tangents
     value, sums = _dense(logits, labels)
     value_dot, sums_dot = jnp.zeros_like(value), _Sums(*map(jnp.zeros_like, sums))
-    at_top = _is_top(sums.exps, logits, sums.top)
+    logits_dot = _hi(logits_dot)
+    at_top = _is_top(sums.exps, _hi(logits), sums.top)
     if not isinstance(logits_dot, SymbolicZero):
         value_dot = value_dot + jnp.sum(_dense_gradient(logits, labels, sums) * logits_dot, axis=-1)
         exps_dot = sums.exps * logits_dot
@@ -281,28 +290,37 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
     return (value, sums), (value_dot, sums_dot)
 
 
-def _dense_gradient(logits: Array, labels: Array, sums: _Sums) -> Array:
+def _dense_gradient(logits: Array | DD, labels: Array, sums: _Sums) -> Array:
     """softmax(logits) * sum(labels) - labels."""
     # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
     rest, top = sums.rest, recompute_on_gpu(sums.top)
     exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
     scaled = jnp.where(
-        _is_top(exps, logits, top),
+        _is_top(exps, _hi(logits), top),
         (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),
         (sums.labels_off_top + sums.labels_on_top) * exps - labels * (1 + rest),
     )
     return scaled / (1 + rest)
 
 
-def _dense_nll(logits: Array, labels: Array, sums: _Sums) -> DD:
+def _dense_nll(logits: Array | DD, labels: Array, sums: _Sums) -> DD:
     """-log softmax(logits); 0 at a class with logit -inf and label 0."""
-    nll = two_sum(jnp.log1p(sums.rest), _below(sums.top, logits))
+    nll = two_sum(jnp.log1p(sums.rest), _below(sums.top, _hi(logits)))
     hi = jnp.where((labels == 0) & (nll.hi == jnp.inf), 0, nll.hi)
-    return DD(hi, nll.lo + two_sum(sums.top, -logits).lo)
+    lo = nll.lo + two_sum(sums.top, -_hi(logits)).lo
+    return DD(hi, lo - logits.lo if isinstance(logits, DD) else lo)
 
 
-def softmax_cross_entropy_dense(logits: Array, labels: Array) -> Array:
-    """-sum(labels * log softmax(logits)), where a class with logit -inf and label 0 adds 0."""
+def softmax_cross_entropy_dense(logits: Array | DD, labels: Array) -> Array:
+    """-sum(labels * log softmax(logits)), where a class with logit -inf and label 0 adds 0.
+
+    Logits that are themselves the result of a sum or a product may be given as a `DD`.
+    """
+    if isinstance(logits, DD):
+        # Shifted so that the largest logit has no low word: its exponential is then exactly 1.
+        at_top = jnp.where(logits.hi == _top(logits.hi), logits.lo, -jnp.inf)
+        lo = logits.lo - finite(jnp.max(at_top, axis=-1, keepdims=True, initial=-jnp.inf))
+        logits = DD(logits.hi, lo)
     return _dense(logits, labels)[0]
 
 

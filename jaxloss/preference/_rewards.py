@@ -98,6 +98,5 @@ def plackett_luce(
     References:
         Plackett, *The Analysis of Permutations*, 1975.
     """
-    relevance = -ranks.astype(scores.dtype)
-    nll, _ = nll_among_later(scores, relevance, mask, None, None)
-    return jnp.sum(nll, axis=-1) + nan_of(scores, relevance)
+    nll, _ = nll_among_later(scores, (ranks,), mask, None)
+    return jnp.sum(nll, axis=-1) + nan_of(scores, ranks.astype(scores.dtype))

@@ -7,23 +7,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss.numerics._derivatives import separate_derivative
-from jaxloss.numerics._double_double import DD, at_dd, two_sum
-from jaxloss.numerics._online_logsumexp import sum_of_exps
+from jaxloss.numerics._double_double import DD, at_dd, difference, two_sum
+from jaxloss.numerics._online_logsumexp import sum_of_exps, sum_over_later
 from jaxloss.numerics._ordered import (
     behind,
     in_order,
     iota,
     map_batch,
-    max_of_later,
     nan_of,
     sort,
-    sum_of_later,
 )
 from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
 
@@ -94,19 +92,19 @@ class Lists(NamedTuple):
         function: Callable[..., Array],
         *rows: Array | None,
         items: tuple[Any, ...] = (),
-        counts: bool = False,
+        separate: bool = True,
         fun_name: str = "",
         chunk_size: int | None = None,
     ) -> Array:
         """`function(lists, *rows, *items)`, one value per item, `chunk_size` items at a time.
 
         `rows` are split into chunks as the items are; `items`, and numbers among them, are passed
-        as they are. The function closes over no array: see `map_rows` of `_memory`. With `counts`
-        its values are integers.
+        as they are. The function closes over no array: see `map_rows` of `_memory`. Unless
+        `separate` is False, its derivatives in rows and in items share nothing on GPU.
         """
         known, batch = list(self.items[:-1]), self.scores.ndim - 1
         shared, own = [*known, *items], [*known, *rows]
-        of_rows = _OfRows(function, counts)
+        of_rows = _OfRows(function, separate)
         return materialize(map_rows(fun_name, of_rows, chunk_size, shared, own, batch=batch))
 
     def sum_of_list(self, values: Float[Array, "*batch items"]) -> Float[Array, "*batch items"]:
@@ -129,7 +127,7 @@ class _OfRows(NamedTuple):
     """A function of the lists, of some items and of all of them, as `map_rows` calls it."""
 
     function: Callable[..., Array]
-    counts: bool
+    separate: bool
 
     def __call__(self, shared: list[Any], own: list[Any]) -> Array:
         *own, places = own
@@ -137,7 +135,7 @@ class _OfRows(NamedTuple):
         every = jnp.arange(shared[0].shape[-1], dtype=places.dtype)
         lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))  # type: ignore  # a NamedTuple, from the leaves of a tree
         arguments = (lists, *own[count:], *shared[count:])
-        if self.counts:
+        if not self.separate:
             return self.function(*arguments)
         # Derivatives in the scores of rows and of items are sums over different axes: XLA on GPU
         # would write all pairs.
@@ -175,7 +173,7 @@ def _number_lists(
     segments: Int[Array, "*batch items"], mask: Bool[Array, "*batch items"]
 ) -> Int[Array, "*batch items"]:
     """The lists of each row as numbers from 0; masked items get the number of items."""
-    is_out, segments, places = sort((~mask, segments, iota(mask)), num_keys=2)
+    is_out, segments, places = sort((~mask, segments, iota(mask)), num_keys=3)
     is_new = segments != jnp.roll(segments, 1, axis=-1)
     number = jnp.cumsum(is_new & (iota(mask) > 0), axis=-1, dtype=jnp.int32)
     numbers = jnp.where(is_out, mask.shape[-1], number)
@@ -254,41 +252,33 @@ def nll_among(lists: Lists, rivals: Bool[Array, "*batch rows items"]) -> Float[A
 
 def nll_among_later(
     scores: Float[Array, "*batch items"],
-    relevance: Float[Array, "*batch items"],
+    order: tuple[Real[Array, "..."], ...],
     mask: Bool[Array, "*batch items"] | None,
     segments: Int[Array, "*batch items"] | None,
-    ties: Int[Array, " items"] | None,
 ) -> tuple[Float[Array, "*batch items"], Bool[Array, "*batch items"]]:
     """-log of the softmax of each item among itself and those behind it, in the right order.
 
-    That is the order of decreasing relevance, then of increasing `ties`, then of places, in each
-    list. The result has this order, with the lists one after the other and masked items last; with
-    it comes whether an item is the last one of its list.
+    That is the increasing order of the first of `order`, ties in that of the next, then of places,
+    in each list. The result has this order, with the lists one after the other and masked items
+    last; with it comes whether an item is the last one of its list.
     """
     places = iota(scores)
     lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
-    keys = [*lists, lax.stop_gradient(-relevance)]
-    keys += [] if ties is None else [jnp.broadcast_to(ties, scores.shape)]
-    *found, order = sort((*keys, places), num_keys=len(keys))
+    keys = [*lists, *(jnp.broadcast_to(lax.stop_gradient(x), scores.shape) for x in order)]
+    *found, order = sort((*keys, places), num_keys=len(keys) + 1)
+    groups = tuple(found[: len(lists)])
     is_in = jnp.ones(scores.shape, bool) if mask is None else ~found[0]
     is_followed = is_in & (places < scores.shape[-1] - 1)
-    for x in found[: len(lists)]:
+    for x in groups:
         is_followed &= x == behind(x, 1, 0)
-    scores = in_order(scores, order)
-    return _nll_among_later(scores, is_followed), is_in & ~is_followed
+    nll = _nll_among_later(in_order(scores, order), groups)
+    return jnp.where(is_in, nll, 0), is_in & ~is_followed
 
 
-@jax.jit  # so that an eager call compiles its loops once
-def _nll_among_later(scores: Array, is_followed: Array) -> Array:
-    later = lax.stop_gradient(jnp.where(is_followed, behind(scores, 1, 0), -jnp.inf))
-    top = jnp.where(is_followed, max_of_later(later, is_followed), scores)
-    top = lax.stop_gradient(top)  # of the later items; it falls from item to item
-    falls = is_followed & behind(is_followed, 1, False)
-    factor = jnp.where(falls, exp_shifted(jnp.where(falls, behind(top, 1, 0), top), top), 0)
-    term = exp_shifted(jnp.where(is_followed, behind(scores, 1, 0), top), top)
-    rest = sum_of_later(factor, jnp.where(is_followed, term, 0))
-    highest = jnp.maximum(top, lax.stop_gradient(scores))
-    return nll_from_gap(rest * exp_shifted(top, highest), highest - scores)[0]
+@jax.jit  # so that an eager call compiles it once
+def _nll_among_later(scores: Array, groups: tuple[Array, ...]) -> Array:
+    later = sum_over_later(scores, groups)
+    return nll_from_gap(later.rest, later.top - scores)[0]
 
 
 # --- orders and functions of pairs ----------------------------------------------------------------
@@ -308,7 +298,7 @@ def before(lists: Lists, *keys: tuple[Array, Array]) -> Bool[Array, "*batch rows
 
 def ranks_of(lists: Lists, *keys: Array, **chunks: Any) -> Float[Array, "*batch items"]:
     """The rank of each item in the order of `before`, from 1."""
-    number = lists.map_rows(_number_before, *keys, items=keys, counts=True, **chunks)
+    number = lists.map_rows(_number_before, *keys, items=keys, separate=False, **chunks)
     return (1 + number).astype(lists.scores.dtype)
 
 
@@ -330,20 +320,21 @@ def of_pairs(
     of the result; it is added to first order (as long as that product does not underflow: in
     float32 down to results of 1e-31). With `errors`, s - y takes the place of s.
     """
-    gap = _difference(lists.rows, lists.items, errors)
+    if errors:
+        gap = jnp.where(pairs, _difference_of_errors(lists.rows, lists.items), 0)
+        return jnp.where(pairs, function(gap, *options), 0)
+    gap = difference(lists.rows.scores[..., :, None], lists.items.scores[..., None, :])
     # Beyond 2**24 a gap has no fraction, and the correction of a square could overflow.
     lo = jnp.where(pairs & (jnp.abs(gap.lo) < 1), gap.lo, 0)
     gap = DD(jnp.where(pairs, gap.hi, 0), lo)
     return jnp.where(pairs, at_dd(lambda gap: function(gap, *options), gap), 0)
 
 
-def _difference(rows: Items, items: Items, errors: bool) -> DD:
-    """s_i - s_j of all rows i and items j, or the difference of their errors s - y."""
-    if not errors:
-        return two_sum(rows.scores[..., :, None], -items.scores[..., None, :])
+def _difference_of_errors(rows: Items, items: Items) -> Array:
+    """(s_i - y_i) - (s_j - y_j), rounded: the difference of two close numbers has no error."""
     of_rows = two_sum(rows.scores[..., :, None], -rows.relevance[..., :, None])
     of_items = two_sum(items.scores[..., None, :], -items.relevance[..., None, :])
-    return (of_rows - of_items).renormalized()
+    return (of_rows.hi - of_items.hi) + (of_rows.lo - of_items.lo)
 
 
 def gains_of(relevance: Float[Array, "*batch items"], gain: str) -> Float[Array, "*batch items"]:

@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss.classification._labels import nll_and_complement
 from jaxloss.domains import extended, finite, nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._ordered import nan_of
-from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_nll import expected_function_of_nll, softmax_cross_entropy_dense
 from jaxloss.ranking._lists import (
     Lists,
     before,
@@ -125,6 +126,12 @@ def poly1_softmax(
     References:
         Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Losses*, 2022.
     """
+    if segments is None:
+        relevance = linear_argument(relevance)
+        total = jnp.sum(relevance, axis=-1, keepdims=True)
+        scale = epsilon / jnp.where(total == 0, 1, total)
+        one = jnp.ones_like(scale)
+        return expected_function_of_nll(nll_and_complement, scores, relevance, one, scale)
     lists = lists_of(scores, relevance, mask, segments)
     nll = nll_in_list(lists)
     total = lists.sum_of_list(lists.relevance)
@@ -192,7 +199,7 @@ def unique_softmax(
     """
     lists = lists_of(scores, relevance, mask, segments)
     chunks: Any = {"fun_name": "jaxloss.ranking.unique_softmax", "chunk_size": chunk_size}
-    nll = lists.map_rows(_nll_among_less_relevant, **chunks)
+    nll = lists.map_rows(_nll_among_less_relevant, separate=False, **chunks)
     return lists.mean_of_lists(gains_of(lists.relevance, gain) * nll)
 
 
@@ -243,8 +250,8 @@ def list_mle(
     References:
         Xia et al., *Listwise Approach to Learning to Rank: Theory and Algorithm*, 2008.
     """
-    ties = None if key is None else jax.random.permutation(key, scores.shape[-1])
-    nll, is_last = nll_among_later(scores, relevance, mask, segments, ties)
+    ties = () if key is None else (jax.random.permutation(key, scores.shape[-1]),)
+    nll, is_last = nll_among_later(scores, (-relevance, *ties), mask, segments)
     total = jnp.sum(nll, axis=-1) + nan_of(scores, relevance)
     count = jnp.sum(is_last, axis=-1, dtype=jnp.int32)
     return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)

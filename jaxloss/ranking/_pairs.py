@@ -51,7 +51,7 @@ def mean_over_pairs(
 ) -> Float[Array, "*batch"]:
     """The mean of a function of s_i - s_j, or of the errors s - y, over the pairs of each list."""
     chunks: Any = {"fun_name": f"jaxloss.ranking.{name}", "chunk_size": chunk_size}
-    number = lists.sum_of_list(lists.map_rows(_Number(pairs.counted), counts=True, **chunks))
+    number = lists.sum_of_list(lists.map_rows(_Number(pairs.counted), separate=False, **chunks))
     number = jnp.maximum(number, 1).astype(lists.scores.dtype)
     parts = lists.map_rows(pairs, number, pair_weights, items=options, **chunks)
     return lists.mean_of_lists(parts)

@@ -10,7 +10,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import finite, nonnegative_number, sign, unit_interval
-from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._elementwise import linear_argument, pinball_of_error
 from jaxloss.ranking._lists import Lists, lists_of
 from jaxloss.ranking._pairs import Pairs, mean_over_pairs, variance_of_errors
 from jaxloss.traits import (
@@ -283,13 +283,8 @@ def pairwise_squared_error(
     return mean_over_pairs("pairwise_squared_error", pairs, lists, pair_weights, chunk_size)
 
 
-def _pinball(error: Array, level: Array | float) -> Array:
-    return level * numerics.relu(-error) + (1 - level) * numerics.relu(error)
-
-
 def _squared_pinball(error: Array, level: Array | float) -> Array:
-    below, above = numerics.relu(-error), numerics.relu(error)
-    return level * jnp.square(below) + (1 - level) * jnp.square(above)
+    return jnp.where(error < 0, level, 1 - level) * jnp.square(error)
 
 
 @loss(
@@ -356,7 +351,7 @@ def pairwise_quantile(
         Koenker and Bassett, *Regression Quantiles*, 1978.
     """
     lists = lists_of(scores, relevance, mask, segments)
-    pairs = Pairs(_squared_pinball if squared else _pinball, errors=True)
+    pairs = Pairs(_squared_pinball if squared else pinball_of_error, errors=True)
     return mean_over_pairs("pairwise_quantile", pairs, lists, pair_weights, chunk_size, level)
 
 

@@ -13,11 +13,16 @@ of its loss, and no epsilon is added. A box without area, or with corners in the
 an IoU of 0 with all others, and finite gradients. Gradients are 0 where the boxes are equal.
 """
 
+import functools
 import math
-from typing import Literal, NamedTuple, Unpack
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
@@ -32,6 +37,7 @@ from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
 
 Format = Literal["xyxy", "cxcywh"]
+Boxes = Float[Array, "*batch 4"]
 Length = Float[Array, "*batch"]
 
 
@@ -65,6 +71,26 @@ class _Overlap(NamedTuple):
         return (self.own != 0) | (self.other != 0) | (self.gap != 0) | (self.apart != 0)
 
 
+def _exceeds(x: Length, y: Length) -> Length:
+    """1 where x is larger than y, 0 where it is smaller, 1/2 where they are equal."""
+    return 0.5 * (1 + jnp.sign(x - y))
+
+
+@jax.custom_jvp
+def _overlap_length(a: Length, b: Length, c: Length, d: Length) -> Length:
+    """The length that the intervals [a, b] and [c, d] share; negative where they are apart."""
+    return jnp.minimum(b, d) - jnp.maximum(a, c)
+
+
+# The derivatives of `jnp.minimum` divide by the number of arguments that are equal.
+_overlap_length.defjvps(
+    lambda a_dot, _, a, _b, c, _d: -_exceeds(a, c) * a_dot,
+    lambda b_dot, _, _a, b, _c, d: _exceeds(d, b) * b_dot,
+    lambda c_dot, _, a, _b, c, _d: -_exceeds(c, a) * c_dot,
+    lambda d_dot, _, _a, b, _c, d: _exceeds(b, d) * d_dot,
+)
+
+
 def _along(a: Length, b: Length, c: Length, d: Length, format: Format) -> _Overlap:
     """The lengths along an axis, of the numbers of the prediction and those of the target."""
     if format == "cxcywh":  # corners relative to the centre of the target
@@ -73,42 +99,121 @@ def _along(a: Length, b: Length, c: Length, d: Length, format: Format) -> _Overl
     else:
         apart = 0.5 * ((a - c) + (b - d))
     sizes = numerics.relu(b - a), numerics.relu(d - c)
-    length = jnp.minimum(b, d) - jnp.maximum(a, c)
+    length = _overlap_length(a, b, c, d)
     overlaps = length > 0
     own = jnp.where(overlaps, numerics.relu(c - a) + numerics.relu(b - d), sizes[0])
     other = jnp.where(overlaps, numerics.relu(a - c) + numerics.relu(d - b), sizes[1])
     return _Overlap(numerics.relu(length), own, other, numerics.relu(-length), apart)
 
 
-def _overlaps(
-    name: str, prediction: Array, target: Array, format: Format
-) -> tuple[_Overlap, _Overlap]:
-    """The lengths along x and along y: arrays of the batch, since an axis of 2 is no vector."""
-    check_choice(f"jaxloss.box.{name}", "format", format, ("xyxy", "cxcywh"))
-    a, b, c, d = (
-        [box[..., i] for i in places] for box in (prediction, target) for places in ((0, 1), (2, 3))
+Form = Callable[[_Overlap, _Overlap], Length]
+
+
+def _of_numbers(form: Form, format: Format, *numbers: Length) -> Length:
+    """A loss of the four numbers of the prediction and the four of the target."""
+    x, y = (_along(*numbers[i::2], format) for i in (0, 1))
+    return form(x, y)
+
+
+def _numbers(*boxes: Boxes) -> list[Length]:
+    """The numbers of boxes: arrays of the batch, since an axis of 4 is too short for loops."""
+    return [box[..., i] for box in boxes for i in range(4)]
+
+
+def _box_of(a: Length, b: Length, c: Length, d: Length) -> Boxes:
+    # Chosen by place: XLA on CPU evaluates a concatenation with a branch for each number.
+    place = lax.broadcasted_iota(jnp.int32, (*a.shape, 4), a.ndim)
+    a, b, c, d = (jnp.expand_dims(x, -1) for x in (a, b, c, d))
+    return jnp.where(place < 2, jnp.where(place == 0, a, b), jnp.where(place == 2, c, d))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _of_boxes(form: Form, format: Format, prediction: Boxes, target: Boxes) -> Length:
+    """A loss of the lengths along x and along y."""
+    return _of_numbers(form, format, *_numbers(prediction, target))
+
+
+@functools.partial(_of_boxes.defjvp, symbolic_zeros=True)
+def _of_boxes_jvp(form: Form, format: Format, primals: Any, tangents: Any) -> tuple[Length, Any]:
+    # A full rule: the gradient of a slice is padded with zeros, and XLA evaluates all of it for
+    # each number of a box.
+    of_numbers = functools.partial(_of_numbers, form, format)
+    out, vjp_fn = jax.vjp(of_numbers, *_numbers(*primals))
+    slopes = vjp_fn(jnp.ones_like(out))
+    changes = (
+        jnp.sum(_box_of(*slopes[4 * i : 4 * i + 4]) * box_dot, axis=-1)
+        for i, box_dot in enumerate(tangents)
+        if not isinstance(box_dot, SymbolicZero)
     )
-    return _along(a[0], b[0], c[0], d[0], format), _along(a[1], b[1], c[1], d[1], format)
+    return out, functools.reduce(operator.add, changes)
 
 
-def _one_less_iou(x: _Overlap, y: _Overlap) -> Array:
-    """1 - IoU; of two boxes without area 0 if they are equal, else 1."""
-    # The parts of the two areas outside the intersection: nothing is subtracted.
+def _compared(name: str, form: Form, prediction: Boxes, target: Boxes, format: Format) -> Length:
+    check_choice(f"jaxloss.box.{name}", "format", format, ("xyxy", "cxcywh"))
+    return _of_boxes(form, format, prediction, target)
+
+
+def _areas(x: _Overlap, y: _Overlap) -> tuple[Length, Length]:
+    """The area of the union that is not shared, and that which is: nothing is subtracted."""
     of_own = x.own * y.sizes[0] + x.shared * y.own
     of_other = x.other * y.sizes[1] + x.shared * y.other
-    outside, shared = of_own + of_other, x.shared * y.shared
-    empty = outside + shared == 0
-    return jnp.where(empty & (x.differs | y.differs), 1, numerics.fraction(outside, shared))
+    return of_own + of_other, x.shared * y.shared
+
+
+@jax.custom_jvp
+def _one_less_iou(x: _Overlap, y: _Overlap) -> Length:
+    """1 - IoU; of two boxes without area 0 if they are equal, else 1."""
+    outside, shared = _areas(x, y)
+    union = outside + shared
+    none = (x.differs | y.differs).astype(union.dtype)
+    return jnp.where(union == 0, none, outside / jnp.where(union == 0, 1, union))
+
+
+@_one_less_iou.defjvp
+def _one_less_iou_jvp(lengths: Any, changes: Any) -> tuple[Length, Length]:
+    # A full rule, of pairs of lengths. Terms of the derivatives that are equal are left out.
+    union = sum(_areas(*lengths))
+    inverse = numerics.quotient(jnp.ones_like(union), jnp.where(union == 0, 1, union))
+    out_dot = jnp.zeros_like(union)
+    for (x, y), x_dot in zip((lengths, lengths[::-1]), changes, strict=True):
+        share, (size, true_size) = y.shared * inverse, y.sizes
+        outside = x.own * size + x.other * true_size
+        inside = x.shared * (size * x_dot.own + true_size * x_dot.other)
+        out_dot = out_dot + share * ((inside - outside * x_dot.shared) * inverse)
+    return _one_less_iou(*lengths), out_dot
 
 
 def _ratio(part: Array, whole: Array) -> Array:
     return numerics.quotient(part, jnp.where(whole == 0, 1, whole))
 
 
-def _distance_term(x: _Overlap, y: _Overlap) -> Array:
-    """The squared distance of the centres over the squared diagonal around both boxes."""
+def _one_less_giou(x: _Overlap, y: _Overlap) -> Length:
+    covered = x.shared + x.own + x.other
+    beside = x.gap * y.whole + covered * y.gap
+    empty = (x.own * y.other + y.own * x.other) + beside  # the area of C outside the union
+    return _one_less_iou(x, y) + _ratio(empty, x.whole * y.whole)
+
+
+def _one_less_diou(x: _Overlap, y: _Overlap) -> Length:
+    """With the squared distance of the centres over the squared diagonal around both boxes."""
     distance = jnp.square(x.apart) + jnp.square(y.apart)
-    return _ratio(distance, jnp.square(x.whole) + jnp.square(y.whole))
+    diagonal = jnp.square(x.whole) + jnp.square(y.whole)
+    return _one_less_iou(x, y) + _ratio(distance, diagonal)
+
+
+def _angle_between(x: _Overlap, y: _Overlap) -> Array:
+    """The difference of arctan(width / height) of two boxes; 0 if one of them has no size."""
+    (width, true_width), (height, true_height) = x.sizes, y.sizes
+    sine = true_width * height - width * true_height
+    cosine = width * true_width + height * true_height
+    zero = (sine == 0) & (cosine == 0)
+    return jnp.where(zero, 0, jnp.arctan2(sine, jnp.where(zero, 1, cosine)))
+
+
+def _one_less_ciou(x: _Overlap, y: _Overlap) -> Length:
+    shape = (4 / math.pi**2) * jnp.square(_angle_between(x, y))
+    factor = lax.stop_gradient(numerics.fraction(shape, _one_less_iou(x, y)))
+    return _one_less_diou(x, y) + factor * shape
 
 
 @loss(nonnegative, bounded, zero_at_match)
@@ -142,7 +247,7 @@ def iou(
     References:
         Yu et al., *UnitBox: An Advanced Object Detection Network*, 2016.
     """
-    return _one_less_iou(*_overlaps("iou", prediction, target, format))
+    return _compared("iou", _one_less_iou, prediction, target, format)
 
 
 @loss(nonnegative, bounded, zero_at_match)
@@ -176,11 +281,7 @@ def giou(
     References:
         Rezatofighi et al., *Generalized Intersection over Union*, 2019.
     """
-    x, y = _overlaps("giou", prediction, target, format)
-    covered = x.shared + x.own + x.other
-    beside = x.gap * y.whole + covered * y.gap
-    empty = (x.own * y.other + y.own * x.other) + beside  # the area of C outside the union
-    return _one_less_iou(x, y) + _ratio(empty, x.whole * y.whole)
+    return _compared("giou", _one_less_giou, prediction, target, format)
 
 
 @loss(nonnegative, bounded, zero_at_match)
@@ -214,17 +315,7 @@ def diou(
     References:
         Zheng et al., *Distance-IoU Loss*, 2020.
     """
-    x, y = _overlaps("diou", prediction, target, format)
-    return _one_less_iou(x, y) + _distance_term(x, y)
-
-
-def _angle_between(x: _Overlap, y: _Overlap) -> Array:
-    """The difference of arctan(width / height) of two boxes; 0 if one of them has no size."""
-    (width, true_width), (height, true_height) = x.sizes, y.sizes
-    sine = true_width * height - width * true_height
-    cosine = width * true_width + height * true_height
-    zero = (sine == 0) & (cosine == 0)
-    return jnp.where(zero, 0, jnp.arctan2(sine, jnp.where(zero, 1, cosine)))
+    return _compared("diou", _one_less_diou, prediction, target, format)
 
 
 @loss(nonnegative, zero_at_match)
@@ -261,11 +352,7 @@ def ciou(
         Zheng et al., *Enhancing Geometric Factors in Model Learning and Inference for Object
         Detection and Instance Segmentation*, 2021.
     """
-    x, y = _overlaps("ciou", prediction, target, format)
-    of_iou = _one_less_iou(x, y)
-    shape = (4 / math.pi**2) * jnp.square(_angle_between(x, y))
-    factor = lax.stop_gradient(numerics.fraction(shape, of_iou))
-    return of_iou + _distance_term(x, y) + factor * shape
+    return _compared("ciou", _one_less_ciou, prediction, target, format)
 
 
 _place = Domain(

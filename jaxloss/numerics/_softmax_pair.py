@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import pcast_varying, vma
 from jaxloss.numerics._double_double import DD, exp_dd, two_quotient, two_sum
 from jaxloss.numerics._special import expm1_minus_x
@@ -163,7 +162,7 @@ class Normalizers(NamedTuple):
             x_at_top=jnp.maximum(a.x_at_top, b.x_at_top),
         )
 
-    def psum(self, axis_name: AxisName) -> "Normalizers":
+    def psum(self, axis_name: str | tuple[str, ...]) -> "Normalizers":
         """The sums over the classes of all devices."""
         tops = lax.pmax(lax.stop_gradient(self[:2]), axis_name)
         here = self.relative_to(*(pcast_varying(top, vma(self.top_x)) for top in tops))

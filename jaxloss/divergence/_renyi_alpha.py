@@ -79,8 +79,8 @@ def _value_and_weights(log_prediction: Array, target: Array, order: Array) -> tu
     near = mean + power * spread * log1p_over_x(jnp.square(power) * spread)
 
     top, _, rest = exp_and_rest(_logs(fourth, power), -1)
-    divisor = jnp.where(power == 0, 1, power)
-    far = jnp.where(power == 0, jnp.inf, (top + jnp.log1p(rest)) / divisor)
+    whole = jnp.where(close, 0, top + jnp.log1p(rest))  # -inf would have NaN derivatives
+    far = jnp.where(power == 0, jnp.inf, whole / jnp.where(power == 0, 1, power))
 
     tilt = jnp.where(close & (last.share > 0), power * (last.ratio - means[2]), 0)
     if_close = last.share * jnp.exp(tilt) / (1 + jnp.square(power) * spread)

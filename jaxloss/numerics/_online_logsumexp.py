@@ -99,12 +99,12 @@ def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -
         return functools.reduce(jnp.logical_and, same, start)
 
     x, *groups = map(in_blocks, (x, *groups))
-    place, block = jnp.arange(count * length).reshape(count, length), jnp.arange(count)
+    place = jnp.arange(count * length).reshape(*(1,) * (x.ndim - 2), count, length)
     exists = place < size
 
-    first, second = place[:, :, None], place[:, None, :]
-    same = [g[..., :, None] == g[..., None, :] for g in groups]
-    is_own, is_later = first == second, together((first < second) & exists[:, None, :], same)
+    first, second = place[..., :, None], place[..., None, :]
+    same = (g[..., :, None] == g[..., None, :] for g in groups)
+    is_own, is_later = first == second, together((first < second) & exists[..., None, :], same)
     entries = x[..., None, :]
     top = lax.stop_gradient(jnp.max(entries, axis=-1, where=is_own | is_later, initial=-jnp.inf))
     near = ExpSum(top, sum_of_exps(-1, entries, is_later, top))
@@ -114,7 +114,7 @@ def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -
     heads = together(exists, (g == g[..., :1] for g in groups))
     head = ExpSum.of(jnp.where(heads, x, -jnp.inf), heads)
     goes_on = (g[..., :, -1, None] == g[..., None, :, 0] for g in groups)
-    goes_on = together(block[:, None] < block[None, :], goes_on)
+    goes_on = together(place[..., :, -1, None] < place[..., None, :, 0], goes_on)
     top = jnp.max(jnp.where(goes_on, head.top[..., None, :], -jnp.inf), axis=-1, initial=-jnp.inf)
     tops = jnp.where(goes_on, head.top[..., None, :], top[..., None])
     rests = ExpSum(tops, head.rest[..., None, :]).relative_to(top[..., None]).rest

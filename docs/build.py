@@ -22,6 +22,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import nbconvert
 import nbformat
 import numpy as np
@@ -133,9 +134,42 @@ def pictures() -> dict[str, str]:
             drawn = _svg.picture(line, 420, 190)
             caption = f"{line.name}: value (solid) and gradient (dashed) over {line.variable}"
             inside = f"{drawn}<small>{caption}</small>"
-            text = f'<div class="loss-picture" data-search-exclude>{inside}</div>\n'
-            found[f"{info.name}.html"] = text
+            found[f"{info.name}.html"] = framed(inside)
+    found["policy.gae.html"] = framed(weights_of_later_errors())
     return found
+
+
+def framed(drawn: str) -> str:
+    """A picture with its caption, as it stands behind the formula."""
+    return f'<div class="loss-picture" data-search-exclude>{drawn}</div>\n'
+
+
+def weights_of_later_errors() -> str:
+    """How much the error of each later step counts in an advantage, for three traces."""
+    zero, traces = np.zeros(64, np.float32), {1.0: "", 0.95: "6 3", 0.8: "2 3"}
+
+    def of_first(rewards: Any, trace: float) -> Any:
+        return jl.policy.gae(rewards, zero, zero, trace=trace).advantage[0]
+
+    def line(trace: float) -> _svg.Line:
+        weights = np.asarray(jax.grad(of_first)(zero, trace))
+        return _svg.Line(np.arange(64.0), weights, weights, f"trace {trace:g}", "steps")
+
+    lines = [line(trace) for trace in traces]
+    frame = _svg.Frame(lines, 420, 190)
+    paths = "".join(
+        f'<path class="value" d="{frame.path(each.x, each.value)}" stroke="{_svg.BLUE}" '
+        f'fill="none" stroke-width="2" stroke-dasharray="{dash}"/>'
+        for each, dash in zip(lines, traces.values(), strict=True)
+    )
+    caption = (
+        "weight of the error of a step in the advantage, over its distance in steps: discount "
+        "0.99, trace 1 (solid), 0.95 (dashed) and 0.8 (dotted)"
+    )
+    return (
+        f'<svg viewBox="0 0 420 190" role="img" aria-label="{caption}">{frame.backdrop()}{paths}'
+        f"</svg><small>{caption}</small>"
+    )
 
 
 def grid(cells: Iterable[str]) -> str:

@@ -33,12 +33,20 @@ class Runtime(griffe.Extension):
         if func.docstring:
             info = jl.catalogue.of(function)
             text = inspect.getdoc(function)
-            func.docstring.value = sections(loss_text(info, text) if info else linked(text))
+            family = function.__module__.split(".")[1:2]
+            name = info.name if info else ".".join([*family, function.__name__])
+            func.docstring.value = sections(illustrated(linked(text, info), name, info))
 
     def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
         """Docstring of a class."""
         if cls.docstring:
             cls.docstring.value = sections(linked(cls.docstring.value))
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """The fields of a named tuple are in its docstring; Python says only their numbers."""
+        for name, member in list(cls.members.items()):
+            if member.docstring and member.docstring.value.startswith("Alias for field number"):
+                del cls.members[name]
 
     def on_module_instance(self, *, mod: griffe.Module, **_: Any) -> None:
         """Docstring of a module."""
@@ -93,13 +101,13 @@ def references(section: re.Match[str]) -> str:
     return "**References**\n\n" + "\n".join(f"- {work}" for work in works if work) + "\n\n"
 
 
-def loss_text(info: LossInfo, text: str) -> str:
-    """The docstring of a loss with links and, behind the formula, its picture and its traits."""
-    shown = picture(info) + facts(info)
+def illustrated(text: str, name: str, info: LossInfo | None) -> str:
+    """A docstring with, behind the formula, the picture and of a loss the traits."""
+    shown = picture(name) + (facts(info) if info else "")
     return re.sub(
         r"(\$\$.*?\$\$\n)",
         lambda formula: f"{formula[1]}\n{shown}\n",
-        linked(text, info),
+        text,
         count=1,
         flags=re.DOTALL,
     )
@@ -114,9 +122,9 @@ def facts(info: LossInfo) -> str:
     return f'<p class="facts">Tested on drawn inputs: {traits}.</p>\n' if traits else ""
 
 
-def picture(info: LossInfo) -> str:
-    """The picture of a loss, which `build.py` has drawn; empty if there is none."""
-    drawn = PICTURES / f"{info.name}.html"
+def picture(name: str) -> str:
+    """The picture of a function, which `build.py` has drawn; empty if there is none."""
+    drawn = PICTURES / f"{name}.html"
     return drawn.read_text() if drawn.exists() else ""
 
 

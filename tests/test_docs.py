@@ -158,7 +158,7 @@ def test_names_of_losses_become_links_outside_code(runtime):
 def test_picture_and_traits_are_behind_the_formula(runtime, monkeypatch):
     monkeypatch.setattr(runtime, "picture", lambda info: "<picture>\n")
     info = jl.catalogue.of(jl.regression.huber)
-    text = runtime.loss_text(info, inspect.getdoc(info.function))
+    text = runtime.illustrated(inspect.getdoc(info.function), info.name, info)
     formula, picture, arguments = (text.index(part) for part in ("$$", "<picture>", "Args:"))
     assert formula < picture < arguments
     assert all(trait.meaning in text for trait in info.traits)

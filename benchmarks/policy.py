@@ -55,7 +55,7 @@ def rlax_gae(rewards, values, next_values, done):
 
 def our_gae(rewards, values, next_values, done, **options):
     found = policy.gae(
-        rewards, values, next_values, discount=DISCOUNT, trace=TRACE, terminal=done > 0, **options
+        rewards, values, next_values, discount=DISCOUNT, trace=TRACE, terminal=done, **options
     )
     return found.advantage
 
@@ -69,7 +69,7 @@ def rlax_vtrace(log_prob, old_log_prob, rewards, values, next_values, done):
 
 def our_vtrace(log_prob, old_log_prob, rewards, values, next_values, done, **options):
     data = log_prob, old_log_prob, rewards, values, next_values
-    found = policy.vtrace(*data, discount=DISCOUNT, terminal=done > 0, **options)
+    found = policy.vtrace(*data, discount=DISCOUNT, terminal=done, **options)
     return found.target - values, found.advantage
 
 
@@ -93,7 +93,7 @@ def drawn():
     shape = (BATCH, TIME)
     rewards, log_prob = jax.random.normal(keys[0], shape), -jax.random.uniform(keys[1], shape)
     every = jax.random.normal(keys[2], (BATCH, TIME + 1))
-    done = (jax.random.uniform(keys[3], shape) < 0.02).astype(jnp.float32)
+    done = jax.random.uniform(keys[3], shape) < 0.02
     old_log_prob = log_prob + 0.2 * jax.random.normal(keys[4], shape)
     return log_prob, old_log_prob, rewards, every[:, :-1], every[:, 1:], done
 

@@ -20,20 +20,20 @@ Terms = Callable[..., tuple[Array, Array | None]]
 def backward(
     terms: Terms,
     data: Data,
-    follows: Array,
+    stops: Array,
     decay: Array,
     *,
     numbers: Data = (),
     axis: int = -1,
     parallel: bool | None = None,
 ) -> tuple[Array, Array]:
-    """y[t] = base[t] + factor[t] f[t] with f[t] = decay y[t + 1], or 0 where nothing follows.
+    """y[t] = base[t] + factor[t] f[t] with f[t] = decay y[t + 1], or 0 where it stops.
 
     Args:
         terms: Gives base and factor from the data of any steps and from the numbers; None for a
             factor of 1. Defined at module level: JAX caches the compiled loop by its identity.
         data: Arrays `(*batch, time)`, in memory as `axis` says.
-        follows: Booleans of their shape, False where y[t + 1], 0 at the end, does not count.
+        stops: Booleans of their shape, True where y[t + 1], 0 at the end, does not count.
         decay: A number.
         numbers: What else the terms need.
         axis: 0 if the arrays are the transposes of arrays `(time, *batch)`: nothing is transposed.
@@ -44,26 +44,26 @@ def backward(
         y and f, of the shape of the data.
 
     Example:
-        >>> rewards, follows = jnp.array([1.0, 2.0]), jnp.array([True, False])
-        >>> [x.tolist() for x in backward(lambda r: (r, None), (rewards,), follows, 0.5)]
+        >>> rewards, stops = jnp.array([1.0, 2.0]), jnp.array([False, True])
+        >>> [x.tolist() for x in backward(lambda r: (r, None), (rewards,), stops, 0.5)]
         [[2.0, 2.0], [1.0, 0.0]]
     """
     loop = functools.partial(_loop, terms, axis == 0)
     scan = functools.partial(_scan, terms)
     if parallel is None:
-        return on_cpu(loop, scan, data, follows, decay, numbers)
-    return (scan if parallel else loop)(data, follows, decay, numbers)
+        return on_cpu(loop, scan, data, stops, decay, numbers)
+    return (scan if parallel else loop)(data, stops, decay, numbers)
 
 
 def _loop(
-    terms: Terms, time_first: bool, data: Data, follows: Array, decay: Array, numbers: Data
+    terms: Terms, time_first: bool, data: Data, stops: Array, decay: Array, numbers: Data
 ) -> tuple[Array, Array]:
     if time_first:  # each step computes its base and factor
-        return _steps(terms, data, follows, decay, numbers)
+        return _steps(terms, data, stops, decay, numbers)
     base, factor = terms(*data, *numbers)  # of which two arrays are transposed, not all data
     if factor is None:
-        return _steps(_base_alone, (base,), follows, decay)
-    _, future = _steps(_both, (base, factor), follows, decay)
+        return _steps(_base_alone, (base,), stops, decay)
+    _, future = _steps(_both, (base, factor), stops, decay)
     # y from f, so that f alone is transposed again. The base is not held meanwhile.
     base_again, _ = terms(*recompute(data), *numbers)
     return base_again + factor * future, future
@@ -78,26 +78,26 @@ def _both(base: Array, factor: Array) -> tuple[Array, Array]:
 
 
 def _steps(
-    terms: Terms, data: Data, follows: Array, decay: Array, numbers: Data = ()
+    terms: Terms, data: Data, stops: Array, decay: Array, numbers: Data = ()
 ) -> tuple[Array, Array]:
     def step(later: Array, at: tuple[Array, Data]) -> tuple[Array, Any]:
-        follows, data = at
+        stops, data = at
         base, factor = terms(*data, *numbers)
-        future = jnp.where(follows, decay * later, 0)
+        future = jnp.where(stops, 0, decay * later)
         y = base + (future if factor is None else factor * future)
         return y, (y, future)
 
-    time_first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (follows, data))
+    time_first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (stops, data))
     start = carried(jnp.zeros_like(data[0][..., 0]), time_first)
     _, found = lax.scan(step, start, time_first, reverse=True)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), found)
 
 
 def _scan(
-    terms: Terms, data: Data, follows: Array, decay: Array, numbers: Data
+    terms: Terms, data: Data, stops: Array, decay: Array, numbers: Data
 ) -> tuple[Array, Array]:
     base, factor = terms(*data, *numbers)
-    each = jnp.where(follows, decay, 0)
+    each = jnp.where(stops, 0, decay)
 
     def compose(later: Any, earlier: Any) -> Any:
         (a2, b2), (a1, b1) = later, earlier

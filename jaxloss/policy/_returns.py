@@ -45,8 +45,8 @@ def _time_last(fun_name: str, axis: int, *arrays: ArrayLike) -> list[Any]:
 class _Trajectories(NamedTuple):
     """Where the future ends: booleans of the shape of the rewards."""
 
-    continues: Array  # False at a terminal step: the value of the next observation does not count
-    follows: Array  # False also where nothing of the next step is held; it may be True at the end
+    terminal: Array  # the value of the next observation does not count
+    stops: Array  # also where nothing of the next step is held, but for the end of the row
     mask: Array
 
 
@@ -61,10 +61,9 @@ def _trajectories(
     shape = rewards.shape
     is_terminal, is_truncated = flags(fun_name, shape, terminal=terminal, truncated=truncated)
     (counts,) = flags(fun_name, shape, mask=jnp.ones(shape, bool) if mask is None else mask)
-    follows = ~is_terminal & ~is_truncated
-    end = jnp.zeros_like(counts[..., :1])
+    stops, end = is_terminal | is_truncated, jnp.ones_like(counts[..., :1])
     if mask is not None:
-        follows &= jnp.concatenate([counts[..., 1:], end], axis=-1)
+        stops |= jnp.concatenate([~counts[..., 1:], end], axis=-1)
     if segments is not None:
         ids = jnp.asarray(segments)
         if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.shape != shape:
@@ -73,26 +72,26 @@ def _trajectories(
                 f"of shape {shape}."
             )
             raise ValueError(message)
-        follows &= jnp.concatenate([ids[..., 1:] == ids[..., :-1], end], axis=-1)
-    return _Trajectories(~is_terminal, follows, counts)
+        stops |= jnp.concatenate([ids[..., 1:] != ids[..., :-1], end], axis=-1)
+    return _Trajectories(is_terminal, stops, counts)
 
 
 def _errors(
-    rewards: Array, values: Array, next_values: Array, continues: Array, discount: Array
+    rewards: Array, values: Array, next_values: Array, terminal: Array, discount: Array
 ) -> tuple[Array, None]:
-    return rewards + discount * jnp.where(continues, next_values, 0) - values, None
+    return rewards + discount * jnp.where(terminal, 0, next_values) - values, None
 
 
 def _returns_of_one_step(
     rewards: Array,
     next_values: Array,
-    continues: Array,
-    follows: Array,
+    terminal: Array,
+    stops: Array,
     discount: Array,
     decay: Array,
 ) -> tuple[Array, None]:
     # What the next return does not replace of the next value.
-    rest = jnp.where(continues, discount, 0) - jnp.where(follows, decay, 0)
+    rest = jnp.where(terminal, 0, discount) - jnp.where(stops, 0, decay)
     return rewards + rest * next_values, None
 
 
@@ -170,9 +169,9 @@ def gae(
         jnp.where(ends.mask, x, 0) for x in (rewards, values, next_values)
     )
 
-    data = rewards, values, next_values, ends.continues
+    data = rewards, values, next_values, ends.terminal
     options = {"numbers": (discount,), "axis": axis, "parallel": parallel}
-    advantage, _ = backward(_errors, data, ends.follows, discount * trace, **options)
+    advantage, _ = backward(_errors, data, ends.stops, discount * trace, **options)
     advantage = jnp.where(ends.mask, advantage, 0)
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + advantage)))
 
@@ -235,10 +234,10 @@ def lambda_returns(
 
     decay = discount * trace
     number = rewards.shape[-1]
-    follows = ends.follows & (jnp.arange(number) < number - 1)  # the recursion has 0 behind the end
-    data = rewards, next_values, ends.continues, follows
+    stops = ends.stops | (jnp.arange(number) == number - 1)  # the recursion has 0 behind the end
+    data = rewards, next_values, ends.terminal, stops
     options = {"numbers": (discount, decay), "axis": axis, "parallel": parallel}
-    found, _ = backward(_returns_of_one_step, data, follows, decay, **options)
+    found, _ = backward(_returns_of_one_step, data, stops, decay, **options)
     return jnp.moveaxis(jnp.where(ends.mask, found, 0), -1, axis)
 
 
@@ -334,10 +333,10 @@ def vtrace(
         jnp.where(log_ratio < jnp.log(cap), ratio, cap.astype(ratio.dtype)) for cap in caps
     )
 
-    one_step, _ = _errors(rewards, values, next_values, ends.continues, discount)
+    one_step, _ = _errors(rewards, values, next_values, ends.terminal, discount)
     data = in_target, one_step, in_trace
     options = {"axis": axis, "parallel": parallel}
-    excess, future = backward(_clipped_errors, data, ends.follows, discount * trace, **options)
+    excess, future = backward(_clipped_errors, data, ends.stops, discount * trace, **options)
     advantage = in_advantage * (one_step + future)
     advantage, excess = (jnp.where(ends.mask, x, 0) for x in (advantage, excess))
     return Returns(*(jnp.moveaxis(x, -1, axis) for x in (advantage, values + excess)))

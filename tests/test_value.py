@@ -1,6 +1,7 @@
 """Value losses: conventions of peers, distributions of targets at the ends of their support."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
+import jaxloss as jl
 from jaxloss import value
 
 SUPPORT = np.linspace(-10, 10, 51)
@@ -108,3 +110,35 @@ def test_gumbel_regression_finds_the_log_mean_exp():
 def test_mistakes_are_answered(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_recipes_of_one_step_targets_are_those_of_a_loop():
+    rng = np.random.default_rng(5)
+    rewards, next_values = rng.normal(size=(2, 6)).astype(np.float32)
+    q, next_q, next_q_of_the_trained = rng.normal(size=(3, 6, 3)).astype(np.float32)
+    actions, next_actions = rng.integers(0, 3, (2, 6))
+    given = {"jax": jax, "jnp": jnp, "jl": jl, "discount": 0.9, "temperature": 0.5}
+    given |= {"rewards": rewards, "terminal": np.arange(6) % 3 == 2, "next_values": next_values}
+    given |= {"q": q, "next_q": next_q, "next_q_of_the_trained": next_q_of_the_trained}
+    given |= {"actions": jnp.asarray(actions), "next_actions": jnp.asarray(next_actions)}
+    recipes = "".join(re.findall(r"^    (.*\n)", value.__doc__, re.MULTILINE))
+    exec(recipes, given)
+    best = np.argmax(next_q_of_the_trained, axis=-1)
+    futures = {
+        "td_0": next_values,
+        "sarsa": [next_q[i, a] for i, a in enumerate(next_actions)],
+        "q_learning": [max(row) for row in next_q],
+        "double_q_learning": [next_q[i, a] for i, a in enumerate(best)],
+        "soft_q_learning": [0.5 * np.log(np.sum(np.exp(row / 0.5))) for row in next_q],
+    }
+    for name, future in futures.items():
+        expected = [
+            r + 0.9 * f * (i % 3 != 2) for i, r, f in zip(range(6), rewards, future, strict=True)
+        ]
+        np.testing.assert_allclose(given[name], expected, rtol=1e-5, err_msg=name)
+    errors = [q[i, a] - given["q_learning"][i] for i, a in enumerate(actions)]
+    np.testing.assert_allclose(given["loss"], [huber(error) for error in errors], rtol=1e-5)
+
+
+def huber(error):
+    return 0.5 * error**2 if abs(error) <= 1 else abs(error) - 0.5

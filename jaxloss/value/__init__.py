@@ -5,6 +5,19 @@ A scalar critic is trained with the losses of `jaxloss.regression` on targets fr
 more: a bound on how far the value moves, quantiles, a categorical distribution, or an entropy
 temperature. Targets are constants: wrap them in `jax.lax.stop_gradient`.
 
+Errors of temporal differences are those losses on a target of one step:
+
+    bootstrap = lambda value: rewards + discount * jnp.where(terminal, 0, value)
+    at = lambda q, actions: jnp.take_along_axis(q, actions[..., None], -1)[..., 0]
+    td_0 = bootstrap(next_values)
+    sarsa = bootstrap(at(next_q, next_actions))
+    q_learning = bootstrap(jnp.max(next_q, -1))
+    double_q_learning = bootstrap(at(next_q, jnp.argmax(next_q_of_the_trained, -1)))
+    soft_q_learning = bootstrap(temperature * jl.numerics.logsumexp(next_q / temperature))
+    loss = jl.regression.huber(at(q, actions), jax.lax.stop_gradient(q_learning))
+
+A step that was cut off, but is not terminal, keeps its bootstrap.
+
 A categorical critic is trained with `classification.softmax_cross_entropy` on the distribution
 that `two_hot`, `hl_gauss` or `project` makes of a target.
 """

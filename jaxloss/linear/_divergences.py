@@ -24,7 +24,6 @@ from jaxloss.linear._layer import Head, Labels, Layer
 from jaxloss.linear._online_softmax import Classes, logits_of
 from jaxloss.linear._total_loss import Form, total_loss
 from jaxloss.numerics._kl_terms import gaps_from_mixture
-from jaxloss.numerics._log_ratios import log_of_quotient
 from jaxloss.numerics._softmax_pair import (
     Normalizers,
     Probabilities,
@@ -129,10 +128,19 @@ def _slopes(kind: Kind, at: Probabilities, beta: Array | None) -> _Slopes:
 
     assert beta is not None
     from_p, from_q = gaps_from_mixture(at.p, at.q, -at.p_minus_q, beta)
-    mixture = (1 - beta) * at.p + beta * at.q  # its own derivatives cancel
-    by_p = (1 - beta) * log_of_quotient(at.p, mixture, -beta * at.p_minus_q)
-    by_q = beta * log_of_quotient(at.q, mixture, (1 - beta) * at.p_minus_q)
+    # Beyond 800 the smaller probability is 0, whose slope has no effect, and an infinity would.
+    log_ratio = jnp.clip(jnp.where(at.impossible, -800, at.log_ratio), -800, 800)
+    by_p = (1 - beta) * _log_over_mixture(log_ratio, beta)
+    by_q = beta * _log_over_mixture(-log_ratio, 1 - beta)
     return _Slopes((1 - beta) * from_p + beta * from_q, by_p, by_q, from_q - from_p)
+
+
+def _log_over_mixture(log_ratio: Array, share: Array) -> Array:
+    """log(p / m) of the mixture m = (1 - share) p + share q, from log(q / p)."""
+    far = log_ratio > 40
+    near = -jnp.log1p(share * jnp.expm1(jnp.where(far, 0, log_ratio)))
+    beyond = jnp.where(far, log_ratio, 0)
+    return jnp.where(far, -beyond - jnp.log1p((1 - share) * jnp.expm1(-beyond)), near)
 
 
 class _Centered(NamedTuple):

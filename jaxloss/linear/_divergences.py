@@ -105,7 +105,8 @@ def _normalizers(
     classes: Classes,
     tops: tuple[Array, Array] | None = None,
 ) -> Normalizers:
-    return normalizers_of(*_logits(head, raw, classes), head.temperature, tops)
+    x, z = _logits(head, raw, classes)
+    return normalizers_of(x, z, head.temperature, tops)
 
 
 class _Slopes(NamedTuple):
@@ -282,6 +283,7 @@ class Divergence(NamedTuple):
 def pair_sums(tiles: Tiles, head: Head, rows: Rows) -> PairSums:
     """The sums of each row over the whole vocabulary, in two passes."""
     sums = row_sums(tiles._replace(sums_of=_normalizers), head, rows)
+    assert isinstance(tiles.sums_of, Divergence)
     of_terms = tiles._replace(sums_of=_TermsOf(tiles.sums_of.kind))
     return PairSums(sums, row_sums(of_terms, head, rows._replace(known=sums)))
 

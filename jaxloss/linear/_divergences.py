@@ -159,7 +159,10 @@ def _centered(
     beta: Array | None,
     sums: Normalizers,
 ) -> _Centered:
-    """Slopes less that of the likeliest class, which are 0 there."""
+    """Slopes less that of the likeliest class.
+
+    They are 0 there, also where a compiler rounds the two differently, as in a fused multiply-add.
+    """
     at = probabilities_of(x, z, temperature, sums)
     slopes = _slopes(kind, at, beta)
 

@@ -24,7 +24,6 @@ from jaxloss.linear._layer import Head, Labels, Layer
 from jaxloss.linear._online_softmax import Classes, logits_of
 from jaxloss.linear._total_loss import Form, total_loss
 from jaxloss.numerics._kl_terms import gaps_from_mixture
-from jaxloss.numerics._log_ratios import log_of_quotient
 from jaxloss.numerics._softmax_pair import (
     Normalizers,
     Probabilities,
@@ -106,7 +105,8 @@ def _normalizers(
     classes: Classes,
     tops: tuple[Array, Array] | None = None,
 ) -> Normalizers:
-    return normalizers_of(*_logits(head, raw, classes), head.temperature, tops)
+    x, z = _logits(head, raw, classes)
+    return normalizers_of(x, z, head.temperature, tops)
 
 
 class _Slopes(NamedTuple):
@@ -129,10 +129,19 @@ def _slopes(kind: Kind, at: Probabilities, beta: Array | None) -> _Slopes:
 
     assert beta is not None
     from_p, from_q = gaps_from_mixture(at.p, at.q, -at.p_minus_q, beta)
-    mixture = (1 - beta) * at.p + beta * at.q  # its own derivatives cancel
-    by_p = (1 - beta) * log_of_quotient(at.p, mixture, -beta * at.p_minus_q)
-    by_q = beta * log_of_quotient(at.q, mixture, (1 - beta) * at.p_minus_q)
+    # Beyond 800 the smaller probability is 0, whose slope has no effect, and an infinity would.
+    log_ratio = jnp.clip(jnp.where(at.impossible, -800, at.log_ratio), -800, 800)
+    by_p = (1 - beta) * _log_over_mixture(log_ratio, beta)
+    by_q = beta * _log_over_mixture(-log_ratio, 1 - beta)
     return _Slopes((1 - beta) * from_p + beta * from_q, by_p, by_q, from_q - from_p)
+
+
+def _log_over_mixture(log_ratio: Array, share: Array) -> Array:
+    """log(p / m) of the mixture m = (1 - share) p + share q, from log(q / p)."""
+    far = log_ratio > 40
+    near = -jnp.log1p(share * jnp.expm1(jnp.where(far, 0, log_ratio)))
+    beyond = jnp.where(far, log_ratio, 0)
+    return jnp.where(far, -beyond - jnp.log1p((1 - share) * jnp.expm1(-beyond)), near)
 
 
 class _Centered(NamedTuple):
@@ -150,7 +159,10 @@ def _centered(
     beta: Array | None,
     sums: Normalizers,
 ) -> _Centered:
-    """Slopes less that of the likeliest class, which are 0 there."""
+    """Slopes less that of the likeliest class.
+
+    They are 0 there, also where a compiler rounds the two differently, as in a fused multiply-add.
+    """
     at = probabilities_of(x, z, temperature, sums)
     slopes = _slopes(kind, at, beta)
 
@@ -274,6 +286,7 @@ class Divergence(NamedTuple):
 def pair_sums(tiles: Tiles, head: Head, rows: Rows) -> PairSums:
     """The sums of each row over the whole vocabulary, in two passes."""
     sums = row_sums(tiles._replace(sums_of=_normalizers), head, rows)
+    assert isinstance(tiles.sums_of, Divergence)
     of_terms = tiles._replace(sums_of=_TermsOf(tiles.sums_of.kind))
     return PairSums(sums, row_sums(of_terms, head, rows._replace(known=sums)))
 

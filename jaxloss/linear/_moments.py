@@ -256,8 +256,8 @@ class Wanted(NamedTuple):
             found["gaps_and_total"] = found["gaps"] + 1 + excess
         if self.squares:
             found["squares"] = 1 + _sum(jnp.square(others))
-            # Not `_complement`, whose sum XLA on CPU does not vectorize. Shared with the entropy,
-            # the gap would be written.
+            # Not `_complement`, whose sum XLA on CPU does not vectorize. A gap that the entropy
+            # shared would be written.
             again = _gap(x, _xla.recompute(shift, x), has_inf=has_inf)
             found["spread"] = _sum(others * -jnp.expm1(-again))
             found["half_spread"] = found["spread"] + found["squares"] / 2

@@ -73,7 +73,7 @@ def add_outer_product(
 def products(layer: Layer, rows: Rows, head: Head) -> Any:
     """The product of hidden states and weight, or those of both layers."""
     raw = product(layer, rows.visible(), head.weight)
-    if head.target_weight is None:
+    if rows.target is None or head.target_weight is None:
         return raw
     return raw, product(layer, where_rows(rows.mask, rows.target), head.target_weight)
 

@@ -97,8 +97,8 @@ def _log_ratio_or_0(a: Array, b: Array) -> Array:
     return _log_ratio(jnp.where(none, 1, a), jnp.where(none, 1, b))
 
 
-def log_of_quotient(a: Array, b: Array, change: Array) -> Array:
-    """log(a / b), but 0 where it is infinite; `change` is b - a, as in `kl_div_of_change`."""
+def _slope_in_a(a: Array, b: Array, change: Array) -> Array:
+    """log(a / b), but 0 where it is infinite."""
     near = (change > -0.5 * a) & (change < 16 * a)
     ratio = quotient(jnp.where(near, change, 0), jnp.where(near, a, 1))
     far = _log_ratio_or_0(a, jnp.where(b == 0, a, b))
@@ -107,7 +107,7 @@ def log_of_quotient(a: Array, b: Array, change: Array) -> Array:
 
 # At b = 0 both derivatives are infinite, or do not exist: 0 by convention.
 kl_div_of_change.defjvps(
-    lambda a_dot, _, a, b, change: log_of_quotient(a, b, change) * a_dot,
+    lambda a_dot, _, a, b, change: _slope_in_a(a, b, change) * a_dot,
     lambda b_dot, _, _a, b, change: (
         jnp.where(b == 0, 0, quotient(change, jnp.where(b == 0, 1, b))) * b_dot
     ),

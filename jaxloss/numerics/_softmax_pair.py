@@ -164,20 +164,25 @@ class Normalizers(NamedTuple):
 
     def psum(self, axis_name: str | tuple[str, ...]) -> "Normalizers":
         """The sums over the classes of all devices."""
-        tops = lax.pmax(lax.stop_gradient(self[:2]), axis_name)
-        here = self.relative_to(*(pcast_varying(top, vma(self.top_x)) for top in tops))
+        top_x, top_z = lax.pmax(lax.stop_gradient((self.top_x, self.top_z)), axis_name)
+        here = self.relative_to(*pcast_varying((top_x, top_z), vma(self.top_x)))
+        z_at_top, x_at_top = lax.pmax(lax.stop_gradient((here.z_at_top, here.x_at_top)), axis_name)
         ties = [
             ((own == top) & (top > -jnp.inf)).astype(top.dtype)
-            for own, top in zip(self[:2], here[:2], strict=True)
+            for own, top in ((self.top_x, here.top_x), (self.top_z, here.top_z))
         ]
-        at_top = lax.pmax(lax.stop_gradient((here.z_at_top, here.x_at_top)), axis_name)
         sums = here.rest_x, here.rest_z, here.excess, *ties
-        rest_x, rest_z, excess, *ties = lax.psum(sums, axis_name)
-        rests = (
-            rest + jnp.maximum(count - 1, 0)
-            for rest, count in zip((rest_x, rest_z), ties, strict=True)
+        rest_x, rest_z, excess, ties_x, ties_z = lax.psum(sums, axis_name)
+        return Normalizers(
+            top_x,
+            top_z,
+            rest_x + jnp.maximum(ties_x - 1, 0),  # of several largest logits one is left out
+            rest_z + jnp.maximum(ties_z - 1, 0),
+            excess,
+            z_at_top,
+            x_at_top,
+            self.temperature,
         )
-        return Normalizers(*tops, *rests, excess, *at_top, self.temperature)
 
     def anchored(self) -> tuple[Array, Array]:
         """What the second pass needs: the tops."""

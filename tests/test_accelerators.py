@@ -86,9 +86,10 @@ def test_the_dearest_branch_of_a_conditional_counts(is_switch):
 
 
 def test_a_slice_that_is_fetched_moves_the_slice():
+    # As the compiler writes it.
     text = """ENTRY %main (x: f32[4096,512]) -> f32[1024,512] {
   %x = f32[4096,512]{1,0} parameter(0)
   %start = ((f32[4096,512]{1,0}), f32[1024,512]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:1024], [0:512]}
   ROOT %done = f32[1024,512]{1,0:S(1)} slice-done(%start)
-}"""  # noqa: E501  # as the compiler writes it
+}"""
     assert hlo.Program(text).bytes == 1024 * 512 * 4

@@ -192,8 +192,10 @@ class Program:
 
     def _traffic(self, i: Instruction, body: Computation) -> float:
         types = {o: body[o].type for o in dict.fromkeys(i.operands) if o in body}
-        if i.op in ("copy-start", "slice-start"):
-            size, space = _leaves(i.type)[0]
+        if i.op in ("copy-start", "slice-start", "dynamic-slice-start"):
+            # Of a copy the result comes first; of a slice, after the operands.
+            first = 0 if i.op == "copy-start" else sum(len(_leaves(t)) for t in types.values())
+            size, space = _leaves(i.type)[first]
             return size * (space == 0) + size * bool(_in_hbm(types[i.operands[0]]))
         if i.op in ("dynamic-slice", "slice", "gather"):
             return _in_hbm(i.type) + _size(i.type) * bool(_in_hbm(types[i.operands[0]]))

@@ -83,3 +83,13 @@ def test_the_dearest_branch_of_a_conditional_counts(is_switch):
     assert orders[0].bytes == orders[1].bytes
     assert orders[0].kernels == orders[1].kernels
     assert alone.bytes <= orders[0].bytes < 1.5 * alone.bytes
+
+
+def test_a_slice_that_is_fetched_moves_the_slice():
+    # As the compiler writes it.
+    text = """ENTRY %main (x: f32[4096,512]) -> f32[1024,512] {
+  %x = f32[4096,512]{1,0} parameter(0)
+  %start = ((f32[4096,512]{1,0}), f32[1024,512]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:1024], [0:512]}
+  ROOT %done = f32[1024,512]{1,0:S(1)} slice-done(%start)
+}"""
+    assert hlo.Program(text).bytes == 1024 * 512 * 4

@@ -1,5 +1,7 @@
 """Rows of items in an order: entries in it, and sums and maxima over what comes later."""
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -19,8 +21,8 @@ def iota(x: Array) -> Int[Array, "*batch items"]:
 
 def sort(arrays: tuple[Array, ...], num_keys: int) -> tuple[Array, ...]:
     """Rows of several arrays in the order of the first of them, the keys, which are distinct."""
-    keys, rest = arrays[:num_keys], arrays[num_keys:]
-    return tuple(lax.sort((*not_folded(keys), *rest), num_keys=num_keys, is_stable=False))
+    first, *others = arrays
+    return tuple(lax.sort((not_folded(first), *others), num_keys=num_keys, is_stable=False))
 
 
 def map_batch(function: Callable[..., Array], *arrays: Array) -> Array:
@@ -85,9 +87,7 @@ def sum_of_later(factor: Array, term: Array) -> Array:
     return lax.scan(double, (factor, term), _distances(term.shape[-1]))[0][1]
 
 
-def nan_of(
-    scores: Float[Array, "*batch items"], relevance: Float[Array, "*batch items"]
-) -> Float[Array, "*batch"]:
-    """0, or NaN in value and gradients if a score or a relevance of a row is NaN."""
-    both = scores + relevance
-    return jnp.sum(jnp.square(jnp.where(both == both, 0, both)), axis=-1)
+def nan_of(*arrays: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
+    """0, or NaN in value and gradients if an entry of a row is NaN."""
+    total = functools.reduce(operator.add, arrays)
+    return jnp.sum(jnp.square(jnp.where(total == total, 0, total)), axis=-1)

@@ -99,4 +99,4 @@ def plackett_luce(
         Plackett, *The Analysis of Permutations*, 1975.
     """
     nll, _ = nll_among_later(scores, (ranks,), mask, None)
-    return jnp.sum(nll, axis=-1) + nan_of(scores, ranks.astype(scores.dtype))
+    return jnp.sum(nll, axis=-1) + nan_of(scores)

@@ -11,11 +11,10 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss.classification._labels import nll_and_complement
 from jaxloss.domains import extended, finite, nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._ordered import nan_of
-from jaxloss.numerics._softmax_nll import expected_function_of_nll, softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
 from jaxloss.ranking._lists import (
     Lists,
     before,
@@ -126,12 +125,6 @@ def poly1_softmax(
     References:
         Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Losses*, 2022.
     """
-    if segments is None:
-        relevance = linear_argument(relevance)
-        total = jnp.sum(relevance, axis=-1, keepdims=True)
-        scale = epsilon / jnp.where(total == 0, 1, total)
-        one = jnp.ones_like(scale)
-        return expected_function_of_nll(nll_and_complement, scores, relevance, one, scale)
     lists = lists_of(scores, relevance, mask, segments)
     nll = nll_in_list(lists)
     total = lists.sum_of_list(lists.relevance)

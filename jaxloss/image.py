@@ -365,6 +365,55 @@ def psnr(
     return jnp.where(same, -jnp.inf, decibels)
 
 
+def _steps(x: Images, axis: int) -> Images:
+    """The differences of neighbours along an axis."""
+    count = x.shape[axis] - 1
+    return cut(x, 1, count, axis) - cut(x, 0, count, axis)
+
+
+def _steps_bar(axis: int, _: None, bar: Images) -> tuple[Images]:
+    # Differences again, of one padded array: JAX would add up two for each axis.
+    edges = [(1, 1) if place == axis else (0, 0) for place in range(-bar.ndim, 0)]
+    return (-_steps(jnp.pad(bar, edges), axis),)
+
+
+_steps_in_reverse = jax.custom_vjp(_steps, nondiff_argnums=(1,))
+_steps_in_reverse.defvjp(lambda x, axis: (_steps(x, axis), None), _steps_bar)
+
+
+# The gradient computes signs again: in `numerics.absolute` they are written for both.
+_absolute_in_reverse = jax.custom_vjp(jnp.abs)
+_absolute_in_reverse.defvjp(lambda x: (jnp.abs(x), x), lambda x, bar: (jnp.sign(x) * bar,))
+
+
+def _variation(
+    isotropic: bool,
+    steps: Callable[[Images, int], Images],
+    absolute: Callable[[Images], Images],
+    image: Images,
+    mask: Pixels | None = None,
+) -> Array:
+    down, right = steps(image, -3), steps(image, -2)
+    if mask is not None:
+        down = jnp.where((mask[..., 1:, :] & mask[..., :-1, :])[..., None], down, 0)
+        right = jnp.where((mask[..., 1:] & mask[..., :-1])[..., None], right, 0)
+    pixels = (-3, -2, -1)
+    if not isotropic:
+        sums = [jnp.sum(absolute(change), axis=pixels) for change in (down, right)]
+        return sums[0] + sums[1]
+    none = [(0, 0)] * (image.ndim - 3)
+    down = jnp.pad(down, [*none, (0, 1), (0, 0), (0, 0)])
+    right = jnp.pad(right, [*none, (0, 0), (0, 1), (0, 0)])
+    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=pixels)
+
+
+@functools.cache  # one object each, so that eager calls compile once
+def _variation_by_gradient(isotropic: bool) -> Callable[..., Array]:
+    form = functools.partial(_variation, isotropic, _steps, numerics.absolute)
+    in_reverse = functools.partial(_variation, isotropic, _steps_in_reverse, _absolute_in_reverse)
+    return by_gradient(form, in_reverse, event=(3,))
+
+
 @loss(convex, nonnegative)
 def total_variation(
     prediction: Real[ArrayLike, "*batch height width channels"],
@@ -402,19 +451,8 @@ def total_variation(
     References:
         Rudin, Osher and Fatemi, *Nonlinear Total Variation Based Noise Removal Algorithms*, 1992.
     """
-    down = prediction[..., 1:, :, :] - prediction[..., :-1, :, :]
-    right = prediction[..., :, 1:, :] - prediction[..., :, :-1, :]
-    if mask is not None:
-        down = jnp.where((mask[..., 1:, :] & mask[..., :-1, :])[..., None], down, 0)
-        right = jnp.where((mask[..., 1:] & mask[..., :-1])[..., None], right, 0)
-    pixels = (-3, -2, -1)
-    if not isotropic:
-        sums = [jnp.sum(numerics.absolute(change), axis=pixels) for change in (down, right)]
-        return sums[0] + sums[1]
-    none = [(0, 0)] * (prediction.ndim - 3)
-    down = jnp.pad(down, [*none, (0, 1), (0, 0), (0, 0)])
-    right = jnp.pad(right, [*none, (0, 0), (0, 1), (0, 0)])
-    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=pixels)
+    masks = () if mask is None else (mask,)
+    return _variation_by_gradient(isotropic)(prediction, *masks)
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

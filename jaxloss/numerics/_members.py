@@ -37,7 +37,8 @@ def _magnifier(members: Array) -> Array:
     largest = jnp.max(jnp.abs(members - members[..., :1, :]), axis=(-2, -1), keepdims=True)
     exponent = jnp.finfo(members.dtype).maxexp
     room = 2.0 ** (2 * exponent // 5)
-    return room / jnp.maximum(power_of_two_near(largest), room * 2.0 ** (1 - exponent))
+    scale = room / jnp.maximum(power_of_two_near(largest), room * 2.0 ** (1 - exponent))
+    return jnp.where(largest == 0, 1, scale)  # it multiplies tangents, too
 
 
 def _to_others(one: Array, members: Array, scale: Array, mask: Array | None) -> tuple[Array, Array]:

@@ -262,6 +262,15 @@ def crps_laplace(m, y, b):
     return error + b * (jnp.exp(-error / b) - 0.75)
 
 
+def crps_student_t(m, y, s, n):
+    z = (y - m) / s
+    tail = special.betainc(n / 2, 0.5, n / (n + z * z))
+    density = jnp.exp(-special.betaln(n / 2, 0.5)) / jnp.sqrt(n) * (1 + z * z / n) ** (-(n + 1) / 2)
+    ratio = jnp.exp(special.betaln(0.5, n - 0.5) - 2 * special.betaln(0.5, n / 2))
+    terms = 2 * density * (n + z * z) / (n - 1) - 2 * jnp.sqrt(n) / (n - 1) * ratio
+    return s * (jnp.abs(z) * (1 - tail) + terms)
+
+
 def dawid_sebastiani(m, y, s):
     return jnp.square((y - m) / s) + 2 * jnp.log(s)
 
@@ -843,6 +852,7 @@ FORMS = {
     "scoring.crps_logistic": crps_logistic,
     "scoring.crps_laplace": crps_laplace,
     "scoring.crps_log_normal": crps_log_normal,
+    "scoring.crps_student_t": crps_student_t,
     "scoring.variogram_score": variogram_score,
     "scoring.weighted_interval_score": weighted_interval_score,
     "scoring.dawid_sebastiani": dawid_sebastiani,

@@ -15,14 +15,12 @@ an IoU of 0 with all others, and finite gradients. Gradients are 0 where the box
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
@@ -32,6 +30,7 @@ from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import Domain, extended
+from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
@@ -109,15 +108,9 @@ def _along(a: Length, b: Length, c: Length, d: Length, format: Format) -> _Overl
 Form = Callable[[_Overlap, _Overlap], Length]
 
 
-def _of_numbers(form: Form, format: Format, *numbers: Length) -> Length:
-    """A loss of the four numbers of the prediction and the four of the target."""
-    x, y = (_along(*numbers[i::2], format) for i in (0, 1))
-    return form(x, y)
-
-
-def _numbers(*boxes: Boxes) -> list[Length]:
-    """The numbers of boxes: arrays of the batch, since an axis of 4 is too short for loops."""
-    return [box[..., i] for box in boxes for i in range(4)]
+def _numbers(box: Boxes) -> tuple[Length, ...]:
+    """Arrays of the batch, since an axis of 4 is too short for loops."""
+    return tuple(box[..., i] for i in range(4))
 
 
 def _box_of(a: Length, b: Length, c: Length, d: Length) -> Boxes:
@@ -127,30 +120,35 @@ def _box_of(a: Length, b: Length, c: Length, d: Length) -> Boxes:
     return jnp.where(place < 2, jnp.where(place == 0, a, b), jnp.where(place == 2, c, d))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _of_boxes(form: Form, format: Format, prediction: Boxes, target: Boxes) -> Length:
+# The gradient of a slice is padded with zeros: XLA evaluates those of all numbers for each number.
+_numbers_in_reverse = jax.custom_vjp(_numbers)
+_numbers_in_reverse.defvjp(lambda box: (_numbers(box), None), lambda _, bars: (_box_of(*bars),))
+
+
+def _of_boxes(
+    numbers: Callable[[Boxes], tuple[Length, ...]],
+    form: Form,
+    format: Format,
+    prediction: Boxes,
+    target: Boxes,
+) -> Length:
     """A loss of the lengths along x and along y."""
-    return _of_numbers(form, format, *_numbers(prediction, target))
+    of_prediction, of_target = numbers(prediction), numbers(target)
+    return form(*(_along(*of_prediction[i::2], *of_target[i::2], format) for i in (0, 1)))
 
 
-@functools.partial(_of_boxes.defjvp, symbolic_zeros=True)
-def _of_boxes_jvp(form: Form, format: Format, primals: Any, tangents: Any) -> tuple[Length, Any]:
-    # A full rule: the gradient of a slice is padded with zeros, and XLA evaluates all of it for
-    # each number of a box.
-    of_numbers = functools.partial(_of_numbers, form, format)
-    out, vjp_fn = jax.vjp(of_numbers, *_numbers(*primals))
-    slopes = vjp_fn(jnp.ones_like(out))
-    changes = (
-        jnp.sum(_box_of(*slopes[4 * i : 4 * i + 4]) * box_dot, axis=-1)
-        for i, box_dot in enumerate(tangents)
-        if not isinstance(box_dot, SymbolicZero)
+@functools.cache  # one object each, so that eager calls compile once
+def _by_gradient(form: Form, format: Format) -> Callable[[Boxes, Boxes], Length]:
+    functions = (
+        functools.partial(_of_boxes, numbers, form, format)
+        for numbers in (_numbers, _numbers_in_reverse)
     )
-    return out, functools.reduce(operator.add, changes)
+    return by_gradient(*functions, event=(1, 1))
 
 
 def _compared(name: str, form: Form, prediction: Boxes, target: Boxes, format: Format) -> Length:
     check_choice(f"jaxloss.box.{name}", "format", format, ("xyxy", "cxcywh"))
-    return _of_boxes(form, format, prediction, target)
+    return _by_gradient(form, format)(prediction, target)
 
 
 def _areas(x: _Overlap, y: _Overlap) -> tuple[Length, Length]:
@@ -173,13 +171,13 @@ def _one_less_iou(x: _Overlap, y: _Overlap) -> Length:
 def _one_less_iou_jvp(lengths: Any, changes: Any) -> tuple[Length, Length]:
     # A full rule, of pairs of lengths. Terms of the derivatives that are equal are left out.
     union = sum(_areas(*lengths))
-    inverse = numerics.quotient(jnp.ones_like(union), jnp.where(union == 0, 1, union))
+    union = jnp.where(union == 0, 1, union)
     out_dot = jnp.zeros_like(union)
     for (x, y), x_dot in zip((lengths, lengths[::-1]), changes, strict=True):
-        share, (size, true_size) = y.shared * inverse, y.sizes
+        share, (size, true_size) = numerics.quotient(y.shared, union), y.sizes
         outside = x.own * size + x.other * true_size
         inside = x.shared * (size * x_dot.own + true_size * x_dot.other)
-        out_dot = out_dot + share * ((inside - outside * x_dot.shared) * inverse)
+        out_dot = out_dot + numerics.quotient(share * (inside - outside * x_dot.shared), union)
     return _one_less_iou(*lengths), out_dot
 
 

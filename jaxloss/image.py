@@ -11,7 +11,9 @@ subtracted but the means. 1 - SSIM is made of the differences of the two images 
 nearly equal images keep the digits of their loss.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 import jax
@@ -26,7 +28,8 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
-from jaxloss.numerics._windows import Moments, along, cut, shares_of
+from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._windows import Moments, along, along_in_reverse, cut, shares_of
 from jaxloss.traits import convex, nonnegative, symmetric, translation_invariant, zero_at_match
 
 __all__ = ["ms_ssim", "psnr", "ssim", "total_variation"]
@@ -34,6 +37,7 @@ __all__ = ["ms_ssim", "psnr", "ssim", "total_variation"]
 Padding = Literal["valid", "same"]
 Images = Float[Array, "... height width channels"]
 Pixels = Bool[Array, "... height width"]
+Along = Callable[[Moments, Array, int, int], Moments]
 
 
 def _window(size: int, sigma: Array) -> Float[Array, " size"]:
@@ -46,7 +50,7 @@ def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Moment
     """Each pixel of the two images and of their difference as a window of its own."""
     every, kept = jnp.stack([prediction, target, prediction - target]), None
     if mask is not None:  # what it leaves out is as far from its neighbours as they are
-        kept = jnp.expand_dims(mask, (0, -1)).astype(every.dtype)
+        kept = jnp.broadcast_to(mask[..., None], prediction.shape)[None].astype(every.dtype)
         number = jnp.sum(kept, axis=(-3, -2), keepdims=True)
         mean = jnp.sum(every * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
         every = jnp.where(kept == 0, lax.stop_gradient(mean), every)
@@ -61,19 +65,24 @@ def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) ->
     kept = every.kept[0]
     for place in (-3, -2):
         kept = cut(kept, margin, values.shape[place], place)
-    total = jnp.sum(jnp.broadcast_to(kept, values.shape), axis=axis)
+    total = jnp.sum(kept, axis=axis)
     return jnp.sum(values * kept, axis=axis) / jnp.where(total == 0, 1, total)
 
 
 def _differences(
-    every: Moments, weights: Array, constants: tuple[Array, Array]
+    along: Along, every: Moments, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Images, Images]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    moments = along(along(every, weights, -2), weights, -3)
+    channels = every.pixel.shape[-1]
+    rows = jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), every)  # no loops over channels
+    moments = along(along(rows, weights, -1, channels), weights, -2, 1)
     squares = jnp.square(moments.pixel + moments.offset), moments.variance
     of_means, of_variances = (
         numerics.quotient(change, (a + b) + constant)
         for (a, b, change), constant in zip(squares, constants, strict=True)
+    )
+    of_means, of_variances = (
+        x.reshape(*x.shape[:-1], -1, channels) for x in (of_means, of_variances)
     )
     return of_means, of_variances
 
@@ -98,6 +107,25 @@ def _check_window(name: str, shape: tuple[Any, ...], size: int, levels: int = 1)
 def _constants(k1: Any, k2: Any, data_range: Any, dtype: DTypeLike) -> tuple[Array, Array]:
     first, second = (jnp.square(jnp.asarray(k * data_range, dtype)) for k in (k1, k2))
     return first, second
+
+
+def _ssim(
+    along: Along,
+    prediction: Images,
+    target: Images,
+    weights: Array,
+    of_means: Array,
+    of_variances: Array,
+    mask: Pixels | None = None,
+) -> Array:
+    every = _compared(prediction, target, mask)
+    means, variances = _differences(along, every, weights, (of_means, of_variances))
+    return _mean_over_windows(means + variances * (1 - means), every, (-3, -2, -1))
+
+
+_ssim_by_gradient = by_gradient(
+    functools.partial(_ssim, along), functools.partial(_ssim, along_in_reverse), (3, 3)
+)
 
 
 @loss(
@@ -170,9 +198,8 @@ def ssim(
         mask = None if mask is None else jnp.pad(mask, edges[:-1], mode="reflect")
     weights = _window(size, jnp.asarray(sigma, prediction.dtype))
     constants = _constants(k1, k2, data_range, prediction.dtype)
-    every = _compared(prediction, target, mask)
-    of_means, of_variances = _differences(every, weights, constants)
-    return _mean_over_windows(of_means + of_variances * (1 - of_means), every, (-3, -2, -1))
+    masks = () if mask is None else (mask,)
+    return _ssim_by_gradient(prediction, target, weights, *constants, *masks)
 
 
 def _half(x: Moments) -> Moments:
@@ -191,6 +218,33 @@ def _half(x: Moments) -> Moments:
     mean = 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3]))
     return Moments(first, mean, four[0].variance, kept)
 
+
+def _ms_ssim(
+    along: Along,
+    prediction: Images,
+    target: Images,
+    powers: Array,
+    weights: Array,
+    of_means: Array,
+    of_variances: Array,
+    mask: Pixels | None = None,
+) -> Array:
+    every, levels = _compared(prediction, target, mask), powers.shape[0]
+    logarithm, nothing = jnp.zeros((), prediction.dtype), False
+    for level in range(levels):
+        means, variances = _differences(along, every, weights, (of_means, of_variances))
+        terms = variances if level < levels - 1 else means + variances * (1 - means)
+        differs = _mean_over_windows(terms, every, (-3, -2))
+        none = differs >= 1
+        logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
+        nothing = none | nothing
+        every = _half(every)
+    return jnp.mean(jnp.where(nothing, 1, -numerics.expm1(logarithm)), axis=-1)
+
+
+_ms_ssim_by_gradient = by_gradient(
+    functools.partial(_ms_ssim, along), functools.partial(_ms_ssim, along_in_reverse), (3, 3)
+)
 
 _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the paper
 
@@ -258,22 +312,11 @@ def ms_ssim(
         Assessment*, 2003.
     """
     powers = jnp.asarray(_LEVELS if level_weights is None else level_weights, prediction.dtype)
-    levels = powers.shape[0]
-    _check_window("ms_ssim", prediction.shape, size, levels)
+    _check_window("ms_ssim", prediction.shape, size, powers.shape[0])
     weights = _window(size, jnp.asarray(sigma, prediction.dtype))
     constants = _constants(k1, k2, data_range, prediction.dtype)
-    every = _compared(prediction, target, mask)
-    logarithm, nothing = jnp.zeros((), prediction.dtype), False
-    for level in range(levels):
-        of_means, of_variances = _differences(every, weights, constants)
-        if level == levels - 1:
-            of_variances = of_means + of_variances * (1 - of_means)
-        differs = _mean_over_windows(of_variances, every, (-3, -2))
-        none = differs >= 1
-        logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
-        nothing = none | nothing
-        every = _half(every)
-    return jnp.mean(jnp.where(nothing, 1, -numerics.expm1(logarithm)), axis=-1)
+    masks = () if mask is None else (mask,)
+    return _ms_ssim_by_gradient(prediction, target, powers, weights, *constants, *masks)
 
 
 @loss(symmetric, translation_invariant, data_range=positive)
@@ -322,6 +365,55 @@ def psnr(
     return jnp.where(same, -jnp.inf, decibels)
 
 
+def _steps(x: Images, axis: int) -> Images:
+    """The differences of neighbours along an axis."""
+    count = x.shape[axis] - 1
+    return cut(x, 1, count, axis) - cut(x, 0, count, axis)
+
+
+def _steps_bar(axis: int, _: None, bar: Images) -> tuple[Images]:
+    # Differences again, of one padded array: JAX would add up two for each axis.
+    edges = [(1, 1) if place == axis else (0, 0) for place in range(-bar.ndim, 0)]
+    return (-_steps(jnp.pad(bar, edges), axis),)
+
+
+_steps_in_reverse = jax.custom_vjp(_steps, nondiff_argnums=(1,))
+_steps_in_reverse.defvjp(lambda x, axis: (_steps(x, axis), None), _steps_bar)
+
+
+# The gradient computes signs again: in `numerics.absolute` they are written for both.
+_absolute_in_reverse = jax.custom_vjp(jnp.abs)
+_absolute_in_reverse.defvjp(lambda x: (jnp.abs(x), x), lambda x, bar: (jnp.sign(x) * bar,))
+
+
+def _variation(
+    isotropic: bool,
+    steps: Callable[[Images, int], Images],
+    absolute: Callable[[Images], Images],
+    image: Images,
+    mask: Pixels | None = None,
+) -> Array:
+    down, right = steps(image, -3), steps(image, -2)
+    if mask is not None:
+        down = jnp.where((mask[..., 1:, :] & mask[..., :-1, :])[..., None], down, 0)
+        right = jnp.where((mask[..., 1:] & mask[..., :-1])[..., None], right, 0)
+    pixels = (-3, -2, -1)
+    if not isotropic:
+        sums = [jnp.sum(absolute(change), axis=pixels) for change in (down, right)]
+        return sums[0] + sums[1]
+    none = [(0, 0)] * (image.ndim - 3)
+    down = jnp.pad(down, [*none, (0, 1), (0, 0), (0, 0)])
+    right = jnp.pad(right, [*none, (0, 0), (0, 1), (0, 0)])
+    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=pixels)
+
+
+@functools.cache  # one object each, so that eager calls compile once
+def _variation_by_gradient(isotropic: bool) -> Callable[..., Array]:
+    form = functools.partial(_variation, isotropic, _steps, numerics.absolute)
+    in_reverse = functools.partial(_variation, isotropic, _steps_in_reverse, _absolute_in_reverse)
+    return by_gradient(form, in_reverse, event=(3,))
+
+
 @loss(convex, nonnegative)
 def total_variation(
     prediction: Real[ArrayLike, "*batch height width channels"],
@@ -359,19 +451,8 @@ def total_variation(
     References:
         Rudin, Osher and Fatemi, *Nonlinear Total Variation Based Noise Removal Algorithms*, 1992.
     """
-    down = prediction[..., 1:, :, :] - prediction[..., :-1, :, :]
-    right = prediction[..., :, 1:, :] - prediction[..., :, :-1, :]
-    if mask is not None:
-        down = jnp.where((mask[..., 1:, :] & mask[..., :-1, :])[..., None], down, 0)
-        right = jnp.where((mask[..., 1:] & mask[..., :-1])[..., None], right, 0)
-    pixels = (-3, -2, -1)
-    if not isotropic:
-        sums = [jnp.sum(numerics.absolute(change), axis=pixels) for change in (down, right)]
-        return sums[0] + sums[1]
-    none = [(0, 0)] * (prediction.ndim - 3)
-    down = jnp.pad(down, [*none, (0, 1), (0, 0), (0, 0)])
-    right = jnp.pad(right, [*none, (0, 0), (0, 1), (0, 0)])
-    return jnp.sum(numerics.norm(jnp.stack([down, right], axis=-1)), axis=pixels)
+    masks = () if mask is None else (mask,)
+    return _variation_by_gradient(isotropic)(prediction, *masks)
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

@@ -1,4 +1,4 @@
-"""Derivatives of functions of several arrays that share nothing with the values, on GPU."""
+"""Derivative rules of any function: by its gradient, or sharing nothing with the value on GPU."""
 
 import functools
 import operator
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
@@ -84,3 +85,39 @@ def separate_derivative(function: Callable[..., Array], each: bool = False) -> C
         return function(*arrays) if fits_in_cache(arrays) else separated(*arrays)
 
     return of_arrays
+
+
+def by_gradient(
+    function: Callable[..., Array], in_reverse: Callable[..., Array], event: tuple[int, ...]
+) -> Callable[..., Array]:
+    """The function, one number an example; its derivative is its gradient times the tangent.
+
+    The gradient is that of `in_reverse`, the same function, which may have rules for reverse mode
+    alone (`jax.custom_vjp`): where JAX would transpose the derivative into sums of padded arrays.
+    Derivatives of all orders exist in both modes.
+
+    Args:
+        function: A function of arrays; what comes after those of `event` are options.
+        in_reverse: The same function for reverse mode.
+        event: The number of event axes of each array, which come last; the batch is that of the
+            result.
+    """
+    by_rule = jax.custom_jvp(function)
+
+    # A full rule, since it is the rule of any function.
+    @functools.partial(by_rule.defjvp, symbolic_zeros=True)
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
+        options = primals[len(event) :]
+        if any(map(_is_moving, tangents[len(event) :])):
+            return jvp_of_moving(function, primals, tangents)
+        value, vjp_fn = jax.vjp(lambda *x: in_reverse(*x, *options), *primals[: len(event)])
+        changes = (
+            jnp.sum(slope * tangent, axis=tuple(range(-axes, 0)))
+            for slope, tangent, axes in zip(
+                vjp_fn(jnp.ones_like(value)), tangents, event, strict=False
+            )
+            if _is_moving(tangent)
+        )
+        return value, functools.reduce(operator.add, changes)
+
+    return by_rule

@@ -245,8 +245,8 @@ def log1mexp(x: Array) -> Array:
     return _log1mexp(x)
 
 
-@jax.custom_jvp
-def _log_cosh(x: Array) -> Array:
+def log_cosh_parts(x: Array) -> tuple[Array, Array]:
+    """Whether |x| < 1, and log cosh x there; elsewhere what it has beyond |x| - log 2."""
     magnitude = jnp.abs(x)
     near = magnitude < 1
     square = jnp.square(jnp.where(near, x, 0))
@@ -254,8 +254,13 @@ def _log_cosh(x: Array) -> Array:
     last = 12 if jnp.finfo(x.dtype).bits == 32 else 18
     series = horner(square, [1 / math.factorial(n) for n in range(2, last + 1, 2)])
     # One logarithm serves both branches: it is most of the work.
-    log = jnp.log1p(jnp.where(near, square * series, jnp.exp(-2 * magnitude)))
-    return jnp.where(near, log, (magnitude - math.log(2)) + log)
+    return near, jnp.log1p(jnp.where(near, square * series, jnp.exp(-2 * magnitude)))
+
+
+@jax.custom_jvp
+def _log_cosh(x: Array) -> Array:
+    near, log = log_cosh_parts(x)
+    return jnp.where(near, log, (jnp.abs(x) - math.log(2)) + log)
 
 
 _log_cosh.defjvps(lambda x_dot, _, x: jnp.tanh(x) * x_dot)

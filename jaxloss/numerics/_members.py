@@ -9,9 +9,9 @@ from jax import Array, lax
 
 from jaxloss._xla import on_cpu
 from jaxloss.numerics._derivatives import separate_derivative
-from jaxloss.numerics._elementwise import absolute, power_or_zero
+from jaxloss.numerics._elementwise import absolute, power_or_zero, sqrt
 from jaxloss.numerics._reductions import mean_where
-from jaxloss.numerics._vectors import distance
+from jaxloss.numerics._vectors import power_of_two_near
 
 
 def _power(difference: Array, exponent: Array) -> Array:
@@ -19,7 +19,7 @@ def _power(difference: Array, exponent: Array) -> Array:
     return power_or_zero(absolute(difference), exponent)
 
 
-def _map_slices(function: Callable[[Any], Array], arrays: Any, axis: int) -> Array:
+def _map_slices(function: Callable[[Any], Any], arrays: Any, axis: int) -> Any:
     """`function` of the slices of arrays along an axis, one after the other; they come first.
 
     They are computed again for the gradient, so that only one is held at a time.
@@ -28,24 +28,72 @@ def _map_slices(function: Callable[[Any], Array], arrays: Any, axis: int) -> Arr
     return lax.map(jax.checkpoint(function), slices)
 
 
-def _mean_distances_in_turn(members: Array, mask: Array | None) -> Array:
-    def to_others(one: Array) -> Array:
-        return mean_where(distance(one[..., None, :], members), mask)
+def _magnifier(members: Array) -> Array:
+    """A power of 2 for each set, by which differences are multiplied before they are squared.
 
-    return jnp.moveaxis(_map_slices(to_others, members, -2), 0, -1)
+    The largest have squares far below overflow, and those of differences 1e30 times smaller are
+    normal numbers.
+    """
+    largest = jnp.max(jnp.abs(members - members[..., :1, :]), axis=(-2, -1), keepdims=True)
+    exponent = jnp.finfo(members.dtype).maxexp
+    room = 2.0 ** (2 * exponent // 5)
+    scale = room / jnp.maximum(power_of_two_near(largest), room * 2.0 ** (1 - exponent))
+    return jnp.where(largest == 0, 1, scale)  # it multiplies tangents, too
 
 
-def _mean_distances_at_once(members: Array, mask: Array | None) -> Array:
+def _to_others(one: Array, members: Array, scale: Array, mask: Array | None) -> tuple[Array, Array]:
+    """The mean distance of one member to all, and its derivative; members are along the last axis.
+
+    The derivative is 0 in the direction of a member that coincides.
+    """
+    apart = scale * (one[..., None] - members)
+    length = sqrt(jnp.sum(jnp.square(apart), axis=-2))
+    unit = apart / jnp.where(length == 0, jnp.inf, length)[..., None, :]
+    return (
+        mean_where(length, mask) / scale[..., 0, 0],
+        mean_where(unit, None if mask is None else mask[..., None, :]),
+    )
+
+
+def _distances_in_turn(members: Array, mask: Array | None) -> tuple[Array, Array]:
+    scale, columns = _magnifier(members), jnp.moveaxis(members, -1, -2)
+    found = _map_slices(lambda one: _to_others(one, columns, scale, mask), members, -2)
+    return jnp.moveaxis(found[0], 0, -1), jnp.moveaxis(found[1], 0, -2)
+
+
+def _distances_at_once(members: Array, mask: Array | None) -> tuple[Array, Array]:
     # On GPU and TPU the differences of the pairs are not written, and a loop is many small kernels.
-    distances = distance(members[..., :, None, :], members[..., None, :, :])
-    return mean_where(distances, None if mask is None else mask[..., None, :])
+    columns = jnp.moveaxis(members, -1, -2)[..., None, :, :]
+    scale, masks = _magnifier(members), None if mask is None else mask[..., None, :]
+    return _to_others(members, columns, scale[..., None, :, :], masks)
 
 
-# Compiled functions, so that eager calls do not compile the loop again.
+@jax.custom_jvp
+def _mean_less_distances(
+    errors: Array, members: Array, divisor: Array, mask: Array | None
+) -> Array:
+    distances, _ = on_cpu(_distances_in_turn, _distances_at_once, members, mask)
+    return mean_where(errors - distances / divisor[..., None], mask)
+
+
+@_mean_less_distances.defjvp
+def _mean_less_distances_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # A full rule: a pair is in the sums of two members, whose derivatives are those of the one.
+    errors, members, divisor, mask = primals
+    distances, slopes = on_cpu(_distances_in_turn, _distances_at_once, members, mask)
+    divisor = divisor[..., None]
+    changes = tangents[0] - 2 * jnp.sum(slopes * tangents[1], axis=-1) / divisor
+    return mean_where(errors - distances / divisor, mask), mean_where(changes, mask)
+
+
+# A compiled function, so that eager calls do not compile the loop again.
 @jax.jit
-def mean_distances(members: Array, mask: Array | None) -> Array:
-    """The mean distance of each member to all members, itself included."""
-    return on_cpu(_mean_distances_in_turn, _mean_distances_at_once, members, mask)
+def mean_less_distances(errors: Array, members: Array, divisor: Array, mask: Array | None) -> Array:
+    """The mean over members of an error less the mean distance to all members over a constant.
+
+    The distance of a member to itself, 0, is one of them.
+    """
+    return _mean_less_distances(errors, members, divisor, mask)
 
 
 @jax.jit

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._xla import (
     barrier,
@@ -239,8 +240,27 @@ def cosine_similarity(x: Array, y: Array, axis: Axis = -1) -> Array:
     >>> f"{cosine_similarity(jnp.array([3e30, 4e30]), jnp.array([1e-30, 0.0])):.6f}"
     '0.600000'
     """
-    cosine = jnp.sum(normalize(x, axis) * normalize(y, axis), axis)
+    cosine = _cosine(x, y, axis)
     return cosine + lax.stop_gradient(jnp.clip(cosine, -1, 1) - cosine)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _cosine(x: Array, y: Array, axis: int) -> Array:
+    return jnp.sum(_normalize(x, axis) * _normalize(y, axis), axis)
+
+
+@functools.partial(_cosine.defjvp, symbolic_zeros=True)
+def _cosine_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # That of the product of two directions would write the gradient in each direction first.
+    directions = [_normalize(x, axis) for x in primals]
+    cosine = jnp.sum(directions[0] * directions[1], axis, keepdims=True)
+    change = jnp.zeros_like(cosine)
+    for x, x_dot, one, other in zip(primals, tangents, directions, directions[::-1], strict=True):
+        if not isinstance(x_dot, SymbolicZero):
+            length = _norm(x, axis)
+            slope = quotient(other - cosine * one, jnp.where(length == 0, jnp.inf, length))
+            change = change + jnp.sum(slope * x_dot, axis, keepdims=True)
+    return jnp.squeeze(cosine, axis), jnp.squeeze(change, axis)
 
 
 @half_in_float32

@@ -1,14 +1,12 @@
 """Means and variances of weighted windows, made along one axis after the other."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-from jaxloss._xla import on_gpu, unshared_on_gpu
 
 
 def cut(x: Array, start: int, count: int, axis: int) -> Array:
@@ -41,17 +39,18 @@ def shares_of(weights: Sequence[Any] | Array, kept: list[Any]) -> tuple[Any, Any
     return [product / jnp.where(total == 0, 1, total) for product in products], total
 
 
-def _parts(x: Moments, size: int, axis: int) -> tuple[Moments, list[Moments], list[Array]]:
-    """Of windows along an axis the middle entry, all entries, and their means less its pixel."""
-    count = x.pixel.shape[axis] - size + 1
-    parts = [jax.tree.map(lambda y, k=k: cut(y, k, count, axis), x) for k in range(size)]
-    middle = parts[size // 2]
-    return middle, parts, [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
+def _parts(x: Moments, size: int, axis: int, stride: int) -> tuple[Moments, list[Moments]]:
+    """Of windows along an axis the middle entry, and all entries."""
+    count = x.pixel.shape[axis] - (size - 1) * stride
+    parts = [jax.tree.map(lambda y, k=k: cut(y, k * stride, count, axis), x) for k in range(size)]
+    return parts[size // 2], parts
 
 
-def _moments_along(axis: int, x: Moments, weights: Array) -> Moments:
+def along(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
+    """The moments of windows along an axis, made of those of their entries, a stride apart."""
     size = weights.shape[0]
-    middle, parts, apart = _parts(x, size, axis)
+    middle, parts = _parts(x, size, axis, stride)
+    apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
     shares, kept = shares_of(weights, [part.kept for part in parts])
     mean, variance = jnp.zeros_like(middle.offset), jnp.zeros_like(middle.variance)
     for k in range(size):
@@ -61,34 +60,45 @@ def _moments_along(axis: int, x: Moments, weights: Array) -> Moments:
     return Moments(middle.pixel, middle.offset + mean, variance, kept)
 
 
-_by_rule = jax.custom_jvp(_moments_along, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def along_in_reverse(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
+    """`along`, with a rule for reverse mode, of functions of the sums of pixel and offset.
+
+    The gradient is made of windows as well, where that of `along` adds up an array for each entry
+    of a window, padded with zeros. The weights have no gradient.
+    """
+    return along(x, weights, axis, stride)
 
 
-@_by_rule.defjvp
-def _by_rule_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Moments, Moments]:
-    # The distances from the mean have the mean 0, so that a change of the mean does not change the
-    # variance: without that term, no array of each entry's distance is written for the gradient.
-    (x, weights), (x_dot, weights_dot) = unshared_on_gpu(primals), tangents
-    out, size = _by_rule(axis, *primals), weights.shape[0]
-    middle, parts, apart = _parts(x, size, axis)
-    middle_dot, parts_dot, apart_dot = _parts(x_dot, size, axis)
-    mean = out.offset - middle.offset
-    mean_dot, variance_dot = jnp.zeros_like(mean), jnp.zeros_like(mean)
-    for k in range(size):
-        off = apart[k] - mean
-        mean_dot += weights[k] * apart_dot[k] + weights_dot[k] * apart[k]
-        variance_dot += weights[k] * (parts_dot[k].variance + 2 * off * apart_dot[k])
-        variance_dot += weights_dot[k] * (parts[k].variance + jnp.square(off))
-    return out, Moments(middle_dot.pixel, middle_dot.offset + mean_dot, variance_dot)
+def _forward(x: Moments, weights: Array, axis: int, stride: int) -> tuple[Moments, Any]:
+    out = along(x, weights, axis, stride)
+    return out, (x, out, weights)
 
 
-@functools.cache  # one object each, so that eager calls compile once
-def _forms(axis: int) -> tuple[Callable[..., Moments], Callable[..., Moments]]:
-    return functools.partial(_by_rule, axis), functools.partial(_moments_along, axis)
-
-
-def along(x: Moments, weights: Array, axis: int) -> Moments:
-    """The moments of windows along an axis, made of those of their entries."""
+def _backward(axis: int, stride: int, saved: Any, out_bar: Moments) -> tuple[Moments, None]:
+    x, out, weights = saved
+    size, count = weights.shape[0], x.pixel.shape[axis]
+    mean_bar, variance_bar = out_bar.offset, out_bar.variance
     if x.kept is not None:
-        return _moments_along(axis, x, weights)
-    return on_gpu(*_forms(axis), x, weights)
+        none = out.kept == 0
+        mean_bar, variance_bar = (
+            jnp.where(none, 0, y / jnp.where(none, 1, out.kept)) for y in (mean_bar, variance_bar)
+        )
+    edges = [(0, 0)] * x.pixel.ndim
+    edges[axis] = ((size - 1) * stride,) * 2
+    padded = [jnp.pad(y, edges) for y in (mean_bar, variance_bar, out.pixel, out.offset)]
+    x_bar, of_variance = jnp.zeros_like(x.pixel), jnp.zeros_like(x.pixel)
+    for k in range(size):  # of the windows in which an entry is at place k
+        mean_bar, variance_bar, pixel, offset = (
+            cut(y, (size - 1 - k) * stride, count, axis) for y in padded
+        )
+        apart = (x.pixel - pixel) + (x.offset - offset)
+        x_bar = x_bar + weights[k] * (mean_bar + 2 * variance_bar * apart)
+        of_variance = of_variance + weights[k] * variance_bar
+    if x.kept is not None:
+        x_bar, of_variance = x.kept * x_bar, x.kept * of_variance
+    nothing = None if x.kept is None else jnp.zeros_like(x.kept)
+    return Moments(x_bar, x_bar, of_variance, nothing), None
+
+
+along_in_reverse.defvjp(_forward, _backward)

@@ -21,8 +21,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._members import mean_distances, variogram_errors
-from jaxloss.numerics._reductions import mean_where
+from jaxloss.numerics._members import mean_less_distances, variogram_errors
 from jaxloss.traits import bounded_gradient, nonnegative
 
 Members = Float[Array, "*batch members"]
@@ -154,10 +153,9 @@ def energy_score(
     """
     mask = None if mask is None else jnp.broadcast_to(mask, members.shape[:-1])
     errors = numerics.distance(members, target[..., None, :])
-    distances = mean_distances(members, mask)
     count = _count(errors, mask)
     others = jnp.maximum(count - 1, 1) / count if fair else jnp.ones_like(count)
-    return mean_where(errors - 0.5 * distances / others[..., None], mask)
+    return mean_less_distances(errors, members, 2 * others, mask)
 
 
 @loss(nonnegative, exponent=positive, pair_weights=nonnegative_number)

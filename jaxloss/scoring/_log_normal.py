@@ -16,7 +16,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
-from jaxloss.scoring._parametric import ROOT_2_OVER_PI, density_change, score
+from jaxloss.numerics._polynomials import power_series
+from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
 from jaxloss.traits import nonnegative, smooth
 
 
@@ -39,8 +40,27 @@ def _log_score(location: Array, target: Array, scale: Array) -> Array:
     """log(target) in standard deviations from the location: of the ratio, which is not rounded."""
     ratio = numerics.quotient(target, jnp.exp(location))
     usual = (ratio > 0) & (ratio < jnp.inf)
-    log = jnp.where(usual, jnp.log(jnp.where(usual, ratio, 1)), jnp.log(target) - location)
+    log = jnp.log(jnp.where(usual, ratio, target)) - jnp.where(usual, 0, location)
     return score(log, scale)
+
+
+def _of_odd_power(m: int) -> float:
+    """The coefficient of s^(2 m + 1) in exp(s^2 / 2) erf(s / 2)."""
+    of_erf = [
+        (-0.25) ** n / math.factorial(n) / (2 * n + 1) / math.sqrt(math.pi) for n in range(m + 1)
+    ]
+    return sum(c * 0.5 ** (m - n) / math.factorial(m - n) for n, c in enumerate(of_erf))
+
+
+# The powers of s, from 1 on, in sqrt(2 / pi) s - exp(s^2 / 2) erf(s / 2) + exp(s^2 / 2) - 1.
+_OF_SCALE = (
+    AT_MEDIAN,
+    *(
+        coefficient
+        for k in range(1, 12)
+        for coefficient in (0.5**k / math.factorial(k), -_of_odd_power(k))
+    ),
+)
 
 
 def _spread_of_narrow(z: Array, scale: Array) -> Array:
@@ -48,10 +68,8 @@ def _spread_of_narrow(z: Array, scale: Array) -> Array:
 
     That of a Gaussian, of the order of the scale, and small terms.
     """
-    half_square = 0.5 * jnp.square(scale)
-    level = ROOT_2_OVER_PI * scale - jnp.exp(half_square) * erf(0.5 * scale)
-    rest = numerics.expm1(half_square) - 2 * _moments(z, scale)
-    return scale * density_change(z) + level + rest
+    level = scale * power_series(scale, _OF_SCALE, radius=0.5)
+    return scale * density_change(z) + (level - 2 * _moments(z, scale))
 
 
 def _spread_of_wide(location: Array, z: Array, scale: Array) -> Array:

@@ -17,6 +17,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
+from jaxloss.numerics._elementwise import log_cosh_parts
 from jaxloss.traits import (
     bounded_gradient,
     convex,
@@ -101,19 +102,18 @@ def crps_gaussian(
     return _crps_gaussian(target - location, scale)
 
 
+LOG_4 = 2 * math.log(2)
+
+
 @jax.custom_jvp
 def _crps_logistic(error: Array, scale: Array) -> Array:
-    z = score(error, scale)
-    near = jnp.abs(z) < 2
-    close = scale * (2 * numerics.log_cosh(0.5 * jnp.where(near, z, 0)) + (2 * math.log(2) - 1))
-    return jnp.where(near, close, jnp.abs(error) + scale * (2 * jnp.log1p(jnp.exp(-abs(z))) - 1))
+    near, log = log_cosh_parts(0.5 * score(error, scale))
+    return jnp.where(near, 0, jnp.abs(error)) + scale * (2 * log + jnp.where(near, LOG_4 - 1, -1))
 
 
 @jax.custom_jvp
 def _tanh_of_half(z: Array) -> Array:
-    near = jnp.abs(z) < 2
-    far = jnp.sign(z) * (1 - 2 * numerics.sigmoid(-jnp.abs(z)))
-    return jnp.where(near, jnp.tanh(0.5 * jnp.where(near, z, 0)), far)
+    return jnp.tanh(0.5 * z)
 
 
 _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sigmoid(-z) * z_dot)
@@ -121,11 +121,11 @@ _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sig
 
 @jax.custom_jvp
 def _logistic_slope_in_scale(z: Array) -> Array:
-    near = jnp.abs(z) < 2
-    inner, size = jnp.where(near, z, 0), jnp.abs(z)
-    close = 2 * numerics.log_cosh(0.5 * inner) - inner * _tanh_of_half(inner)
-    far = 2 * numerics.softplus(-size) + 2 * size * numerics.sigmoid(-size) - 1
-    return jnp.where(near, close + (2 * math.log(2) - 1), far)
+    half = 0.5 * z
+    near, log = log_cosh_parts(half)
+    tail = jnp.exp(-2 * jnp.abs(half))
+    product = jnp.where(near, -jnp.tanh(half), tail / (1 + tail))
+    return 2 * log + (jnp.where(near, z, 2 * jnp.abs(z)) * product + jnp.where(near, LOG_4 - 1, -1))
 
 
 # Equal terms are left out of the derivative.

@@ -142,6 +142,6 @@ def hausdorff(
         "jaxloss.segmentation.hausdorff", probabilities, labels, mask, spatial_axes
     )
     powers = [power_or_zero(d, alpha) for d in (predicted_distances, true_distances)]
-    error = predicted - true
+    error = predicted - true.astype(predicted.dtype)
     losses = _mean_over_pixels(jnp.square(error) * (powers[0] + powers[1]), mask)
     return mean_over_classes(losses, weight_of_class(losses, class_weights, ignore_background))

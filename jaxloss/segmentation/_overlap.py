@@ -14,11 +14,15 @@ from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.segmentation._regions import (
     PerClass,
     Shares,
+    TrueShares,
     mean_over_classes,
+    mismatch,
     over_pixels,
+    overlap,
+    pixels_of,
     predicted_and_true,
     weight_of_class,
-    weighted_over_pixels,
+    weighted_mismatch,
 )
 from jaxloss.traits import bounded, nonnegative
 
@@ -91,23 +95,22 @@ def dice(
     predicted, true = predicted_and_true(
         "jaxloss.segmentation.dice", probabilities, labels, mask, spatial_axes
     )
-    both = over_pixels(predicted * true)
     if squared:
-        missed = over_pixels(jnp.square(predicted - true))
+        missed = over_pixels(jnp.square(predicted - true.astype(predicted.dtype)))
     else:
-        missed = over_pixels(predicted * (1 - true) + true * (1 - predicted))
-    weights = weight_of_class(over_pixels(true), class_weights, ignore_background, present_only)
-    return mean_over_classes(numerics.fraction(missed, 2 * both + smooth), weights)
+        missed = mismatch(predicted, true)
+    losses = numerics.fraction(missed, 2 * overlap(predicted, true) + smooth)
+    size = pixels_of(true, predicted)
+    weights = weight_of_class(size, class_weights, ignore_background, present_only)
+    return mean_over_classes(losses, weights)
 
 
 def _one_less_tversky(
-    predicted: Shares, true: Shares, alpha: Array | int, beta: Array | int, smooth: Array
+    predicted: Shares, true: TrueShares, alpha: Array | int, beta: Array | int, smooth: Array
 ) -> PerClass:
     """1 less the Tversky index of each class."""
-    both = over_pixels(predicted * true)
-    parts = predicted * (1 - true), true * (1 - predicted)
-    missed = weighted_over_pixels(parts, (alpha, beta))
-    return numerics.fraction(missed, both + smooth)
+    missed = weighted_mismatch(predicted, true, alpha, beta)
+    return numerics.fraction(missed, overlap(predicted, true) + smooth)
 
 
 @loss(
@@ -172,7 +175,8 @@ def jaccard(
         "jaxloss.segmentation.jaccard", probabilities, labels, mask, spatial_axes
     )
     losses = _one_less_tversky(predicted, true, 1, 1, smooth)
-    weights = weight_of_class(over_pixels(true), class_weights, ignore_background, present_only)
+    size = pixels_of(true, predicted)
+    weights = weight_of_class(size, class_weights, ignore_background, present_only)
     return mean_over_classes(losses, weights)
 
 
@@ -244,7 +248,8 @@ def tversky(
         "jaxloss.segmentation.tversky", probabilities, labels, mask, spatial_axes
     )
     losses = _one_less_tversky(predicted, true, alpha, beta, smooth)
-    weights = weight_of_class(over_pixels(true), class_weights, ignore_background, present_only)
+    size = pixels_of(true, predicted)
+    weights = weight_of_class(size, class_weights, ignore_background, present_only)
     return mean_over_classes(losses, weights)
 
 
@@ -319,7 +324,8 @@ def focal_tversky(
         "jaxloss.segmentation.focal_tversky", probabilities, labels, mask, spatial_axes
     )
     losses = _one_less_tversky(predicted, true, alpha, beta, smooth)
-    weights = weight_of_class(over_pixels(true), class_weights, ignore_background, present_only)
+    size = pixels_of(true, predicted)
+    weights = weight_of_class(size, class_weights, ignore_background, present_only)
     return mean_over_classes(power_or_zero(losses, 1 / gamma), weights)
 
 
@@ -379,9 +385,8 @@ def generalized_dice(
     predicted, true = predicted_and_true(
         "jaxloss.segmentation.generalized_dice", probabilities, labels, mask, spatial_axes
     )
-    both = over_pixels(predicted * true)
-    missed = over_pixels(predicted * (1 - true) + true * (1 - predicted))
-    size = over_pixels(true)
+    both, missed = overlap(predicted, true), mismatch(predicted, true)
+    size = pixels_of(true, predicted)
     weights = weight_of_class(size, class_weights, ignore_background)
     counts = (size > 0) & (weights > 0)
     smallest = jnp.min(jnp.where(counts, size, jnp.inf), axis=-1, keepdims=True)

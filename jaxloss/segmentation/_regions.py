@@ -11,6 +11,7 @@ from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._reductions import weighted_sum
 
 Shares = Float[Array, "*batch height width classes"]
+TrueShares = Shares | Bool[Array, "*batch height width classes"]
 PerClass = Float[Array, "*batch classes"]
 
 
@@ -20,8 +21,11 @@ def predicted_and_true(
     labels: Int[Array, "*batch height width"] | Shares,
     mask: Bool[Array, "*batch height width"] | None,
     spatial_axes: int | None,
-) -> tuple[Shares, Shares]:
-    """The predicted and the true share of each class in each pixel; 0 where a pixel is left out."""
+) -> tuple[Shares, TrueShares]:
+    """The predicted and the true share of each class in each pixel; 0 where a pixel is left out.
+
+    The true shares of class ids are booleans.
+    """
     if labels.ndim == probabilities.ndim:
         if spatial_axes is None:
             _check_layout(fun_name, probabilities.shape)
@@ -29,7 +33,7 @@ def predicted_and_true(
     is_class = is_label(probabilities, labels)
     if mask is not None:
         is_class &= mask[..., None]
-    return probabilities, is_class.astype(probabilities.dtype)
+    return probabilities, is_class
 
 
 def _check_layout(fun_name: str, shape: tuple[Any, ...]) -> None:
@@ -50,15 +54,39 @@ def _check_layout(fun_name: str, shape: tuple[Any, ...]) -> None:
         )
 
 
-# The losses are written in terms of the part that is not overlap, which a small loss is
-# proportional to: 1 less the overlap would be rounded to the last place of 1.
 def over_pixels(shares: Shares) -> PerClass:
     return jnp.sum(shares, axis=(-3, -2))
 
 
-def weighted_over_pixels(parts: tuple[Shares, Shares], weights: tuple[Any, Any]) -> PerClass:
-    """The sum of two parts, each times a number."""
-    return weighted_sum(parts, weights, (-3, -2))
+def pixels_of(true: TrueShares, predicted: Shares) -> PerClass:
+    """How many pixels a class truly has."""
+    return over_pixels(true.astype(predicted.dtype))
+
+
+# Of class ids a choice by booleans, which are compared anew where they are read, in value and
+# gradient: a product reads an array of their size.
+def overlap(predicted: Shares, true: TrueShares) -> PerClass:
+    """What is predicted and true."""
+    if true.dtype == jnp.bool_:
+        return over_pixels(jnp.where(true, predicted, 0))
+    return over_pixels(predicted * true)
+
+
+# The losses are written in terms of the part that is not overlap, which a small loss is
+# proportional to: 1 less the overlap would be rounded to the last place of 1.
+def mismatch(predicted: Shares, true: TrueShares) -> PerClass:
+    """What is predicted and not true, or true and not predicted."""
+    if true.dtype == jnp.bool_:
+        return over_pixels(jnp.where(true, 1 - predicted, predicted))
+    return over_pixels(predicted * (1 - true) + true * (1 - predicted))
+
+
+def weighted_mismatch(predicted: Shares, true: TrueShares, alpha: Any, beta: Any) -> PerClass:
+    """`mismatch`, with a weight each for what is false and what is missed."""
+    if true.dtype == jnp.bool_:
+        return over_pixels(jnp.where(true, beta * (1 - predicted), alpha * predicted))
+    parts = predicted * (1 - true), true * (1 - predicted)
+    return weighted_sum(parts, (alpha, beta), (-3, -2))
 
 
 def weight_of_class(

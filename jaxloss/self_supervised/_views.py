@@ -12,6 +12,7 @@ from jaxloss._core.helpers import flags, floats
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import AxisName
+from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import distribution
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
@@ -64,14 +65,15 @@ def _across_views(
     logits: Float[Array, "*batch views classes"],
     mask: Bool[Array, "*#batch 1 classes"] | None,
 ) -> Float[Array, "*batch"]:
-    """The mean cross-entropy of each view with the target of each other view."""
+    """The mean cross-entropy of each view with the target of each other view.
+
+    That of a view with all its targets is one cross-entropy, with their sum.
+    """
     number, views = targets.shape[-2], logits.shape[-2]
-    nll = -numerics.log_softmax(logits, where=mask)
-    nll = nll if mask is None else jnp.where(mask, nll, 0)
-    pairs = jnp.einsum("...tk,...vk->...tv", targets, nll, precision=lax.Precision.HIGHEST)
-    other = ~jnp.eye(number, views, dtype=bool)
-    other = jnp.expand_dims(other, range(pairs.ndim - 2))
-    total = jnp.sum(jnp.where(other, pairs, 0), axis=(-2, -1))
+    others = (~jnp.eye(number, views, dtype=bool)).astype(targets.dtype)
+    of_view = jnp.einsum("...tk,tv->...vk", targets, others, precision=lax.Precision.HIGHEST)
+    mask = None if mask is None else jnp.broadcast_to(mask, logits.shape)
+    total = jnp.sum(softmax_cross_entropy(logits, of_view, mask=mask), axis=-1)
     return total / max(number * views - min(number, views), 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from jaxloss._xla import not_folded
+from jaxloss._xla import not_folded, on_cpu
 
 
 def iota(x: Array) -> Int[Array, "*batch items"]:
@@ -91,3 +91,17 @@ def nan_of(*arrays: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
     """0, or NaN in value and gradients if an entry of a row is NaN."""
     total = functools.reduce(operator.add, arrays)
     return jnp.sum(jnp.square(jnp.where(total == total, 0, total)), axis=-1)
+
+
+def rows_at(rows: Array, places: Array) -> Array:
+    """The rows at some places; on accelerators by a product, whose transpose is one, no scatter."""
+    return on_cpu(_gathered, _by_product, rows, places)
+
+
+def _gathered(rows: Array, places: Array) -> Array:
+    return jnp.take_along_axis(rows, places[..., None], axis=-2, mode="clip")
+
+
+def _by_product(rows: Array, places: Array) -> Array:
+    chosen = places[..., None] == jnp.arange(rows.shape[-2], dtype=places.dtype)
+    return jnp.matmul(chosen.astype(rows.dtype), rows, precision=lax.Precision.HIGHEST)

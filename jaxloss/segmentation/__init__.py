@@ -7,13 +7,13 @@ evaluated.
 
 The event is an image, `(height, width, classes)`: the class axis is the last one, axes in front of
 the image are batch, and each image has a loss of its own. `spatial_axes` is the number of axes of
-pixels: 3 for volumes `(depth, height, width, classes)`, 1 for points `(points, classes)`. With 3 for
-images `(batch, height, width, classes)` the sums are over the whole batch, which has one loss: rare
-classes, of which most images have no pixel, are then counted together (batch dice). A single
-class still has an axis: write `probabilities[..., None]`. The predictions are probabilities, not
-logits (optax takes logits): `jax.nn.softmax(logits)` for classes that exclude each other,
-`jax.nn.sigmoid(logits)` for classes that do not, or for a single one. Labels come in two forms:
-integers are the class of each pixel, numbers of the predictions' shape are the share of each class.
+pixels: 3 for volumes `(depth, height, width, classes)`, 1 for points `(points, classes)`. With 3,
+images `(batch, height, width, classes)` have one loss, whose sums are over the whole batch: classes
+of which most images have no pixel are counted together (batch dice). A single class still has an
+axis: write `probabilities[..., None]`. The predictions are probabilities, not logits (optax takes
+logits): `jax.nn.softmax(logits)` for classes that exclude each other, `jax.nn.sigmoid(logits)` for
+classes that do not, or for a single one. Labels come in two forms: integers are the class of each
+pixel, numbers of the predictions' shape are the share of each class.
 
 `mask` leaves out pixels, whatever they hold: `mask=labels != 255`. The loss of an image is the
 weighted mean over its classes; the loss of each class alone is

@@ -12,12 +12,12 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss._memory.mesh import places_from, ring_scan
-from jaxloss._xla import on_cpu
 from jaxloss.contrastive._similarities import Masks, product, squared_distances_by_product, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
+from jaxloss.numerics._ordered import rows_at
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 
@@ -26,17 +26,7 @@ def _nearest(own: Array, directions: Array, others: Array) -> tuple[Array, Array
     """The largest cosine of each row with the others, and the neighbour that has it."""
     cosines = lax.stop_gradient(jnp.where(others, product(own, directions), -jnp.inf))
     places = jnp.argmax(cosines, axis=-1).astype(jnp.int32)
-    return jnp.max(cosines, axis=-1), on_cpu(_gathered, _by_product, directions, places)
-
-
-def _gathered(rows: Array, places: Array) -> Array:
-    return jnp.take_along_axis(rows, places[..., None], axis=-2, mode="clip")
-
-
-def _by_product(rows: Array, places: Array) -> Array:
-    """With ones and zeros: on accelerators the transpose of a gather, a scatter, is no product."""
-    chosen = places[..., None] == jnp.arange(rows.shape[-2], dtype=places.dtype)
-    return jnp.matmul(chosen.astype(rows.dtype), rows, precision=lax.Precision.HIGHEST)
+    return jnp.max(cosines, axis=-1), rows_at(directions, places)
 
 
 def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:

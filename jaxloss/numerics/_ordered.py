@@ -103,5 +103,6 @@ def _gathered(rows: Array, places: Array) -> Array:
 
 
 def _by_product(rows: Array, places: Array) -> Array:
-    chosen = places[..., None] == jnp.arange(rows.shape[-2], dtype=places.dtype)
+    shape = *places.shape, rows.shape[-2]
+    chosen = places[..., None] == lax.broadcasted_iota(places.dtype, shape, places.ndim)
     return jnp.matmul(chosen.astype(rows.dtype), rows, precision=lax.Precision.HIGHEST)

@@ -93,9 +93,14 @@ def nan_of(*arrays: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
     return jnp.sum(jnp.square(jnp.where(total == total, 0, total)), axis=-1)
 
 
+@jax.custom_jvp
 def rows_at(rows: Array, places: Array) -> Array:
-    """The rows at some places; on accelerators by a product, whose transpose is one, no scatter."""
+    """The rows at some places."""
     return on_cpu(_gathered, _by_product, rows, places)
+
+
+# The transpose of a gather is a scatter; that of a product is a product.
+rows_at.defjvps(lambda rows_dot, _, _rows, places: _by_product(rows_dot, places), None)
 
 
 def _gathered(rows: Array, places: Array) -> Array:

@@ -140,7 +140,7 @@ def pictures() -> dict[str, str]:
 
 
 def framed(drawn: str) -> str:
-    """A picture with its caption, as it stands behind the formula."""
+    """A picture with its caption, as it is behind the formula."""
     return f'<div class="loss-picture" data-search-exclude>{drawn}</div>\n'
 
 

@@ -66,7 +66,8 @@ def load_balance(
             probabilities are summed over them before the product.
 
     Returns:
-        The loss of each sequence (or of all, with `axis_name`); 0 for one without tokens.
+        The loss of each sequence (or of all, with `axis_name`: the same on all devices, by its
+        type too); 0 for one without tokens.
 
     Example:
         >>> load_balance([[0.5, 0.5], [0.5, 0.5]], [[0], [1]])

@@ -73,16 +73,19 @@ def _differences(
     along: Along, every: Moments, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Images, Images]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    channels = every.pixel.shape[-1]
-    rows = jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), every)  # no loops over channels
+    width, channels = every.pixel.shape[-2:]
+    rows = jax.tree.map(  # no loops over channels
+        lambda x: x.reshape(*x.shape[:-2], width * channels), every
+    )
     moments = along(along(rows, weights, -1, channels), weights, -2, 1)
     squares = jnp.square(moments.pixel + moments.offset), moments.variance
     of_means, of_variances = (
         numerics.quotient(change, (a + b) + constant)
         for (a, b, change), constant in zip(squares, constants, strict=True)
     )
+    width -= weights.shape[0] - 1
     of_means, of_variances = (
-        x.reshape(*x.shape[:-1], -1, channels) for x in (of_means, of_variances)
+        x.reshape(*x.shape[:-1], width, channels) for x in (of_means, of_variances)
     )
     return of_means, of_variances
 

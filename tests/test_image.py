@@ -113,6 +113,18 @@ def test_windows_that_do_not_fit_are_refused():
         image.ssim(A, B, padding="full")
 
 
+def test_the_gradient_is_the_same_beside_that_of_an_option():
+    def loss(image_, sigma):
+        return image.ssim(image_, B, sigma=sigma, size=7)
+
+    alone = jax.grad(loss)(A, 1.5)
+    beside, of_sigma = jax.grad(loss, (0, 1))(A, 1.5)
+    np.testing.assert_allclose(alone, beside, rtol=1e-4, atol=1e-7)
+    forward = jax.jvp(lambda sigma: loss(A, sigma), (1.5,), (1.0,))[1]
+    np.testing.assert_allclose(of_sigma, forward, rtol=1e-4)
+    assert of_sigma != 0
+
+
 def test_psnr_of_equal_images_has_gradient_0():
     value, slope = jax.value_and_grad(image.psnr)(A, A)
     assert value == -jnp.inf

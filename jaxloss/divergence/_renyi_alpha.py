@@ -63,7 +63,8 @@ def _value_and_weights(log_prediction: Array, target: Array, order: Array) -> tu
     total = jnp.max(target, axis=-1, keepdims=True) + rest
     rows = place, jnp.where(total == 0, 1, total), rest
     # Each sum over the classes computes them again from numbers of its own.
-    copies = zip(*(each_on_gpu(recompute_off_cpu(x), 5) for x in rows), strict=True)
+    copies = [*zip(*(each_on_gpu(recompute_off_cpu(x), 5) for x in rows), strict=True)]
+    copies[-1] = tuple(map(recompute_off_cpu, copies[-1]))
     first, second, third, fourth, last = (_classes(log_prediction, target, *x) for x in copies)
 
     mean = jnp.sum(first.share * first.ratio, axis=-1, keepdims=True)

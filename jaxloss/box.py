@@ -133,8 +133,8 @@ def _of_boxes(
     target: Boxes,
 ) -> Length:
     """A loss of the lengths along x and along y."""
-    of_prediction, of_target = numbers(prediction), numbers(target)
-    return form(*(_along(*of_prediction[i::2], *of_target[i::2], format) for i in (0, 1)))
+    (a, b, c, d), (e, f, g, h) = numbers(prediction), numbers(target)
+    return form(_along(a, c, e, g, format), _along(b, d, f, h, format))
 
 
 @functools.cache  # one object each, so that eager calls compile once

@@ -170,14 +170,14 @@ def _one_less_iou(x: _Overlap, y: _Overlap) -> Length:
 @_one_less_iou.defjvp
 def _one_less_iou_jvp(lengths: Any, changes: Any) -> tuple[Length, Length]:
     # A full rule, of pairs of lengths. Terms of the derivatives that are equal are left out.
-    union = sum(_areas(*lengths))
-    union = jnp.where(union == 0, 1, union)
-    out_dot = jnp.zeros_like(union)
+    outside, shared = _areas(*lengths)
+    union = jnp.where(outside + shared == 0, 1, outside + shared)
+    iou, out_dot = numerics.quotient(shared, union), jnp.zeros_like(union)
     for (x, y), x_dot in zip((lengths, lengths[::-1]), changes, strict=True):
-        share, (size, true_size) = numerics.quotient(y.shared, union), y.sizes
-        outside = x.own * size + x.other * true_size
-        inside = x.shared * (size * x_dot.own + true_size * x_dot.other)
-        out_dot = out_dot + numerics.quotient(share * (inside - outside * x_dot.shared), union)
+        size, true_size = y.sizes
+        of_shared = numerics.quotient(y.shared * (x.own * size + x.other * true_size), union)
+        inside = iou * (size * x_dot.own + true_size * x_dot.other)
+        out_dot = out_dot + numerics.quotient(inside - of_shared * x_dot.shared, union)
     return _one_less_iou(*lengths), out_dot
 
 

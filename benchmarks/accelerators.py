@@ -171,7 +171,7 @@ LIMITS = {
         "divergence.hellinger": 1.001,
         "divergence.jensen_shannon": 1.0,
         "divergence.reverse_kl": 1.0,
-        "scoring.energy_score": 0.32,
+        "scoring.energy_score": 1.03,
         "scoring.variogram_score": 1.01,
     },
     "h100": {

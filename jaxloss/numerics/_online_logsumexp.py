@@ -98,7 +98,7 @@ def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -
     def together(start: Array, same: Iterable[Array]) -> Array:
         return functools.reduce(jnp.logical_and, same, start)
 
-    x, *groups = map(in_blocks, (x, *groups))
+    x, groups = in_blocks(x), tuple(map(in_blocks, groups))
     place = jnp.arange(count * length).reshape(*(1,) * (x.ndim - 2), count, length)
     exists = place < size
 

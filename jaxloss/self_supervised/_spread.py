@@ -1,5 +1,6 @@
 """Losses of the spread of embeddings on the sphere: KoLeo, alignment and uniformity."""
 
+import math
 from typing import Any, NamedTuple, Unpack
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxloss.contrastive._similarities import Masks, product, squared_distances_
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero
+from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
@@ -30,13 +32,17 @@ def _nearest(own: Array, directions: Array, others: Array) -> tuple[Array, Array
 
 
 def _gathered(rows: Array, places: Array) -> Array:
-    return jnp.take_along_axis(rows, places[..., None], axis=-2, mode="clip")
+    # From one table: of a gather with batch axes checkify raises an IndexError in the gradient.
+    *batch, count, dim = rows.shape
+    number = math.prod(batch)
+    first = count * jnp.arange(number, dtype=places.dtype).reshape(*batch, 1)
+    return rows.reshape(number * count, dim).at[first + places].get(mode="clip")
 
 
 def _by_product(rows: Array, places: Array) -> Array:
     """With ones and zeros: on accelerators the transpose of a gather, a scatter, is no product."""
-    chosen = places[..., None] == jnp.arange(rows.shape[-2], dtype=places.dtype)
-    return jnp.matmul(chosen.astype(rows.dtype), rows, precision=lax.Precision.HIGHEST)
+    chosen = is_label(rows[..., 0], places).astype(rows.dtype)
+    return jnp.matmul(chosen, rows, precision=lax.Precision.HIGHEST)
 
 
 def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:

@@ -190,6 +190,7 @@ LIMITS = {
         "preference.orpo": 0.41,
         "ranking.approx_ndcg": 0.06,
         "ranking.pairwise_logistic": 0.05,
+        "scoring.energy_score": 0.84,
         "scoring.variogram_score": 0.56,
         "segmentation.tversky ids": 1.02,
         "value.clipped_value": 1.0,

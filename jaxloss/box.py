@@ -133,8 +133,9 @@ def _of_boxes(
     target: Boxes,
 ) -> Length:
     """A loss of the lengths along x and along y."""
-    (a, b, c, d), (e, f, g, h) = numbers(prediction), numbers(target)
-    return form(_along(a, c, e, g, format), _along(b, d, f, h, format))
+    p, t = numbers(prediction), numbers(target)
+    x, y = (_along(p[i], p[i + 2], t[i], t[i + 2], format) for i in (0, 1))
+    return form(x, y)
 
 
 @functools.cache  # one object each, so that eager calls compile once

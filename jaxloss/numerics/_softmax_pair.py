@@ -8,12 +8,11 @@ negative, and an error of all $r_k$ changes the sum by its square alone. All sum
 over blocks of classes, and over devices, relative to the largest logit so far.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import pcast_varying, vma
 from jaxloss.numerics._double_double import DD, exp_dd, two_quotient, two_sum
 from jaxloss.numerics._special import expm1_minus_x
@@ -165,7 +164,7 @@ class Normalizers(NamedTuple):
             x_at_top=jnp.maximum(a.x_at_top, b.x_at_top),
         )
 
-    def psum(self, axis_name: AxisName) -> "Normalizers":
+    def psum(self, axis_name: Any) -> "Normalizers":
         """The sums over the classes of all devices."""
         top_x, top_z = lax.pmax(lax.stop_gradient((self.top_x, self.top_z)), axis_name)
         here = self.relative_to(*pcast_varying((top_x, top_z), vma(self.top_x)))

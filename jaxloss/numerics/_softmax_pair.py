@@ -8,7 +8,7 @@ negative, and an error of all $r_k$ changes the sum by its square alone. All sum
 over blocks of classes, and over devices, relative to the largest logit so far.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -164,7 +164,11 @@ class Normalizers(NamedTuple):
             x_at_top=jnp.maximum(a.x_at_top, b.x_at_top),
         )
 
+<<<<<<< HEAD
     def psum(self, axis_name: str | tuple[str, ...]) -> "Normalizers":
+=======
+    def psum(self, axis_name: Any) -> "Normalizers":
+>>>>>>> head
         """The sums over the classes of all devices."""
         top_x, top_z = lax.pmax(lax.stop_gradient((self.top_x, self.top_z)), axis_name)
         here = self.relative_to(*pcast_varying((top_x, top_z), vma(self.top_x)))

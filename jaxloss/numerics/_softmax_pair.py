@@ -164,11 +164,7 @@ class Normalizers(NamedTuple):
             x_at_top=jnp.maximum(a.x_at_top, b.x_at_top),
         )
 
-<<<<<<< HEAD
     def psum(self, axis_name: str | tuple[str, ...]) -> "Normalizers":
-=======
-    def psum(self, axis_name: Any) -> "Normalizers":
->>>>>>> head
         """The sums over the classes of all devices."""
         top_x, top_z = lax.pmax(lax.stop_gradient((self.top_x, self.top_z)), axis_name)
         here = self.relative_to(*pcast_varying((top_x, top_z), vma(self.top_x)))

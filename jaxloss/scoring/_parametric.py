@@ -111,9 +111,17 @@ def _crps_logistic(error: Array, scale: Array) -> Array:
     return jnp.where(near, 0, jnp.abs(error)) + scale * (2 * log + jnp.where(near, LOG_4 - 1, -1))
 
 
+def _far_below(half: Array) -> Array:
+    """The probability of a score of -|z|, given half of it."""
+    tail = jnp.exp(-2 * jnp.abs(half))
+    return tail / (1 + tail)
+
+
 @jax.custom_jvp
 def _tanh_of_half(z: Array) -> Array:
-    return jnp.tanh(0.5 * z)
+    half = 0.5 * z
+    far = jnp.sign(z) * (1 - 2 * _far_below(half))  # the derivative of tanh cancels there
+    return jnp.where(jnp.abs(half) < 1, jnp.tanh(half), far)
 
 
 _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sigmoid(-z) * z_dot)
@@ -123,8 +131,7 @@ _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sig
 def _logistic_slope_in_scale(z: Array) -> Array:
     half = 0.5 * z
     near, log = log_cosh_parts(half)
-    tail = jnp.exp(-2 * jnp.abs(half))
-    product = jnp.where(near, -jnp.tanh(half), tail / (1 + tail))
+    product = jnp.where(near, -jnp.tanh(half), _far_below(half))
     return 2 * log + (jnp.where(near, z, 2 * jnp.abs(z)) * product + jnp.where(near, LOG_4 - 1, -1))
 
 

@@ -12,10 +12,10 @@ from jaxloss._core.helpers import flags, floats
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import AxisName
-from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import distribution
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
+from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import bounded, nonnegative, scale_invariant, smooth
 
@@ -72,8 +72,9 @@ def _across_views(
     number, views = targets.shape[-2], logits.shape[-2]
     others = (~jnp.eye(number, views, dtype=bool)).astype(targets.dtype)
     of_view = jnp.einsum("...tk,tv->...vk", targets, others, precision=lax.Precision.HIGHEST)
-    mask = None if mask is None else jnp.broadcast_to(mask, logits.shape)
-    total = jnp.sum(softmax_cross_entropy(logits, of_view, mask=mask), axis=-1)
+    if mask is not None:
+        logits, of_view = jnp.where(mask, logits, -jnp.inf), jnp.where(mask, of_view, 0)
+    total = jnp.sum(softmax_cross_entropy_dense(logits, of_view), axis=-1)
     return total / max(number * views - min(number, views), 1)
 
 

@@ -133,8 +133,9 @@ def _of_boxes(
     target: Boxes,
 ) -> Length:
     """A loss of the lengths along x and along y."""
-    of_prediction, of_target = numbers(prediction), numbers(target)
-    return form(*(_along(*of_prediction[i::2], *of_target[i::2], format) for i in (0, 1)))
+    p, t = numbers(prediction), numbers(target)
+    x, y = (_along(p[i], p[i + 2], t[i], t[i + 2], format) for i in (0, 1))
+    return form(x, y)
 
 
 @functools.cache  # one object each, so that eager calls compile once
@@ -170,14 +171,14 @@ def _one_less_iou(x: _Overlap, y: _Overlap) -> Length:
 @_one_less_iou.defjvp
 def _one_less_iou_jvp(lengths: Any, changes: Any) -> tuple[Length, Length]:
     # A full rule, of pairs of lengths. Terms of the derivatives that are equal are left out.
-    union = sum(_areas(*lengths))
-    union = jnp.where(union == 0, 1, union)
-    out_dot = jnp.zeros_like(union)
+    outside, shared = _areas(*lengths)
+    union = jnp.where(outside + shared == 0, 1, outside + shared)
+    iou, out_dot = numerics.quotient(shared, union), jnp.zeros_like(union)
     for (x, y), x_dot in zip((lengths, lengths[::-1]), changes, strict=True):
-        share, (size, true_size) = numerics.quotient(y.shared, union), y.sizes
-        outside = x.own * size + x.other * true_size
-        inside = x.shared * (size * x_dot.own + true_size * x_dot.other)
-        out_dot = out_dot + numerics.quotient(share * (inside - outside * x_dot.shared), union)
+        size, true_size = y.sizes
+        of_shared = numerics.quotient(y.shared * (x.own * size + x.other * true_size), union)
+        inside = iou * (size * x_dot.own + true_size * x_dot.other)
+        out_dot = out_dot + numerics.quotient(inside - of_shared * x_dot.shared, union)
     return _one_less_iou(*lengths), out_dot
 
 

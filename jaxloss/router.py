@@ -9,9 +9,9 @@ sequences and exact under micro-batches and `Mean`.
 
 from typing import Literal, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.scipy.special import ndtr
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
@@ -20,6 +20,7 @@ from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
 from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
+from jaxloss.numerics._double_double import at_dd, two_sum
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import is_label
 from jaxloss.traits import nonnegative
@@ -180,7 +181,7 @@ def load_cv(
     # One of the k largest has to beat the next one, any other the last of them.
     is_chosen = noisy >= top[..., k - 1 : k]
     threshold = jnp.where(is_chosen, top[..., k : k + 1], top[..., k - 1 : k])
-    probability = jax.scipy.stats.norm.cdf((logits - threshold) / noise_scale)
+    probability = at_dd(ndtr, two_sum(logits, -threshold) / noise_scale)
     kept = probability if mask is None else jnp.where(mask[..., None], probability, 0)
     return _squared_variation(_over_devices(jnp.sum(kept, axis=-2), axis_name))
 

@@ -129,7 +129,7 @@ def classes_of(blocks: Blocks, labels: Labels, j: Array | int) -> Classes:
     start = blocks.start(j)
     offsets = jnp.arange(blocks.size, dtype=dtype)
     parts = jnp.arange(blocks.parts, dtype=dtype)[:, None] * blocks.total
-    ids = labels.first + (parts + start + offsets).reshape(-1)
+    ids = labels.first + (parts + start + offsets[None, :]).reshape(-1)
     is_new = None
     part, offset = labels.ids // blocks.total, labels.ids % blocks.total - start
     inside = (labels.ids >= 0) & (offset >= 0) & (offset < blocks.size)

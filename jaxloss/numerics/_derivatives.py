@@ -107,17 +107,17 @@ def by_gradient(
     # A full rule, since it is the rule of any function.
     @functools.partial(by_rule.defjvp, symbolic_zeros=True)
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
-        options = primals[len(event) :]
-        if any(map(_is_moving, tangents[len(event) :])):
-            return jvp_of_moving(function, primals, tangents)
-        value, vjp_fn = jax.vjp(lambda *x: in_reverse(*x, *options), *primals[: len(event)])
-        changes = (
+        arrays, options = primals[: len(event)], primals[len(event) :]
+        value, vjp_fn = jax.vjp(lambda *x: in_reverse(*x, *options), *arrays)
+        slopes = zip(vjp_fn(jnp.ones_like(value)), tangents, event, strict=False)
+        changes = [
             jnp.sum(slope * tangent, axis=tuple(range(-axes, 0)))
-            for slope, tangent, axes in zip(
-                vjp_fn(jnp.ones_like(value)), tangents, event, strict=False
-            )
+            for slope, tangent, axes in slopes
             if _is_moving(tangent)
-        )
+        ]
+        if any(map(_is_moving, tangents[len(event) :])):
+            still = (SymbolicZero(jax.typeof(x)) for x in arrays)
+            changes.append(jvp_of_moving(function, primals, (*still, *tangents[len(event) :]))[1])
         return value, functools.reduce(operator.add, changes)
 
     return by_rule

@@ -98,12 +98,12 @@ def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -
     def together(start: Array, same: Iterable[Array]) -> Array:
         return functools.reduce(jnp.logical_and, same, start)
 
-    x, groups = in_blocks(x), tuple(map(in_blocks, groups))
+    x, *blocks = map(in_blocks, (x, *groups))
     place = jnp.arange(count * length).reshape(*(1,) * (x.ndim - 2), count, length)
     exists = place < size
 
     first, second = place[..., :, None], place[..., None, :]
-    same = (g[..., :, None] == g[..., None, :] for g in groups)
+    same = (g[..., :, None] == g[..., None, :] for g in blocks)
     is_own, is_later = first == second, together((first < second) & exists[..., None, :], same)
     entries = x[..., None, :]
     top = lax.stop_gradient(jnp.max(entries, axis=-1, where=is_own | is_later, initial=-jnp.inf))
@@ -111,16 +111,16 @@ def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -
     if length == size:
         return ExpSum(*(y.reshape(*y.shape[:-2], size) for y in near))
 
-    heads = together(exists, (g == g[..., :1] for g in groups))
+    heads = together(exists, (g == g[..., :1] for g in blocks))
     head = ExpSum.of(jnp.where(heads, x, -jnp.inf), heads)
-    goes_on = (g[..., :, -1, None] == g[..., None, :, 0] for g in groups)
+    goes_on = (g[..., :, -1, None] == g[..., None, :, 0] for g in blocks)
     goes_on = together(place[..., :, -1, None] < place[..., None, :, 0], goes_on)
     top = jnp.max(jnp.where(goes_on, head.top[..., None, :], -jnp.inf), axis=-1, initial=-jnp.inf)
     tops = jnp.where(goes_on, head.top[..., None, :], top[..., None])
     rests = ExpSum(tops, head.rest[..., None, :]).relative_to(top[..., None]).rest
     rest = jnp.sum(jnp.where(goes_on, rests, 0), axis=-1)
 
-    reaches = together(exists, (g == g[..., -1:] for g in groups))
+    reaches = together(exists, (g == g[..., -1:] for g in blocks))
     top, rest = jnp.where(reaches, top[..., None], -jnp.inf), jnp.where(reaches, rest[..., None], 0)
     later = near.merge(ExpSum(top, rest))
     return ExpSum(*(y.reshape(*y.shape[:-2], -1)[..., :size] for y in later))

@@ -1,6 +1,7 @@
 """Rows of items in an order: entries in it, and sums and maxima over what comes later."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from jaxloss._xla import not_folded, on_cpu
+from jaxloss.numerics._labels import is_label
 
 
 def iota(x: Array) -> Int[Array, "*batch items"]:
@@ -93,21 +95,19 @@ def nan_of(*arrays: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
     return jnp.sum(jnp.square(jnp.where(total == total, 0, total)), axis=-1)
 
 
-@jax.custom_jvp
 def rows_at(rows: Array, places: Array) -> Array:
-    """The rows at some places."""
+    """The rows at some places; on accelerators by a product, whose transpose is no scatter."""
     return on_cpu(_gathered, _by_product, rows, places)
 
 
-# The transpose of a gather is a scatter; that of a product is a product.
-rows_at.defjvps(lambda rows_dot, _, _rows, places: _by_product(rows_dot, places), None)
-
-
 def _gathered(rows: Array, places: Array) -> Array:
-    return jnp.take_along_axis(rows, places[..., None], axis=-2, mode="clip")
+    # From one table: of a gather with batch axes checkify raises an IndexError in the gradient.
+    *batch, count, dim = rows.shape
+    number = math.prod(batch)
+    first = count * jnp.arange(number, dtype=places.dtype).reshape(*batch, 1)
+    return rows.reshape(number * count, dim).at[first + places].get(mode="clip")
 
 
 def _by_product(rows: Array, places: Array) -> Array:
-    shape = *places.shape, rows.shape[-2]
-    chosen = places[..., None] == lax.broadcasted_iota(places.dtype, shape, places.ndim)
-    return jnp.matmul(chosen.astype(rows.dtype), rows, precision=lax.Precision.HIGHEST)
+    chosen = is_label(rows[..., 0], places).astype(rows.dtype)
+    return jnp.matmul(chosen, rows, precision=lax.Precision.HIGHEST)

@@ -152,8 +152,10 @@ class Normalizers(NamedTuple):
         top_x, top_z = (jnp.maximum(*tops) for tops in zip(self[:2], other[:2], strict=True))
         a, b = self.relative_to(top_x, top_z), other.relative_to(top_x, top_z)
         # Of two largest logits one is left out.
-        ties_x = (self.top_x == other.top_x) & (top_x > -jnp.inf)
-        ties_z = (self.top_z == other.top_z) & (top_z > -jnp.inf)
+        ties_x, ties_z = (
+            ((one == another) & (one > -jnp.inf)).astype(one.dtype)
+            for one, another in zip(self[:2], other[:2], strict=True)
+        )
         return a._replace(
             rest_x=a.rest_x + b.rest_x + ties_x,
             rest_z=a.rest_z + b.rest_z + ties_z,

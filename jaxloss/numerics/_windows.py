@@ -60,16 +60,6 @@ def along(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
     return Moments(middle.pixel, middle.offset + mean, variance, kept)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def along_in_reverse(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
-    """`along`, with a rule for reverse mode, of functions of the sums of pixel and offset.
-
-    The gradient is made of windows as well, where that of `along` adds up an array for each entry
-    of a window, padded with zeros. The weights have no gradient.
-    """
-    return along(x, weights, axis, stride)
-
-
 def _forward(x: Moments, weights: Array, axis: int, stride: int) -> tuple[Moments, Any]:
     out = along(x, weights, axis, stride)
     return out, (x, out, weights)
@@ -101,4 +91,8 @@ def _backward(axis: int, stride: int, saved: Any, out_bar: Moments) -> tuple[Mom
     return Moments(x_bar, x_bar, of_variance, nothing), None
 
 
+# For reverse mode, of functions of the sums of pixel and offset. The gradient is made of windows,
+# too; that of `along` adds up an array for each entry of a window, padded with zeros. The weights
+# have none.
+along_in_reverse = jax.custom_vjp(along, nondiff_argnums=(2, 3))
 along_in_reverse.defvjp(_forward, _backward)

@@ -265,13 +265,13 @@ def nll_among_later(
     places = iota(scores)
     lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
     keys = [*lists, *(jnp.broadcast_to(lax.stop_gradient(x), scores.shape) for x in order)]
-    *found, sorted_places = sort((*keys, places), num_keys=len(keys) + 1)
+    *found, places_in_order = sort((*keys, places), num_keys=len(keys) + 1)
     groups = tuple(found[: len(lists)])
     is_in = jnp.ones(scores.shape, bool) if mask is None else ~found[0]
     is_followed = is_in & (places < scores.shape[-1] - 1)
     for x in groups:
         is_followed &= x == behind(x, 1, 0)
-    nll = _nll_among_later(in_order(scores, sorted_places), groups)
+    nll = _nll_among_later(in_order(scores, places_in_order), groups)
     return jnp.where(is_in, nll, 0), is_in & ~is_followed
 
 

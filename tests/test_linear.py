@@ -604,6 +604,20 @@ def compiled(rows, argnums=(0, 1), classes=4096, dim=32, **options):
     return jax.jit(function).lower(*arguments).compile()
 
 
+@pytest.mark.parametrize("classes", [16384, pytest.param(16000, marks=SLOW)])
+def test_log_probabilities_with_least_memory_hold_no_copy_of_a_gradient(classes):
+    """Whether blocks divide the classes or not: the gradient of the weight is the result itself."""
+
+    def total(hidden, weight, labels):
+        words = {"policy": "least_memory", "chunk_size": (512, 256)}
+        return jnp.sum(linear.log_probabilities(hidden, weight, labels, **words))
+
+    struct = jax.ShapeDtypeStruct
+    arguments = struct((512, 128), "f4"), struct((128, classes), "f4"), struct((512,), "i4")
+    program = jax.jit(jax.grad(total, (0, 1))).lower(*arguments).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 1.5 * 512 * 256 * 4 * 2
+
+
 @pytest.mark.parametrize(("argnums", "expected"), [((), 1), (0, 2), (1, 2), ((0, 1), 3)], ids=str)
 def test_matrix_products_are_as_few_as_promised(argnums, expected):
     text = compiled(512, argnums, chunk_size=128).as_text()

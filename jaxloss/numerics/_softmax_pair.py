@@ -8,7 +8,7 @@ negative, and an error of all $r_k$ changes the sum by its square alone. All sum
 over blocks of classes, and over devices, relative to the largest logit so far.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax

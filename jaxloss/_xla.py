@@ -24,6 +24,7 @@ __all__ = [
     "barrier",
     "each_on_gpu",
     "fits_in_cache",
+    "fits_in_gpu_cache",
     "not_folded",
     "on_cpu",
     "on_each",
@@ -41,6 +42,8 @@ __all__ = [
 T = TypeVar("T")
 
 _CACHE_ENTRIES = 1 << 13  # `benchmarks/speed.py`: below it a hint costs more than it saves
+# Up to it XLA on GPU moves as much, or less, if value and gradient share (`benchmarks/policy.py`).
+_GPU_CACHE_ENTRIES = 1 << 18
 _SHORT_AXIS = 64  # iterations of an inner loop that XLA on CPU does not always vectorize
 _ROW_LENGTHS = (*range(256, 4096, 8), *range(257, 4096, 2))
 
@@ -57,10 +60,18 @@ def _is_local(arrays: Any) -> bool:
     return all(set(mesh.manual_axes) == set(mesh.axis_names) for mesh in meshes)
 
 
+def _have_at_most(entries: int, tree: Any) -> bool:
+    return all(_is_static(x.shape) and x.size <= entries for x in jax.tree.leaves(tree))
+
+
 def fits_in_cache(tree: Any) -> bool:
     """Whether each array of a tree fits in the cache of a core."""
-    leaves = jax.tree.leaves(tree)
-    return all(_is_static(x.shape) and x.size <= _CACHE_ENTRIES for x in leaves)
+    return _have_at_most(_CACHE_ENTRIES, tree)
+
+
+def fits_in_gpu_cache(tree: Any) -> bool:
+    """Whether each array of a tree is far smaller than the cache of a GPU."""
+    return _have_at_most(_GPU_CACHE_ENTRIES, tree)
 
 
 def _depending_on_cpu(x: Array) -> Array:

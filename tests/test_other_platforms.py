@@ -48,6 +48,7 @@ def platform(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.lax, "platform_dependent", chosen)
         patch.setattr(_xla, "_CACHE_ENTRIES", -1)
+        patch.setattr(_xla, "_GPU_CACHE_ENTRIES", -1)
         jax.clear_caches()
         yield request.param
     jax.clear_caches()

@@ -13,7 +13,7 @@ from jaxloss._core.mismatch import shape_text
 from jaxloss._core.spec import LossSpec
 from jaxloss._core.typing import Shape, Size
 from jaxloss._memory.deferred import DeferredRows
-from jaxloss._xla import with_vectorizable_shape
+from jaxloss._xla import fits_in_gpu_cache, with_vectorizable_shape
 from jaxloss.numerics._derivatives import separate_derivative
 
 __all__ = ["evaluate_body"]
@@ -75,7 +75,9 @@ def _values(spec: LossSpec, inputs: dict[str, Any], batch: Shape) -> Any:
         function = _function_of_arrays(spec, tuple(arrays), static)
     except TypeError:  # an option that is not hashable
         return spec.body(**inputs)
-    return separate_derivative(_vectorized(function))(*arrays.values())
+    values = _vectorized(function)
+    small = fits_in_gpu_cache(arrays)
+    return (values if small else separate_derivative(values))(*arrays.values())
 
 
 @functools.lru_cache(maxsize=4096)

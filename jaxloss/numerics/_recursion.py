@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import on_cpu, recompute
+from jaxloss._xla import on_cpu
 from jaxloss.numerics._carry import carried
 
 Data = tuple[Array, ...]
@@ -60,21 +60,15 @@ def _loop(
 ) -> tuple[Array, Array]:
     if time_first:  # each step computes its base and factor
         return _steps(terms, data, stops, decay, numbers)
-    base, factor = terms(*data, *numbers)  # of which two arrays are transposed, not all data
+    base, factor = terms(*data, *numbers)
     if factor is None:
-        return _steps(_base_alone, (base,), stops, decay)
-    _, future = _steps(_both, (base, factor), stops, decay)
-    # y from f, so that f alone is transposed again. The base is not held meanwhile.
-    base_again, _ = terms(*recompute(data), *numbers)
-    return base_again + factor * future, future
+        return _steps(_base_alone, (base,), stops, decay)  # one array is transposed, not all data
+    _, future = _steps(terms, data, stops, decay, numbers)
+    return base + factor * future, future  # so that f alone is transposed again
 
 
 def _base_alone(base: Array) -> tuple[Array, None]:
     return base, None
-
-
-def _both(base: Array, factor: Array) -> tuple[Array, Array]:
-    return base, factor
 
 
 def _steps(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss._memory.mesh import pcast_varying, vma
-from jaxloss.numerics._double_double import DD, exp_dd, two_quotient, two_sum
+from jaxloss.numerics._double_double import DD, exp_dd, expm1, two_quotient, two_sum
 from jaxloss.numerics._special import expm1_minus_x
 
 
@@ -99,12 +99,12 @@ def kl_terms(p: Array, q: Array, logs: Array, impossible: Array) -> Array:
 def difference_of(p: Array, q: Array, log_ratio: Array) -> Array:
     """p - q, where log_ratio is log(q / p)."""
     is_small = (jnp.abs(log_ratio) < 1) & (q > 0)
-    return jnp.where(is_small, q * jnp.expm1(jnp.where(is_small, -log_ratio, 0)), p - q)
+    return jnp.where(is_small, q * expm1(jnp.where(is_small, -log_ratio, 0)), p - q)
 
 
 def _difference_of_exps(e: Elements) -> Array:
     """exp(x) - exp(z), with all digits where they are close."""
-    return jnp.where(e.is_close, e.exp_z * jnp.expm1(-e.shift), e.exp_x - e.exp_z)
+    return jnp.where(e.is_close, e.exp_z * expm1(-e.shift), e.exp_x - e.exp_z)
 
 
 class Normalizers(NamedTuple):

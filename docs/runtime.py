@@ -45,7 +45,8 @@ class Runtime(griffe.Extension):
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         """The fields of a named tuple are in its docstring; Python says only their numbers."""
         for name, member in list(cls.members.items()):
-            if member.docstring and member.docstring.value.startswith("Alias for field number"):
+            text = member.docstring if isinstance(member, griffe.Attribute) else None
+            if text and text.value.startswith("Alias for field number"):
                 del cls.members[name]
 
     def on_module_instance(self, *, mod: griffe.Module, **_: Any) -> None:

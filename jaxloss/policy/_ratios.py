@@ -12,7 +12,14 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive, unit_interval
-from jaxloss.numerics._double_double import DD, at_dd, exp_dd, two_product, two_sum
+from jaxloss.numerics._double_double import (
+    DD,
+    at_dd,
+    difference,
+    exp_dd,
+    two_product,
+    two_sum,
+)
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._reductions import mean_where
 
@@ -38,7 +45,7 @@ def _ratio_within(
     cap: Float[Array, "*#batch"],
 ) -> Float[Array, "*batch"]:
     """The ratio of two probabilities, clipped; a ratio at or beyond a bound has derivative 0."""
-    return jnp.clip(_exp(two_sum(log_prob, -old_log_prob)), floor, cap)
+    return jnp.clip(_exp(difference(log_prob, old_log_prob)), floor, cap)
 
 
 def _at_cap(ratio: Array, cap: Array) -> Array:

@@ -42,7 +42,7 @@ __all__ = [
 T = TypeVar("T")
 
 _CACHE_ENTRIES = 1 << 13  # `benchmarks/speed.py`: below it a hint costs more than it saves
-# Up to it XLA on GPU moves as much, or less, if value and gradient share (`benchmarks/policy.py`).
+# Arrays that stay in the cache of a GPU: there sharing costs no traffic (`benchmarks/policy.py`).
 _GPU_CACHE_ENTRIES = 1 << 18
 _SHORT_AXIS = 64  # iterations of an inner loop that XLA on CPU does not always vectorize
 _ROW_LENGTHS = (*range(256, 4096, 8), *range(257, 4096, 2))

@@ -27,8 +27,8 @@ from jaxloss.domains import (
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
 from jaxloss.numerics._reductions import mean_where
+from jaxloss.numerics._sigmoid_nll import sigmoid_nll
 from jaxloss.numerics._softmax_nll import (
-    sigmoid_nll,
     smoothed_softmax_nll,
     softmax_cross_entropy_dense,
     softmax_nll,
@@ -96,11 +96,12 @@ def softmax_cross_entropy(
         if not is_static_zero(label_smoothing):
             labels = (1 - label_smoothing) * labels + label_smoothing * uniform_over_finite(logits)
         return softmax_cross_entropy_dense(logits, weighted_labels(labels, class_weights))
-    if is_static_zero(label_smoothing):
-        return times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
-    if class_weights is None:
+    is_smoothed = not is_static_zero(label_smoothing)
+    if is_smoothed and class_weights is None:
         return smoothed_softmax_nll(logits, labels, label_smoothing)
     nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
+    if not is_smoothed:
+        return nll
     uniform = weighted_labels(uniform_over_finite(logits), class_weights)
     spread = softmax_cross_entropy_dense(logits, uniform)
     return (1 - label_smoothing) * nll + label_smoothing * spread

@@ -99,7 +99,7 @@ def _logits(head: Head, raw: tuple[Array, Array], classes: Classes) -> list[Arra
 
 
 def _normalizers(
-    layer: Layer,  # noqa: ARG001  # as `sums_of_block` has it
+    _layer: Layer,
     head: Head,
     raw: tuple[Array, Array],
     classes: Classes,
@@ -195,11 +195,11 @@ class _TermsOf(NamedTuple):
 
     def __call__(
         self,
-        layer: Layer,  # noqa: ARG002  # as `sums_of_block` has it
+        _layer: Layer,
         head: Head,
         raw: tuple[Array, Array],
         classes: Classes,
-        anchors: Any,  # noqa: ARG002  # likewise
+        _anchors: Any,
         known: Normalizers,
     ) -> Terms:
         x, z = _logits(head, raw, classes)
@@ -211,12 +211,12 @@ class _TermsOf(NamedTuple):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _zero_with_gradient(
-    kind: Kind,  # noqa: ARG001  # see its rule
+    _kind: Kind,
     x: Array,
-    z: Array,  # noqa: ARG001
-    temperature: Array | None,  # noqa: ARG001
-    beta: Array | None,  # noqa: ARG001
-    sums: PairSums,  # noqa: ARG001
+    _z: Array,
+    _temperature: Array | None,
+    _beta: Array | None,
+    _sums: PairSums,
 ) -> Array:
     """0, with the part of the gradient of the divergence that comes from some classes."""
     return jnp.zeros_like(x[..., 0])
@@ -272,7 +272,7 @@ class Divergence(NamedTuple):
 
     def __call__(
         self,
-        layer: Layer,  # noqa: ARG002  # as `sums_of_block` has it
+        _layer: Layer,
         head: Head,
         raw: tuple[Array, Array],
         classes: Classes,
@@ -291,7 +291,7 @@ def pair_sums(tiles: Tiles, head: Head, rows: Rows) -> PairSums:
     return PairSums(sums, row_sums(of_terms, head, rows._replace(known=sums)))
 
 
-def divergences_of(head: Head, labels: Labels, sums: PairSums) -> tuple[Array, Any]:  # noqa: ARG001  # as `losses_of`
+def divergences_of(_head: Head, _labels: Labels, sums: PairSums) -> tuple[Array, Any]:
     """The divergence of each row."""
     return sums.terms.value, ()
 

@@ -38,9 +38,10 @@ def evaluate(
     weights: Array | None,
 ) -> Any:
     """The losses of the rows, reduced, and the metrics that are wanted."""
-    if rows.mask is not None:
-        rows = rows._replace(ids=jnp.where(rows.mask, rows.ids, 0))
-        weights = None if weights is None else jnp.where(rows.mask, weights, 0)  # type: ignore  # not None here
+    mask = rows.mask
+    if mask is not None:
+        rows = rows._replace(ids=jnp.where(mask, rows.ids, 0))
+        weights = None if weights is None else jnp.where(mask, weights, 0)
     if reduction == "none":
         head, rows, weights = unify_layer_vma(tiles.layer, head, rows, weights)
         values, aux = engine.row_losses(tiles, head, rows)

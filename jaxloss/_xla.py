@@ -34,6 +34,7 @@ __all__ = [
     "recompute_off_cpu",
     "recompute_on_gpu",
     "rounded",
+    "take_slice",
     "unshared",
     "unshared_on_gpu",
     "with_vectorizable_shape",
@@ -226,6 +227,44 @@ def each_on_gpu(x: Array, count: int) -> tuple[Array, ...]:
     write what they share, and read it again. What reads the same rows is one kernel in any case.
     """
     return on_gpu(*_each_forms(count), x)
+
+
+def _is_half(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
+
+
+def _bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def take_slice(x: Array, start: Array | int, size: int, axis: int) -> Array:
+    """`size` entries of x along an axis, from a start that a loop computes.
+
+    Of numbers in half precision XLA on CPU would convert the whole array to float32 first, and hold
+    that: there the slice is of their bits.
+    """
+    if not _is_half(x):
+        return lax.dynamic_slice_in_dim(x, start, size, axis)
+    return _half_slice(size, axis, x, start)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _half_slice(size: int, axis: int, x: Array, start: Array | int) -> Array:
+    def plain(x: Array, start: Array) -> Array:
+        return lax.dynamic_slice_in_dim(x, start, size, axis)
+
+    def of_bits(x: Array, start: Array) -> Array:
+        return lax.bitcast_convert_type(plain(_bits(x), start), x.dtype)
+
+    return on_cpu(of_bits, plain, x, start)
+
+
+# Bits have no derivative. The transpose of the plain slice is a sum of arrays, which XLA fuses.
+@_half_slice.defjvp
+def _half_slice_jvp(size: int, axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, start), (x_dot, _) = primals, tangents
+    out = _half_slice(size, axis, x, start)
+    return out, lax.dynamic_slice_in_dim(x_dot, start, size, axis)
 
 
 def not_folded(x: T) -> T:

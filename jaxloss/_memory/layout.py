@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from jaxloss._memory.mesh import is_unsharded, pcast_varying, shards, vma
+from jaxloss._xla import take_slice
 
 Fill = Literal["zeros", "first"]
 
@@ -132,6 +133,19 @@ def merge_strided(x: Array, how: Split) -> Array:
     return x.reshape(how.rows, *of_row)
 
 
+def carry_rows(x: Array, how: Split) -> Array:
+    """What `split_strided` has split, in the form that a loop carries: `(rows, ...)`.
+
+    XLA on CPU would copy an array that is reshaped after the loop. Padded rows stay split.
+    """
+    return x if how.is_padded else merge_strided(x, how)
+
+
+def carried_chunks(x: Array, how: Split) -> Array:
+    """The inverse of `carry_rows`."""
+    return x if how.is_padded else split_strided(x, how)
+
+
 def to_scan(x: Array, how: Split, fill: Fill = "zeros") -> Array:
     """Brings the rows into the form (chunks, size, ...) for a scan; in place if none is sharded."""
     if how.is_padded or not is_unsharded(x):
@@ -148,7 +162,7 @@ def from_scan(x: Array, how: Split) -> Array:
 
 def take_chunk(tree: PyTree, j: Array | int) -> Any:
     """Chunk j of arrays that `split_strided` has split."""
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, j, 1, keepdims=False), tree)
+    return jax.tree.map(lambda x: take_slice(x, j, 1, 1)[:, 0], tree)
 
 
 def accumulator_dtype(dtype: DTypeLike) -> np.dtype:

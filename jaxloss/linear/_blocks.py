@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from jaxloss._memory.layout import Split, accumulator_dtype, zeros_like
 from jaxloss._memory.mesh import pcast_varying, possible_shards, vma_of
+from jaxloss._xla import take_slice
 from jaxloss.linear._layer import Head, Labels, Layer
 from jaxloss.linear._online_softmax import Classes, sums_of_block
 
@@ -67,11 +68,18 @@ class Blocks(NamedTuple):
         return 0 if self.number == 1 else jnp.minimum(j * self.size, self.total - self.size)
 
     def split(self, x: Array, axis: int) -> Array:
-        """The classes as an axis of parts and an axis of the classes of a part."""
+        """The classes as an axis of parts and an axis of the classes of a part.
+
+        One part stays as it is: XLA on CPU does not update in place what is reshaped afterwards.
+        """
+        if self.parts == 1:
+            return x
         return x.reshape(*x.shape[:axis], self.parts, self.total, *x.shape[axis + 1 :])
 
     def merge(self, x: Array, axis: int) -> Array:
         """The inverse of `split`, also of a block."""
+        if self.parts == 1:
+            return x
         size = x.shape[axis] * x.shape[axis + 1]
         return x.reshape(*x.shape[:axis], size, *x.shape[axis + 2 :])
 
@@ -79,24 +87,29 @@ class Blocks(NamedTuple):
         """The classes of block j."""
         if self.number == 1:
             return x
-        if self.parts == 1:
-            return lax.dynamic_slice_in_dim(x, self.start(j), self.size, axis)
-        return self.take_split(self.split(x, axis), axis, j)
-
-    def take_split(self, x: Array, axis: int, j: Array | int) -> Array:
-        """The classes of block j, of an array that is `split`."""
-        if self.number > 1:
-            x = lax.dynamic_slice_in_dim(x, self.start(j), self.size, axis + 1)
+        x = take_slice(self.split(x, axis), self.start(j), self.size, self._own(axis))
         return self.merge(x, axis)
+
+    def take_tangent(self, x_dot: Array, axis: int, j: Array | int) -> Array:
+        """The classes of block j of a tangent that is `split`; JAX transposes it."""
+        if self.number > 1:
+            x_dot = lax.dynamic_slice_in_dim(x_dot, self.start(j), self.size, self._own(axis))
+        return self.merge(x_dot, axis)
 
     def add(self, total: Array, part: Array, axis: int, j: Array | int) -> Array:
         """Adds to the classes of block j of an array that is `split`."""
         if self.number == 1:
             return total + self.split(part, axis).astype(total.dtype)
-        part = part.reshape(*part.shape[:axis], self.parts, self.size, *part.shape[axis + 1 :])
-        old = lax.dynamic_slice_in_dim(total, self.start(j), self.size, axis + 1)
+        if self.parts > 1:
+            part = part.reshape(*part.shape[:axis], self.parts, self.size, *part.shape[axis + 1 :])
+        own = self._own(axis)
+        old = take_slice(total, self.start(j), self.size, own)
         new = (old.astype(part.dtype) + part).astype(total.dtype)
-        return lax.dynamic_update_slice_in_dim(total, new, self.start(j), axis + 1)
+        return lax.dynamic_update_slice_in_dim(total, new, self.start(j), own)
+
+    def _own(self, axis: int) -> int:
+        """The axis of the classes of a part."""
+        return axis if self.parts == 1 else axis + 1
 
 
 def blocks_of(tiles: Tiles, head: Head) -> Blocks:

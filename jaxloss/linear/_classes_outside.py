@@ -168,7 +168,7 @@ def sum_of_tangents(
 
     def at(j: Array | int) -> Any:
         own_dot = {
-            f: blocks.take_split(x, class_axis_of(layer, f), j) for f, x in in_blocks.items()
+            f: blocks.take_tangent(x, class_axis_of(layer, f), j) for f, x in in_blocks.items()
         }
         return of_block(chunks, chunks_dot, whole, own_dot, j)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import PyTree
@@ -19,12 +20,15 @@ from jaxloss._memory.chunk_sum import store_row_gradient, tangent_of_sum, zero_t
 from jaxloss._memory.layout import (
     Fill,
     accumulator_dtype,
+    carried_chunks,
+    carry_rows,
     merge_strided,
     split_strided,
     take_chunk,
     zeros_like,
 )
 from jaxloss._memory.mesh import pcast_varying, vma
+from jaxloss._xla import on_cpu
 from jaxloss.linear._blocks import (
     CLASS_FIELDS,
     WEIGHTS,
@@ -142,26 +146,43 @@ def _gradients(
         )
         return _add_block(layer, blocks, j, total, own_bar), rows_bar
 
-    # A block of the gradient is complete when it is added: no wider dtype is needed, but in
-    # float16, whose range is too small for a sum that is not divided yet.
-    start = zeros_of(head, wanted[0], lambda d: accumulator_dtype(d) if d == jnp.float16 else d)
-    start = map_classes(blocks.split, start, layer)
     rows_bar = {}
     for field in WEIGHTS.values():
         if getattr(wanted[1], field) is not None:
             like = getattr(rows, field)
-            rows_bar[field] = zeros_like(
-                split_strided(like, tiles.rows), accumulator_dtype(like.dtype)
-            )
-    total, rows_bar = loop(of_block, (start, rows_bar), blocks.number)
-    total = add_small_fields(map_classes(blocks.merge, total, layer), small_bar)
+            zeros = zeros_like(split_strided(like, tiles.rows), accumulator_dtype(like.dtype))
+            rows_bar[field] = carry_rows(zeros, tiles.rows)
+
+    def of_all(dtype_of: Any, rows_bar: dict[str, Array]) -> Any:
+        start = map_classes(blocks.split, zeros_of(head, wanted[0], dtype_of), layer)
+        total, rows_bar = loop(of_block, (start, rows_bar), blocks.number)
+        return map_classes(blocks.merge, total, layer), rows_bar
+
+    # A block of the gradient is complete when it is added: no wider dtype is needed, but in
+    # float16, whose range is too small for a sum that is not divided yet.
+    def own(dtype: np.dtype) -> np.dtype:
+        return accumulator_dtype(dtype) if dtype == jnp.float16 else dtype
+
+    # XLA on CPU updates an array in place, unless it is of bfloat16.
+    def in_place(rows_bar: dict[str, Array]) -> Any:
+        total, rows_bar = of_all(accumulator_dtype, rows_bar)
+        return Head(*(map(_rounded_as, total, zeros_of(head, wanted[0], own)))), rows_bar
+
+    of_own = functools.partial(of_all, own)
+    is_bfloat16 = head.weight.dtype == jnp.bfloat16 and blocks.number > 1
+    total, rows_bar = on_cpu(in_place, of_own, rows_bar) if is_bfloat16 else of_own(rows_bar)
+    total = add_small_fields(total, small_bar)
     stored = Rows(None, None, None)  # type: ignore  # not None here
     for field, x_bar in rows_bar.items():
-        x_bar = where_rows(rows.mask, merge_strided(x_bar, tiles.rows))
+        x_bar = where_rows(rows.mask, merge_strided(carried_chunks(x_bar, tiles.rows), tiles.rows))
         x_bar = store_row_gradient(x_bar, getattr(rows, field).dtype)
         stored = stored._replace(**{field: x_bar})
     found = total, stored, where_rows(rows.mask, values)
     return [x if m else None for m, x in zip(moves, tree.flatten_up_to(found), strict=True)]
+
+
+def _rounded_as(x: Array | None, like: Array | None) -> Array | None:
+    return None if x is None or like is None else x.astype(like.dtype)
 
 
 class _Passes(NamedTuple):
@@ -216,10 +237,10 @@ def _block_gradients(
                 own_bar = own_bar._replace(**{field: weight_bar + outer})
             if of_rows in rows_bar:
                 change = times_weight(layer, of_raw, weight, x)
-                old = lax.dynamic_index_in_dim(rows_bar[of_rows], c, 1, keepdims=False)
-                rows_bar[of_rows] = lax.dynamic_update_index_in_dim(
-                    rows_bar[of_rows], old + change, c, 1
-                )
+                total = carried_chunks(rows_bar[of_rows], tiles.rows)
+                old = lax.dynamic_index_in_dim(total, c, 1, keepdims=False)
+                total = lax.dynamic_update_index_in_dim(total, old + change, c, 1)
+                rows_bar[of_rows] = carry_rows(total, tiles.rows)
         return own_bar, rows_bar
 
     return loop(of_chunk, (own_bar, rows_bar), tiles.rows.chunks)

@@ -136,14 +136,19 @@ def merge_strided(x: Array, how: Split) -> Array:
 def carry_rows(x: Array, how: Split) -> Array:
     """What `split_strided` has split, in the form that a loop carries: `(rows, ...)`.
 
-    XLA on CPU would copy an array that is reshaped after the loop. Padded rows stay split.
+    XLA on CPU would copy an array that is reshaped after the loop. Padded rows stay split, and so
+    does a single chunk, whose form XLA on TPU keeps out of memory.
     """
-    return x if how.is_padded else merge_strided(x, how)
+    return merge_strided(x, how) if _is_carried_whole(how) else x
 
 
 def carried_chunks(x: Array, how: Split) -> Array:
     """The inverse of `carry_rows`."""
-    return x if how.is_padded else split_strided(x, how)
+    return split_strided(x, how) if _is_carried_whole(how) else x
+
+
+def _is_carried_whole(how: Split) -> bool:
+    return not how.is_padded and how.chunks != 1
 
 
 def to_scan(x: Array, how: Split, fill: Fill = "zeros") -> Array:

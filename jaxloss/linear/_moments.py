@@ -251,15 +251,16 @@ class Wanted(NamedTuple):
         others = _xla.barrier(jnp.where(at_best, 0, exp_shifted(x, shift)))
         excess = _sum(others)
         found, gap = {}, _gap(x, shift, has_inf=has_inf)
+        # A choice comes last: XLA on CPU splits a sum of products, and writes the factors to memory.
         if self.entropy:
-            found["gaps"] = _sum(others * gap)
+            found["gaps"] = _sum(jnp.where(at_best, 0, others * gap))
             found["gaps_and_total"] = found["gaps"] + 1 + excess
         if self.squares:
             found["squares"] = 1 + _sum(jnp.square(others))
             # Not `_complement`, whose sum XLA on CPU does not vectorize. A gap that the entropy
             # shared would be written.
             again = _gap(x, _xla.recompute(shift, x), has_inf=has_inf)
-            found["spread"] = _sum(others * -jnp.expm1(-again))
+            found["spread"] = _sum(jnp.where(at_best, 0, others * -jnp.expm1(-again)))
             found["half_spread"] = found["spread"] + found["squares"] / 2
         if self.logits:
             possible = x > -jnp.inf if has_inf else None

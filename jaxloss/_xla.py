@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 __all__ = [
     "barrier",
@@ -30,6 +31,7 @@ __all__ = [
     "on_each",
     "on_gpu",
     "one_depending_on",
+    "outlined_on_cpu",
     "recompute",
     "recompute_off_cpu",
     "recompute_on_gpu",
@@ -277,6 +279,30 @@ def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> A
         return function(*arrays)
     reshaped = _in_shape(function, shape, better)
     return lax.platform_dependent(*arrays, cpu=reshaped, default=function)
+
+
+@functools.lru_cache(maxsize=1024)
+def _outlined(function: Callable[..., T]) -> Callable[..., T]:
+    jitted = jax.jit(function)
+
+    def call(*arguments: Any) -> T:
+        with set_xla_metadata(inlineable="false"):
+            return jitted(*arguments)
+
+    return call
+
+
+def outlined_on_cpu(function: Callable[..., T], *arguments: Any) -> T:
+    """Evaluates a function that reads its arguments in shifted slices, on CPU by a call.
+
+    XLA on CPU would fuse what computes the arguments into each of the slices, and compute it as
+    often as there are slices: a barrier does not stop that, a call that is not inlined does (the
+    value of `image.ssim` takes a quarter of the time). Give the same object again, so that eager
+    calls compile once.
+    """
+    if fits_in_cache(arguments) or not _is_local(jax.tree.leaves(arguments)):
+        return function(*arguments)
+    return lax.platform_dependent(*arguments, cpu=_outlined(function), default=function)
 
 
 def _contract_all(x: Array) -> Array:

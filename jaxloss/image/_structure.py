@@ -16,6 +16,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._double_double import difference, two_sum
 from jaxloss.numerics._windows import Moments, along, along_in_reverse, cut, shares_of
 from jaxloss.traits import nonnegative, symmetric, zero_at_match
 
@@ -31,15 +32,28 @@ def _window(size: int, sigma: Array) -> Float[Array, " size"]:
     return numerics.softmax(-0.5 * jnp.square(places / sigma))
 
 
+def _as_rows(x: Array) -> Array:
+    """Images without an axis of channels: no loops over three of them."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
 def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Moments:
-    """Each pixel of the two images and of their difference as a window of its own."""
-    every, kept = jnp.stack([prediction, target, prediction - target]), None
+    """Each pixel of the sum and of the difference of two images as a window of its own.
+
+    Squares of images are half the sum of those two squares, and nothing cancels.
+    """
+    images = [_as_rows(x) for x in (prediction, target)]
+    both, kept = (two_sum(*images), difference(*images)), None
+    pixel, rounded = (
+        jnp.stack(words).reshape(2, *prediction.shape) for words in zip(*both, strict=True)
+    )
     if mask is not None:  # what it leaves out is as far from its neighbours as they are
-        kept = jnp.broadcast_to(mask[..., None], prediction.shape)[None].astype(every.dtype)
+        kept = jnp.broadcast_to(mask[..., None], prediction.shape)[None].astype(pixel.dtype)
         number = jnp.sum(kept, axis=(-3, -2), keepdims=True)
-        mean = jnp.sum(every * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
-        every = jnp.where(kept == 0, lax.stop_gradient(mean), every)
-    return Moments(every, jnp.zeros_like(every), jnp.zeros_like(every), kept)
+        mean = jnp.sum(pixel * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
+        pixel = jnp.where(kept == 0, lax.stop_gradient(mean), pixel)
+        rounded = kept * rounded
+    return Moments(pixel, rounded, jnp.zeros_like(pixel), kept)
 
 
 def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) -> Array:
@@ -59,14 +73,11 @@ def _differences(
 ) -> tuple[Images, Images]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
     width, channels = every.pixel.shape[-2:]
-    rows = jax.tree.map(  # no loops over channels
-        lambda x: x.reshape(*x.shape[:-2], width * channels), every
-    )
-    moments = along(along(rows, weights, -1, channels), weights, -2, 1)
+    moments = along(along(jax.tree.map(_as_rows, every), weights, -1, channels), weights, -2, 1)
     squares = jnp.square(moments.pixel + moments.offset), moments.variance
     of_means, of_variances = (
-        numerics.quotient(change, (a + b) + constant)
-        for (a, b, change), constant in zip(squares, constants, strict=True)
+        numerics.quotient(change, 0.5 * (of_sum + change) + constant)
+        for (of_sum, change), constant in zip(squares, constants, strict=True)
     )
     width -= weights.shape[0] - 1
     of_means, of_variances = (

@@ -1,12 +1,14 @@
 """Means and variances of weighted windows, made along one axis after the other."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxloss._xla import outlined_on_cpu
 
 
 def cut(x: Array, start: int, count: int, axis: int) -> Array:
@@ -46,8 +48,7 @@ def _parts(x: Moments, size: int, axis: int, stride: int) -> tuple[Moments, list
     return parts[size // 2], parts
 
 
-def along(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
-    """The moments of windows along an axis, made of those of their entries, a stride apart."""
+def _along(axis: int, stride: int, x: Moments, weights: Array) -> Moments:
     size = weights.shape[0]
     middle, parts = _parts(x, size, axis, stride)
     apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
@@ -60,13 +61,10 @@ def along(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
     return Moments(middle.pixel, middle.offset + mean, variance, kept)
 
 
-def _forward(x: Moments, weights: Array, axis: int, stride: int) -> tuple[Moments, Any]:
-    out = along(x, weights, axis, stride)
-    return out, (x, out, weights)
-
-
-def _backward(axis: int, stride: int, saved: Any, out_bar: Moments) -> tuple[Moments, None]:
-    x, out, weights = saved
+def _x_bar(
+    axis: int, stride: int, x: Moments, out: Moments, weights: Array, out_bar: Moments
+) -> Moments:
+    """The gradient in the moments of the entries, of that in the moments of the windows."""
     size, count = weights.shape[0], x.pixel.shape[axis]
     mean_bar, variance_bar = out_bar.offset, out_bar.variance
     if x.kept is not None:
@@ -88,7 +86,27 @@ def _backward(axis: int, stride: int, saved: Any, out_bar: Moments) -> tuple[Mom
     if x.kept is not None:
         x_bar, of_variance = x.kept * x_bar, x.kept * of_variance
     nothing = None if x.kept is None else jnp.zeros_like(x.kept)
-    return Moments(x_bar, x_bar, of_variance, nothing), None
+    return Moments(x_bar, x_bar, of_variance, nothing)
+
+
+@functools.cache  # one object each, so that eager calls compile once
+def _forms(axis: int, stride: int) -> tuple[Callable[..., Moments], Callable[..., Moments]]:
+    return functools.partial(_along, axis, stride), functools.partial(_x_bar, axis, stride)
+
+
+def along(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
+    """The moments of windows along an axis, made of those of their entries, a stride apart."""
+    return outlined_on_cpu(_forms(axis, stride)[0], x, weights)
+
+
+def _forward(x: Moments, weights: Array, axis: int, stride: int) -> tuple[Moments, Any]:
+    out = along(x, weights, axis, stride)
+    return out, (x, out, weights)
+
+
+def _backward(axis: int, stride: int, saved: Any, out_bar: Moments) -> tuple[Moments, None]:
+    x, out, weights = saved
+    return outlined_on_cpu(_forms(axis, stride)[1], x, out, weights, out_bar), None
 
 
 # For reverse mode, of functions of the sums of pixel and offset. The gradient is made of windows,

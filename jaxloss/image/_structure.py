@@ -16,14 +16,13 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
-from jaxloss.numerics._double_double import difference, two_sum
-from jaxloss.numerics._windows import Moments, along, along_in_reverse, cut, shares_of
+from jaxloss.numerics._windows import Moments, Windows, along, along_in_reverse, cut, shares_of
 from jaxloss.traits import nonnegative, symmetric, zero_at_match
 
 Padding = Literal["valid", "same"]
 Images = Float[Array, "... height width channels"]
 Pixels = Bool[Array, "... height width"]
-Along = Callable[[Moments, Array, int, int], Moments]
+Along = Callable[[Windows, Array, int, int], Windows]
 
 
 def _window(size: int, sigma: Array) -> Float[Array, " size"]:
@@ -37,31 +36,30 @@ def _as_rows(x: Array) -> Array:
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
-def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Moments:
+def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Windows:
     """Each pixel of the sum and of the difference of two images as a window of its own.
 
-    Squares of images are half the sum of those two squares, and nothing cancels.
+    The squares of the images are half the squares of those two, and nothing cancels.
     """
-    images = [_as_rows(x) for x in (prediction, target)]
-    both, kept = (two_sum(*images), difference(*images)), None
-    pixel, rounded = (
-        jnp.stack(words).reshape(2, *prediction.shape) for words in zip(*both, strict=True)
-    )
+    images, kept = (prediction, target), None
     if mask is not None:  # what it leaves out is as far from its neighbours as they are
-        kept = jnp.broadcast_to(mask[..., None], prediction.shape)[None].astype(pixel.dtype)
-        number = jnp.sum(kept, axis=(-3, -2), keepdims=True)
-        mean = jnp.sum(pixel * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
-        pixel = jnp.where(kept == 0, lax.stop_gradient(mean), pixel)
-        rounded = kept * rounded
-    return Moments(pixel, rounded, jnp.zeros_like(pixel), kept)
+        kept = jnp.broadcast_to(mask[..., None], prediction.shape).astype(prediction.dtype)
+        number = jnp.maximum(jnp.sum(kept, axis=(-3, -2), keepdims=True), 1)
+        means = [jnp.sum(x * kept, axis=(-3, -2), keepdims=True) / number for x in images]
+        images = [
+            jnp.where(kept == 0, lax.stop_gradient(mean), x)
+            for x, mean in zip(images, means, strict=True)
+        ]
+    first, second = images
+    return Moments((first, second), kept=kept), Moments((first - second,), kept=kept)
 
 
-def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) -> Array:
+def _mean_over_windows(values: Images, every: Windows, axis: tuple[int, ...]) -> Array:
     """The mean over windows, each of which counts as the pixel in its middle does."""
-    if every.kept is None:
+    kept = every[0].kept
+    if kept is None:
         return jnp.mean(values, axis=axis)
-    margin = (every.pixel.shape[-3] - values.shape[-3]) // 2
-    kept = every.kept[0]
+    margin = (kept.shape[-3] - values.shape[-3]) // 2
     for place in (-3, -2):
         kept = cut(kept, margin, values.shape[place], place)
     total = jnp.sum(kept, axis=axis)
@@ -69,19 +67,23 @@ def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) ->
 
 
 def _differences(
-    along: Along, every: Moments, weights: Array, constants: tuple[Array, Array]
+    along: Along, every: Windows, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Images, Images]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    width, channels = every.pixel.shape[-2:]
-    moments = along(along(jax.tree.map(_as_rows, every), weights, -1, channels), weights, -2, 1)
-    squares = jnp.square(moments.pixel + moments.offset), moments.variance
-    of_means, of_variances = (
-        numerics.quotient(change, 0.5 * (of_sum + change) + constant)
-        for (of_sum, change), constant in zip(squares, constants, strict=True)
+    width, channels = every[0].pixel[0].shape[-2:]
+    of_sum, of_difference = along(
+        along(jax.tree.map(_as_rows, every), weights, -1, channels), weights, -2, 1
+    )
+    pairs = (
+        (jnp.square(of_sum.mean()), jnp.square(of_difference.mean())),
+        (of_sum.variance, of_difference.variance),
     )
     width -= weights.shape[0] - 1
     of_means, of_variances = (
-        x.reshape(*x.shape[:-1], width, channels) for x in (of_means, of_variances)
+        numerics.quotient(change, 0.5 * (both + change) + constant).reshape(
+            *change.shape[:-1], width, channels
+        )
+        for (both, change), constant in zip(pairs, constants, strict=True)
     )
     return of_means, of_variances
 
@@ -203,19 +205,19 @@ def ssim(
 
 def _half(x: Moments) -> Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
-    height, width = (2 * (n // 2) for n in x.pixel.shape[-3:-1])
+    height, width = (2 * (n // 2) for n in x.pixel[0].shape[-3:-1])
     four = [
         jax.tree.map(lambda y, i=i, j=j: y[..., i:height:2, j:width:2, :], x)
         for i in (0, 1)
         for j in (0, 1)
     ]
-    first = four[0].pixel
-    apart = [(part.pixel - first) + part.offset for part in four]
+    first = four[0]
+    apart = [part.less(first) for part in four]
     shares, kept = shares_of([0.25] * 4, [part.kept for part in four])
     if kept is not None:
         apart = [4 * share * x for share, x in zip(shares, apart, strict=True)]
     mean = 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3]))
-    return Moments(first, mean, four[0].variance, kept)
+    return Moments(first.pixel, mean if first.offset is None else first.offset + mean, kept=kept)
 
 
 def _ms_ssim(
@@ -237,7 +239,7 @@ def _ms_ssim(
         none = differs >= 1
         logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
         nothing = none | nothing
-        every = _half(every)
+        every = tuple(map(_half, every))
     return jnp.mean(jnp.where(nothing, 1, -numerics.expm1(logarithm)), axis=-1)
 
 

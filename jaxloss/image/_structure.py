@@ -16,10 +16,12 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._windows import Moments, Windows, along, along_in_reverse, cut, shares_of
 from jaxloss.traits import nonnegative, symmetric, zero_at_match
 
 Padding = Literal["valid", "same"]
+Rows = Float[Array, "... height values"]
 Images = Float[Array, "... height width channels"]
 Pixels = Bool[Array, "... height width"]
 Along = Callable[[Windows, Array, int, int], Windows]
@@ -31,9 +33,13 @@ def _window(size: int, sigma: Array) -> Float[Array, " size"]:
     return numerics.softmax(-0.5 * jnp.square(places / sigma))
 
 
-def _as_rows(x: Array) -> Array:
+def _as_rows(x: Images) -> Rows:
     """Images without an axis of channels: no loops over three of them."""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def _as_pixels(x: Rows, channels: int) -> Images:
+    return x.reshape(*x.shape[:-1], x.shape[-1] // channels, channels)
 
 
 def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Windows:
@@ -50,15 +56,22 @@ def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Window
             jnp.where(kept == 0, lax.stop_gradient(mean), x)
             for x, mean in zip(images, means, strict=True)
         ]
-    first, second = images
+    kept = None if kept is None else _as_rows(kept)
+    first, second = map(_as_rows, images)
     return Moments((first, second), kept=kept), Moments((first - second,), kept=kept)
 
 
-def _mean_over_windows(values: Images, every: Windows, axis: tuple[int, ...]) -> Array:
+def _mean_over_windows(
+    values: Rows, every: Windows, channels: int, axis: tuple[int, ...] = (-3, -2, -1)
+) -> Array:
     """The mean over windows, each of which counts as the pixel in its middle does."""
     kept = every[0].kept
+    if kept is None and axis == (-3, -2, -1):
+        return jnp.mean(values, axis=(-2, -1))
+    values = _as_pixels(values, channels)
     if kept is None:
         return jnp.mean(values, axis=axis)
+    kept = _as_pixels(kept, channels)
     margin = (kept.shape[-3] - values.shape[-3]) // 2
     for place in (-3, -2):
         kept = cut(kept, margin, values.shape[place], place)
@@ -67,22 +80,21 @@ def _mean_over_windows(values: Images, every: Windows, axis: tuple[int, ...]) ->
 
 
 def _differences(
-    along: Along, every: Windows, weights: Array, constants: tuple[Array, Array]
-) -> tuple[Images, Images]:
+    along: Along, every: Windows, channels: int, weights: Array, constants: tuple[Array, Array]
+) -> tuple[Rows, Rows]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    width, channels = every[0].pixel[0].shape[-2:]
-    of_sum, of_difference = along(
-        along(jax.tree.map(_as_rows, every), weights, -1, channels), weights, -2, 1
-    )
+    of_sum, of_difference = along(every, weights, -1, channels)
+    first, second = of_sum.pixel
+    total = two_sum(first, second)
+    of_sum = of_sum._replace(pixel=(total.hi,), offset=of_sum.offset + total.lo)
+    of_difference = of_difference._replace(pixel=(first - second,))
+    of_sum, of_difference = along((of_sum, of_difference), weights, -2, 1)
     pairs = (
         (jnp.square(of_sum.mean()), jnp.square(of_difference.mean())),
         (of_sum.variance, of_difference.variance),
     )
-    width -= weights.shape[0] - 1
     of_means, of_variances = (
-        numerics.quotient(change, 0.5 * (both + change) + constant).reshape(
-            *change.shape[:-1], width, channels
-        )
+        numerics.quotient(change, 0.5 * (both + change) + constant)
         for (both, change), constant in zip(pairs, constants, strict=True)
     )
     return of_means, of_variances
@@ -120,8 +132,9 @@ def _ssim(
     mask: Pixels | None = None,
 ) -> Array:
     every = _compared(prediction, target, mask)
-    means, variances = _differences(along, every, weights, (of_means, of_variances))
-    return _mean_over_windows(means + variances * (1 - means), every, (-3, -2, -1))
+    channels = prediction.shape[-1]
+    means, variances = _differences(along, every, channels, weights, (of_means, of_variances))
+    return _mean_over_windows(means + variances * (1 - means), every, channels)
 
 
 _ssim_by_gradient = by_gradient(
@@ -203,11 +216,17 @@ def ssim(
     return _ssim_by_gradient(prediction, target, weights, *constants, *masks)
 
 
-def _half(x: Moments) -> Moments:
+def _half(x: Moments, channels: int) -> Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
-    height, width = (2 * (n // 2) for n in x.pixel[0].shape[-3:-1])
+    height, values = x.pixel[0].shape[-2:]
+    height, width = 2 * (height // 2), 2 * (values // channels // 2)
     four = [
-        jax.tree.map(lambda y, i=i, j=j: y[..., i:height:2, j:width:2, :], x)
+        jax.tree.map(
+            lambda y, i=i, j=j: _as_rows(
+                _as_pixels(y, channels)[..., i:height:2, j:width:2, :]
+            ),
+            x,
+        )
         for i in (0, 1)
         for j in (0, 1)
     ]
@@ -231,15 +250,16 @@ def _ms_ssim(
     mask: Pixels | None = None,
 ) -> Array:
     every, levels = _compared(prediction, target, mask), powers.shape[0]
+    channels = prediction.shape[-1]
     logarithm, nothing = jnp.zeros((), prediction.dtype), False
     for level in range(levels):
-        means, variances = _differences(along, every, weights, (of_means, of_variances))
+        means, variances = _differences(along, every, channels, weights, (of_means, of_variances))
         terms = variances if level < levels - 1 else means + variances * (1 - means)
-        differs = _mean_over_windows(terms, every, (-3, -2))
+        differs = _mean_over_windows(terms, every, channels, (-3, -2))
         none = differs >= 1
         logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
         nothing = none | nothing
-        every = tuple(map(_half, every))
+        every = tuple(_half(x, channels) for x in every)
     return jnp.mean(jnp.where(nothing, 1, -numerics.expm1(logarithm)), axis=-1)
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "unshared",
     "unshared_on_gpu",
     "with_vectorizable_shape",
+    "written_on_tpu",
 ]
 
 T = TypeVar("T")
@@ -197,6 +198,11 @@ def recompute_on_gpu(x: Array) -> Array:
     the row. Without the barrier XLA on GPU writes it, in float32 where the row is bfloat16.
     """
     return on_gpu(lax.optimization_barrier, _identity, x)
+
+
+def written_on_tpu(x: Array) -> Array:
+    """Returns x behind a barrier on TPU, so that it is an array of its own there."""
+    return on_each(_identity, _identity, lax.optimization_barrier, x)
 
 
 def recompute_off_cpu(x: Array) -> Array:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
+from jaxloss._xla import written_on_tpu
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
@@ -58,7 +59,8 @@ def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Window
         ]
     kept = None if kept is None else _as_rows(kept)
     first, second = map(_as_rows, images)
-    return Moments((first, second), kept=kept), Moments((first - second,), kept=kept)
+    total = two_sum(first, second)
+    return Moments(total.hi, total.lo, kept=kept), Moments(first - second, kept=kept)
 
 
 def _mean_over_windows(
@@ -83,12 +85,9 @@ def _differences(
     along: Along, every: Windows, channels: int, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Rows, Rows]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    of_sum, of_difference = along(every, weights, -1, channels)
-    first, second = of_sum.pixel
-    total = two_sum(first, second)
-    of_sum = of_sum._replace(pixel=(total.hi,), offset=of_sum.offset + total.lo)
-    of_difference = of_difference._replace(pixel=(first - second,))
-    of_sum, of_difference = along((of_sum, of_difference), weights, -2, 1)
+    rows = along(every, weights, -1, channels)
+    rows = tuple(x._replace(pixel=written_on_tpu(x.pixel)) for x in rows)
+    of_sum, of_difference = along(rows, weights, -2, 1)
     pairs = (
         (jnp.square(of_sum.mean()), jnp.square(of_difference.mean())),
         (of_sum.variance, of_difference.variance),
@@ -218,13 +217,11 @@ def ssim(
 
 def _half(x: Moments, channels: int) -> Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
-    height, values = x.pixel[0].shape[-2:]
+    height, values = x.pixel.shape[-2:]
     height, width = 2 * (height // 2), 2 * (values // channels // 2)
     four = [
         jax.tree.map(
-            lambda y, i=i, j=j: _as_rows(
-                _as_pixels(y, channels)[..., i:height:2, j:width:2, :]
-            ),
+            lambda y, i=i, j=j: _as_rows(_as_pixels(y, channels)[..., i:height:2, j:width:2, :]),
             x,
         )
         for i in (0, 1)

@@ -20,28 +20,27 @@ class Moments(NamedTuple):
     """Mean and variance of windows; the mean is a pixel plus an offset, and is not rounded to it.
 
     Attributes:
-        pixel: The pixel in the middle, as the sum of these arrays.
+        pixel: The pixel in the middle.
         offset: The mean less that pixel; None if it is 0.
         variance: The mean squared distance from the mean; None if it is 0.
         kept: How much of it a mask keeps; None without a mask.
     """
 
-    pixel: tuple[Array, ...]
+    pixel: Array
     offset: Array | None = None
     variance: Array | None = None
     kept: Array | None = None
 
     def less(self, other: "Moments") -> Array:
         """The mean less that of another."""
-        steps = [a - b for a, b in zip(self.pixel, other.pixel, strict=True)]
-        if self.offset is not None and other.offset is not None:
-            steps.append(self.offset - other.offset)
-        return functools.reduce(jnp.add, steps)
+        step = self.pixel - other.pixel
+        if other.offset is None:
+            return _plus(self.offset, step)
+        return step + (-other.offset if self.offset is None else self.offset - other.offset)
 
     def mean(self) -> Array:
         """The mean, rounded."""
-        total = functools.reduce(jnp.add, self.pixel)
-        return total if self.offset is None else total + self.offset
+        return _plus(self.offset, self.pixel)
 
 
 Windows = tuple[Moments, ...]
@@ -61,7 +60,7 @@ def shares_of(weights: Sequence[Any] | Array, kept: list[Any]) -> tuple[Any, Any
 
 
 def _along(axis: int, stride: int, size: int, x: Moments, weights: Array) -> Moments:
-    count = x.pixel[0].shape[axis] - (size - 1) * stride
+    count = x.pixel.shape[axis] - (size - 1) * stride
     parts = [jax.tree.map(lambda y, k=k: cut(y, k * stride, count, axis), x) for k in range(size)]
     middle = parts[size // 2]
     apart = [part.less(middle) for part in parts]
@@ -69,9 +68,7 @@ def _along(axis: int, stride: int, size: int, x: Moments, weights: Array) -> Mom
     mean = functools.reduce(jnp.add, (shares[k] * apart[k] for k in range(size)))
     variance = functools.reduce(
         jnp.add,
-        (
-            shares[k] * _plus(parts[k].variance, jnp.square(apart[k] - mean)) for k in range(size)
-        ),
+        (shares[k] * _plus(parts[k].variance, jnp.square(apart[k] - mean)) for k in range(size)),
     )
     return Moments(middle.pixel, _plus(middle.offset, mean), variance, kept)
 
@@ -80,12 +77,12 @@ def _bar_along(
     axis: int, stride: int, size: int, x: Moments, out: Moments, weights: Array, out_bar: Moments
 ) -> Moments:
     """The gradient in the moments of the entries, of that in the moments of the windows."""
-    count = x.pixel[0].shape[axis]
+    count = x.pixel.shape[axis]
     bars = out_bar.offset, out_bar.variance
     if out.kept is not None:
         none = out.kept == 0
         bars = (jnp.where(none, 0, y / jnp.where(none, 1, out.kept)) for y in bars)
-    edges = [(0, 0)] * x.pixel[0].ndim
+    edges = [(0, 0)] * x.pixel.ndim
     edges[axis] = ((size - 1) * stride,) * 2
     padded = jax.tree.map(lambda y: jnp.pad(y, edges), (*bars, out._replace(kept=None)))
     x_bar, of_variance = 0.0, 0.0
@@ -98,7 +95,7 @@ def _bar_along(
     if x.kept is not None:
         x_bar, of_variance = x.kept * x_bar, x.kept * of_variance
     return Moments(
-        (x_bar,) * len(x.pixel),
+        x_bar,
         None if x.offset is None else x_bar,
         None if x.variance is None else of_variance,
         None if x.kept is None else jnp.zeros_like(x.kept),

@@ -11,10 +11,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
-from jaxloss._xla import written_on_tpu
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss._xla import written_on_tpu
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._double_double import two_sum

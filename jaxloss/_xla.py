@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 __all__ = [
     "barrier",
@@ -30,6 +31,7 @@ __all__ = [
     "on_each",
     "on_gpu",
     "one_depending_on",
+    "outlined_on_cpu",
     "recompute",
     "recompute_off_cpu",
     "recompute_on_gpu",
@@ -38,6 +40,7 @@ __all__ = [
     "unshared",
     "unshared_on_gpu",
     "with_vectorizable_shape",
+    "written_on_tpu",
 ]
 
 T = TypeVar("T")
@@ -198,6 +201,11 @@ def recompute_on_gpu(x: Array) -> Array:
     return on_gpu(lax.optimization_barrier, _identity, x)
 
 
+def written_on_tpu(x: Array) -> Array:
+    """Returns x behind a barrier on TPU, so that it is an array of its own there."""
+    return on_each(_identity, _identity, lax.optimization_barrier, x)
+
+
 def recompute_off_cpu(x: Array) -> Array:
     """`recompute_on_gpu`, also on TPU, which writes what takes many operations a class."""
     return on_cpu(_identity, lax.optimization_barrier, x)
@@ -316,6 +324,30 @@ def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> A
         return function(*arrays)
     reshaped = _in_shape(function, shape, better)
     return lax.platform_dependent(*arrays, cpu=reshaped, default=function)
+
+
+@functools.lru_cache(maxsize=1024)
+def _outlined(function: Callable[..., T]) -> Callable[..., T]:
+    jitted = jax.jit(function)
+
+    def call(*arguments: Any) -> T:
+        with set_xla_metadata(inlineable="false"):
+            return jitted(*arguments)
+
+    return call
+
+
+def outlined_on_cpu(function: Callable[..., T], *arguments: Any) -> T:
+    """Evaluates a function that reads its arguments in shifted slices, on CPU by a call.
+
+    XLA on CPU would fuse what computes the arguments into each of the slices, and compute it as
+    often as there are slices: a barrier does not stop that, a call that is not inlined does (the
+    value of `image.ssim` takes a quarter of the time). Give the same object again, so that eager
+    calls compile once.
+    """
+    if fits_in_cache(arguments) or not _is_local(jax.tree.leaves(arguments)):
+        return function(*arguments)
+    return lax.platform_dependent(*arguments, cpu=_outlined(function), default=function)
 
 
 def _contract_all(x: Array) -> Array:

@@ -14,15 +14,18 @@ from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss._xla import written_on_tpu
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
-from jaxloss.numerics._windows import Moments, along, along_in_reverse, cut, shares_of
+from jaxloss.numerics._double_double import two_sum
+from jaxloss.numerics._windows import Moments, Windows, along, along_in_reverse, cut, shares_of
 from jaxloss.traits import nonnegative, symmetric, zero_at_match
 
 Padding = Literal["valid", "same"]
+Rows = Float[Array, "... height values"]
 Images = Float[Array, "... height width channels"]
 Pixels = Bool[Array, "... height width"]
-Along = Callable[[Moments, Array, int, int], Moments]
+Along = Callable[[Windows, Array, int, int], Windows]
 
 
 def _window(size: int, sigma: Array) -> Float[Array, " size"]:
@@ -31,23 +34,47 @@ def _window(size: int, sigma: Array) -> Float[Array, " size"]:
     return numerics.softmax(-0.5 * jnp.square(places / sigma))
 
 
-def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Moments:
-    """Each pixel of the two images and of their difference as a window of its own."""
-    every, kept = jnp.stack([prediction, target, prediction - target]), None
+def _as_rows(x: Images) -> Rows:
+    """Images without an axis of channels: no loops over three of them."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def _as_pixels(x: Rows, channels: int) -> Images:
+    return x.reshape(*x.shape[:-1], x.shape[-1] // channels, channels)
+
+
+def _compared(prediction: Images, target: Images, mask: Pixels | None) -> Windows:
+    """Each pixel of the sum and of the difference of two images as a window of its own.
+
+    The squares of the images are half the squares of those two, and nothing cancels.
+    """
+    images, kept = (prediction, target), None
     if mask is not None:  # what it leaves out is as far from its neighbours as they are
-        kept = jnp.broadcast_to(mask[..., None], prediction.shape)[None].astype(every.dtype)
-        number = jnp.sum(kept, axis=(-3, -2), keepdims=True)
-        mean = jnp.sum(every * kept, axis=(-3, -2), keepdims=True) / jnp.maximum(number, 1)
-        every = jnp.where(kept == 0, lax.stop_gradient(mean), every)
-    return Moments(every, jnp.zeros_like(every), jnp.zeros_like(every), kept)
+        kept = jnp.broadcast_to(mask[..., None], prediction.shape).astype(prediction.dtype)
+        number = jnp.maximum(jnp.sum(kept, axis=(-3, -2), keepdims=True), 1)
+        means = [jnp.sum(x * kept, axis=(-3, -2), keepdims=True) / number for x in images]
+        images = [
+            jnp.where(kept == 0, lax.stop_gradient(mean), x)
+            for x, mean in zip(images, means, strict=True)
+        ]
+    kept = None if kept is None else _as_rows(kept)
+    first, second = map(_as_rows, images)
+    total = two_sum(first, second)
+    return Moments(total.hi, total.lo, kept=kept), Moments(first - second, kept=kept)
 
 
-def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) -> Array:
+def _mean_over_windows(
+    values: Rows, every: Windows, channels: int, axis: tuple[int, ...] = (-3, -2, -1)
+) -> Array:
     """The mean over windows, each of which counts as the pixel in its middle does."""
-    if every.kept is None:
+    kept = every[0].kept
+    if kept is None and axis == (-3, -2, -1):
+        return jnp.mean(values, axis=(-2, -1))
+    values = _as_pixels(values, channels)
+    if kept is None:
         return jnp.mean(values, axis=axis)
-    margin = (every.pixel.shape[-3] - values.shape[-3]) // 2
-    kept = every.kept[0]
+    kept = _as_pixels(kept, channels)
+    margin = (kept.shape[-3] - values.shape[-3]) // 2
     for place in (-3, -2):
         kept = cut(kept, margin, values.shape[place], place)
     total = jnp.sum(kept, axis=axis)
@@ -55,22 +82,19 @@ def _mean_over_windows(values: Images, every: Moments, axis: tuple[int, ...]) ->
 
 
 def _differences(
-    along: Along, every: Moments, weights: Array, constants: tuple[Array, Array]
-) -> tuple[Images, Images]:
+    along: Along, every: Windows, channels: int, weights: Array, constants: tuple[Array, Array]
+) -> tuple[Rows, Rows]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    width, channels = every.pixel.shape[-2:]
-    rows = jax.tree.map(  # no loops over channels
-        lambda x: x.reshape(*x.shape[:-2], width * channels), every
+    rows = along(every, weights, -1, channels)
+    rows = tuple(x._replace(pixel=written_on_tpu(x.pixel)) for x in rows)
+    of_sum, of_difference = along(rows, weights, -2, 1)
+    pairs = (
+        (jnp.square(of_sum.mean()), jnp.square(of_difference.mean())),
+        (of_sum.variance, of_difference.variance),
     )
-    moments = along(along(rows, weights, -1, channels), weights, -2, 1)
-    squares = jnp.square(moments.pixel + moments.offset), moments.variance
     of_means, of_variances = (
-        numerics.quotient(change, (a + b) + constant)
-        for (a, b, change), constant in zip(squares, constants, strict=True)
-    )
-    width -= weights.shape[0] - 1
-    of_means, of_variances = (
-        x.reshape(*x.shape[:-1], width, channels) for x in (of_means, of_variances)
+        numerics.quotient(change, 0.5 * (both + change) + constant)
+        for (both, change), constant in zip(pairs, constants, strict=True)
     )
     return of_means, of_variances
 
@@ -107,8 +131,9 @@ def _ssim(
     mask: Pixels | None = None,
 ) -> Array:
     every = _compared(prediction, target, mask)
-    means, variances = _differences(along, every, weights, (of_means, of_variances))
-    return _mean_over_windows(means + variances * (1 - means), every, (-3, -2, -1))
+    channels = prediction.shape[-1]
+    means, variances = _differences(along, every, channels, weights, (of_means, of_variances))
+    return _mean_over_windows(means + variances * (1 - means), every, channels)
 
 
 _ssim_by_gradient = by_gradient(
@@ -190,21 +215,25 @@ def ssim(
     return _ssim_by_gradient(prediction, target, weights, *constants, *masks)
 
 
-def _half(x: Moments) -> Moments:
+def _half(x: Moments, channels: int) -> Moments:
     """The means of squares of four pixels; an odd last row or column is dropped."""
-    height, width = (2 * (n // 2) for n in x.pixel.shape[-3:-1])
+    height, values = x.pixel.shape[-2:]
+    height, width = 2 * (height // 2), 2 * (values // channels // 2)
     four = [
-        jax.tree.map(lambda y, i=i, j=j: y[..., i:height:2, j:width:2, :], x)
+        jax.tree.map(
+            lambda y, i=i, j=j: _as_rows(_as_pixels(y, channels)[..., i:height:2, j:width:2, :]),
+            x,
+        )
         for i in (0, 1)
         for j in (0, 1)
     ]
-    first = four[0].pixel
-    apart = [(part.pixel - first) + part.offset for part in four]
+    first = four[0]
+    apart = [part.less(first) for part in four]
     shares, kept = shares_of([0.25] * 4, [part.kept for part in four])
     if kept is not None:
         apart = [4 * share * x for share, x in zip(shares, apart, strict=True)]
     mean = 0.25 * ((apart[0] + apart[1]) + (apart[2] + apart[3]))
-    return Moments(first, mean, four[0].variance, kept)
+    return Moments(first.pixel, mean if first.offset is None else first.offset + mean, kept=kept)
 
 
 def _ms_ssim(
@@ -218,15 +247,16 @@ def _ms_ssim(
     mask: Pixels | None = None,
 ) -> Array:
     every, levels = _compared(prediction, target, mask), powers.shape[0]
+    channels = prediction.shape[-1]
     logarithm, nothing = jnp.zeros((), prediction.dtype), False
     for level in range(levels):
-        means, variances = _differences(along, every, weights, (of_means, of_variances))
+        means, variances = _differences(along, every, channels, weights, (of_means, of_variances))
         terms = variances if level < levels - 1 else means + variances * (1 - means)
-        differs = _mean_over_windows(terms, every, (-3, -2))
+        differs = _mean_over_windows(terms, every, channels, (-3, -2))
         none = differs >= 1
         logarithm = logarithm + powers[level] * jnp.log1p(-jnp.where(none, 0, differs))
         nothing = none | nothing
-        every = _half(every)
+        every = tuple(_half(x, channels) for x in every)
     return jnp.mean(jnp.where(nothing, 1, -numerics.expm1(logarithm)), axis=-1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from jaxloss._xla import not_folded, on_cpu
+from jaxloss._xla import not_folded, on_each
 from jaxloss.numerics._labels import is_label
 
 
@@ -96,8 +96,8 @@ def nan_of(*arrays: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
 
 
 def rows_at(rows: Array, places: Array) -> Array:
-    """The rows at some places; on accelerators by a product, whose transpose is no scatter."""
-    return on_cpu(_gathered, _by_product, rows, places)
+    """The rows at some places; on TPU by a product, whose transpose is no scatter."""
+    return on_each(_gathered, _gathered, _by_product, rows, places)
 
 
 def _gathered(rows: Array, places: Array) -> Array:

@@ -1,12 +1,14 @@
 """Means and variances of weighted windows, made along one axis after the other."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxloss._xla import outlined_on_cpu
 
 
 def cut(x: Array, start: int, count: int, axis: int) -> Array:
@@ -19,15 +21,33 @@ class Moments(NamedTuple):
 
     Attributes:
         pixel: The pixel in the middle.
-        offset: The mean less that pixel.
-        variance: The mean squared distance from the mean.
+        offset: The mean less that pixel; None if it is 0.
+        variance: The mean squared distance from the mean; None if it is 0.
         kept: How much of it a mask keeps; None without a mask.
     """
 
     pixel: Array
-    offset: Array
-    variance: Array
+    offset: Array | None = None
+    variance: Array | None = None
     kept: Array | None = None
+
+    def less(self, other: "Moments") -> Array:
+        """The mean less that of another."""
+        step = self.pixel - other.pixel
+        if other.offset is None:
+            return _plus(self.offset, step)
+        return step + (-other.offset if self.offset is None else self.offset - other.offset)
+
+    def mean(self) -> Array:
+        """The mean, rounded."""
+        return _plus(self.offset, self.pixel)
+
+
+Windows = tuple[Moments, ...]
+
+
+def _plus(x: Array | None, y: Array) -> Array:
+    return y if x is None else x + y
 
 
 def shares_of(weights: Sequence[Any] | Array, kept: list[Any]) -> tuple[Any, Any]:
@@ -39,60 +59,79 @@ def shares_of(weights: Sequence[Any] | Array, kept: list[Any]) -> tuple[Any, Any
     return [product / jnp.where(total == 0, 1, total) for product in products], total
 
 
-def _parts(x: Moments, size: int, axis: int, stride: int) -> tuple[Moments, list[Moments]]:
-    """Of windows along an axis the middle entry, and all entries."""
+def _along(axis: int, stride: int, size: int, x: Moments, weights: Array) -> Moments:
     count = x.pixel.shape[axis] - (size - 1) * stride
     parts = [jax.tree.map(lambda y, k=k: cut(y, k * stride, count, axis), x) for k in range(size)]
-    return parts[size // 2], parts
-
-
-def along(x: Moments, weights: Array, axis: int, stride: int = 1) -> Moments:
-    """The moments of windows along an axis, made of those of their entries, a stride apart."""
-    size = weights.shape[0]
-    middle, parts = _parts(x, size, axis, stride)
-    apart = [(p.pixel - middle.pixel) + (p.offset - middle.offset) for p in parts]
+    middle = parts[size // 2]
+    apart = [part.less(middle) for part in parts]
     shares, kept = shares_of(weights, [part.kept for part in parts])
-    mean, variance = jnp.zeros_like(middle.offset), jnp.zeros_like(middle.variance)
-    for k in range(size):
-        mean = mean + shares[k] * apart[k]
-    for k in range(size):
-        variance = variance + shares[k] * (parts[k].variance + jnp.square(apart[k] - mean))
-    return Moments(middle.pixel, middle.offset + mean, variance, kept)
+    mean = functools.reduce(jnp.add, (shares[k] * apart[k] for k in range(size)))
+    variance = functools.reduce(
+        jnp.add,
+        (shares[k] * _plus(parts[k].variance, jnp.square(apart[k] - mean)) for k in range(size)),
+    )
+    return Moments(middle.pixel, _plus(middle.offset, mean), variance, kept)
 
 
-def _forward(x: Moments, weights: Array, axis: int, stride: int) -> tuple[Moments, Any]:
-    out = along(x, weights, axis, stride)
-    return out, (x, out, weights)
-
-
-def _backward(axis: int, stride: int, saved: Any, out_bar: Moments) -> tuple[Moments, None]:
-    x, out, weights = saved
-    size, count = weights.shape[0], x.pixel.shape[axis]
-    mean_bar, variance_bar = out_bar.offset, out_bar.variance
-    if x.kept is not None:
+def _bar_along(
+    axis: int, stride: int, size: int, x: Moments, out: Moments, weights: Array, out_bar: Moments
+) -> Moments:
+    """The gradient in the moments of the entries, of that in the moments of the windows."""
+    count = x.pixel.shape[axis]
+    bars = out_bar.offset, out_bar.variance
+    if out.kept is not None:
         none = out.kept == 0
-        mean_bar, variance_bar = (
-            jnp.where(none, 0, y / jnp.where(none, 1, out.kept)) for y in (mean_bar, variance_bar)
-        )
+        bars = (jnp.where(none, 0, y / jnp.where(none, 1, out.kept)) for y in bars)
     edges = [(0, 0)] * x.pixel.ndim
     edges[axis] = ((size - 1) * stride,) * 2
-    padded = [jnp.pad(y, edges) for y in (mean_bar, variance_bar, out.pixel, out.offset)]
-    x_bar, of_variance = jnp.zeros_like(x.pixel), jnp.zeros_like(x.pixel)
+    padded = jax.tree.map(lambda y: jnp.pad(y, edges), (*bars, out._replace(kept=None)))
+    x_bar, of_variance = 0.0, 0.0
     for k in range(size):  # of the windows in which an entry is at place k
-        mean_bar, variance_bar, pixel, offset = (
-            cut(y, (size - 1 - k) * stride, count, axis) for y in padded
+        mean_bar, variance_bar, window = jax.tree.map(
+            lambda y, k=k: cut(y, (size - 1 - k) * stride, count, axis), padded
         )
-        apart = (x.pixel - pixel) + (x.offset - offset)
-        x_bar = x_bar + weights[k] * (mean_bar + 2 * variance_bar * apart)
+        x_bar = x_bar + weights[k] * (mean_bar + 2 * variance_bar * x.less(window))
         of_variance = of_variance + weights[k] * variance_bar
     if x.kept is not None:
         x_bar, of_variance = x.kept * x_bar, x.kept * of_variance
-    nothing = None if x.kept is None else jnp.zeros_like(x.kept)
-    return Moments(x_bar, x_bar, of_variance, nothing), None
+    return Moments(
+        x_bar,
+        None if x.offset is None else x_bar,
+        None if x.variance is None else of_variance,
+        None if x.kept is None else jnp.zeros_like(x.kept),
+    )
 
 
-# For reverse mode, of functions of the sums of pixel and offset. The gradient is made of windows,
-# too; that of `along` adds up an array for each entry of a window, padded with zeros. The weights
-# have none.
+@functools.cache  # one object each, so that eager calls compile once
+def _forms(axis: int, stride: int) -> tuple[Callable[..., Windows], Callable[..., Windows]]:
+    def forward(every: Windows, weights: Array) -> Windows:
+        return tuple(_along(axis, stride, weights.shape[0], x, weights) for x in every)
+
+    def backward(every: Windows, found: Windows, weights: Array, bars: Windows) -> Windows:
+        return tuple(
+            _bar_along(axis, stride, weights.shape[0], x, out, weights, bar)
+            for x, out, bar in zip(every, found, bars, strict=True)
+        )
+
+    return forward, backward
+
+
+def along(every: Windows, weights: Array, axis: int, stride: int = 1) -> Windows:
+    """The moments of windows along an axis, made of those of their entries, a stride apart."""
+    return outlined_on_cpu(_forms(axis, stride)[0], every, weights)
+
+
+def _forward(every: Windows, weights: Array, axis: int, stride: int) -> tuple[Windows, Any]:
+    found = along(every, weights, axis, stride)
+    return found, (every, found, weights)
+
+
+def _backward(axis: int, stride: int, saved: Any, bars: Windows) -> tuple[Windows, None]:
+    return outlined_on_cpu(_forms(axis, stride)[1], *saved, bars), None
+
+
+# For reverse mode, of functions of the means and variances. The gradient is made of windows, too;
+# that of `along` adds up an array for each entry of a window, padded with zeros. The weights have
+# none.
 along_in_reverse = jax.custom_vjp(along, nondiff_argnums=(2, 3))
 along_in_reverse.defvjp(_forward, _backward)

@@ -17,7 +17,9 @@ def _error(probabilities: Array, labels: Array) -> Array:
     """The probabilities less those of the labels, which are ids or distributions."""
     if labels.ndim == probabilities.ndim:
         return probabilities - labels
-    return probabilities - is_label(probabilities, labels).astype(probabilities.dtype)
+    valid = (labels >= 0) & (labels < probabilities.shape[-1])
+    chosen = is_label(probabilities, labels).astype(probabilities.dtype)
+    return probabilities - jnp.where(valid[..., None], chosen, jnp.nan)  # one sum over all entries
 
 
 @loss(
@@ -26,7 +28,7 @@ def _error(probabilities: Array, labels: Array) -> Array:
     smooth,
     proper,
     probabilities=unit_interval,
-    labels=[class_ids("classes"), unit_interval],
+    labels=[class_ids("classes")._replace(handles_invalid=True), unit_interval],
 )
 def brier(
     probabilities: Real[ArrayLike, "*batch classes"],

@@ -30,7 +30,8 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._logits import kl_of_logits, log_softmax_at
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
 from jaxloss.numerics._kl_terms import gaps_from_mixture
-from jaxloss.numerics._softmax_kl import as_temperature, compare_softmaxes
+from jaxloss.numerics._softmax_kl import as_temperature
+from jaxloss.numerics._softmax_sums import Pair, sum_over_classes
 from jaxloss.traits import (
     bounded_gradient,
     nonnegative,
@@ -103,6 +104,21 @@ def temperature_kl(
     return value * jnp.square(jnp.asarray(temperature, logits.dtype)) if scale_by_square else value
 
 
+def _jensen_shannon(both: Pair, beta: Array) -> Array:
+    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
+    return (1 - beta) * from_p + beta * from_q
+
+
+def _jensen_shannon_over_shares(both: Pair, beta: Array) -> Array:
+    """The same over beta (1 - beta): the gap from p is of the order of beta squared."""
+    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
+    from_p, from_q = (
+        jnp.where(share == 0, 0, gap / jnp.where(share == 0, 1, share))
+        for gap, share in ((from_p, beta), (from_q, 1 - beta))
+    )
+    return from_p + from_q
+
+
 @loss(
     nonnegative,
     smooth,
@@ -154,16 +170,9 @@ def generalized_jensen_shannon(
         Agarwal et al., *On-Policy Distillation of Language Models* (GKD), 2024.
         Huszar, *How (not) to Train your Generative Model*, 2015.
     """
-    both = compare_softmaxes(logits, teacher_logits, as_temperature(temperature, logits))
-    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
-    if not to_kl:
-        return jnp.sum((1 - beta) * from_p + beta * from_q, axis=-1)
-    # The gap from p is of the order of beta squared, and that from q of (1 - beta) squared.
-    from_p, from_q = (
-        jnp.where(share == 0, 0, gap / jnp.where(share == 0, 1, share))
-        for gap, share in ((from_p, beta), (from_q, 1 - beta))
-    )
-    return jnp.sum(from_p + from_q, axis=-1)
+    scale, share = as_temperature(temperature, logits), jnp.asarray(beta, logits.dtype)
+    term = _jensen_shannon_over_shares if to_kl else _jensen_shannon
+    return sum_over_classes(term, logits, teacher_logits, scale, share)
 
 
 Tail = Literal["bucket", "renormalize", "drop"]
@@ -255,6 +264,10 @@ def top_k_kl(
     return kl_of_logits(own, teacher_log_probs, None)
 
 
+def _half_distance(both: Pair) -> Array:
+    return 0.5 * numerics.absolute(both.p_minus_q)
+
+
 @loss(
     nonnegative,
     bounded_gradient,
@@ -305,8 +318,7 @@ def acceptance(
         "jaxloss.distillation.acceptance", "kind", kind, ("total_variation", "log_overlap")
     )
     scale = as_temperature(temperature, logits)
-    difference = compare_softmaxes(logits, teacher_logits, scale).p_minus_q
-    rejected = 0.5 * jnp.sum(numerics.absolute(difference), axis=-1)
+    rejected = sum_over_classes(_half_distance, logits, teacher_logits, scale)
     if kind == "total_variation":
         return rejected
     near = rejected < 0.5

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu, recompute_on_gpu
+from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._reductions import fused_sums
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._softmax_kl import compare_with_arrays, tangents_of_exponents
@@ -31,55 +32,41 @@ Temperature = Array | None
 
 
 class Pair(NamedTuple):
-    """Two softmaxes.
-
-    Attributes:
-        p: The probability of each class.
-        q: The other one.
-        p_minus_q: Their difference, with all digits where they are close.
-        bounds: Of each row the least logit whose p, and whose q, is above 1/2; inf if there is none.
-    """
+    """The probabilities p and q of each class, and p - q with all digits where they are close."""
 
     p: Array
     q: Array
     p_minus_q: Array
-    bounds: tuple[Array, Array]
 
 
 class _Pairs(NamedTuple):
-    """The classes, computed again for each pass, and numbers of a row.
+    """The classes, computed again for each pass, and two of them.
 
     Attributes:
         value: For the value.
-        by_p: For two sums of the derivatives by p.
-        by_q: For two sums of the derivatives by q.
+        sums: For the sum of the derivatives by p, and of those by q.
         last: For the gradient.
-        missing: Of p and of q, 1 less the probability that is above 1/2, if there is one.
+        likeliest: A class whose p, and one whose q, is the largest of the row.
     """
 
     value: Pair
-    by_p: tuple[Pair, Pair]
-    by_q: tuple[Pair, Pair]
+    sums: tuple[Pair, Pair]
     last: Pair
-    missing: tuple[Array, Array]
+    likeliest: tuple[Pair, Pair]
 
 
 def _for_each_pass(x: Array) -> tuple[Array, ...]:
-    """A number of each row for the value, four sums and the gradient, which share nothing."""
+    """A number of each row for the value, two sums and the gradient, which share nothing."""
     value = recompute_off_cpu(x)
-    sums = each_on_gpu(recompute_off_cpu(value), 4)
+    sums = each_on_gpu(recompute_off_cpu(value), 2)
     return value, *sums, recompute_off_cpu(sums[-1])
-
-
-def _bound(top: Array, rest: Array) -> Array:
-    return jnp.where((rest < 1) & (top > -jnp.inf), top, jnp.inf)[..., None]
 
 
 def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperature) -> _Pairs:
     """Both logits are read in each pass, and nothing of their size is written."""
-    data = logits, target_logits, temperature
-    tops = [each_on_gpu(top_of(x), 6) for x in (logits, target_logits)]
-    e = [elements_of(*data, pair) for pair in zip(*tops, strict=True)]
+    # Both at once: else XLA on GPU reads the second for its top with sums that need the first.
+    *copies, tops = each_on_gpu((top_of(logits), top_of(target_logits)), 8)
+    e = [elements_of(logits, target_logits, temperature, each) for each in copies]
     below_x, ties_x, below_z, ties_z, excess = fused_sums(
         jnp.where(e[0].x.hi == 0, e[0].exp_x - 1, e[0].exp_x),
         (e[1].x.hi == 0).astype(logits.dtype),
@@ -87,24 +74,31 @@ def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperatu
         (e[3].z.hi == 0).astype(logits.dtype),
         difference_of_exps(e[4]),
     )
+    z_at_top = top_of(jnp.where(e[5].x.hi == 0, target_logits, -jnp.inf))
+    x_at_top = top_of(jnp.where(e[6].z.hi == 0, logits, -jnp.inf))
     rest_x, rest_z = below_x + jnp.maximum(ties_x - 1, 0), below_z + jnp.maximum(ties_z - 1, 0)
-    rows = *(top[-1][..., 0] for top in tops), rest_x, rest_z, excess
-    pairs = []
-    for each in zip(*map(_for_each_pass, rows), strict=True):
-        c = probabilities_of(*data, Normalizers(*each, each[0], each[1], temperature))
-        bounds = _bound(each[0], each[2]), _bound(each[1], each[3])
-        pairs.append(Pair(c.p, c.q, c.p_minus_q, bounds))
-    missing = tuple((rest / (1 + rest))[..., None] for rest in (rest_x, rest_z))
-    return _Pairs(pairs[0], (pairs[1], pairs[2]), (pairs[3], pairs[4]), pairs[5], missing)
+    rows = tops[0][..., 0], tops[1][..., 0], rest_x, rest_z, excess
+
+    def pair(x: Array, z: Array, rows: tuple[Array, ...]) -> Pair:
+        c = probabilities_of(x, z, temperature, Normalizers(*rows, rows[0], rows[1], temperature))
+        return Pair(c.p, c.q, c.p_minus_q)
+
+    value, by_p, by_q, last = (
+        pair(logits, target_logits, each) for each in zip(*map(_for_each_pass, rows), strict=True)
+    )
+    likeliest = pair(tops[0], z_at_top, rows), pair(x_at_top, tops[1], rows)
+    return _Pairs(value, (by_p, by_q), last, likeliest)
 
 
 def _pairs_of_arrays(logits: Array, target_logits: Array, temperature: Temperature) -> _Pairs:
     c = compare_with_arrays(logits, target_logits, temperature)
-    missing = tuple(jnp.sum(jnp.where(x > 0.5, 0, x), axis=-1, keepdims=True) for x in (c.p, c.q))
-    tops = top_of(logits)[..., 0], top_of(target_logits)[..., 0]
-    bounds = tuple(_bound(top, 2 * x[..., 0]) for top, x in zip(tops, missing, strict=True))
-    pair = Pair(c.p, c.q, c.p_minus_q, bounds)
-    return _Pairs(pair, (pair, pair), (pair, pair), pair, missing)
+    pair = Pair(c.p, c.q, c.p_minus_q)
+    by_p, by_q = (_at(pair, jnp.argmax(x, axis=-1)) for x in (c.p, c.q))
+    return _Pairs(pair, (pair, pair), pair, (by_p, by_q))
+
+
+def _at(pair: Pair, place: Array) -> Pair:
+    return Pair(*(take_label(x, place)[..., None] for x in pair))
 
 
 @jax.custom_jvp
@@ -115,16 +109,14 @@ def _pairs(logits: Array, target_logits: Array, temperature: Temperature) -> _Pa
 # Full rules: they reduce over the classes.
 @_pairs.defjvp
 def _pairs_jvp(primals: Any, tangents: Any) -> tuple[_Pairs, _Pairs]:
-    pairs, found = _pairs(*primals), []
-    for i, change in enumerate(tangents_of_exponents(primals, tangents)):
-        p = pairs.value[i]
-        p_dot = p * subtract_weighted_mean(change, p, -1)
-        likely = primals[i] >= pairs.value.bounds[i]
-        found.append((p_dot, -jnp.sum(jnp.where(likely, p_dot, 0), axis=-1, keepdims=True)))
-    (p_dot, missing_p), (q_dot, missing_q) = found
-    bounds = tuple(map(jnp.zeros_like, pairs.value.bounds))
-    dot = Pair(p_dot, q_dot, p_dot - q_dot, bounds)
-    return pairs, _Pairs(dot, (dot, dot), (dot, dot), dot, (missing_p, missing_q))
+    pairs = _pairs(*primals)
+    p_dot, q_dot = (
+        p * subtract_weighted_mean(change, p, -1)
+        for p, change in zip(pairs.value, tangents_of_exponents(primals, tangents), strict=False)
+    )
+    dot = Pair(p_dot, q_dot, p_dot - q_dot)
+    by_p, by_q = (_at(dot, jnp.argmax(x, axis=-1)) for x in pairs.value[:2])
+    return pairs, _Pairs(dot, (dot, dot), dot, (by_p, by_q))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -154,41 +146,25 @@ def _sum_over_classes_jvp(
     logits, target_logits, temperature, *options = primals
     pairs = _pairs(logits, target_logits, temperature)
 
-    def by_log_p(c: Pair) -> Array:
-        return derivative_of(c, (c.p, jnp.zeros_like(c.q), c.p))
+    def by_p(c: Pair) -> Array:
+        return by_pair(c, Pair(jnp.ones_like(c.p), jnp.zeros_like(c.q), jnp.ones_like(c.p)))
 
-    def by_log_q(c: Pair) -> Array:
-        return derivative_of(c, (jnp.zeros_like(c.p), c.q, -c.q))
+    def by_q(c: Pair) -> Array:
+        return by_pair(c, Pair(jnp.zeros_like(c.p), jnp.ones_like(c.q), -jnp.ones_like(c.q)))
 
-    def derivative_of(c: Pair, dot: tuple[Array, Array, Array]) -> Array:
-        return jax.jvp(lambda *c_: term(Pair(*c_, c.bounds), *options), c[:3], dot)[1]
+    def by_pair(c: Pair, change: Pair) -> Array:
+        return jax.jvp(lambda c: term(c, *options), (c,), (change,))[1]
 
-    x_dot, z_dot = tangents_of_exponents(primals[:3], tangents[:3])
-    dot = x_dot * _by_logits(logits, 0, by_log_p, pairs.by_p, pairs)
-    dot += z_dot * _by_logits(target_logits, 1, by_log_q, pairs.by_q, pairs)
+    dot = jnp.zeros_like(logits)
+    changes = tangents_of_exponents(primals[:3], tangents[:3])
+    for i, (by, change) in enumerate(zip((by_p, by_q), changes, strict=True)):
+        # Relative to the class with the largest probability, which may round to 1.
+        p, at_top = pairs.sums[i][i], by(pairs.likeliest[i])
+        mean = jnp.sum(p * (by(pairs.sums[i]) - at_top), axis=-1, keepdims=True)
+        dot += pairs.last[i] * ((by(pairs.last) - at_top) - mean) * change
     if options:
         of_options = functools.partial(term, pairs.value)
         dot += jax.jvp(of_options, tuple(options), tuple(tangents[3:]))[1]
     # A sum of the whole batch would not be in one kernel with those of the rows.
     value = recompute_on_gpu(sum_over_classes(term, *primals))
     return value, jnp.sum(dot, axis=-1)
-
-
-def _by_logits(
-    logits: Array,
-    place: int,
-    by_log: Callable[[Pair], Array],
-    sums: tuple[Pair, Pair],
-    pairs: _Pairs,
-) -> Array:
-    """The derivatives by the logits of p, from those by the logarithms of the probabilities."""
-    p, missing, last = pairs.last[place], pairs.missing[place], by_log(pairs.last)
-    likely, unlikely = (logits >= c.bounds[place] for c in sums)
-    from_likely = jnp.sum(jnp.where(likely, by_log(sums[0]), 0), axis=-1, keepdims=True)
-    from_others = jnp.sum(jnp.where(unlikely, 0, by_log(sums[1])), axis=-1, keepdims=True)
-    # Where p is above 1/2, and may round to 1, 1 - p has all digits.
-    return jnp.where(
-        logits >= pairs.last.bounds[place],
-        missing * last - p * from_others,
-        last - p * (from_likely + from_others),
-    )

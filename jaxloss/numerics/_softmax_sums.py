@@ -1,10 +1,8 @@
 """Sums over the classes of a function of two softmaxes, and their derivatives by the logits.
 
-The derivative by a logit is that by the logarithm of its probability, less the probability times
-the sum of those derivatives. That sum is added up beside the value: both logits are read once for
-the largest of a row, once for the sums of the exponentials, once for the value and the sums of the
-derivatives, and once for the gradient. On TPU, which writes what a kernel of many operations
-shares, value and derivatives are two passes.
+The derivative by a logit is p times what the derivative by p is above its mean under p. That mean
+is a sum beside the value: both logits are read once for the largest of each row, once for the sums
+of the exponentials, once for value and mean, and once for the gradient.
 """
 
 import functools
@@ -57,9 +55,8 @@ class _Pairs(NamedTuple):
 
 def _for_each_pass(x: Array) -> tuple[Array, ...]:
     """A number of each row for the value, two sums and the gradient, which share nothing."""
-    value = recompute_off_cpu(x)
-    sums = each_on_gpu(recompute_off_cpu(value), 2)
-    return value, *sums, recompute_off_cpu(sums[-1])
+    copies = each_on_gpu(recompute_off_cpu(x), 3)
+    return *copies, recompute_off_cpu(copies[-1])
 
 
 def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperature) -> _Pairs:

@@ -178,8 +178,8 @@ def generalized_jensen_shannon(
 Tail = Literal["bucket", "renormalize", "drop"]
 
 
-def _remove(logits: Array, ids: Array) -> Array:
-    return logits.at[ids].set(-jnp.inf, mode="drop")
+def _mark(marks: Array, ids: Array) -> Array:
+    return marks.at[ids].set(True, mode="drop")
 
 
 @loss(
@@ -252,10 +252,11 @@ def top_k_kl(
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
         # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.
-        remove = _remove
+        mark = _mark
         for _ in range(logits.ndim - 1):
-            remove = jax.vmap(remove)
-        others = remove(logits, places)
+            mark = jax.vmap(mark)
+        is_stored = mark(jnp.zeros(logits.shape, bool), places)
+        others = jnp.where(is_stored, -jnp.inf, logits)
         own = jnp.append(own, numerics.logsumexp(others, axis=-1, keepdims=True), axis=-1)
         mass = numerics.logsumexp(teacher_log_probs, axis=-1, keepdims=True)
         is_all = mass > -4 * jnp.finfo(mass.dtype).eps  # what is left is a rounding error

@@ -211,7 +211,7 @@ def recompute_off_cpu(x: Array) -> Array:
     return on_cpu(_identity, lax.optimization_barrier, x)
 
 
-def _copies(count: int, x: Array) -> tuple[Array, ...]:
+def _copies(count: int, x: Any) -> tuple[Any, ...]:
     copies = []
     for _ in range(count):
         x = lax.optimization_barrier(x)  # of the last one: equal barriers would be merged
@@ -219,17 +219,17 @@ def _copies(count: int, x: Array) -> tuple[Array, ...]:
     return tuple(copies)
 
 
-def _repeated(count: int, x: Array) -> tuple[Array, ...]:
+def _repeated(count: int, x: Any) -> tuple[Any, ...]:
     return (x,) * count
 
 
 @functools.cache
-def _each_forms(count: int) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
+def _each_forms(count: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return functools.partial(_copies, count), functools.partial(_repeated, count)
 
 
-def each_on_gpu(x: Array, count: int) -> tuple[Array, ...]:
-    """x, one number a row, for each of several sums over the rows.
+def each_on_gpu(x: T, count: int) -> tuple[T, ...]:
+    """x, one number a row or several, for each of several sums over the rows.
 
     On GPU they are behind a barrier each, so that the sums share no comparison with x: XLA would
     write what they share, and read it again. What reads the same rows is one kernel in any case.

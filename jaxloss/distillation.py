@@ -30,7 +30,8 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._logits import kl_of_logits, log_softmax_at
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
 from jaxloss.numerics._kl_terms import gaps_from_mixture
-from jaxloss.numerics._softmax_kl import as_temperature, compare_softmaxes
+from jaxloss.numerics._softmax_kl import as_temperature
+from jaxloss.numerics._softmax_sums import Pair, sum_over_classes
 from jaxloss.traits import (
     bounded_gradient,
     nonnegative,
@@ -103,6 +104,21 @@ def temperature_kl(
     return value * jnp.square(jnp.asarray(temperature, logits.dtype)) if scale_by_square else value
 
 
+def _jensen_shannon(both: Pair, beta: Array) -> Array:
+    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
+    return (1 - beta) * from_p + beta * from_q
+
+
+def _jensen_shannon_over_shares(both: Pair, beta: Array) -> Array:
+    """The same over beta (1 - beta): the gap from p is of the order of beta squared."""
+    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
+    from_p, from_q = (
+        jnp.where(share == 0, 0, gap / jnp.where(share == 0, 1, share))
+        for gap, share in ((from_p, beta), (from_q, 1 - beta))
+    )
+    return from_p + from_q
+
+
 @loss(
     nonnegative,
     smooth,
@@ -154,23 +170,16 @@ def generalized_jensen_shannon(
         Agarwal et al., *On-Policy Distillation of Language Models* (GKD), 2024.
         Huszar, *How (not) to Train your Generative Model*, 2015.
     """
-    both = compare_softmaxes(logits, teacher_logits, as_temperature(temperature, logits))
-    from_p, from_q = gaps_from_mixture(both.p, both.q, -both.p_minus_q, beta)
-    if not to_kl:
-        return jnp.sum((1 - beta) * from_p + beta * from_q, axis=-1)
-    # The gap from p is of the order of beta squared, and that from q of (1 - beta) squared.
-    from_p, from_q = (
-        jnp.where(share == 0, 0, gap / jnp.where(share == 0, 1, share))
-        for gap, share in ((from_p, beta), (from_q, 1 - beta))
-    )
-    return jnp.sum(from_p + from_q, axis=-1)
+    scale, share = as_temperature(temperature, logits), jnp.asarray(beta, logits.dtype)
+    term = _jensen_shannon_over_shares if to_kl else _jensen_shannon
+    return sum_over_classes(term, logits, teacher_logits, scale, share)
 
 
 Tail = Literal["bucket", "renormalize", "drop"]
 
 
-def _remove(logits: Array, ids: Array) -> Array:
-    return logits.at[ids].set(-jnp.inf, mode="drop")
+def _mark(marks: Array, ids: Array) -> Array:
+    return marks.at[ids].set(True, mode="drop")
 
 
 @loss(
@@ -243,16 +252,21 @@ def top_k_kl(
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
         # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.
-        remove = _remove
+        mark = _mark
         for _ in range(logits.ndim - 1):
-            remove = jax.vmap(remove)
-        others = remove(logits, places)
+            mark = jax.vmap(mark)
+        is_stored = mark(jnp.zeros(logits.shape, bool), places)
+        others = jnp.where(is_stored, -jnp.inf, logits)
         own = jnp.append(own, numerics.logsumexp(others, axis=-1, keepdims=True), axis=-1)
         mass = numerics.logsumexp(teacher_log_probs, axis=-1, keepdims=True)
         is_all = mass > -4 * jnp.finfo(mass.dtype).eps  # what is left is a rounding error
         rest = jnp.where(is_all, -jnp.inf, numerics.log1mexp(jnp.where(is_all, -1, mass)))
         teacher_log_probs = jnp.append(teacher_log_probs, rest, axis=-1)
     return kl_of_logits(own, teacher_log_probs, None)
+
+
+def _half_distance(both: Pair) -> Array:
+    return 0.5 * numerics.absolute(both.p_minus_q)
 
 
 @loss(
@@ -305,8 +319,7 @@ def acceptance(
         "jaxloss.distillation.acceptance", "kind", kind, ("total_variation", "log_overlap")
     )
     scale = as_temperature(temperature, logits)
-    difference = compare_softmaxes(logits, teacher_logits, scale).p_minus_q
-    rejected = 0.5 * jnp.sum(numerics.absolute(difference), axis=-1)
+    rejected = sum_over_classes(_half_distance, logits, teacher_logits, scale)
     if kind == "total_variation":
         return rejected
     near = rejected < 0.5

@@ -3,6 +3,7 @@
 import math
 from typing import Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Real
@@ -10,9 +11,40 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
+from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended, positive
 from jaxloss.numerics._gamma import HALF_LOG_2PI
+from jaxloss.numerics._softmax import exp_and_rest
 from jaxloss.traits import shift_invariant, smooth
+
+
+def _value_and_slopes(logits: Array, losses: Array) -> tuple[Array, Array, Array]:
+    """-log of the sum of p exp(-loss), and its derivatives by the logits and by the losses."""
+    top, exps, rest = exp_and_rest(logits, -1)
+    largest = float(jnp.finfo(logits.dtype).max)
+    below = jnp.minimum(logits, largest) - jnp.clip(top, -largest, largest)
+    scores = jnp.where(logits == -jnp.inf, -jnp.inf, below) - losses
+    top_score, of_scores, rest_of_scores = exp_and_rest(scores, -1)
+    p, posterior = exps / (1 + rest), of_scores / (1 + rest_of_scores)
+    change = jnp.log1p(rest) - jnp.log1p(rest_of_scores)
+    # The logarithm of posterior / p, for the digits of their difference.
+    log_ratio = (scores - top_score) - below + change
+    near = jnp.abs(log_ratio) < 1
+    difference = -p * jnp.expm1(jnp.where(near, log_ratio, 0))
+    by_logits = jnp.where(near, difference, p - posterior)
+    return (change - top_score)[..., 0], by_logits, posterior
+
+
+@jax.custom_jvp
+def _nll_of_mixture(logits: Array, losses: Array) -> Array:
+    return _value_and_slopes(logits, losses)[0]
+
+
+# A full rule: it reduces over the components.
+@_nll_of_mixture.defjvp
+def _nll_of_mixture_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    value, by_logits, by_losses = _value_and_slopes(*primals)
+    return value, jnp.sum(by_logits * tangents[0] + by_losses * tangents[1], axis=-1)
 
 
 @loss(shift_invariant, smooth, logits=extended, losses=extended._replace(masked=math.inf))
@@ -50,7 +82,7 @@ def mixture(
     References:
         McLachlan and Peel, *Finite Mixture Models*, 2000.
     """
-    return -numerics.logsumexp(numerics.log_softmax(logits) - losses)
+    return _nll_of_mixture(logits, losses)
 
 
 @loss(smooth, variances=positive, logits=extended)
@@ -96,4 +128,4 @@ def gaussian_mixture(
     none = jnp.abs(error) > math.sqrt(jnp.finfo(error.dtype).max) * deviation
     score = numerics.quotient(jnp.where(none, 0, error), jnp.where(none, 1, deviation))
     losses = 0.5 * jnp.square(score) + (0.5 * jnp.log(variances) + HALF_LOG_2PI)
-    return -numerics.logsumexp(numerics.log_softmax(logits) - jnp.where(none, jnp.inf, losses))
+    return _nll_of_mixture(logits, jnp.where(none, jnp.inf, losses))

@@ -145,7 +145,7 @@ def _softmax(logits: Array, temperature: Array | None) -> Array:
     return out * (1 + lax.stop_gradient(jnp.where(out > 0, x.lo, 0)))
 
 
-def _compare_with_arrays(
+def compare_with_arrays(
     logits: Array, target_logits: Array, temperature: Array | None
 ) -> Comparison:
     """What several passes need is written to memory."""
@@ -174,28 +174,35 @@ def _compare_with_arrays(
     return Comparison(p, q, ratio, difference_of(p, q, ratio), kl)
 
 
+def tangents_of_exponents(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """The tangents of both logits over the temperature, from those of logits and temperature."""
+    *both, temperature = primals
+    x_dot, z_dot, temperature_dot = tangents
+    if temperature is None:
+        return x_dot, z_dot
+    # A higher temperature moves each logit towards 0; one of -inf stays where it is.
+    decrease = temperature_dot / temperature
+    x_dot, z_dot = (
+        (change - jnp.where(jnp.isinf(x), 0, x) * decrease) / temperature
+        for x, change in zip(both, (x_dot, z_dot), strict=True)
+    )
+    return x_dot, z_dot
+
+
 @jax.custom_jvp
 def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | None) -> Comparison:
     """p, q, log(q / p), p - q and KL(q || p), each with all digits where p is close to q.
 
     On CPU, where an exponential takes longer than to read it from memory, arrays are kept.
     """
-    return on_cpu(_compare_with_arrays, _compare_by_passes, logits, target_logits, temperature)
+    return on_cpu(compare_with_arrays, _compare_by_passes, logits, target_logits, temperature)
 
 
 # A full rule: it reduces over the classes.
 @compare_softmaxes.defjvp
 def _compare_softmaxes_jvp(primals: Any, tangents: Any) -> tuple[Comparison, Comparison]:
-    *both, temperature = primals
     found = compare_softmaxes(*primals)
-    x_dot, z_dot, temperature_dot = tangents
-    if temperature is not None:
-        # A higher temperature moves each logit towards 0; one of -inf stays where it is.
-        decrease = temperature_dot / temperature
-        x_dot, z_dot = (
-            (change - jnp.where(jnp.isinf(x), 0, x) * decrease) / temperature
-            for x, change in zip(both, (x_dot, z_dot), strict=True)
-        )
+    x_dot, z_dot = tangents_of_exponents(primals, tangents)
     by_target = jnp.where(found.q == 0, 0, found.q * (found.log_ratio - found.kl[..., None]))
     of_p = subtract_weighted_mean(x_dot, found.p, -1)
     of_q = subtract_weighted_mean(z_dot, found.q, -1)

@@ -102,7 +102,7 @@ def difference_of(p: Array, q: Array, log_ratio: Array) -> Array:
     return jnp.where(is_small, q * expm1(jnp.where(is_small, -log_ratio, 0)), p - q)
 
 
-def _difference_of_exps(e: Elements) -> Array:
+def difference_of_exps(e: Elements) -> Array:
     """exp(x) - exp(z), with all digits where they are close."""
     return jnp.where(e.is_close, e.exp_z * expm1(-e.shift), e.exp_x - e.exp_z)
 
@@ -134,7 +134,7 @@ class Normalizers(NamedTuple):
         """The sums relative to tops that are not smaller; `rest` where these are not its own."""
         e = elements_of(self.top_x, self.top_z, self.temperature, (top_x, top_z))
         total_z = jnp.where(self.top_z == -jnp.inf, 0, 1 + self.rest_z)
-        excess = e.exp_x * self.excess + _difference_of_exps(e) * total_z
+        excess = e.exp_x * self.excess + difference_of_exps(e) * total_z
         rest_x = jnp.where(self.top_x == top_x, self.rest_x, e.exp_x * (1 + self.rest_x))
         rest_z = jnp.where(self.top_z == top_z, self.rest_z, e.exp_z * (1 + self.rest_z))
         return self._replace(
@@ -220,7 +220,7 @@ def normalizers_of(
         *tops,
         rest(e.x, e.exp_x),
         rest(e.z, e.exp_z),
-        jnp.sum(_difference_of_exps(e), axis=-1),
+        jnp.sum(difference_of_exps(e), axis=-1),
         at_top(e.x, z),
         at_top(e.z, x),
         None if temperature is None else jnp.broadcast_to(temperature, tops[0].shape),

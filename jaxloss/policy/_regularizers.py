@@ -13,7 +13,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._softmax import subtract_weighted_mean
+from jaxloss.numerics._softmax import exp_and_rest
 from jaxloss.traits import nonnegative, shift_invariant
 
 
@@ -59,21 +59,27 @@ def kl_estimate(
     return 0.5 * jnp.square(log_ratio) if order == 2 else numerics.expm1_minus_x(log_ratio)
 
 
+def _entropy_and_slopes(logits: Array) -> tuple[Array, Array]:
+    """The entropy of each row, and its derivatives by the logits."""
+    top, exps, rest = exp_and_rest(logits, -1)
+    largest = float(jnp.finfo(logits.dtype).max)  # in the place of infinity, which times 0 is NaN
+    below = jnp.minimum(logits, largest) - jnp.clip(top, -largest, largest)
+    below = jnp.maximum(below, -largest)
+    mean = jnp.sum(exps * below, axis=-1, keepdims=True) / (1 + rest)
+    # Near the uniform distribution log p plus the entropy would cancel.
+    return (jnp.log1p(rest) - mean)[..., 0], exps / (1 + rest) * (mean - below)
+
+
 @jax.custom_jvp
 def _entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
-    log_probabilities = numerics.log_softmax(logits)
-    terms = numerics.multiply_no_nan(jnp.exp(log_probabilities), log_probabilities)
-    return 0 - jnp.sum(terms, axis=-1)
+    return _entropy_and_slopes(logits)[0]
 
 
-# By hand: near the uniform distribution log p plus the entropy cancels; the logits less their mean
-# under p are the same, with all digits.
+# A full rule: it reduces over the classes.
 @_entropy.defjvp
 def _entropy_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    (logits,), (logits_dot,) = primals, tangents
-    p = numerics.softmax(logits)
-    centred = subtract_weighted_mean(jnp.where(logits == -jnp.inf, 0, logits), p, -1)
-    return _entropy(logits), -jnp.sum(p * centred * logits_dot, axis=-1)
+    value, slopes = _entropy_and_slopes(*primals)
+    return value, jnp.sum(slopes * tangents[0], axis=-1)
 
 
 @loss(nonnegative, shift_invariant, logits=extended)

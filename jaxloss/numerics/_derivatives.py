@@ -41,11 +41,14 @@ def jvp_of_moving(
 def _jvp_of_each(
     function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Any]:
-    """The same; on GPU the derivatives in different arguments share nothing."""
+    """The same; on GPU the derivatives in different arguments share nothing.
+
+    Their copies are from 2: the first is for what has no derivative, such as a number of pairs.
+    """
     none = [SymbolicZero(jax.typeof(x)) for x in primals]
     found = [
         jvp_of_moving(
-            function, unshared_on_gpu(primals, i + 1), (*none[:i], tangent, *none[i + 1 :])
+            function, unshared_on_gpu(primals, i + 2), (*none[:i], tangent, *none[i + 1 :])
         )
         for i, tangent in enumerate(tangents)
         if _is_moving(tangent)

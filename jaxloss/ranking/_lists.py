@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss._xla import fits_in_cache, unshared_on_gpu
-from jaxloss.numerics._derivatives import separate_derivative
+from jaxloss.numerics._derivatives import separate_derivative, unshared_copy
 from jaxloss.numerics._double_double import DD, at_dd, difference, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps, sum_over_later
 from jaxloss.numerics._ordered import (
@@ -93,7 +92,7 @@ class Lists(NamedTuple):
 
         XLA on GPU would write a mask of all pairs that two passes share.
         """
-        return self if fits_in_cache(self) else unshared_on_gpu(self)
+        return unshared_copy(self)
 
     def map_rows(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import is_unsharded
-from jaxloss._xla import on_cpu, on_gpu
+from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
@@ -27,6 +27,11 @@ def mean_where(x: Array, mask: Array | None) -> Array:
         return jnp.mean(x, axis=-1)
     number = jnp.sum(jnp.broadcast_to(mask, x.shape), axis=-1, dtype=jnp.int32)
     return jnp.sum(jnp.where(mask, x, 0), axis=-1) / jnp.maximum(number, 1).astype(x.dtype)
+
+
+def unmerged(sums: Array) -> Array:
+    """Sums that are summed again, which XLA on GPU would do from all terms, in a pass more."""
+    return recompute_on_gpu(sums)
 
 
 def along_either(function: Callable[..., Array], *arrays: Any) -> Array:

@@ -118,10 +118,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "contrastive.nt_xent": {"set": 2048},
     "contrastive.batch_triplet": {"set": 1024},
     "classification.multilabel_margin": {"classes": 64},
-    "preference.plackett_luce": {"batch": (4096,), "items": 256},
+    # So many that arrays of pairs and of items do not stay in a cache.
     **{
-        f"ranking.{name}": {"batch": (256,), "items": 256}
-        for name in ("approx_ndcg", "list_mle", "pairwise", "unique_softmax")
+        name: {"batch": (4096,), "items": 256}
+        for name in (
+            "preference.plackett_luce",
+            "ranking.approx_ndcg",
+            "ranking.list_mle",
+            "ranking.pairwise",
+            "ranking.unique_softmax",
+        )
     },
 }
 PROTOTYPES = ("prototypes", (8192, 512))

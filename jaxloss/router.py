@@ -20,9 +20,11 @@ from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
 from jaxloss.domains import class_ids, distribution, extended, finite, nonnegative_number
+from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import at_dd, two_sum
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._reductions import unmerged
 from jaxloss.traits import nonnegative
 
 __all__ = ["importance_cv", "indexer_kl", "load_balance", "load_cv"]
@@ -93,6 +95,7 @@ def load_balance(
 
 def _squared_variation(amounts: Float[Array, "*batch experts"]) -> Float[Array, "*batch"]:
     """The variance over the squared mean; 0 of nothing."""
+    amounts = unmerged(amounts)
     mean = jnp.mean(amounts, axis=-1, keepdims=True)
     relative = numerics.quotient(amounts - mean, jnp.where(mean == 0, 1, mean))
     return jnp.mean(jnp.square(relative), axis=-1)
@@ -128,6 +131,16 @@ def importance_cv(
         Shazeer et al., *Outrageously Large Neural Networks*, 2017.
     """
     return _squared_variation(_over_devices(jnp.sum(gates, axis=-2), axis_name))
+
+
+@separate_derivative
+def _probability_of_top(
+    logits: Array, noisy: Array, last: Array, following: Array, scale: Array
+) -> Array:
+    """That a score with noise is among the k largest: `last` is the k-th of them."""
+    # One of the k largest has to beat the next one, any other the last of them.
+    threshold = jnp.where(noisy >= last, following, last)
+    return at_dd(ndtr, two_sum(logits, -threshold) / scale)
 
 
 @loss(nonnegative, logits=finite, noisy_logits=finite)
@@ -178,10 +191,8 @@ def load_cv(
         raise ValueError(message)
     noisy = lax.stop_gradient(noisy_logits)
     top = lax.top_k(noisy, k + 1)[0]
-    # One of the k largest has to beat the next one, any other the last of them.
-    is_chosen = noisy >= top[..., k - 1 : k]
-    threshold = jnp.where(is_chosen, top[..., k : k + 1], top[..., k - 1 : k])
-    probability = at_dd(ndtr, two_sum(logits, -threshold) / noise_scale)
+    scale = jnp.asarray(noise_scale, logits.dtype)
+    probability = _probability_of_top(logits, noisy, top[..., k - 1 : k], top[..., k:], scale)
     kept = probability if mask is None else jnp.where(mask[..., None], probability, 0)
     return _squared_variation(_over_devices(jnp.sum(kept, axis=-2), axis_name))
 

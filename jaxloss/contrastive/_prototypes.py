@@ -18,6 +18,7 @@ from jaxloss.contrastive._similarities import product
 from jaxloss.domains import class_ids
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._labels import is_label, take_label
+from jaxloss.numerics._reductions import along_either
 from jaxloss.numerics._softmax_nll import softmax_nll
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -199,6 +200,30 @@ def proxy_nca(
     return others - take_label(logits, labels)
 
 
+def _of_proxies(
+    axis: int,
+    embeddings: Array,
+    labels: Array,
+    prototypes: Array,
+    margin: Array,
+    scale: Array,
+    mask: Array | None,
+) -> Array:
+    """The proxy-anchor loss from cosines whose examples lie along an axis, -1 or -2."""
+    units, directions = numerics.normalize(embeddings), numerics.normalize(prototypes)
+    cosines = product(units, directions) if axis == -2 else product(directions, units)
+    classes, other = jnp.arange(prototypes.shape[0], dtype=labels.dtype), -3 - axis
+    is_own = jnp.expand_dims(labels, other) == jnp.expand_dims(classes, axis)
+    counted = True if mask is None else jnp.expand_dims(mask, other)
+    positives, negatives = is_own & counted, ~is_own & counted
+    of_positives = numerics.logsumexp(-scale * (cosines - margin), axis, positives)
+    of_negatives = numerics.logsumexp(scale * (cosines + margin), axis, negatives)
+    present = jnp.sum(jnp.any(positives, axis), axis=-1, dtype=jnp.int32)
+    total = jnp.sum(numerics.softplus(of_positives), axis=-1)
+    attraction = total / jnp.maximum(present, 1).astype(total.dtype)
+    return attraction + jnp.mean(numerics.softplus(of_negatives), axis=-1)
+
+
 @loss(nonnegative, scale_invariant, labels=class_ids("classes"), scale=above_zero)
 def proxy_anchor(
     embeddings: Real[ArrayLike, "*batch set dim"],
@@ -241,12 +266,5 @@ def proxy_anchor(
     References:
         Kim et al., *Proxy Anchor Loss for Deep Metric Learning*, 2020.
     """
-    cosines = _cosines(embeddings, prototypes)
-    is_own, counted = is_label(cosines, labels), True if mask is None else mask[..., None]
-    positives, negatives = is_own & counted, ~is_own & counted
-    of_positives = numerics.logsumexp(-scale * (cosines - margin), axis=-2, where=positives)
-    of_negatives = numerics.logsumexp(scale * (cosines + margin), axis=-2, where=negatives)
-    present = jnp.sum(jnp.any(positives, axis=-2), axis=-1, dtype=jnp.int32)
-    total = jnp.sum(numerics.softplus(of_positives), axis=-1)
-    attraction = total / jnp.maximum(present, 1).astype(total.dtype)
-    return attraction + jnp.mean(numerics.softplus(of_negatives), axis=-1)
+    scale, margin = (jnp.asarray(x, embeddings.dtype) for x in (scale, margin))
+    return along_either(_of_proxies, embeddings, labels, prototypes, margin, scale, mask)

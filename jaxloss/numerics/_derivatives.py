@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._xla import fits_in_cache, on_gpu, unshared_on_gpu
 
+T = TypeVar("T")
+
 
 def _first(x: Array, *_others: Any) -> Array:
     return x
@@ -20,6 +22,11 @@ def _first(x: Array, *_others: Any) -> Array:
 
 def _is_moving(tangent: Any) -> bool:
     return not isinstance(tangent, SymbolicZero)
+
+
+def unshared_copy(tree: T) -> T:
+    """A copy of arrays; what is computed from it shares nothing with the originals on GPU."""
+    return tree if fits_in_cache(tree) else unshared_on_gpu(tree)
 
 
 def jvp_of_moving(
@@ -41,11 +48,14 @@ def jvp_of_moving(
 def _jvp_of_each(
     function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Any]:
-    """The same; on GPU the derivatives in different arguments share nothing."""
+    """The same; on GPU the derivatives in different arguments share nothing.
+
+    Their copies are from 2: the first is `unshared_copy`.
+    """
     none = [SymbolicZero(jax.typeof(x)) for x in primals]
     found = [
         jvp_of_moving(
-            function, unshared_on_gpu(primals, i + 1), (*none[:i], tangent, *none[i + 1 :])
+            function, unshared_on_gpu(primals, i + 2), (*none[:i], tangent, *none[i + 1 :])
         )
         for i, tangent in enumerate(tangents)
         if _is_moving(tangent)

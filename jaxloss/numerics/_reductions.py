@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import is_unsharded
-from jaxloss._xla import on_cpu
+from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
@@ -27,6 +27,26 @@ def mean_where(x: Array, mask: Array | None) -> Array:
         return jnp.mean(x, axis=-1)
     number = jnp.sum(jnp.broadcast_to(mask, x.shape), axis=-1, dtype=jnp.int32)
     return jnp.sum(jnp.where(mask, x, 0), axis=-1) / jnp.maximum(number, 1).astype(x.dtype)
+
+
+def unmerged(sums: Array) -> Array:
+    """Sums that are summed again, which XLA on GPU would do from all terms, in a pass more."""
+    return recompute_on_gpu(sums)
+
+
+def along_either(function: Callable[..., Array], *arrays: Any) -> Array:
+    """`function(axis, *arrays)`, which reduces a matrix that it computes over an axis.
+
+    That is the last one on GPU, where XLA would write what is summed over the one before it,
+    and the one before it on CPU, where it takes less time.
+    """
+    return on_gpu(*_along(function), *arrays)
+
+
+@functools.cache
+def _along(function: Callable[..., Array]) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """One object each, so that eager calls compile once."""
+    return functools.partial(function, -1), functools.partial(function, -2)
 
 
 def variadic_reduce(

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss.numerics._derivatives import separate_derivative
+from jaxloss.numerics._derivatives import separate_derivative, unshared_copy
 from jaxloss.numerics._double_double import DD, at_dd, difference, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps, sum_over_later
 from jaxloss.numerics._ordered import (
@@ -86,6 +86,13 @@ class Lists(NamedTuple):
         """`compare(i, j)` of the places of rows and items."""
         found = compare(self.rows.places[:, None], self.items.places[None, :])
         return jnp.expand_dims(found, range(self.items.mask.ndim - 1))
+
+    def unshared(self) -> "Lists":
+        """The same lists, for what must be known before the values of the pairs.
+
+        XLA on GPU would write a mask of all pairs that two passes share.
+        """
+        return unshared_copy(self)
 
     def map_rows(
         self,
@@ -239,12 +246,23 @@ def _nll_and_probability(scores: Array, mask: Array, lists: Array) -> tuple[Arra
     return jnp.where(mask, gap + jnp.log1p(rest), 0), exps / (1 + rest)
 
 
-def nll_among(lists: Lists, rivals: Bool[Array, "*batch rows items"]) -> Float[Array, "..."]:
-    """-log of the softmax of each item among itself and its rivals; 0 without any."""
-    own, others = lists.rows.scores, jnp.broadcast_to(lists.scores[..., None, :], rivals.shape)
-    top = lax.stop_gradient(jnp.max(others, axis=-1, where=rivals, initial=-jnp.inf))
-    top = jnp.maximum(top, lax.stop_gradient(own))
-    return nll_from_gap(sum_of_exps(-1, others, rivals, top), top - own)[0]
+def nll_among_less_relevant(lists: Lists, **chunks: Any) -> Float[Array, "*batch items"]:
+    """-log of the softmax of each item among itself and those of less relevance; 0 without any."""
+    top = lists.map_rows(_largest_rival, separate=False, **chunks)
+    top = lax.stop_gradient(jnp.maximum(top, lists.scores))
+    rest = lists.map_rows(_sum_over_rivals, top, **chunks)
+    return nll_from_gap(rest, top - lists.scores)[0]
+
+
+def _largest_rival(lists: Lists) -> Float[Array, "*batch rows"]:
+    lists = lax.stop_gradient(lists.unshared())
+    scores = lists.scores[..., None, :]
+    return jnp.max(scores, axis=-1, where=lists.should_lead(), initial=-jnp.inf)
+
+
+def _sum_over_rivals(lists: Lists, top: Array) -> Float[Array, "*batch rows"]:
+    rivals = lists.should_lead()
+    return sum_of_exps(-1, jnp.broadcast_to(lists.scores[..., None, :], rivals.shape), rivals, top)
 
 
 # --- softmax among the items that come later ------------------------------------------------------

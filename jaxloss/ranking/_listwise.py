@@ -21,8 +21,8 @@ from jaxloss.ranking._lists import (
     discount,
     gains_of,
     lists_of,
-    nll_among,
     nll_among_later,
+    nll_among_less_relevant,
     nll_in_list,
     of_pairs,
     ranks_of,
@@ -135,10 +135,6 @@ def poly1_softmax(
     )
 
 
-def _nll_among_less_relevant(lists: Lists) -> Float[Array, "*batch rows"]:
-    return nll_among(lists, lists.should_lead())
-
-
 @loss(
     convex,
     nonnegative,
@@ -192,7 +188,7 @@ def unique_softmax(
     """
     lists = lists_of(scores, relevance, mask, segments)
     chunks: Any = {"fun_name": "jaxloss.ranking.unique_softmax", "chunk_size": chunk_size}
-    nll = lists.map_rows(_nll_among_less_relevant, separate=False, **chunks)
+    nll = nll_among_less_relevant(lists, **chunks)
     return lists.mean_of_lists(gains_of(lists.relevance, gain) * nll)
 
 

@@ -38,7 +38,7 @@ class _Number(NamedTuple):
     counted: Callable[[Lists], Array]
 
     def __call__(self, lists: Lists) -> Int[Array, "*batch rows"]:
-        return jnp.sum(self.counted(lists), axis=-1, dtype=jnp.int32)
+        return jnp.sum(self.counted(lists.unshared()), axis=-1, dtype=jnp.int32)
 
 
 def mean_over_pairs(

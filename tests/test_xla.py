@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import jaxloss as jl
 from jaxloss import _xla
@@ -179,3 +180,19 @@ def test_a_third_eager_gradient_of_large_arrays_compiles_nothing(count_compilati
     with count_compilations() as compiled:
         gradient(x, x)
     assert not compiled
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_slice_of_bits_is_that_of_the_numbers(dtype):
+    x = jax.random.normal(jax.random.key(0), (3, 8), dtype)
+    ours = lambda x, j: jnp.square(_xla.take_slice(x, j, 3, 1))
+    plain = lambda x, j: jnp.square(lax.dynamic_slice_in_dim(x, j, 3, 1))
+    forms = (
+        lambda f: f(x, 4),
+        lambda f: jax.vjp(lambda x: f(x, 4), x)[1](f(x, 1))[0],
+        lambda f: jax.jvp(lambda x: f(x, 4), (x,), (x,))[1],
+        lambda f: jax.vmap(f)(x[:, None], jnp.arange(3)),
+    )
+    for form in forms:
+        got, expected = (jax.jit(lambda f=f, form=form: form(f))() for f in (ours, plain))
+        np.testing.assert_array_equal(got, expected)

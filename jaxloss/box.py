@@ -29,7 +29,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.classification import softmax_cross_entropy
-from jaxloss.domains import Domain, extended
+from jaxloss.domains import extended, places_along
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
@@ -354,13 +354,7 @@ def ciou(
     return _compared("ciou", _one_less_ciou, prediction, target, format)
 
 
-_place = Domain(
-    "between 0 and bins - 1",
-    lambda x, context: ((x >= 0) & (x <= context.get("bins", math.inf) - 1), x),
-)
-
-
-@loss(nonnegative, smooth, logits=extended, target=_place)
+@loss(nonnegative, smooth, logits=extended, target=places_along("bins"))
 def distribution_focal(
     logits: Real[ArrayLike, "*batch bins"],
     target: Real[ArrayLike, "*batch"],

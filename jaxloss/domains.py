@@ -29,6 +29,7 @@ __all__ = [
     "nonnegative_number",
     "nonpositive_number",
     "nonzero",
+    "places_along",
     "positive",
     "sign",
     "sign_label",
@@ -115,6 +116,14 @@ def class_ids(axis_name: str) -> Domain:
         lambda x, context: ((x >= 0) & (x < context[axis_name]), x),
         guard=True,
         axis_name=axis_name,
+    )
+
+
+def places_along(axis_name: str) -> Domain:
+    """Numbers from the first index of the axis `axis_name` to the last, also between them."""
+    return Domain(
+        f"between 0 and {axis_name} - 1",
+        lambda x, context: ((x >= 0) & (x <= context.get(axis_name, inf) - 1), x),
     )
 
 

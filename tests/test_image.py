@@ -113,6 +113,15 @@ def test_windows_that_do_not_fit_are_refused():
         image.ssim(A, B, padding="full")
 
 
+@pytest.mark.parametrize("shape", [(20, 20), (8, 20, 20)])
+def test_images_without_an_axis_of_channels_are_told_to_add_one(shape):
+    x = np.ones(shape, np.float32)
+    for loss in (image.ssim, small_ms_ssim):
+        with pytest.raises(ValueError, match=r"`(image|prediction)\[\.\.\., None\]`"):
+            loss(x, x)
+    assert image.ssim(x[..., None], x[..., None]).shape == shape[:-2]
+
+
 def test_the_gradient_is_the_same_beside_that_of_an_option():
     def loss(image_, sigma):
         return image.ssim(image_, B, sigma=sigma, size=7)

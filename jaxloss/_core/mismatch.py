@@ -182,6 +182,9 @@ def _axis_remedy(
 def _shape_remedy(found: Mismatch) -> str:
     """What to write for a shape that differs by an axis of size 1, or is transposed."""
     name, got, expected = found.x.name, found.got, found.expected
+    event = found.forms[0].event
+    if event[-1:] == ("channels",) and len(got) == len(event) - 1:
+        return f"Of an image of one channel write `{name}[..., None]`."
     if any(got == (*shape, 1) for shape in expected):
         return f"Nothing is broadcast here: write `jnp.squeeze({name}, -1)`."
     if any((*got, 1) == shape for shape in expected):

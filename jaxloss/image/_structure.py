@@ -112,7 +112,8 @@ def _check_window(name: str, shape: tuple[Any, ...], size: int, levels: int = 1)
         remedy = "fewer levels or a smaller `size`" if levels > 1 else "a smaller `size`"
         raise ValueError(
             f"{fun_name}: the images have {height} x {width} pixels, but a window of {size} "
-            f"{what}needs {least}: give {remedy}."
+            f"{what}needs {least}: give {remedy}; of images without an axis of channels, give "
+            f"`image[..., None]`."
         )
 
 

@@ -1,5 +1,6 @@
 """Losses of several views of an example, and what their targets are made of."""
 
+import functools
 from typing import Unpack
 
 import jax.numpy as jnp
@@ -71,7 +72,9 @@ def _across_views(
     """
     number, views = targets.shape[-2], logits.shape[-2]
     others = (~jnp.eye(number, views, dtype=bool)).astype(targets.dtype)
-    of_view = jnp.einsum("...tk,tv->...vk", targets, others, precision=lax.Precision.HIGHEST)
+    # Not a product of matrices, which XLA would write: few views have a target.
+    terms = (targets[..., t, None, :] * others[t, :, None] for t in range(number))
+    of_view = functools.reduce(jnp.add, terms)
     if mask is not None:
         logits, of_view = jnp.where(mask, logits, -jnp.inf), jnp.where(mask, of_view, 0)
     total = jnp.sum(softmax_cross_entropy_dense(logits, of_view), axis=-1)

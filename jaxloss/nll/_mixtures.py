@@ -14,21 +14,20 @@ from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended, positive
 from jaxloss.numerics._gamma import HALF_LOG_2PI
-from jaxloss.numerics._softmax import exp_and_rest
+from jaxloss.numerics._softmax import exp_and_rest, finite_below
 from jaxloss.traits import shift_invariant, smooth
 
 
 def _value_and_slopes(logits: Array, losses: Array) -> tuple[Array, Array, Array]:
     """-log of the sum of p exp(-loss), and its derivatives by the logits and by the losses."""
     top, exps, rest = exp_and_rest(logits, -1)
-    largest = float(jnp.finfo(logits.dtype).max)
-    below = jnp.minimum(logits, largest) - jnp.clip(top, -largest, largest)
+    below = finite_below(logits, top)
     scores = jnp.where(logits == -jnp.inf, -jnp.inf, below) - losses
     top_score, of_scores, rest_of_scores = exp_and_rest(scores, -1)
     p, posterior = exps / (1 + rest), of_scores / (1 + rest_of_scores)
     change = jnp.log1p(rest) - jnp.log1p(rest_of_scores)
     # The logarithm of posterior / p, for the digits of their difference.
-    log_ratio = (scores - top_score) - below + change
+    log_ratio = finite_below(scores, top_score) - below + change
     near = jnp.abs(log_ratio) < 1
     difference = -p * jnp.expm1(jnp.where(near, log_ratio, 0))
     by_logits = jnp.where(near, difference, p - posterior)

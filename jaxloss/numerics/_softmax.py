@@ -60,6 +60,15 @@ def softmax(x: Array, axis: Axis = -1, where: Array | None = None) -> Array:
     return jnp.where(where, _softmax(jnp.where(where, x, -jnp.inf), axis), 0)
 
 
+def finite_below(x: Array, top: Array) -> Array:
+    """x less the largest entry of its row, with the largest number in the place of infinity.
+
+    So that it times a probability of 0 is 0, and the difference of two of them is not NaN.
+    """
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.maximum(jnp.minimum(x, largest) - jnp.clip(top, -largest, largest), -largest)
+
+
 def exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
     """The maximum m of each row, exp(x - m), and the sum of that less the 1 of one maximum.
 

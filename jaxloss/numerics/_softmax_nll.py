@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_on_gpu
+from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_dd, finite, two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import fused_sums
@@ -356,8 +356,11 @@ def _expected_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -
         )
         return nll, values, labels * slopes, _is_top(sums.exps, logits, top)
 
-    # Of five copies of the top, the value has the first two.
-    off, on, own = zip(each_on_gpu(sums.top, 5)[2:], each_on_gpu(sums.rest, 3), strict=True)
+    # Of five copies of the top, the value has the first two. Two sums and the gradient compute the
+    # classes again, each from its own.
+    rows = zip(each_on_gpu(sums.top, 5)[2:], each_on_gpu(sums.rest, 3), strict=True)
+    off, on, own = (tuple(map(recompute_off_cpu, row)) for row in rows)
+    own = tuple(map(recompute_off_cpu, own))
     (*_, left, at_top), (*_, right, also_at_top) = of_classes(*off), of_classes(*on)
     off_top, on_top = fused_sums(jnp.where(at_top, 0, left), jnp.where(also_at_top, right, 0))
     nll, values, weights, _ = of_classes(*own)

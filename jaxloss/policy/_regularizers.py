@@ -13,7 +13,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._softmax import exp_and_rest
+from jaxloss.numerics._softmax import exp_and_rest, finite_below
 from jaxloss.traits import nonnegative, shift_invariant
 
 
@@ -62,9 +62,7 @@ def kl_estimate(
 def _entropy_and_slopes(logits: Array) -> tuple[Array, Array]:
     """The entropy of each row, and its derivatives by the logits."""
     top, exps, rest = exp_and_rest(logits, -1)
-    largest = float(jnp.finfo(logits.dtype).max)  # in the place of infinity, which times 0 is NaN
-    below = jnp.minimum(logits, largest) - jnp.clip(top, -largest, largest)
-    below = jnp.maximum(below, -largest)
+    below = finite_below(logits, top)
     mean = jnp.sum(exps * below, axis=-1, keepdims=True) / (1 + rest)
     # Near the uniform distribution log p plus the entropy would cancel.
     return (jnp.log1p(rest) - mean)[..., 0], exps / (1 + rest) * (mean - below)

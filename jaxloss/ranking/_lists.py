@@ -92,7 +92,8 @@ class Lists(NamedTuple):
 
         XLA on GPU would write a mask of all pairs that two passes share.
         """
-        return unshared_copy(self)
+        # Not the places: XLA on GPU takes a minute to compile pairs of places that it cannot fold.
+        return self._replace(rows=unshared_copy(self.rows)._replace(places=self.rows.places))
 
     def map_rows(
         self,

@@ -262,6 +262,7 @@ def _half_slice(size: int, axis: int, x: Array, start: Array | int) -> Array:
         return lax.dynamic_slice_in_dim(x, start, size, axis)
 
     def of_bits(x: Array, start: Array) -> Array:
+        x, start = lax.optimization_barrier((x, start))  # else the loop would hold all the bits
         return lax.bitcast_convert_type(plain(_bits(x), start), x.dtype)
 
     return on_cpu(of_bits, plain, x, start)

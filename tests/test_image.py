@@ -114,7 +114,7 @@ def test_windows_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (8, 20, 20)])
-def test_images_without_an_axis_of_channels_are_told_to_add_one(shape):
+def test_the_error_for_images_without_an_axis_of_channels_says_how_to_add_one(shape):
     x = np.ones(shape, np.float32)
     for loss in (image.ssim, small_ms_ssim):
         with pytest.raises(ValueError, match=r"`(image|prediction)\[\.\.\., None\]`"):

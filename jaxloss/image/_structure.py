@@ -18,7 +18,15 @@ from jaxloss._xla import written_on_tpu
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._double_double import two_sum
-from jaxloss.numerics._windows import Moments, Windows, along, along_in_reverse, cut, shares_of
+from jaxloss.numerics._windows import (
+    Moments,
+    Windows,
+    along,
+    along_in_reverse,
+    cut,
+    known,
+    shares_of,
+)
 from jaxloss.traits import nonnegative, symmetric, zero_at_match
 
 Padding = Literal["valid", "same"]
@@ -90,7 +98,7 @@ def _differences(
     of_sum, of_difference = along(rows, weights, -2, 1)
     pairs = (
         (jnp.square(of_sum.mean()), jnp.square(of_difference.mean())),
-        (of_sum.variance, of_difference.variance),
+        (known(of_sum.variance, of_sum.pixel), known(of_difference.variance, of_sum.pixel)),
     )
     of_means, of_variances = (
         numerics.quotient(change, 0.5 * (both + change) + constant)

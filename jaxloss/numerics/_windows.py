@@ -46,6 +46,10 @@ class Moments(NamedTuple):
 Windows = tuple[Moments, ...]
 
 
+def known(x: Array | None, like: Array) -> Array:
+    return jnp.zeros_like(like) if x is None else x
+
+
 def _plus(x: Array | None, y: Array) -> Array:
     return y if x is None else x + y
 
@@ -78,14 +82,15 @@ def _bar_along(
 ) -> Moments:
     """The gradient in the moments of the entries, of that in the moments of the windows."""
     count = x.pixel.shape[axis]
-    bars = out_bar.offset, out_bar.variance
+    bars = [known(bar, out.pixel) for bar in (out_bar.offset, out_bar.variance)]
     if out.kept is not None:
         none = out.kept == 0
-        bars = (jnp.where(none, 0, y / jnp.where(none, 1, out.kept)) for y in bars)
+        bars = [jnp.where(none, 0, y / jnp.where(none, 1, out.kept)) for y in bars]
     edges = [(0, 0)] * x.pixel.ndim
-    edges[axis] = ((size - 1) * stride,) * 2
+    beyond = (size - 1) * stride
+    edges[axis] = beyond, beyond
     padded = jax.tree.map(lambda y: jnp.pad(y, edges), (*bars, out._replace(kept=None)))
-    x_bar, of_variance = 0.0, 0.0
+    x_bar, of_variance = jnp.zeros_like(x.pixel), jnp.zeros_like(x.pixel)
     for k in range(size):  # of the windows in which an entry is at place k
         mean_bar, variance_bar, window = jax.tree.map(
             lambda y, k=k: cut(y, (size - 1 - k) * stride, count, axis), padded

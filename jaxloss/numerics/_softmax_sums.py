@@ -77,7 +77,9 @@ def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperatu
     rows = tops[0][..., 0], tops[1][..., 0], rest_x, rest_z, excess
 
     def pair(x: Array, z: Array, rows: tuple[Array, ...]) -> Pair:
-        c = probabilities_of(x, z, temperature, Normalizers(*rows, rows[0], rows[1], temperature))
+        top_x, top_z, rest_x, rest_z, excess = rows
+        sums = Normalizers(top_x, top_z, rest_x, rest_z, excess, top_z, top_x, temperature)
+        c = probabilities_of(x, z, temperature, sums)
         return Pair(c.p, c.q, c.p_minus_q)
 
     value, by_p, by_q, last = (

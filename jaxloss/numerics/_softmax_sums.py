@@ -77,7 +77,9 @@ def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperatu
     rows = tops[0][..., 0], tops[1][..., 0], rest_x, rest_z, excess
 
     def pair(x: Array, z: Array, rows: tuple[Array, ...]) -> Pair:
-        c = probabilities_of(x, z, temperature, Normalizers(*rows, rows[0], rows[1], temperature))
+        top_x, top_z, rest_x, rest_z, excess = rows
+        sums = Normalizers(top_x, top_z, rest_x, rest_z, excess, top_z, top_x, temperature)
+        c = probabilities_of(x, z, temperature, sums)
         return Pair(c.p, c.q, c.p_minus_q)
 
     value, by_p, by_q, last = (
@@ -90,12 +92,9 @@ def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperatu
 def _pairs_of_arrays(logits: Array, target_logits: Array, temperature: Temperature) -> _Pairs:
     c = compare_with_arrays(logits, target_logits, temperature)
     pair = Pair(c.p, c.q, c.p_minus_q)
-    by_p, by_q = (_at(pair, jnp.argmax(x, axis=-1)) for x in (c.p, c.q))
+    places = jnp.argmax(c.p, axis=-1), jnp.argmax(c.q, axis=-1)
+    by_p, by_q = (Pair(*(take_label(x, place)[..., None] for x in pair)) for place in places)
     return _Pairs(pair, (pair, pair), pair, (by_p, by_q))
-
-
-def _at(pair: Pair, place: Array) -> Pair:
-    return Pair(*(take_label(x, place)[..., None] for x in pair))
 
 
 @jax.custom_jvp
@@ -112,8 +111,8 @@ def _pairs_jvp(primals: Any, tangents: Any) -> tuple[_Pairs, _Pairs]:
         for p, change in zip(pairs.value, tangents_of_exponents(primals, tangents), strict=False)
     )
     dot = Pair(p_dot, q_dot, p_dot - q_dot)
-    by_p, by_q = (_at(dot, jnp.argmax(x, axis=-1)) for x in pairs.value[:2])
-    return pairs, _Pairs(dot, (dot, dot), dot, (by_p, by_q))
+    # Derivatives relative to those of one class do not depend on which it is.
+    return pairs, _Pairs(dot, (dot, dot), dot, jax.tree.map(jnp.zeros_like, pairs.likeliest))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

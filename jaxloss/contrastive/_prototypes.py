@@ -213,7 +213,8 @@ def _of_proxies(
     units, directions = numerics.normalize(embeddings), numerics.normalize(prototypes)
     cosines = product(units, directions) if axis == -2 else product(directions, units)
     classes, other = jnp.arange(prototypes.shape[0], dtype=labels.dtype), -3 - axis
-    is_own = jnp.expand_dims(labels, other) == jnp.expand_dims(classes, axis)
+    of_sets = range(labels.ndim - 1)
+    is_own = jnp.expand_dims(labels, other) == jnp.expand_dims(classes, (*of_sets, axis))
     counted = True if mask is None else jnp.expand_dims(mask, other)
     positives, negatives = is_own & counted, ~is_own & counted
     of_positives = numerics.logsumexp(-scale * (cosines - margin), axis, positives)

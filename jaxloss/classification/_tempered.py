@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
-from jaxloss._xla import each_on_gpu
 from jaxloss.domains import below_two, class_ids, distribution, extended, nonnegative_number
 from jaxloss.numerics._carry import carried
 from jaxloss.numerics._double_double import DD, two_product, two_sum
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._reductions import for_each_sum
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2, exprel, log1p_over_x
 from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
@@ -71,7 +71,7 @@ def _normalizer(logits: Array, top: Array, u: Array) -> Array:
         (p, of_terms), (_, nll) = (
             _probability(at + below.hi, below.lo, u)[:2]
             for at, below in (
-                (at, _below(logits, top)) for at, top in each_on_gpu((normalizer, top), 2)
+                (at, _below(logits, top)) for at, top in for_each_sum((normalizer, top), 2)
             )
         )
         # The sum of all less 1, with all its digits: the largest and the others apart.

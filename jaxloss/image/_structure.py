@@ -14,7 +14,6 @@ from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss._xla import written_on_tpu
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._double_double import two_sum
@@ -93,8 +92,7 @@ def _differences(
     along: Along, every: Windows, channels: int, weights: Array, constants: tuple[Array, Array]
 ) -> tuple[Rows, Rows]:
     """1 less the luminance term of each window, and 1 less the term of contrast and structure."""
-    rows = along(every, weights, -1, channels)
-    rows = tuple(x._replace(pixel=written_on_tpu(x.pixel)) for x in rows)
+    rows = with_written_pixels(along(every, weights, -1, channels))
     of_sum, of_difference = along(rows, weights, -2, 1)
     pairs = (
         (jnp.square(of_sum.mean()), jnp.square(of_difference.mean())),

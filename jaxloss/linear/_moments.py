@@ -251,7 +251,7 @@ class Wanted(NamedTuple):
         others = _xla.barrier(jnp.where(at_best, 0, exp_shifted(x, shift)))
         excess = _sum(others)
         found, gap = {}, _gap(x, shift, has_inf=has_inf)
-        # A choice comes last: XLA on CPU splits a sum of products, and writes the factors to memory.
+        # A choice comes last: XLA on CPU writes the factors of a sum of products to memory.
         if self.entropy:
             found["gaps"] = _sum(jnp.where(at_best, 0, others * gap))
             found["gaps_and_total"] = found["gaps"] + 1 + excess

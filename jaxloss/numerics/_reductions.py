@@ -11,11 +11,12 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import is_unsharded
-from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
+from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
 Arrays = TypeVar("Arrays", bound=tuple[Array, ...])
+T = TypeVar("T")
 
 
 def mean_where(x: Array, mask: Array | None) -> Array:
@@ -32,6 +33,11 @@ def mean_where(x: Array, mask: Array | None) -> Array:
 def unmerged(sums: Array) -> Array:
     """Sums that are summed again, which XLA on GPU would do from all terms, in a pass more."""
     return recompute_on_gpu(sums)
+
+
+def for_each_sum(x: T, count: int) -> tuple[T, ...]:
+    """x, numbers of each row, for each of several sums over rows, which share nothing on GPU."""
+    return each_on_gpu(x, count)
 
 
 def along_either(function: Callable[..., Array], *arrays: Any) -> Array:

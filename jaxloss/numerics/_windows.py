@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._xla import outlined_on_cpu
+from jaxloss._xla import outlined_on_cpu, written_on_tpu
 
 
 def cut(x: Array, start: int, count: int, axis: int) -> Array:
@@ -124,6 +124,11 @@ def _forms(axis: int, stride: int) -> tuple[Callable[..., Windows], Callable[...
 def along(every: Windows, weights: Array, axis: int, stride: int = 1) -> Windows:
     """The moments of windows along an axis, made of those of their entries, a stride apart."""
     return outlined_on_cpu(_forms(axis, stride)[0], every, weights)
+
+
+def with_written_pixels(every: Windows) -> Windows:
+    """The same windows, whose pixels are an array of their own on TPU."""
+    return tuple(x._replace(pixel=written_on_tpu(x.pixel)) for x in every)
 
 
 def _forward(every: Windows, weights: Array, axis: int, stride: int) -> tuple[Windows, Any]:

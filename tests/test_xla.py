@@ -27,6 +27,20 @@ def test_an_elementwise_function_has_the_same_values_in_another_shape(shape):
     )
 
 
+def test_a_function_of_slices_is_a_call_that_is_not_inlined_on_cpu_alone():
+    steps = jnp.diff
+    call = jax.jit(lambda x: _xla.outlined_on_cpu(steps, x))
+    large, small = jnp.arange(20_000.0), jnp.arange(3.0)
+    for x, platform, is_call in (
+        (large, "cpu", True),
+        (large, "cuda", False),
+        (small, "cpu", False),
+    ):
+        text = call.trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert ('inlineable = "false"' in text) == is_call
+    np.testing.assert_array_equal(call(large), steps(large))
+
+
 @pytest.mark.parametrize(
     ("shape", "better"),
     [

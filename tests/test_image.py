@@ -1,5 +1,7 @@
 """Image losses: values of other libraries, bright smooth images, equal images, sizes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,24 @@ def test_the_gradient_is_the_same_beside_that_of_an_option():
     forward = jax.jvp(lambda sigma: loss(A, sigma), (1.5,), (1.0,))[1]
     np.testing.assert_allclose(of_sigma, forward, rtol=1e-4)
     assert of_sigma != 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["ssim", "same", "ms_ssim"])
+def test_the_gradient_made_of_windows_is_that_of_the_value(name, masked):
+    """Reverse mode has a rule; forward mode differentiates the value as it is written."""
+    loss = {
+        "ssim": image.ssim,
+        "same": functools.partial(image.ssim, padding="same"),
+        "ms_ssim": functools.partial(image.ms_ssim, level_weights=[0.3, 0.7]),
+    }[name]
+    keys = jax.random.split(jax.random.key(5), 5)
+    x, y, x_dot, y_dot = (jax.random.uniform(key, (26, 24, 2)) for key in keys[:4])
+    mask = jax.random.bernoulli(keys[4], 0.9, (26, 24)) if masked else None
+    function = lambda x, y: loss(x, y, mask=mask)
+    slope = jax.jit(lambda *d: jax.jvp(function, (x, y), d)[1])(x_dot, y_dot)
+    of_x, of_y = jax.jit(jax.grad(function, (0, 1)))(x, y)
+    np.testing.assert_allclose(jnp.vdot(of_x, x_dot) + jnp.vdot(of_y, y_dot), slope, rtol=1e-4)
 
 
 def test_psnr_of_equal_images_has_gradient_0():

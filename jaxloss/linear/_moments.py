@@ -251,16 +251,21 @@ class Wanted(NamedTuple):
         others = _xla.barrier(jnp.where(at_best, 0, exp_shifted(x, shift)))
         excess = _sum(others)
         found, gap = {}, _gap(x, shift, has_inf=has_inf)
-        # A choice comes last: XLA on CPU writes the factors of a sum of products to memory.
+
+        def sum_of_products(products: Array) -> Array:
+            # XLA on CPU writes the factors of a large sum of products to memory, and computes them
+            # one by one; of a choice it writes the products.
+            return _sum(products if _is_small(x) else jnp.where(at_best, 0, products))
+
         if self.entropy:
-            found["gaps"] = _sum(jnp.where(at_best, 0, others * gap))
+            found["gaps"] = sum_of_products(others * gap)
             found["gaps_and_total"] = found["gaps"] + 1 + excess
         if self.squares:
             found["squares"] = 1 + _sum(jnp.square(others))
             # Not `_complement`, whose sum XLA on CPU does not vectorize. A gap that the entropy
             # shared would be written.
             again = _gap(x, _xla.recompute(shift, x), has_inf=has_inf)
-            found["spread"] = _sum(jnp.where(at_best, 0, others * -jnp.expm1(-again)))
+            found["spread"] = sum_of_products(others * -jnp.expm1(-again))
             found["half_spread"] = found["spread"] + found["squares"] / 2
         if self.logits:
             possible = x > -jnp.inf if has_inf else None
@@ -274,6 +279,13 @@ class Wanted(NamedTuple):
         anchors = Anchors(top, best, top_ids)
         largest = pick(x, _places(best[:, None], classes)[:, 0], at_best)
         return Moments(anchors, excess, largest, label, top_logits=top_logits, **found)
+
+
+_SMALL = 1 << 25  # entries of a block of logits: `benchmarks/fused.py`
+
+
+def _is_small(x: Array) -> bool:
+    return isinstance(x.size, int) and x.size <= _SMALL
 
 
 def _sum(x: Array) -> Array:

@@ -25,6 +25,7 @@ from jaxloss.numerics._windows import (
     cut,
     known,
     shares_of,
+    with_written_pixels,
 )
 from jaxloss.traits import nonnegative, symmetric, zero_at_match
 

@@ -166,7 +166,8 @@ def _gradients(
     # XLA on CPU updates an array in place, unless it is of bfloat16.
     def in_place(rows_bar: dict[str, Array]) -> Any:
         total, rows_bar = of_all(accumulator_dtype, rows_bar)
-        return Head(*(map(_rounded_as, total, zeros_of(head, wanted[0], own)))), rows_bar
+        rounded = map(_rounded_as, total, zeros_of(head, wanted[0], own))
+        return Head(*rounded), rows_bar  # type: ignore  # not None here
 
     of_own = functools.partial(of_all, own)
     is_bfloat16 = head.weight.dtype == jnp.bfloat16 and blocks.number > 1

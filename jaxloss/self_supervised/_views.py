@@ -71,9 +71,10 @@ def _across_views(
     That of a view with all its targets is one cross-entropy, with their sum.
     """
     number, views = targets.shape[-2], logits.shape[-2]
-    others = (~jnp.eye(number, views, dtype=bool)).astype(targets.dtype)
+    others = (~jnp.eye(number, views, dtype=bool)).astype(targets.dtype)[..., None]
+    others = jnp.expand_dims(others, tuple(range(1, targets.ndim - 1)))
     # Not a product of matrices, which XLA would write: few views have a target.
-    terms = (targets[..., t, None, :] * others[t, :, None] for t in range(number))
+    terms = (targets[..., t, None, :] * others[t] for t in range(number))
     of_view = functools.reduce(jnp.add, terms)
     if mask is not None:
         logits, of_view = jnp.where(mask, logits, -jnp.inf), jnp.where(mask, of_view, 0)

@@ -599,6 +599,17 @@ def test_at_temperature_0_the_tempered_softmax_is_a_projection():
     np.testing.assert_allclose(slope, np.where(possible, missed - mean, 0), atol=1e-6)
 
 
+def test_the_normalizer_of_many_classes_has_converged():
+    """At temperature 0, where Newton's method takes most steps: more than 10 here."""
+    logits = 0.1 * np.random.default_rng(0).normal(size=50_000)
+    largest = np.sort(np.float64(np.float32(logits)))[::-1]
+    thresholds = (np.cumsum(largest) - 1) / np.arange(1, len(largest) + 1)
+    p = np.maximum(largest - thresholds[largest > thresholds][-1], 0)
+    expected = 0.5 * (np.sum(p**2) - 2 * p[0] + 1)
+    got = jc.bi_tempered(np.float32(logits), np.argmax(logits), t1=0.0, t2=0.0)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 def test_bi_tempered_without_a_class_is_that_of_the_others():
     logits = np.float32([[0.5, -1.0, 2.0, 0.25], [3.0, 0.1, -0.7, 0.2]])
     mask = np.array([True, False, True, True])

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 
 from jaxloss._memory.mesh import pcast_varying, vma
 from jaxloss._xla import on_gpu, recompute_on_gpu
-from jaxloss.numerics._double_double import DD
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
+from jaxloss.numerics._double_double import DD, exp_shifted
+from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
 class ExpSum(NamedTuple):

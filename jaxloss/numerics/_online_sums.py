@@ -97,15 +97,13 @@ class _Found(NamedTuple):
     """What one pass finds of each row.
 
     Attributes:
-        top: The largest entry, a constant; 0 in a row of -inf.
+        top: The largest entry, a constant; -inf in a row of -inf, which has no exponentials.
         change: 0 with the derivative of the largest entry.
-        is_empty: Whether all entries are -inf.
         sums: The sums, with derivatives by the entries less the largest.
     """
 
     top: Any
     change: Array
-    is_empty: Array
     sums: Numbers
 
 
@@ -114,35 +112,42 @@ def _online(merge: Any, x: Array | DD, terms: Sequence[Array], axis: Axis) -> _F
     start = (-jnp.inf,) + (0.0,) * (len(words) - 1 + len(terms))
     combine = _for_words(merge, len(words))
     found = reduce_together((*words, *terms), start, combine, axis)
-    largest, is_empty = found[0], found[0] == -jnp.inf
-    finite = jnp.where(jnp.abs(largest) < jnp.inf, largest, 0)
-    top = [lax.stop_gradient(jnp.where(is_empty, 0, word)) for word in found[: len(words)]]
+    finite = jnp.where(jnp.abs(found[0]) < jnp.inf, found[0], 0)
+    top = lax.stop_gradient(found[: len(words)])
     return _Found(
         DD(top[0], top[1]) if len(words) == 2 else top[0],
         finite - lax.stop_gradient(finite),
-        is_empty,
         found[len(words) :],
     )
 
 
-def top_and_rest(x: Array, axis: Axis = -1) -> tuple[Array, Array, Array]:
-    """The largest entry, the sum of exp(x - top) without the 1 of one such entry, and emptiness.
+def _is_empty(top: Array | DD) -> Array:
+    return (top.hi if isinstance(top, DD) else top) == -jnp.inf
 
-    A row is empty if all its entries are -inf: then both numbers are 0.
+
+def finite_top(top: Array) -> Array:
+    """The top, and 0 if nothing is possible."""
+    return jnp.where(top == -jnp.inf, 0, top)
+
+
+def top_and_rest(x: Array, axis: Axis = -1) -> tuple[Array, Array]:
+    """The largest entry, and the sum of exp(x - top) without the 1 of one such entry.
+
+    They are -inf and 0 in a row of -inf.
     """
-    top, change, is_empty, (rest,) = _online(_merge_rests, x, (jnp.zeros_like(x),), axis)
-    return top, jnp.where(is_empty, 0, rest + (1 + rest) * change), is_empty
+    top, change, (rest,) = _online(_merge_rests, x, (jnp.zeros_like(x),), axis)
+    return top, jnp.where(_is_empty(top), 0, rest + (1 + rest) * change)
 
 
-def top_and_sum(x: Array | DD, counted: Array, more: T) -> tuple[Any, Array, T]:
+def top_and_sum(x: Array | DD, counted: Array, more: T, axis: Axis = -1) -> tuple[Any, Array, T]:
     """The largest entry, the sum of exp(x - top) over the counted entries, and those of `more`.
 
-    The first two are 0 in a row of -inf.
+    The first two are -inf and 0 in a row of -inf.
     """
     arrays, structure = jax.tree.flatten(more)
     counted = counted.astype((x.hi if isinstance(x, DD) else x).dtype)
-    top, change, is_empty, (total, *sums) = _online(_merge_counted, x, (counted, *arrays), -1)
-    total = jnp.where(is_empty, 0, total + total * change)
+    top, change, (total, *sums) = _online(_merge_counted, x, (counted, *arrays), axis)
+    total = jnp.where(_is_empty(top), 0, total + total * change)
     return top, total, jax.tree.unflatten(structure, sums)
 
 
@@ -150,7 +155,7 @@ class WeightedSums(NamedTuple):
     """Sums over the entries x of a row, each with a weight.
 
     Attributes:
-        top: The largest entry; 0 in a row of -inf.
+        top: The largest entry; -inf in a row of -inf.
         rest: The sum of exp(x - top) without the 1 of one largest entry.
         below: The sum of the weights of the other entries.
         at_top: The sum of the weights of the largest entries.
@@ -168,8 +173,8 @@ def weighted_sums(x: Array | DD, weights: Array) -> WeightedSums:
     """All of these, along the last axis."""
     nothing = jnp.zeros_like(weights)
     terms = nothing, nothing, weights, nothing
-    top, change, is_empty, (rest, below, at_top, gaps) = _online(_merge_weighted, x, terms, -1)
-    weight = below + at_top
+    top, change, (rest, below, at_top, gaps) = _online(_merge_weighted, x, terms, -1)
+    weight, is_empty = below + at_top, _is_empty(top)
     return WeightedSums(
         top,
         jnp.where(is_empty, 0, rest + (1 + rest) * change),

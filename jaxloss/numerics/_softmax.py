@@ -88,8 +88,7 @@ def _exp_forms(axis: Axis) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 def _in_one_pass(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     axes = tuple(range(x.ndim)) if axis is None else axis
-    top, rest, is_empty = (jnp.expand_dims(found, axes) for found in top_and_rest(x, axis))
-    m = jnp.where(is_empty, -jnp.inf, top)
+    m, rest = (jnp.expand_dims(found, axes) for found in top_and_rest(x, axis))
     return m, _exp_below(x, m), rest
 
 

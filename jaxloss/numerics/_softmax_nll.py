@@ -17,7 +17,13 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_sum
 from jaxloss.numerics._labels import is_label, take_label
-from jaxloss.numerics._online_sums import WeightedSums, top_and_rest, top_and_sum, weighted_sums
+from jaxloss.numerics._online_sums import (
+    WeightedSums,
+    finite_top,
+    top_and_rest,
+    top_and_sum,
+    weighted_sums,
+)
 from jaxloss.numerics._reductions import fused_sums
 
 T = TypeVar("T")
@@ -34,12 +40,16 @@ def _hi(x: Any) -> Any:
 def _top(logits: Array | DD) -> Any:
     """The largest logit of each row; 0 for a row of -inf."""
     hi = _hi(logits)
-    top = lax.stop_gradient(jnp.max(hi, axis=-1, keepdims=True, initial=-jnp.inf))
-    top = jnp.where(top == -jnp.inf, 0, top)
+    top = _finite(lax.stop_gradient(jnp.max(hi, axis=-1, keepdims=True, initial=-jnp.inf)))
     if not isinstance(logits, DD):
         return top
     at_top = jnp.where(hi == top, logits.lo, -jnp.inf)
     return DD(top, finite(jnp.max(at_top, axis=-1, keepdims=True, initial=-jnp.inf)))
+
+
+def _finite(top: Any) -> Any:
+    """The largest logit, and 0 if all are -inf."""
+    return top._replace(hi=finite_top(top.hi)) if isinstance(top, DD) else finite_top(top)
 
 
 def _is_top(exps: Array, logits: Array | DD, top: Array | DD) -> Array:
@@ -119,6 +129,7 @@ def _label_in_one_pass(logits: Array | DD, labels: Array, copy: Array | DD) -> _
     at_label = is_label(_hi(logits), labels)
     chosen = jax.tree.map(lambda x: jnp.where(at_label, x, 0), copy)
     top, rest, logit = _of_rows(top_and_sum(logits, ~at_label, chosen))
+    top = _finite(top)
     return _Label(top, logit, _others(logits, top, at_label), rest)
 
 
@@ -295,6 +306,7 @@ def _weighted_by_passes(logits: Array | DD, labels: Array) -> tuple[Array, Weigh
 
 def _weighted_in_one_pass(logits: Array | DD, labels: Array) -> tuple[Array, WeightedSums]:
     sums = weighted_sums(logits, labels)
+    sums = sums._replace(top=_finite(sums.top))
     return exp_shifted(logits, _of_rows(sums.top)), sums
 
 
@@ -375,7 +387,8 @@ def _rest_by_passes(logits: Array) -> tuple[Array, Array, Array]:
 
 
 def _rest_in_one_pass(logits: Array) -> tuple[Array, Array, Array]:
-    top, rest = _of_rows(top_and_rest(logits)[:2])
+    top, rest = _of_rows(top_and_rest(logits))
+    top = _finite(top)
     return top, exp_shifted(logits, top), rest
 
 

@@ -145,7 +145,8 @@ def top_and_sum(x: Array | DD, counted: Array, more: T, axis: Axis = -1) -> tupl
     The first two are -inf and 0 in a row of -inf.
     """
     arrays, structure = jax.tree.flatten(more)
-    counted = counted.astype((x.hi if isinstance(x, DD) else x).dtype)
+    like = x.hi if isinstance(x, DD) else x
+    counted = jnp.broadcast_to(counted, like.shape).astype(like.dtype)
     top, change, (total, *sums) = _online(_merge_counted, x, (counted, *arrays), axis)
     total = jnp.where(_is_empty(top), 0, total + total * change)
     return top, total, jax.tree.unflatten(structure, sums)

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
-from jaxloss.numerics._double_double import DD, exp_dd, finite, two_sum
+from jaxloss.numerics._double_double import DD, exp_dd, finite, two_quotient, two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import fused_sums
 
@@ -291,15 +291,21 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
 
 def _dense_gradient(logits: Array | DD, labels: Array, sums: _Sums) -> Array:
     """softmax(logits) * sum(labels) - labels."""
-    # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
+    # At a certain top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
+    # Elsewhere the ratio of the sums has two words, since its product with an exponential may
+    # nearly equal the label.
     rest, top = sums.rest, recompute_on_gpu(sums.top)
     exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
-    scaled = jnp.where(
-        _is_top(exps, _hi(logits), top),
-        (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),
-        (sums.labels_off_top + sums.labels_on_top) * exps - labels * (1 + rest),
+    off_top, on_top = sums.labels_off_top, sums.labels_on_top
+    at_top = off_top * exps + ((on_top - labels) * exps - labels * (rest - (exps - 1)))
+    total, whole = two_sum(off_top, on_top), two_sum(rest, 1)
+    ratio = two_quotient(total.hi, whole.hi)
+    lo = ratio.lo + finite((total.lo - ratio.hi * whole.lo) / whole.hi)
+    return jnp.where(
+        _is_top(exps, _hi(logits), top) & (rest < 0.5),
+        at_top / (1 + rest),
+        (ratio.hi * exps - labels) + lo * exps,
     )
-    return scaled / (1 + rest)
 
 
 def _dense_nll(logits: Array | DD, labels: Array, sums: _Sums) -> DD:

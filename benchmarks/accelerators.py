@@ -410,7 +410,7 @@ def page() -> str:
             if rows:
                 missing = len(known) - len(rows)
                 note = f"\n\n{missing} rows were not compiled." if missing else ""
-                parts.append("\n".join([f"## {heading}\n", *TABLE, *rows]) + note)
+                parts.append("\n".join([f"## {heading}\n", *table(dtype), *rows]) + note)
     heading = "Meshes, TPU v5e 4 x 4, float32"
     parts.append(f"## {heading}\n\n{mesh_table(kept, written.get(heading, {}))}")
     return "\n\n".join(parts) + "\n"
@@ -499,16 +499,28 @@ def row(name: str, case: Case, target: str, dtype: str, before: Any = None) -> d
     found, before = {"name": name, "target": target, "dtype": dtype}, before or {}
     of = case, jnp.dtype(dtype), target
     found["ours"] = measure(case.ours, *of, before.get("ours"))
-    if case.textbook is not None and (name, dtype) not in REFUSED:
+    if case.textbook is None:
+        return found
+    if (name, dtype) not in REFUSED:
         found["textbook"] = measure(case.textbook, *of, before.get("textbook"))
+    if dtype != "float32":
+        wide = functools.partial(in_float32, case.textbook)
+        found["in float32"] = measure(wide, *of, before.get("in float32"))
     return found
 
 
-TABLE = (
-    "| loss | HBM bytes, ours / textbook | MiB moved | temporaries, MiB | kernels | cycles |"
-    " compile, CPU s |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
-)
+def in_float32(loss: Callable[..., Any], *arrays: Any) -> Any:
+    """The loss of arrays in half precision, as one writes it whose sums should have all digits."""
+    floating = (jnp.issubdtype(x.dtype, jnp.floating) for x in arrays)
+    return loss(*(x.astype("float32") if f else x for x, f in zip(arrays, floating, strict=True)))
+
+
+def table(dtype: str) -> tuple[str, str]:
+    """The head of a table. In half precision it also has the textbook form that converts first."""
+    ratios = "HBM bytes, ours / textbook | "
+    ratios += "/ textbook in float32 | " if dtype != "float32" else ""
+    first = f"| loss | {ratios}MiB moved | temporaries, MiB | kernels | cycles | compile, CPU s |"
+    return first, "| " + "--- | " * (first.count("|") - 2) + "--- |"
 
 
 def line_of(r: dict[str, Any]) -> str:
@@ -520,6 +532,9 @@ def line_of(r: dict[str, Any]) -> str:
         return form.format(ours[key]) + beside
 
     ratio = f"{ours['bytes'] / other['bytes']:.2f}" if other else ""
+    if r["dtype"] != "float32":
+        wide = r.get("in float32")
+        ratio += f" | {ours['bytes'] / wide['bytes']:.2f}" if wide else " |"
     cycles = f"{ours['cycles'] / other['cycles']:.2f}" if other and other["cycles"] else ""
     return (
         f"| `{r['name']}` | {ratio} | {both('bytes')} | {both('temporaries')} | "
@@ -548,7 +563,7 @@ def main() -> None:
     if not options.page:
         for target in filter(is_installed, targets):
             for dtype in dtypes:
-                print(f"{TARGETS[target][1]}, {dtype}", *TABLE, sep="\n", flush=True)
+                print(f"{TARGETS[target][1]}, {dtype}", *table(dtype), sep="\n", flush=True)
                 rows_of(target, dtype, options.only)
     is_all = not (options.only or options.target or options.dtype)
     if is_all and not options.page and is_installed("v5e"):

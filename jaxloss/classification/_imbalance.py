@@ -16,6 +16,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.classification._labels import Logits
 from jaxloss.domains import class_ids, distribution, extended, nonnegative_number, positive
+from jaxloss.numerics._derivatives import with_copies
 from jaxloss.numerics._double_double import DD, two_sum
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense, softmax_nll
@@ -83,10 +84,10 @@ def logit_adjusted(
         Menon et al., *Long-tail Learning via Logit Adjustment*, 2021.
         Ren et al., *Balanced Meta-Softmax for Long-Tailed Visual Recognition*, 2020.
     """
-    adjusted = _adjusted(logits, class_counts, temperature)
+    adjusted, *copies = (_adjusted(x, class_counts, temperature) for x in with_copies(logits))
     if labels.ndim < logits.ndim:
-        return softmax_nll(adjusted, labels)
-    return softmax_cross_entropy_dense(adjusted, labels)
+        return softmax_nll(adjusted, labels, (*copies,))
+    return softmax_cross_entropy_dense(adjusted, labels, (*copies,))
 
 
 def _scaled_with_margin(logits: Logits, margins: Logits, scale: Array | float) -> DD:
@@ -157,7 +158,8 @@ def ldam(
     rarest = jnp.where(rarest == jnp.inf, 1, rarest)  # every class is left out
     margins = max_margin * jnp.sqrt(jnp.sqrt(rarest / class_counts))
     margins = jnp.where(is_label(logits, labels), jnp.broadcast_to(margins, logits.shape), 0)
-    return softmax_nll(_scaled_with_margin(logits, margins, scale), labels)
+    scaled, *copies = (_scaled_with_margin(x, margins, scale) for x in with_copies(logits))
+    return softmax_nll(scaled, labels, (*copies,))
 
 
 def class_balanced_weights(class_counts: Numbers, *, beta: Numbers = 0.9999) -> Array:

@@ -11,8 +11,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._double_double import exp_shifted
 from jaxloss.numerics._ordered import in_order, iota, max_of_later, nan_of, sort, sum_of_later
-from jaxloss.numerics._softmax_nll import exp_shifted
 from jaxloss.traits import convex, nonnegative, shift_invariant, smooth
 
 

@@ -73,16 +73,15 @@ class Masks(NamedTuple):
         """The entry of each row on the diagonal; 0 in a row of padding."""
         return jnp.sum(jnp.where(self.own, entries, 0), axis=-1)
 
-    def top(self, entries: Float[Array, "*batch rows columns"], axis: int) -> Array:
-        """The largest entry along an axis on the diagonal or in the set; not differentiated."""
-        seen = None if self.in_set is None else self.in_set | self.own
-        return lax.stop_gradient(jnp.max(entries, axis, where=seen, initial=-jnp.inf))
-
     def sum_of_others(
         self, entries: Float[Array, "*batch rows columns"], axis: int, top: Array | None = None
     ) -> ExpSum:
-        """The exponentials off the diagonal; the top, if it is not given, is that of all."""
-        top = self.top(entries, axis) if top is None else top
+        """The exponentials off the diagonal.
+
+        The top, if it is not given, is the largest entry on the diagonal or in the set.
+        """
+        if self.in_set is not None:
+            entries = jnp.where(self.in_set | self.own, entries, -jnp.inf)
         return ExpSum.of(entries, self.others, top, axis)
 
 

@@ -21,9 +21,9 @@ from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import pcast_varying, vma
 from jaxloss.linear._layer import Head, Layer
 from jaxloss.linear._online_softmax import Classes, logits_of, pick
+from jaxloss.numerics._double_double import exp_shifted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._reductions import variadic_reduce
-from jaxloss.numerics._softmax_nll import exp_shifted
 
 
 class Anchors(NamedTuple):

@@ -24,9 +24,17 @@ def _is_moving(tangent: Any) -> bool:
     return not isinstance(tangent, SymbolicZero)
 
 
-def unshared_copy(tree: T) -> T:
-    """A copy of arrays; what is computed from it shares nothing with the originals on GPU."""
-    return tree if fits_in_cache(tree) else unshared_on_gpu(tree)
+def unshared_copy(tree: T, copy: int = 1) -> T:
+    """A copy of arrays; what is computed from it shares nothing with the originals on GPU.
+
+    Nor with what is computed from copies of another number.
+    """
+    return tree if fits_in_cache(tree) else unshared_on_gpu(tree, copy)
+
+
+def with_copies(x: Array) -> tuple[Array, Array, Array]:
+    """An array, a copy for another sum in the same pass, and one for the gradient."""
+    return x, unshared_copy(x, 1), unshared_copy(x, 2)
 
 
 def jvp_of_moving(

@@ -189,6 +189,38 @@ def exp_dd(x: DD) -> Array:
 exp_dd.defjvps(lambda x_dot, out, _x: out * x_dot.hi)
 
 
+def _shifted(x: Array | DD, top: Array | DD) -> DD:
+    """x - top, for x up to the top; an infinity counts as the largest number."""
+    hi, upper = (y.hi if isinstance(y, DD) else y for y in (x, top))
+    largest = float(jnp.finfo(hi.dtype).max)
+    hi, upper = jnp.minimum(hi, largest), jnp.minimum(upper, largest)
+    # The sum of Knuth, in fewer operations than `two_sum`: neither number is a constant.
+    shifted = hi - upper
+    back = shifted - hi
+    lo = (hi - (shifted - back)) - (upper + back)
+    if isinstance(x, DD):
+        lo = lo + x.lo
+    if isinstance(top, DD):
+        lo = lo - top.lo
+    return DD(shifted, lax.stop_gradient(lo))
+
+
+# Jitted because `jax_debug_nans` would report the rounding error of -inf, which is NaN and is not
+# used.
+@functools.partial(jax.jit, inline=True)
+def exp_shifted(x: Array | DD, top: Array | DD) -> Array:
+    """exp(x - top), accurate as if the difference were not rounded, for x up to the top.
+
+    It is exactly 1 at the top. An x of +inf equals the top, one of -inf gives 0.
+    """
+    return exp_dd(_shifted(x, top))
+
+
+def exp_shifted_by_instruction(x: Array | DD, top: Array | DD) -> Array:
+    """`exp_shifted` in its form for GPU and TPU, which a reduction can combine numbers by."""
+    return _corrected_exp(*_shifted(x, top))
+
+
 @jax.custom_jvp
 def _expm1(x: Array) -> Array:
     info = jnp.finfo(x.dtype)

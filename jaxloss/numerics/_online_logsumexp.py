@@ -15,9 +15,10 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from jaxloss._memory.mesh import pcast_varying, vma
-from jaxloss._xla import on_gpu, recompute_on_gpu
-from jaxloss.numerics._double_double import DD
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
+from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
+from jaxloss.numerics._double_double import DD, exp_shifted
+from jaxloss.numerics._online_sums import finite_top, top_and_sum
+from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
 class ExpSum(NamedTuple):
@@ -44,7 +45,7 @@ class ExpSum(NamedTuple):
         The top is that of all entries if it is not given.
         """
         if top is None:
-            top = jnp.max(entries, axis, initial=-jnp.inf)
+            return cls(*_top_and_sum(axis, entries, counted))
         top = lax.stop_gradient(top)
         return cls(top, sum_of_exps(axis, entries, counted, finite_top(top)))
 
@@ -126,9 +127,38 @@ def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -
     return ExpSum(*(y.reshape(*y.shape[:-2], -1)[..., :size] for y in later))
 
 
-def finite_top(top: Array) -> Array:
-    """The top, and 0 if nothing is possible."""
-    return jnp.where(top == -jnp.inf, 0, top)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _top_and_sum(axis: int, entries: Array, counted: Array) -> tuple[Array, Array]:
+    """The largest entry along an axis, and the sum of exp(entry - top) over the counted entries."""
+    return _with_terms(axis, entries, counted)[:2]
+
+
+# A full rule: it reduces. The top is a constant.
+@_top_and_sum.defjvp
+def _top_and_sum_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    top, rest, terms = _with_terms(axis, *primals)
+    return (top, rest), (jnp.zeros_like(top), jnp.sum(terms * tangents[0], axis))
+
+
+def _with_terms(axis: int, entries: Array, counted: Array) -> tuple[Array, Array, Array]:
+    return on_cpu(*_term_forms(axis), entries, counted)
+
+
+@functools.cache
+def _term_forms(axis: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """One object each, so that eager calls compile once."""
+
+    def by_passes(entries: Array, counted: Array) -> tuple[Array, Array, Array]:
+        top = lax.stop_gradient(jnp.max(entries, axis, initial=-jnp.inf))
+        terms, total = _terms_and_sum(axis, entries, counted, finite_top(top))
+        return top, total, terms
+
+    def in_one_pass(entries: Array, counted: Array) -> tuple[Array, Array, Array]:
+        top, total, () = top_and_sum(entries, counted, (), axis)
+        again = recompute_on_gpu(finite_top(top))
+        return top, total, _terms_and_sum(axis, entries, counted, again)[0]
+
+    return by_passes, in_one_pass
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -91,28 +91,30 @@ def _forms(
     def strided(*terms: Array) -> Any:
         size = terms[0].shape[-1]
         if size <= 32:
-            return _reduce(terms, start, combine, -1)
+            return reduce_together(terms, start, combine, -1)
         length = (size - 2 * (size % 8 == 1)) // 8  # a remainder of one would be no reduction
         parts = tuple(x[..., : 8 * length].reshape(*x.shape[:-1], 8, length) for x in terms)
-        found = finish(_reduce(parts, start, combine, -2))
+        found = finish(reduce_together(parts, start, combine, -2))
         if size == 8 * length:
             return found
         rest = tuple(x[..., 8 * length :] for x in terms)
-        return combine(found, _reduce(rest, start, combine, -1))
+        return combine(found, reduce_together(rest, start, combine, -1))
 
     return strided, lambda *terms: finish(terms)
 
 
-def _reduce(
-    terms: tuple[Array, ...], start: Sequence[float], combine: Callable[..., Any], axis: int
+def reduce_together(
+    terms: tuple[Array, ...], start: Sequence[float], combine: Callable[..., Any], axis: Axis
 ) -> Any:
+    """`lax.reduce` of several arrays, which JAX can differentiate twice."""
     # Inside a scan that is differentiated twice the custom rules are not used, and JAX can
     # differentiate this reduction only if every term has a tangent. The select, which compiles to
     # nothing, makes every term depend on all of them.
     one = functools.reduce(functools.partial(lax.select_n, np.False_), terms)
     terms = tuple(lax.select_n(np.False_, x, one) for x in terms)
     neutral = tuple(np.asarray(value, x.dtype) for value, x in zip(start, terms, strict=True))
-    return tuple(lax.reduce(terms, neutral, combine, (terms[0].ndim + axis,)))
+    axes = range(one.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return tuple(lax.reduce(terms, neutral, combine, tuple(i % one.ndim for i in axes)))
 
 
 def _add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:

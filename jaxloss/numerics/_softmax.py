@@ -1,14 +1,16 @@
 """logsumexp, softmax and log_softmax with all digits, and with gradients for rows of -inf."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import barrier
+from jaxloss._xla import barrier, on_cpu
 from jaxloss.numerics._dtypes import half_in_float32
+from jaxloss.numerics._online_sums import top_and_rest
 from jaxloss.numerics._reductions import Axis
 
 
@@ -72,16 +74,36 @@ def finite_below(x: Array, top: Array) -> Array:
 def exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
     """The maximum m of each row, exp(x - m), and the sum of that less the 1 of one maximum.
 
-    XLA on CPU fuses these sums with the computation of their terms only if that is arithmetic and
-    is not shared between them; a comparison, or one exp for both, would be written to memory first.
-    The formula has the right derivative without a rule too: the derivative of a differentiated
+    The formulas have the right derivative without a rule too: the derivative of a differentiated
     scan does not use the rules.
     """
-    m = lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
-    largest = float(jnp.finfo(x.dtype).max)
+    return on_cpu(*_exp_forms(axis), x)
+
+
+@functools.cache
+def _exp_forms(axis: Axis) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """One object each, so that eager calls compile once."""
+    return functools.partial(_by_passes, axis), functools.partial(_in_one_pass, axis)
+
+
+def _in_one_pass(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
+    axes = tuple(range(x.ndim)) if axis is None else axis
+    m, rest = (jnp.expand_dims(found, axes) for found in top_and_rest(x, axis))
+    return m, _exp_below(x, m), rest
+
+
+def _exp_below(x: Array, m: Array) -> Array:
     # With both clipped, a row with m = +inf gives 1 for each +inf and 0 elsewhere, and a row of
     # -inf gives 0: no inf - inf.
-    exps = jnp.exp(jnp.minimum(x, largest) - jnp.clip(m, -largest, largest))
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.exp(jnp.minimum(x, largest) - jnp.clip(m, -largest, largest))
+
+
+def _by_passes(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
+    # XLA on CPU fuses these sums with the computation of their terms only if that is arithmetic and
+    # is not shared between them; a comparison, or one exp for both, would be written to memory.
+    m = lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
+    exps = _exp_below(x, m)
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
     # If the sum is below 3/2, only the maximum's term is above 1/2. It is left out as computed:

@@ -7,7 +7,7 @@ so that the logits [20, 0] have a loss of 2.06e-9 and not 0, at the same time an
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,44 +15,46 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
-from jaxloss.numerics._double_double import DD, exp_dd, finite, two_quotient, two_sum
+from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_quotient, two_sum
 from jaxloss.numerics._labels import is_label, take_label
+from jaxloss.numerics._online_sums import (
+    WeightedSums,
+    finite_top,
+    top_and_rest,
+    top_and_sum,
+    weighted_sums,
+)
 from jaxloss.numerics._reductions import fused_sums
 
-
-# Jitted because `jax_debug_nans` would report the rounding error of a logit of -inf, which is NaN
-# and is not used.
-@functools.partial(jax.jit, inline=True)
-def exp_shifted(logits: Array | DD, top: Array) -> Array:
-    """exp(logits - top), accurate as if the difference were not rounded, for logits up to the top.
-
-    It is exactly 1 at the top. Logits of +inf equal the top, those of -inf give 0.
-    """
-    hi = _hi(logits)
-    largest = float(jnp.finfo(hi.dtype).max)
-    hi, top = jnp.minimum(hi, largest), jnp.minimum(top, largest)
-    # The sum of Knuth, in fewer operations than `two_sum`: neither number is a constant.
-    shifted = hi - top
-    back = shifted - hi
-    lo = (hi - (shifted - back)) - (top + back)
-    if isinstance(logits, DD):
-        lo = lo + logits.lo
-    return exp_dd(DD(shifted, lax.stop_gradient(lo)))
+T = TypeVar("T")
+# Of logits that are a `DD`: the same, each computed from an unshared copy of what it is made of.
+# XLA on GPU would write the low words, in float32, where they are read twice; the first copy is
+# read for the label, the last for the gradient.
+Copies = tuple[DD, ...]
 
 
 def _hi(x: Any) -> Any:
     return x.hi if isinstance(x, DD) else x
 
 
-def _top(logits: Array) -> Array:
+def _top(logits: Array | DD) -> Any:
     """The largest logit of each row; 0 for a row of -inf."""
-    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-    return jnp.where(top == -jnp.inf, 0, top)
+    hi = _hi(logits)
+    top = _finite(lax.stop_gradient(jnp.max(hi, axis=-1, keepdims=True, initial=-jnp.inf)))
+    if not isinstance(logits, DD):
+        return top
+    at_top = jnp.where(hi == top, logits.lo, -jnp.inf)
+    return DD(top, finite(jnp.max(at_top, axis=-1, keepdims=True, initial=-jnp.inf)))
 
 
-def _is_top(exps: Array, logits: Array, top: Array) -> Array:
+def _finite(top: Any) -> Any:
+    """The largest logit, and 0 if all are -inf."""
+    return top._replace(hi=finite_top(top.hi)) if isinstance(top, DD) else finite_top(top)
+
+
+def _is_top(exps: Array, logits: Array | DD, top: Array | DD) -> Array:
     """Where the logit is the largest of its row; on CPU also where its exponential rounds to 1."""
-    return on_cpu(_is_top_by_exps, _is_top_by_logits, exps, logits, top)
+    return on_cpu(_is_top_by_exps, _is_top_by_logits, exps, _hi(logits), _hi(top))
 
 
 def _is_top_by_exps(exps: Array, _logits: Array, _top: Array) -> Array:
@@ -64,9 +66,13 @@ def _is_top_by_logits(_exps: Array, logits: Array, top: Array) -> Array:
     return logits == top
 
 
-def _below(top: Array, logits: Array) -> Array:
+def _below(top: Array | DD, logits: Array | DD) -> Array:
     """The top less the logits: at least 0, and 0 for +inf."""
-    return jnp.where(logits == jnp.inf, 0, top - logits)
+    hi = _hi(logits)
+    gap = jnp.where(hi == jnp.inf, 0, _hi(top) - hi)
+    if not isinstance(logits, DD):
+        return gap
+    return gap - (logits.lo - top.lo if isinstance(top, DD) else logits.lo)
 
 
 def nll_from_gap(rest: Array, gap: Array) -> tuple[Array, Array]:
@@ -89,50 +95,89 @@ def nll_from_gap(rest: Array, gap: Array) -> tuple[Array, Array]:
     return nll, jnp.where(gap == 0, jnp.log1p(rest + jnp.expm1(-gap)), jnp.log(whole))
 
 
-def _others(logits: Array | DD, top: Array, at_label: Array) -> Array:
+def _others(logits: Array | DD, top: Any, at_label: Array) -> Array:
     """exp(logits - top) at the classes other than the label, 0 at the label."""
     return jnp.where(at_label, 0, exp_shifted(logits, top))
+
+
+class _Label(NamedTuple):
+    """What a row of logits has for one label.
+
+    Attributes:
+        top: The largest logit.
+        logit: That of the label; 0 if the label names no class.
+        others: exp(logits - top) at the other classes, 0 at the label.
+        rest: The sum of `others`.
+    """
+
+    top: Any
+    logit: Any
+    others: Array
+    rest: Array
+
+
+def _label_by_passes(logits: Array | DD, labels: Array, _copy: Array | DD) -> _Label:
+    top = _top(_hi(logits))
+    if isinstance(logits, DD):
+        top = DD(top, jnp.zeros_like(top))
+    others = _others(logits, top, is_label(_hi(logits), labels))
+    logit = _of_rows(jax.tree.map(lambda x: take_label(x, labels), logits))
+    return _Label(top, logit, others, jnp.sum(others, axis=-1, keepdims=True))
+
+
+def _label_in_one_pass(logits: Array | DD, labels: Array, copy: Array | DD) -> _Label:
+    at_label = is_label(_hi(logits), labels)
+    chosen = jax.tree.map(lambda x: jnp.where(at_label, x, 0), copy)
+    top, rest, logit = _of_rows(top_and_sum(logits, ~at_label, chosen))
+    top = _finite(top)
+    return _Label(top, logit, _others(logits, top, at_label), rest)
+
+
+def _of_rows(numbers: T) -> T:
+    """Numbers of each row, in arrays that broadcast against the classes."""
+    return jax.tree.map(lambda x: x[..., None], numbers)
 
 
 def _first(computed: Array, *_: Any) -> Array:
     return computed
 
 
-def _others_again(_computed: Array, logits: Array | DD, top: Array, at_label: Array) -> Array:
+def _others_again(_computed: Array, logits: Array | DD, top: Any, at_label: Array) -> Array:
     return _others(logits, recompute_on_gpu(top), at_label)
 
 
-def _exps_again(_computed: Array, logits: Array, top: Array) -> Array:
+def _exps_again(_computed: Array, logits: Array | DD, top: Any) -> Array:
     return exp_shifted(logits, recompute_on_gpu(top))
 
 
-def _of_class(logits: Array | DD, labels: Array) -> tuple[Array, Array, Array]:
+def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> tuple[Array, Array, Array]:
     """-log softmax(logits)[label], its gradient, and the log of the sum of exp(logit - top)."""
     # The sum over all classes would round 1 + tiny; the sum over the others keeps the tiny. The
     # array of their exponentials serves the sum and the gradient: no other array of the logits'
     # size is stored.
-    hi = _hi(logits)
-    at_label, top = is_label(hi, labels), _top(hi)
-    others = _others(logits, top, at_label)
-    rest = jnp.sum(others, axis=-1, keepdims=True)
-    gap = _below(top, take_label(hi, labels)[..., None])
-    if isinstance(logits, DD):
-        gap = gap - take_label(logits.lo, labels)[..., None]
+    at_label = is_label(_hi(logits), labels)
+    top, logit, others, rest = on_cpu(
+        _label_by_passes, _label_in_one_pass, logits, labels, (*copies, logits)[0]
+    )
+    gap = _below(top, logit)
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # every logit is -inf
-    others = on_gpu(_others_again, _first, others, logits, top, at_label)
+    others = on_gpu(_others_again, _first, others, (logits, *copies)[-1], top, at_label)
     gradient = jnp.where(at_label, -rest, others) / total
     nll, log_total = nll_from_gap(rest, gap)
     return nll[..., 0], gradient, log_total[..., 0]
 
 
 @jax.custom_jvp
-def softmax_nll(logits: Array | DD, labels: Array) -> Array:
+def softmax_nll(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
     """-log softmax(logits)[label], accurate however confident and however wrong the logits are.
 
-    Logits that are themselves the result of a sum or a product may be given as a `DD`.
+    Args:
+        logits: The logits; a `DD` if they are themselves the result of a sum or a product.
+        labels: Class ids.
+        copies: Of a `DD`: see `Copies`.
     """
-    return _of_class(logits, labels)[0]
+    return _of_class(logits, labels, copies)[0]
 
 
 # A full rule: it reduces over the classes.
@@ -144,17 +189,17 @@ def _softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _gradient_of_class(logits: Array | DD, labels: Array) -> Array:
-    return _of_class(logits, labels)[1]
+def _gradient_of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
+    return _of_class(logits, labels, copies)[1]
 
 
 # A full rule: of p (change - mean change), changes are measured from that of the largest logit, so
 # that their mean is not rounded where the probabilities are close to 0 and 1.
 @_gradient_of_class.defjvp
 def _gradient_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    logits, labels = primals
+    logits, labels, _ = primals
     hi, change = _hi(logits), _hi(tangents[0])
-    gradient = _gradient_of_class(logits, labels)
+    gradient = _gradient_of_class(*primals)
     at_label = is_label(hi, labels)
     p = jnp.where(at_label, jnp.exp(-softmax_nll(logits, labels))[..., None], gradient)
     at_top = is_label(hi, jnp.argmax(hi, axis=-1))
@@ -224,7 +269,7 @@ class _Sums(NamedTuple):
         labels_on_top: The sum of the labels at the largest logits.
     """
 
-    top: Array
+    top: Any
     exps: Array
     rest: Array
     labels_off_top: Array
@@ -232,13 +277,11 @@ class _Sums(NamedTuple):
 
 
 def _terms_of_dense(
-    exps: Array, logits: Array | DD, labels: Array, *tops: Array
+    exps: Array, logits: Array | DD, labels: Array, *tops: Any
 ) -> tuple[Array, ...]:
     """What is summed over the classes, each term given the top of its own."""
-    hi = _hi(logits)
-    at_top, ties, off_top, on_top = (_is_top(exps, hi, top) for top in tops[:4])
-    gap = _below(tops[4], hi)
-    gap = gap - logits.lo if isinstance(logits, DD) else gap
+    at_top, ties, off_top, on_top = (_is_top(exps, logits, top) for top in tops[:4])
+    gap = _below(tops[4], logits)
     return (
         # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
         # `exps - 1` is 0 and has the derivative of `exps`.
@@ -250,15 +293,29 @@ def _terms_of_dense(
     )
 
 
-def _dense_and_sums(logits: Array | DD, labels: Array) -> tuple[Array, _Sums]:
-    """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
-    top = _top(_hi(logits))
+def _weighted_by_passes(logits: Array | DD, labels: Array) -> tuple[Array, WeightedSums]:
+    """exp(logits - top), and the sums of a row."""
+    top = _top(logits)
     exps = exp_shifted(logits, top)
     tops = each_on_gpu(top, 5)
     below, ties, off_top, on_top, gaps = fused_sums(*_terms_of_dense(exps, logits, labels, *tops))
     rest = below + jnp.maximum(ties - 1, 0)
-    value = gaps + jnp.log1p(rest) * (off_top + on_top)
-    return value, _Sums(top, exps, rest[..., None], off_top[..., None], on_top[..., None])
+    top = jax.tree.map(lambda x: jnp.squeeze(x, -1), top)
+    return exps, WeightedSums(top, rest, off_top, on_top, gaps)
+
+
+def _weighted_in_one_pass(logits: Array | DD, labels: Array) -> tuple[Array, WeightedSums]:
+    sums = weighted_sums(logits, labels)
+    sums = sums._replace(top=_finite(sums.top))
+    return exp_shifted(logits, _of_rows(sums.top)), sums
+
+
+def _dense_and_sums(logits: Array | DD, labels: Array, _copies: Copies = ()) -> tuple[Array, _Sums]:
+    """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
+    exps, sums = on_cpu(_weighted_by_passes, _weighted_in_one_pass, logits, labels)
+    value = sums.gaps + jnp.log1p(sums.rest) * (sums.below + sums.at_top)
+    top, rest, below, at_top = _of_rows(sums[:4])
+    return value, _Sums(top, exps, rest, below, at_top)
 
 
 # Value and sums are one function: XLA would read the logits once more for the sums alone.
@@ -268,14 +325,15 @@ _dense = jax.custom_jvp(_dense_and_sums)
 # A full rule: it reduces over the classes.
 @functools.partial(_dense.defjvp, symbolic_zeros=True)
 def _dense_jvp(primals: Any, tangents: Any) -> Any:
-    logits, labels = primals
-    logits_dot, labels_dot = tangents
-    value, sums = _dense(logits, labels)
-    value_dot, sums_dot = jnp.zeros_like(value), _Sums(*map(jnp.zeros_like, sums))
+    logits, labels, copies = primals
+    logits_dot, labels_dot, _ = tangents
+    value, sums = _dense(*primals)
+    value_dot, sums_dot = jnp.zeros_like(value), jax.tree.map(jnp.zeros_like, sums)
     logits_dot = _hi(logits_dot)
-    at_top = _is_top(sums.exps, _hi(logits), sums.top)
+    at_top = _is_top(sums.exps, logits, sums.top)
     if not isinstance(logits_dot, SymbolicZero):
-        value_dot = value_dot + jnp.sum(_dense_gradient(logits, labels, sums) * logits_dot, axis=-1)
+        gradient = _dense_gradient((logits, *copies)[-1], labels, sums)
+        value_dot = value_dot + jnp.sum(gradient * logits_dot, axis=-1)
         exps_dot = sums.exps * logits_dot
         rest_dot = jnp.sum(exps_dot, axis=-1, keepdims=True)
         sums_dot = sums_dot._replace(exps=exps_dot, rest=rest_dot)
@@ -302,7 +360,7 @@ def _dense_gradient(logits: Array | DD, labels: Array, sums: _Sums) -> Array:
     ratio = two_quotient(total.hi, whole.hi)
     lo = ratio.lo + finite((total.lo - ratio.hi * whole.lo) / whole.hi)
     return jnp.where(
-        _is_top(exps, _hi(logits), top) & (rest < 0.5),
+        _is_top(exps, logits, top) & (rest < 0.5),
         at_top / (1 + rest),
         (ratio.hi * exps - labels) + lo * exps,
     )
@@ -310,34 +368,41 @@ def _dense_gradient(logits: Array | DD, labels: Array, sums: _Sums) -> Array:
 
 def _dense_nll(logits: Array | DD, labels: Array, sums: _Sums) -> DD:
     """-log softmax(logits); 0 at a class with logit -inf and label 0."""
-    nll = two_sum(jnp.log1p(sums.rest), _below(sums.top, _hi(logits)))
+    x, top = _hi(logits), _hi(sums.top)
+    nll = two_sum(jnp.log1p(sums.rest), _below(top, x))
     hi = jnp.where((labels == 0) & (nll.hi == jnp.inf), 0, nll.hi)
-    lo = nll.lo + two_sum(sums.top, -_hi(logits)).lo
-    return DD(hi, lo - logits.lo if isinstance(logits, DD) else lo)
+    lo = nll.lo + two_sum(top, -x).lo
+    return DD(hi, lo - (logits.lo - sums.top.lo) if isinstance(logits, DD) else lo)
 
 
-def softmax_cross_entropy_dense(logits: Array | DD, labels: Array) -> Array:
+def softmax_cross_entropy_dense(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
     """-sum(labels * log softmax(logits)), where a class with logit -inf and label 0 adds 0.
 
-    Logits that are themselves the result of a sum or a product may be given as a `DD`.
+    `logits` and `copies` are those of `softmax_nll`.
     """
-    if isinstance(logits, DD):
-        # Shifted so that the largest logit has no low word: its exponential is then exactly 1.
-        at_top = jnp.where(logits.hi == _top(logits.hi), logits.lo, -jnp.inf)
-        lo = logits.lo - finite(jnp.max(at_top, axis=-1, keepdims=True, initial=-jnp.inf))
-        logits = DD(logits.hi, lo)
-    return _dense(logits, labels)[0]
+    return _dense(logits, labels, copies)[0]
+
+
+def _rest_by_passes(logits: Array) -> tuple[Array, Array, Array]:
+    """The largest logit, exp(logits - top), and their sum without the 1 of one largest logit."""
+    top = _top(logits)
+    exps = exp_shifted(logits, top)
+    at_top, is_tie = (_is_top(exps, logits, each) for each in each_on_gpu(top, 2))
+    below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), is_tie.astype(exps.dtype))
+    return top, exps, (below + jnp.maximum(ties - 1, 0))[..., None]
+
+
+def _rest_in_one_pass(logits: Array) -> tuple[Array, Array, Array]:
+    top, rest = _of_rows(top_and_rest(logits))
+    top = _finite(top)
+    return top, exp_shifted(logits, top), rest
 
 
 def _expected_and_sums(
     function: Callable[..., Array], logits: Array, labels: Array, *options: Array
 ) -> tuple[Array, _Sums]:
     """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
-    top = _top(logits)
-    exps = exp_shifted(logits, top)
-    at_top, is_tie = (_is_top(exps, logits, each) for each in each_on_gpu(top, 2))
-    below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), is_tie.astype(exps.dtype))
-    rest = (below + jnp.maximum(ties - 1, 0))[..., None]
+    top, exps, rest = on_cpu(_rest_by_passes, _rest_in_one_pass, logits)
     nothing = jnp.zeros_like(rest)
     sums = _Sums(top, exps, rest, nothing, nothing)
     terms = labels * function(_dense_nll(logits, labels, sums), *options)

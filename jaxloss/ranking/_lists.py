@@ -13,7 +13,7 @@ from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss.numerics._derivatives import separate_derivative, unshared_copy
-from jaxloss.numerics._double_double import DD, at_dd, difference, two_sum
+from jaxloss.numerics._double_double import DD, at_dd, difference, exp_shifted, two_sum
 from jaxloss.numerics._online_logsumexp import sum_of_exps, sum_over_later
 from jaxloss.numerics._ordered import (
     behind,
@@ -23,7 +23,7 @@ from jaxloss.numerics._ordered import (
     nan_of,
     sort,
 )
-from jaxloss.numerics._softmax_nll import exp_shifted, nll_from_gap
+from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
 class Items(NamedTuple):

@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxloss._core.typing import Arrays
 from jaxloss.numerics._carry import carried
-from jaxloss.numerics._softmax_nll import exp_shifted
+from jaxloss.numerics._double_double import exp_shifted
 from jaxloss.sequence._scaled_floats import CERTAIN, ZERO, Mass, add, exponentials, shares
 
 _LIKELY = 0.5  # the probability from which on the wrong alignments are summed

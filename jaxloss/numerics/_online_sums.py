@@ -1,0 +1,185 @@
+"""Sums relative to the largest entry of a row, in the pass over memory that finds that entry.
+
+Each part of a row is summed relative to its own largest entry, and two parts are merged relative to
+the larger of the two: the online softmax of Milakov and Gimelshein (2018). Here its sum leaves out
+the 1 of one largest entry, or what is not counted. On GPU and TPU one reduction with that rule
+reads its operands once. On CPU, where rows stay in a cache and each merge takes an exponential, two
+passes take less time.
+
+The largest entry is a constant under differentiation; the sums have derivatives by all entries.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss.numerics._double_double import DD, exp_shifted_by_instruction
+from jaxloss.numerics._reductions import Axis, reduce_together
+
+Numbers = tuple[Array, ...]
+T = TypeVar("T")
+
+
+class _Ordered(NamedTuple):
+    """Two parts of a row, each a top and sums relative to it.
+
+    Attributes:
+        top: The larger of the two tops.
+        gap: The top less the other.
+        scale: exp(-gap).
+        upper: The sums of the part with the larger top.
+        lower: The sums of the other part.
+    """
+
+    top: Numbers
+    gap: Array
+    scale: Array
+    upper: Numbers
+    lower: Numbers
+
+
+def _ordered(words: int, a: Numbers, b: Numbers) -> _Ordered:
+    """Parts whose first numbers are the words of their tops: one, or the two of a `DD`."""
+    swap = b[0] > a[0]
+    if words == 2:
+        swap = swap | (b[0] == a[0]) & (b[1] > a[1])
+    upper = tuple(jnp.where(swap, y, x) for x, y in zip(a, b, strict=True))
+    lower = tuple(jnp.where(swap, x, y) for x, y in zip(a, b, strict=True))
+    both_infinite = (upper[0] == lower[0]) & (jnp.abs(upper[0]) == jnp.inf)
+    top, other = (jnp.where(both_infinite, 0, part[0]) for part in (upper, lower))
+    gap = top - other
+    if words == 2:
+        gap = gap + (upper[1] - lower[1])
+        top, other = DD(top, upper[1]), DD(other, lower[1])
+    scale = exp_shifted_by_instruction(other, top)
+    return _Ordered(upper[:words], gap, scale, upper[words:], lower[words:])
+
+
+def _merge_rests(words: int, a: Numbers, b: Numbers) -> Numbers:
+    """Parts (top, sum), without the 1 of one largest entry."""
+    top, _, scale, (upper,), (lower,) = _ordered(words, a, b)
+    return *top, upper + (1 + lower) * scale
+
+
+def _merge_counted(words: int, a: Numbers, b: Numbers) -> Numbers:
+    """Parts (top, sum over the entries that are counted, sums of something else)."""
+    top, _, scale, (upper, *more), (lower, *others) = _ordered(words, a, b)
+    return *top, upper + lower * scale, *map(operator.add, more, others)
+
+
+def _merge_weighted(words: int, a: Numbers, b: Numbers) -> Numbers:
+    """Parts (top, rest, weights below the top, weights at the top, sum of weight (top - entry))."""
+    top, gap, scale, upper, lower = _ordered(words, a, b)
+    rest, below, at_top, gaps = upper
+    other_rest, other_below, other_at_top, other_gaps = lower
+    weight = other_below + other_at_top
+    return (
+        *top,
+        rest + (1 + other_rest) * scale,
+        below + jnp.where(gap == 0, other_below, weight),
+        at_top + jnp.where(gap == 0, other_at_top, 0),
+        gaps + (other_gaps + jnp.where(weight == 0, 0, weight * gap)),
+    )
+
+
+@functools.cache
+def _for_words(merge: Callable[..., Numbers], words: int) -> Callable[[Numbers, Numbers], Numbers]:
+    """One object for each: JAX caches a compiled reduction by the identity of its function."""
+    return functools.partial(merge, words)
+
+
+class _Found(NamedTuple):
+    """What one pass finds of each row.
+
+    Attributes:
+        top: The largest entry, a constant; -inf in a row of -inf, which has no exponentials.
+        change: 0 with the derivative of the largest entry.
+        sums: The sums, with derivatives by the entries less the largest.
+    """
+
+    top: Any
+    change: Array
+    sums: Numbers
+
+
+def _online(merge: Any, x: Array | DD, terms: Sequence[Array], axis: Axis) -> _Found:
+    words = (x.hi, x.lo) if isinstance(x, DD) else (x,)
+    start = (-jnp.inf,) + (0.0,) * (len(words) - 1 + len(terms))
+    combine = _for_words(merge, len(words))
+    found = reduce_together((*words, *terms), start, combine, axis)
+    finite = jnp.where(jnp.abs(found[0]) < jnp.inf, found[0], 0)
+    top = lax.stop_gradient(found[: len(words)])
+    return _Found(
+        DD(top[0], top[1]) if len(words) == 2 else top[0],
+        finite - lax.stop_gradient(finite),
+        found[len(words) :],
+    )
+
+
+def _is_empty(top: Array | DD) -> Array:
+    return (top.hi if isinstance(top, DD) else top) == -jnp.inf
+
+
+def finite_top(top: Array) -> Array:
+    """The top, and 0 if nothing is possible."""
+    return jnp.where(top == -jnp.inf, 0, top)
+
+
+def top_and_rest(x: Array, axis: Axis = -1) -> tuple[Array, Array]:
+    """The largest entry, and the sum of exp(x - top) without the 1 of one such entry.
+
+    They are -inf and 0 in a row of -inf.
+    """
+    top, change, (rest,) = _online(_merge_rests, x, (jnp.zeros_like(x),), axis)
+    return top, jnp.where(_is_empty(top), 0, rest + (1 + rest) * change)
+
+
+def top_and_sum(x: Array | DD, counted: Array, more: T, axis: Axis = -1) -> tuple[Any, Array, T]:
+    """The largest entry, the sum of exp(x - top) over the counted entries, and those of `more`.
+
+    The first two are -inf and 0 in a row of -inf.
+    """
+    arrays, structure = jax.tree.flatten(more)
+    like = x.hi if isinstance(x, DD) else x
+    counted = jnp.broadcast_to(counted, like.shape).astype(like.dtype)
+    top, change, (total, *sums) = _online(_merge_counted, x, (counted, *arrays), axis)
+    total = jnp.where(_is_empty(top), 0, total + total * change)
+    return top, total, jax.tree.unflatten(structure, sums)
+
+
+class WeightedSums(NamedTuple):
+    """Sums over the entries x of a row, each with a weight.
+
+    Attributes:
+        top: The largest entry; -inf in a row of -inf.
+        rest: The sum of exp(x - top) without the 1 of one largest entry.
+        below: The sum of the weights of the other entries.
+        at_top: The sum of the weights of the largest entries.
+        gaps: The sum of weight (top - x), 0 where the weight is.
+    """
+
+    top: Any
+    rest: Array
+    below: Array
+    at_top: Array
+    gaps: Array
+
+
+def weighted_sums(x: Array | DD, weights: Array) -> WeightedSums:
+    """All of these, along the last axis."""
+    nothing = jnp.zeros_like(weights)
+    terms = nothing, nothing, weights, nothing
+    top, change, (rest, below, at_top, gaps) = _online(_merge_weighted, x, terms, -1)
+    weight, is_empty = below + at_top, _is_empty(top)
+    return WeightedSums(
+        top,
+        jnp.where(is_empty, 0, rest + (1 + rest) * change),
+        jnp.where(is_empty, weight, below),
+        jnp.where(is_empty, 0, at_top),
+        jnp.where(is_empty & (weight != 0), weight * jnp.inf, gaps - weight * change),
+    )

@@ -61,9 +61,9 @@ def _ordered(words: int, a: Numbers, b: Numbers) -> _Ordered:
 
 
 def _merge_rests(words: int, a: Numbers, b: Numbers) -> Numbers:
-    """Parts (top, sum), without the 1 of one largest entry."""
-    top, _, scale, (upper,), (lower,) = _ordered(words, a, b)
-    return *top, upper + (1 + lower) * scale
+    """Parts (top, sum without the 1 of one largest entry, sums of something else)."""
+    top, _, scale, (upper, *more), (lower, *others) = _ordered(words, a, b)
+    return *top, upper + (1 + lower) * scale, *map(operator.add, more, others)
 
 
 def _merge_counted(words: int, a: Numbers, b: Numbers) -> Numbers:
@@ -130,13 +130,14 @@ def finite_top(top: Array) -> Array:
     return jnp.where(top == -jnp.inf, 0, top)
 
 
-def top_and_rest(x: Array, axis: Axis = -1) -> tuple[Array, Array]:
-    """The largest entry, and the sum of exp(x - top) without the 1 of one such entry.
+def top_and_rest(x: Array, axis: Axis = -1, more: Numbers = ()) -> Numbers:
+    """The largest entry, the sum of exp(x - top) without the 1 of one such entry, sums of `more`.
 
-    They are -inf and 0 in a row of -inf.
+    The first two are -inf and 0 in a row of -inf.
     """
-    top, change, (rest,) = _online(_merge_rests, x, (jnp.zeros_like(x),), axis)
-    return top, jnp.where(_is_empty(top), 0, rest + (1 + rest) * change)
+    terms = jnp.zeros_like(x), *more
+    top, change, (rest, *sums) = _online(_merge_rests, x, terms, axis)
+    return top, jnp.where(_is_empty(top), 0, rest + (1 + rest) * change), *sums
 
 
 def top_and_sum(x: Array | DD, counted: Array, more: T, axis: Axis = -1) -> tuple[Any, Array, T]:

@@ -8,80 +8,137 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import each_on_gpu, recompute_off_cpu
+from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu
 from jaxloss.numerics._derivatives import jvp_of_moving
-from jaxloss.numerics._elementwise import quotient
+from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._kl_terms import log, masked_difference
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._online_sums import top_and_rest
+from jaxloss.numerics._reductions import reduce_together
 from jaxloss.numerics._softmax import exp_and_rest
 from jaxloss.numerics._special import expm1_minus_x_over_x2, log1p_over_x
 
+_LARGEST_LOG = 4.0  # beyond it a power is only known relative to the largest of its row
 
-class _Classes(NamedTuple):
-    """What is known of a class from the sums over its row.
+
+def _merge(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Parts (largest, sum of the others, what the sum was rounded by)."""
+    (largest, rest, lo), (other, more, more_lo) = a, b
+    both = two_sum(rest, more)
+    total = two_sum(both.hi, jnp.minimum(largest, other))
+    return jnp.maximum(largest, other), total.hi, (lo + more_lo) + (both.lo + total.lo)
+
+
+def _rest_in_one_pass(x: Array) -> tuple[Array, Array]:
+    nothing = jnp.zeros_like(x)
+    largest, rest, lo = reduce_together((x, nothing, nothing), (0, 0, 0), _merge, -1)
+    return largest[..., None], (rest + lo)[..., None]
+
+
+def _rest_by_passes(x: Array) -> tuple[Array, Array]:
+    others = jnp.where(is_label(x, jnp.argmax(x, axis=-1)), 0, x)
+    return jnp.max(x, axis=-1, keepdims=True), jnp.sum(others, axis=-1, keepdims=True)
+
+
+@jax.custom_jvp
+def _largest_and_rest(x: Array) -> tuple[Array, Array]:
+    """The largest of some amounts, and the sum of the others."""
+    return on_cpu(_rest_by_passes, _rest_in_one_pass, x)
+
+
+# A full rule: it reduces over the classes.
+@_largest_and_rest.defjvp
+def _largest_and_rest_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (x_dot,) = primals, tangents
+    largest, rest = _largest_and_rest(x)
+    parts = jnp.where(x == largest, x_dot, 0), jnp.where(x == largest, 0, x_dot)
+    return (largest, rest), tuple(jnp.sum(part, axis=-1, keepdims=True) for part in parts)
+
+
+class _Terms(NamedTuple):
+    """What is summed over the classes.
 
     Attributes:
-        share: The target, divided by its sum.
-        log_share: Its logarithm, also that of a share close to 1.
-        ratio: log_share less the log-probability; 0 where the share is 0 or the class ruled out.
-        ruled_out: Whether the log-probability is -inf where the share is not 0.
+        logs: The logarithms of the powers q^a p^(1 - a); infinite where a class is ruled out.
+        powers: The powers themselves.
+        changes: (power - q) / (a - 1), for orders near 1 too.
     """
 
-    share: Array
-    log_share: Array
-    ratio: Array
-    ruled_out: Array
+    logs: Array
+    powers: Array
+    changes: Array
 
 
-def _classes(log_prediction: Array, target: Array, *rows: Array) -> _Classes:
-    place, total, rest = rows
-    largest = is_label(target, place) & (target > 0)
-    share = target / total
-    odds = quotient(rest, jnp.where(largest, target, 1))
-    log_share = jnp.where(largest, -jnp.log1p(odds), log(share))
+def _terms(log_prediction: Array, target: Array, power: Array, *rows: Array) -> _Terms:
+    largest, rest = rows
+    total = largest + rest
+    share = target / jnp.where(total == 0, 1, total)
+    # Of a share close to 1, the logarithm is that of the others.
+    log_largest = -jnp.log1p(rest / jnp.where(largest == 0, 1, largest))
+    log_share = jnp.where((target == largest) & (rest < largest), log_largest, log(share))
     ruled_out = (log_prediction == -jnp.inf) & (share > 0)
     ratio = masked_difference(jnp.where(ruled_out, 0, share), log_share, log_prediction)
-    return _Classes(share, log_share, ratio, ruled_out)
-
-
-def _logs(classes: _Classes, power: Array) -> Array:
-    """The logarithms of the powers; infinite where a class is ruled out."""
     out = jnp.where(power < 0, -jnp.inf, jnp.inf)
-    return jnp.where(classes.ruled_out, out, classes.log_share + power * classes.ratio)
+    logs = jnp.where(ruled_out, out, log_share + power * ratio)
+    tilt = power * ratio
+    # The rounding errors of an exponential are as many last places as its argument is large.
+    is_less = (jnp.abs(tilt) < jnp.abs(logs)) & ~ruled_out
+    exps = jnp.exp(jnp.where(is_less, tilt, jnp.minimum(logs, _LARGEST_LOG)))
+    powers = jnp.where(is_less, share, 1) * exps
+    is_close = (jnp.abs(tilt) < 1) & ~ruled_out
+    small, gap = jnp.where(is_close, tilt, 0), jnp.where(is_close, ratio, 0)
+    near = share * gap * (1 + small * expm1_minus_x_over_x2(small))
+    away = (powers - share) / jnp.where(power == 0, 1, power)
+    return _Terms(logs, powers, jnp.where(is_close, near, away))
+
+
+def _sums_by_passes(logs: Array, changes: Array) -> tuple[Array, ...]:
+    top, _, rest = exp_and_rest(logs, -1)
+    return top, rest, jnp.sum(changes, axis=-1, keepdims=True)
+
+
+def _sums_in_one_pass(logs: Array, changes: Array) -> tuple[Array, ...]:
+    return tuple(x[..., None] for x in top_and_rest(logs, -1, (changes,)))
+
+
+@jax.custom_jvp
+def _sums(logs: Array, changes: Array) -> tuple[Array, ...]:
+    """The largest logarithm, the sum of exp(log - top) less the 1 of that one, that of changes."""
+    return on_cpu(_sums_by_passes, _sums_in_one_pass, logs, changes)
+
+
+# A full rule: it reduces over the classes.
+@_sums.defjvp
+def _sums_jvp(primals: Any, tangents: Any) -> Any:
+    top, *sums = _sums(*primals)
+    exps = jnp.exp(jnp.where(jnp.isfinite(top), primals[0] - top, -jnp.inf))
+    terms = exps * tangents[0], tangents[1]
+    sums_dot = (jnp.sum(term, axis=-1, keepdims=True) for term in terms)
+    return (top, *sums), (jnp.zeros_like(top), *sums_dot)
 
 
 def _value_and_weights(log_prediction: Array, target: Array, order: Array) -> tuple[Array, Array]:
     """The divergence, and its derivatives in the log-probabilities with the sign changed."""
-    power, place = order - 1, jnp.argmax(target, axis=-1)
-    rest = jnp.sum(jnp.where(is_label(target, place), 0, target), axis=-1, keepdims=True)
-    total = jnp.max(target, axis=-1, keepdims=True) + rest
-    rows = place, jnp.where(total == 0, 1, total), rest
+    power, rows = order - 1, _largest_and_rest(target)
     # Each sum over the classes computes them again from numbers of its own.
-    copies = [*zip(*(each_on_gpu(recompute_off_cpu(x), 5) for x in rows), strict=True)]
+    copies = [*zip(*(each_on_gpu(recompute_off_cpu(x), 3) for x in rows), strict=True)]
     copies[-1] = tuple(map(recompute_off_cpu, copies[-1]))
-    first, second, third, fourth, last = (_classes(log_prediction, target, *x) for x in copies)
+    first, second, last = (_terms(log_prediction, target, power, *x) for x in copies)
 
-    mean = jnp.sum(first.share * first.ratio, axis=-1, keepdims=True)
-    means = each_on_gpu(recompute_off_cpu(mean), 3)
-    is_close = jnp.abs(power * (second.ratio - means[0])) < 1
-    close = jnp.all(is_close & ~second.ruled_out | (second.share == 0), axis=-1, keepdims=True)
-    close = close | jnp.isnan(mean)  # `far` would hide it
-    # A cumulant generating function over its argument: about 0, by its distance from the mean.
-    gap = jnp.where(third.share > 0, third.ratio - means[1], 0)
-    small = jnp.where(jnp.abs(power * gap) < 1, gap, 0)
-    terms = third.share * jnp.square(small) * expm1_minus_x_over_x2(power * small)
-    spread = jnp.sum(terms, axis=-1, keepdims=True)
-    near = mean + power * spread * log1p_over_x(jnp.square(power) * spread)
-
-    top, _, rest = exp_and_rest(_logs(fourth, power), -1)
-    whole = jnp.where(close, 0, top + jnp.log1p(rest))  # -inf would have NaN derivatives
+    top, rest, change = _sums(first.logs, second.changes)
+    whole = top + jnp.log1p(rest)
+    # The sum of the powers is also 1 + power * change. Its logarithm has fewer rounding errors then
+    # if it is close to 0, compared with the two that it is the sum of.
+    size = jnp.exp(whole) * (jnp.abs(top) + jnp.log1p(rest))
+    near = (5 * jnp.abs(whole) <= size) & (whole < 3) | (rows[0] == 0) | jnp.isnan(whole)
+    change = jnp.where(near, change, 0)
+    whole = jnp.where(near, 0, whole)  # -inf would have NaN derivatives
     far = jnp.where(power == 0, jnp.inf, whole / jnp.where(power == 0, 1, power))
+    value = jnp.where(near, change * log1p_over_x(power * change), far)
 
-    tilt = jnp.where(close & (last.share > 0), power * (last.ratio - means[2]), 0)
-    if_close = last.share * jnp.exp(tilt) / (1 + jnp.square(power) * spread)
-    exponent = jnp.where(jnp.isfinite(top), _logs(last, power) - top, -jnp.inf)
-    weights = jnp.where(close, if_close, jnp.exp(exponent) / (1 + rest))
-    return jnp.where(close, near, far)[..., 0], weights
+    exponent = jnp.where(jnp.isfinite(top), last.logs - top, -jnp.inf)
+    weights = jnp.where(near, last.powers / (1 + power * change), jnp.exp(exponent) / (1 + rest))
+    return value[..., 0], weights
 
 
 @jax.custom_jvp

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
-from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_sum
+from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_quotient, two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._online_sums import (
     WeightedSums,
@@ -349,15 +349,21 @@ def _dense_jvp(primals: Any, tangents: Any) -> Any:
 
 def _dense_gradient(logits: Array | DD, labels: Array, sums: _Sums) -> Array:
     """softmax(logits) * sum(labels) - labels."""
-    # At the top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
+    # At a certain top p rounds to 1 and p - q to 0; the complement of p, the rest, is not rounded.
+    # Elsewhere the ratio of the sums has two words, since its product with an exponential may
+    # nearly equal the label.
     rest, top = sums.rest, recompute_on_gpu(sums.top)
     exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
-    scaled = jnp.where(
-        _is_top(exps, logits, top),
-        (sums.labels_off_top + (sums.labels_on_top - labels)) * exps - labels * (rest - (exps - 1)),
-        (sums.labels_off_top + sums.labels_on_top) * exps - labels * (1 + rest),
+    off_top, on_top = sums.labels_off_top, sums.labels_on_top
+    at_top = off_top * exps + ((on_top - labels) * exps - labels * (rest - (exps - 1)))
+    total, whole = two_sum(off_top, on_top), two_sum(rest, 1)
+    ratio = two_quotient(total.hi, whole.hi)
+    lo = ratio.lo + finite((total.lo - ratio.hi * whole.lo) / whole.hi)
+    return jnp.where(
+        _is_top(exps, logits, top) & (rest < 0.5),
+        at_top / (1 + rest),
+        (ratio.hi * exps - labels) + lo * exps,
     )
-    return scaled / (1 + rest)
 
 
 def _dense_nll(logits: Array | DD, labels: Array, sums: _Sums) -> DD:
@@ -453,3 +459,45 @@ def expected_function_of_nll(
     The function takes a `DD` and the options. It should be defined at module level.
     """
     return _expected(function, logits, labels, *options)[0]
+
+
+def _sum_of_exps_by_labels(logits: Array, labels: Array, sums: _Sums) -> Array:
+    """The sum of labels * exp(logit - top) over the classes other than the largest logits."""
+    top = each_on_gpu(sums.top, 6)[5]
+    exps = on_gpu(_exps_again, _first, sums.exps, logits, top)
+    # At the top, `exps - 1` is 0 and has the derivative of `exps`.
+    at_top = _is_top(exps, logits, top)
+    return jnp.sum(labels * jnp.where(at_top, exps - 1, exps), axis=-1, keepdims=True)
+
+
+@jax.custom_jvp
+def _complement(logits: Array, labels: Array, sums: _Sums) -> Array:
+    # At the largest logit 1 - p is the rest. Elsewhere the rest is at least the exponential.
+    off_top = sums.labels_off_top - _sum_of_exps_by_labels(logits, labels, sums)
+    total, rest = sums.labels_off_top + sums.labels_on_top, sums.rest
+    return ((off_top + total * rest) / (1 + rest))[..., 0]
+
+
+# A full rule: it reduces over the classes. The sums are functions of logits and labels, so that
+# their tangents count in second derivatives alone.
+@_complement.defjvp
+def _complement_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    logits, labels, sums = primals
+    logits_dot, labels_dot, _ = tangents
+    off_top, on_top = _sum_of_exps_by_labels(logits, labels, sums), sums.labels_on_top
+    rest, top = sums.rest, recompute_on_gpu(sums.top)
+    exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
+    at_top = _is_top(exps, logits, top)
+    excess = jnp.where(
+        at_top, off_top + (on_top - labels) - labels * rest, off_top + on_top - labels * (1 + rest)
+    )
+    gradient = exps * excess / jnp.square(1 + rest)
+    by_labels = jnp.where(at_top, rest - (exps - 1), rest + (1 - exps)) / (1 + rest)
+    value_dot = jnp.sum(gradient * logits_dot, axis=-1) + jnp.sum(by_labels * labels_dot, axis=-1)
+    return _complement(*primals), value_dot
+
+
+def softmax_cross_entropy_and_complement(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """-sum(labels * log softmax(logits)), and sum(labels * (1 - softmax(logits)))."""
+    value, sums = _dense(logits, labels)
+    return value, _complement(logits, labels, sums)

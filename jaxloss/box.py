@@ -31,6 +31,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import extended, places_along
 from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._labels import take_label
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
@@ -354,6 +355,28 @@ def ciou(
     return _compared("ciou", _one_less_ciou, prediction, target, format)
 
 
+@jax.custom_jvp
+def _moving(nll: Array, _logits: Array, _target: Array) -> Array:
+    """The cross-entropy of constant labels, with a derivative in the target they stand for."""
+    return nll
+
+
+def _slope_in_target(logits: Array, target: Array) -> Array:
+    """The logit below the target less that above it; 0 at a bin, where the loss has a kink."""
+    below = jnp.floor(target)
+    between = target > below
+    place = jnp.where(between, below, 0).astype(jnp.int32)
+    change = take_label(logits, place) - take_label(logits, place + between)
+    return jnp.where(between, change, 0)
+
+
+_moving.defjvps(
+    lambda nll_dot, *_: nll_dot,
+    None,
+    lambda target_dot, _, _nll, logits, target: _slope_in_target(logits, target) * target_dot,
+)
+
+
 @loss(nonnegative, smooth, logits=extended, target=places_along("bins"))
 def distribution_focal(
     logits: Real[ArrayLike, "*batch bins"],
@@ -393,7 +416,8 @@ def distribution_focal(
     bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
     target = jnp.where((target >= 0) & (target <= bins.size - 1), target, jnp.nan)
     apart = jnp.abs(target[..., None] - jnp.expand_dims(bins, range(target.ndim)))
-    return softmax_cross_entropy(logits, numerics.relu(1 - apart))
+    weights = lax.stop_gradient(numerics.relu(1 - apart))
+    return _moving(softmax_cross_entropy(logits, weights), logits, target)
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxloss.numerics._reductions import summed_whole
+
 _POINTS, _WEIGHTS = (0.5 * points for points in np.polynomial.legendre.leggauss(14))
 _RULE = tuple(zip((0.5 + _POINTS).tolist(), _WEIGHTS.tolist(), strict=True))
 
@@ -19,9 +21,9 @@ def integrate_unit(function: Callable[[float], Array]) -> Array:
 
 
 def integrate(function: Callable[[Array], Array], start: Array, stop: Array, points: int) -> Array:
-    """The integrals from `start` to `stop`; the function takes an axis of points at the end."""
+    """The integrals from `start` to `stop`; the function takes an axis of points in front."""
     rule = np.polynomial.legendre.leggauss(points)
-    nodes, weights = (jnp.asarray(x, stop.dtype).reshape(*stop.ndim * [1], points) for x in rule)
-    half = 0.5 * (stop - start)[..., None]
-    at = start[..., None] + half * (1 + nodes)
-    return jnp.sum(half * weights * function(at), axis=-1)
+    nodes, weights = (jnp.asarray(x, stop.dtype).reshape(points, *stop.ndim * [1]) for x in rule)
+    half = 0.5 * (stop - start)
+    terms = weights * function(start + half * (1 + nodes))
+    return half * jnp.sum(summed_whole(terms), axis=0)

@@ -15,11 +15,11 @@ from jaxtyping import Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
+from jaxloss._xla import written_on_cpu
 from jaxloss.domains import positive
 from jaxloss.numerics._polynomials import power_series
-from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
-from jaxloss._xla import written_on_cpu
 from jaxloss.numerics._reductions import summed_whole
+from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
 from jaxloss.traits import nonnegative, smooth
 
 
@@ -83,7 +83,7 @@ def _spread_of_wide(location: Array, z: Array, scale: Array) -> Array:
     return half * least * half - jnp.where(up_to_z == 0, 0, half * up_to_z * half)
 
 
-def _spread(location,z,scale):
+def _spread(location, z, scale):
     narrow = scale < 0.5
     of_narrow = jnp.exp(location) * _spread_of_narrow(z, jnp.where(narrow, scale, 0.25))
     of_wide = _spread_of_wide(location, z, jnp.where(narrow, 1, scale))
@@ -96,7 +96,7 @@ def _log_normal_terms(location: Array, target: Array, scale: Array) -> tuple[Arr
     probability = erf(z * math.sqrt(0.5))
     narrow = scale < 0.5
     spread = written_on_cpu(_spread(location, z, scale))
-    from_median = jnp.where(narrow, median, 0) 
+    from_median = jnp.where(narrow, median, 0)
     value = summed_whole((target - from_median) * probability + spread)
     return value, spread - from_median * probability
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
@@ -355,10 +356,11 @@ def ciou(
     return _compared("ciou", _one_less_ciou, prediction, target, format)
 
 
-@jax.custom_jvp
-def _moving(nll: Array, _logits: Array, _target: Array) -> Array:
-    """The cross-entropy of constant labels, with a derivative in the target they stand for."""
-    return nll
+def _shares_of_bins(logits: Array, target: Array) -> Array:
+    """What each bin has of a target: that below it and that above it have all."""
+    bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
+    apart = jnp.abs(target[..., None] - jnp.expand_dims(bins, range(target.ndim)))
+    return numerics.relu(1 - apart)
 
 
 def _slope_in_target(logits: Array, target: Array) -> Array:
@@ -366,15 +368,28 @@ def _slope_in_target(logits: Array, target: Array) -> Array:
     below = jnp.floor(target)
     between = target > below
     place = jnp.where(between, below, 0).astype(jnp.int32)
-    change = take_label(logits, place) - take_label(logits, place + between)
+    change = take_label(logits, place) - take_label(logits, place + between.astype(jnp.int32))
     return jnp.where(between, change, 0)
 
 
-_moving.defjvps(
-    lambda nll_dot, *_: nll_dot,
-    None,
-    lambda target_dot, _, _nll, logits, target: _slope_in_target(logits, target) * target_dot,
-)
+@jax.custom_jvp
+def _nll_of_bins(logits: Array, target: Array) -> Array:
+    return softmax_cross_entropy(logits, _shares_of_bins(logits, target))
+
+
+# A full rule: it reduces over the bins. The derivative in the target is a difference of two logits,
+# where that of the cross-entropy needs the log-probabilities of all bins.
+@functools.partial(_nll_of_bins.defjvp, symbolic_zeros=True)
+def _nll_of_bins_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (logits, target), (logits_dot, target_dot) = primals, tangents
+    value_dot = jnp.zeros_like(target)
+    if not isinstance(logits_dot, SymbolicZero):
+        shares = _shares_of_bins(logits, target)
+        of_shares = functools.partial(softmax_cross_entropy, labels=shares)
+        value_dot = jax.jvp(of_shares, (logits,), (logits_dot,))[1]
+    if not isinstance(target_dot, SymbolicZero):
+        value_dot = value_dot + _slope_in_target(logits, target) * target_dot
+    return _nll_of_bins(logits, target), value_dot
 
 
 @loss(nonnegative, smooth, logits=extended, target=places_along("bins"))
@@ -415,9 +430,7 @@ def distribution_focal(
     """
     bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
     target = jnp.where((target >= 0) & (target <= bins.size - 1), target, jnp.nan)
-    apart = jnp.abs(target[..., None] - jnp.expand_dims(bins, range(target.ndim)))
-    weights = lax.stop_gradient(numerics.relu(1 - apart))
-    return _moving(softmax_cross_entropy(logits, weights), logits, target)
+    return _nll_of_bins(logits, target)
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

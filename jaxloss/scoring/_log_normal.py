@@ -15,10 +15,9 @@ from jaxtyping import Float, Real
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss._xla import written_on_cpu
 from jaxloss.domains import positive
 from jaxloss.numerics._polynomials import power_series
-from jaxloss.numerics._reductions import summed_whole
+from jaxloss.numerics._reductions import shared_array, summed_whole
 from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
 from jaxloss.traits import nonnegative, smooth
 
@@ -95,7 +94,7 @@ def _log_normal_terms(location: Array, target: Array, scale: Array) -> tuple[Arr
     z, median = _log_score(location, target, scale), jnp.exp(location)
     probability = erf(z * math.sqrt(0.5))
     narrow = scale < 0.5
-    spread = written_on_cpu(_spread(location, z, scale))
+    spread = shared_array(_spread(location, z, scale))
     from_median = jnp.where(narrow, median, 0)
     value = summed_whole((target - from_median) * probability + spread)
     return value, spread - from_median * probability

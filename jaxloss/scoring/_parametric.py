@@ -105,21 +105,25 @@ def crps_gaussian(
 LOG_4 = 2 * math.log(2)
 
 
+def _size(x: Array) -> Array:
+    return jnp.where(x < 0, -x, x)  # not |x|, which has no derivative at 0
+
+
 def _log_share(z: Array) -> Array:
     """The logarithm of the mean of 1 and exp(-|z|)."""
-    return jnp.log1p(0.5 * numerics.expm1(-jnp.abs(z)))
+    return jnp.log1p(0.5 * numerics.expm1(-_size(z)))
 
 
 @jax.custom_jvp
 def _crps_logistic(error: Array, scale: Array) -> Array:
     spread = 2 * _log_share(score(error, scale)) + (LOG_4 - 1)
-    return summed_whole(jnp.abs(error) + scale * spread)
+    return summed_whole(_size(error) + scale * spread)
 
 
 @jax.custom_jvp
 def _tanh_of_half(z: Array) -> Array:
-    change = numerics.expm1(-jnp.abs(z))
-    return -jnp.sign(z) * change / (2 + change)
+    change = numerics.expm1(-_size(z))
+    return jnp.where(z < 0, change, -change) / (2 + change)
 
 
 _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sigmoid(-z) * z_dot)
@@ -127,7 +131,7 @@ _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sig
 
 @jax.custom_jvp
 def _logistic_slope_in_scale(z: Array) -> Array:
-    size = jnp.abs(z)
+    size = _size(z)
     tail = jnp.exp(-size)  # not 1 more than its difference from 1, which is rounded
     return 2 * _log_share(z) + (2 * size * tail / (1 + tail) + (LOG_4 - 1))
 

@@ -33,6 +33,7 @@ from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import extended, places_along
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
@@ -208,6 +209,9 @@ def _angle_between(x: _Overlap, y: _Overlap) -> Array:
     sine = true_width * height - width * true_height
     cosine = width * true_width + height * true_height
     zero = (sine == 0) & (cosine == 0)
+    # In a unit of their own, since the derivative of the angle squares both.
+    unit = power_of_two_near(jnp.maximum(jnp.abs(sine), jnp.abs(cosine)))
+    sine, cosine = sine / unit, cosine / unit
     return jnp.where(zero, 0, jnp.arctan2(sine, jnp.where(zero, 1, cosine)))
 
 

@@ -25,10 +25,11 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._derivatives import separate_derivative
-from jaxloss.numerics._labels import is_label, is_static_zero, take_label, uniform_over_finite
+from jaxloss.numerics._labels import is_label, is_static_zero, uniform_over_finite
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._sigmoid_nll import sigmoid_nll
 from jaxloss.numerics._softmax_nll import (
+    log_partition,
     smoothed_softmax_nll,
     softmax_cross_entropy_dense,
     softmax_nll,
@@ -262,11 +263,7 @@ def z_loss(
     References:
         Zoph et al., *ST-MoE: Designing Stable and Transferable Sparse Expert Models*, 2022.
     """
-    # log sum exp is the largest logit plus its nll, whose gradient is accurate.
-    top = jnp.argmax(logits, axis=-1)
-    largest = take_label(logits, top)
-    nll = jnp.where(largest == -jnp.inf, 0, softmax_nll(logits, top))
-    return jnp.square(largest + nll)
+    return jnp.square(log_partition(logits))
 
 
 def smooth_labels(

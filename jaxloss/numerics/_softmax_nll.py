@@ -150,8 +150,25 @@ def _exps_again(_computed: Array, logits: Array | DD, top: Any) -> Array:
     return exp_shifted(logits, recompute_on_gpu(top))
 
 
-def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> tuple[Array, Array, Array]:
-    """-log softmax(logits)[label], its gradient, and the log of the sum of exp(logit - top)."""
+class _OfClass(NamedTuple):
+    """The loss of one class.
+
+    Attributes:
+        nll: -log softmax(logits)[label].
+        gradient: Its gradient.
+        log_total: The logarithm of the sum of exp(logit - top).
+        top: The largest logit; 0 in a row of -inf.
+        logit: That of the label.
+    """
+
+    nll: Array
+    gradient: Array
+    log_total: Array
+    top: Any
+    logit: Any
+
+
+def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> _OfClass:
     # The sum over all classes would round 1 + tiny; the sum over the others keeps the tiny. The
     # array of their exponentials serves the sum and the gradient: no other array of the logits'
     # size is stored.
@@ -165,7 +182,8 @@ def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> tuple[A
     others = on_gpu(_others_again, _first, others, (logits, *copies)[-1], top, at_label)
     gradient = jnp.where(at_label, -rest, others) / total
     nll, log_total = nll_from_gap(rest, gap)
-    return nll[..., 0], gradient, log_total[..., 0]
+    of_row = jax.tree.map(lambda x: x[..., 0], (log_total, top, logit))
+    return _OfClass(nll[..., 0], gradient, *of_row)
 
 
 @jax.custom_jvp
@@ -177,7 +195,7 @@ def softmax_nll(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array
         labels: Class ids.
         copies: Of a `DD`: see `Copies`.
     """
-    return _of_class(logits, labels, copies)[0]
+    return _of_class(logits, labels, copies).nll
 
 
 # A full rule: it reduces over the classes.
@@ -190,7 +208,7 @@ def _softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _gradient_of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
-    return _of_class(logits, labels, copies)[1]
+    return _of_class(logits, labels, copies).gradient
 
 
 # A full rule: of p (change - mean change), changes are measured from that of the largest logit, so
@@ -209,10 +227,27 @@ def _gradient_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return gradient, jnp.where(p == 0, 0, p * (change - mean))
 
 
-def _mean_gap(logits: Array) -> tuple[Array, Array]:
+@jax.custom_jvp
+def log_partition(logits: Array) -> Array:
+    """The logarithm of the sum of exp(logits): the largest logit, and the loss of its class."""
+    largest = _of_class(logits, jnp.argmax(logits, axis=-1))
+    return largest.logit + jnp.where(largest.logit == -jnp.inf, 0, largest.nll)
+
+
+# A full rule: it reduces over the classes.
+@log_partition.defjvp
+def _log_partition_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (logits,), (change,) = primals, tangents
+    largest, labels = log_partition(logits), jnp.argmax(logits, axis=-1)
+    of_nll = jnp.where(largest[..., None] == -jnp.inf, 0, _gradient_of_class(logits, labels))
+    slopes = of_nll + is_label(logits, labels).astype(of_nll.dtype)
+    return largest, jnp.sum(slopes * change, axis=-1)
+
+
+def _mean_gap(logits: Array, top: Array) -> tuple[Array, Array]:
     """The mean distance below the top of the classes that are not -inf, and their number."""
     kept = logits > -jnp.inf
-    gaps = jnp.where(kept, _below(_top(logits), logits), 0)
+    gaps = jnp.where(kept, _below(top[..., None], logits), 0)
     total, number = fused_sums(gaps, kept.astype(gaps.dtype))
     number = jnp.maximum(number, 1)
     return total / number, number
@@ -221,19 +256,21 @@ def _mean_gap(logits: Array) -> tuple[Array, Array]:
 @jax.custom_jvp
 def smoothed_softmax_nll(logits: Array, labels: Array, smoothing: Array) -> Array:
     """(1 - s) nll[label] + s mean(nll), the mean over the classes that are not -inf."""
-    nll, _, log_total = _of_class(logits, labels)
-    return (1 - smoothing) * nll + smoothing * (log_total + _mean_gap(logits)[0])
+    of_class = _of_class(logits, labels)
+    uniform = of_class.log_total + _mean_gap(logits, of_class.top)[0]
+    return (1 - smoothing) * of_class.nll + smoothing * uniform
 
 
 # A full rule: it reduces over the classes.
 @smoothed_softmax_nll.defjvp
 def _smoothed_softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logits, labels, smoothing = primals
-    mean_gap, number = _mean_gap(logits)
+    of_class = _of_class(logits, labels)
+    mean_gap, number = _mean_gap(logits, of_class.top)
     uniform = jnp.where(logits > -jnp.inf, 1 / number[..., None], 0)
     gradient = _gradient_of_class(logits, labels)
     gradient = gradient + smoothing * jnp.where(is_label(logits, labels), 1 - uniform, -uniform)
-    excess = mean_gap - _below(_top(logits)[..., 0], take_label(logits, labels))
+    excess = mean_gap - _below(of_class.top, of_class.logit)
     value_dot = jnp.sum(gradient * tangents[0], axis=-1) + excess * tangents[2]
     return smoothed_softmax_nll(*primals), value_dot
 
@@ -245,9 +282,8 @@ def softmax_nll_dd(logits: Array, labels: Array) -> DD:
     For functions of p = exp(-nll): half a unit in the last place of a loss of 80 is 32 units in the
     last place of exp(-80).
     """
-    nll, _, log_total = _of_class(logits, labels)
-    top, at_label = _top(logits)[..., 0], take_label(logits, labels)
-    return DD(nll, finite((_below(top, at_label) - nll) + (log_total + two_sum(top, -at_label).lo)))
+    nll, _, log_total, top, logit = _of_class(logits, labels)
+    return DD(nll, finite((_below(top, logit) - nll) + (log_total + two_sum(top, -logit).lo)))
 
 
 @softmax_nll_dd.defjvp

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
@@ -31,6 +32,8 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import extended, places_along
 from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
@@ -206,6 +209,9 @@ def _angle_between(x: _Overlap, y: _Overlap) -> Array:
     sine = true_width * height - width * true_height
     cosine = width * true_width + height * true_height
     zero = (sine == 0) & (cosine == 0)
+    # In a unit of their own, since the derivative of the angle squares both.
+    unit = power_of_two_near(jnp.maximum(jnp.abs(sine), jnp.abs(cosine)))
+    sine, cosine = sine / unit, cosine / unit
     return jnp.where(zero, 0, jnp.arctan2(sine, jnp.where(zero, 1, cosine)))
 
 
@@ -354,6 +360,42 @@ def ciou(
     return _compared("ciou", _one_less_ciou, prediction, target, format)
 
 
+def _shares_of_bins(logits: Array, target: Array) -> Array:
+    """What each bin has of a target: that below it and that above it have all."""
+    bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
+    apart = jnp.abs(target[..., None] - jnp.expand_dims(bins, range(target.ndim)))
+    return numerics.relu(1 - apart)
+
+
+def _slope_in_target(logits: Array, target: Array) -> Array:
+    """The logit below the target less that above it; 0 at a bin, where the loss has a kink."""
+    below = jnp.floor(target)
+    between = target > below
+    place = jnp.where(between, below, 0).astype(jnp.int32)
+    change = take_label(logits, place) - take_label(logits, place + between.astype(jnp.int32))
+    return jnp.where(between, change, 0)
+
+
+@jax.custom_jvp
+def _nll_of_bins(logits: Array, target: Array) -> Array:
+    return softmax_cross_entropy(logits, _shares_of_bins(logits, target))
+
+
+# A full rule: it reduces over the bins. The derivative in the target is a difference of two logits,
+# where that of the cross-entropy needs the log-probabilities of all bins.
+@functools.partial(_nll_of_bins.defjvp, symbolic_zeros=True)
+def _nll_of_bins_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (logits, target), (logits_dot, target_dot) = primals, tangents
+    value_dot = jnp.zeros_like(target)
+    if not isinstance(logits_dot, SymbolicZero):
+        shares = _shares_of_bins(logits, target)
+        of_shares = functools.partial(softmax_cross_entropy, labels=shares)
+        value_dot = jax.jvp(of_shares, (logits,), (logits_dot,))[1]
+    if not isinstance(target_dot, SymbolicZero):
+        value_dot = value_dot + _slope_in_target(logits, target) * target_dot
+    return _nll_of_bins(logits, target), value_dot
+
+
 @loss(nonnegative, smooth, logits=extended, target=places_along("bins"))
 def distribution_focal(
     logits: Real[ArrayLike, "*batch bins"],
@@ -392,8 +434,7 @@ def distribution_focal(
     """
     bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
     target = jnp.where((target >= 0) & (target <= bins.size - 1), target, jnp.nan)
-    apart = jnp.abs(target[..., None] - jnp.expand_dims(bins, range(target.ndim)))
-    return softmax_cross_entropy(logits, numerics.relu(1 - apart))
+    return _nll_of_bins(logits, target)
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

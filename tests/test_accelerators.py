@@ -53,7 +53,8 @@ def test_one_host_device_compiles_the_collectives_of_sixteen(layout):
     program = json.loads(done.stdout.splitlines()[-1])
     assert program["host_devices"] == 1
     assert not program["has_barriers"]
-    assert not program["runs"].get("all-gather")
+    # The largest logits and the sums of each row in the parts of the vocabulary, no logits.
+    assert program["bytes"].get("all-gather", 0) <= program["logits_bytes"] // 1000, program
     # The gradient of the weight once, and a few numbers a row.
     reduced = program["bytes"].get("all-reduce", 0)
     assert reduced <= program["weight_bytes"] + program["logits_bytes"] // 100, program

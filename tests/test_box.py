@@ -112,6 +112,17 @@ def test_boxes_without_area_are_finite(name, format):
     np.testing.assert_array_equal(slope, 0)
 
 
+@pytest.mark.parametrize("format", ["xyxy", "cxcywh"])
+def test_the_shape_of_a_tiny_box_has_a_finite_gradient(format):
+    """The squares of the sine and the cosine of the angle between both shapes underflow."""
+    large, tiny = jnp.array([-3.0, -0.6, 2.8, 2.2]), 1e-31 * jnp.array([-5.8, -4.1, 10.0, 8.5])
+    value, slopes = jax.value_and_grad(lambda p, t: box.ciou(p, t, format=format), argnums=(0, 1))(
+        large, tiny
+    )
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(slopes))
+
+
 def test_boxes_that_are_apart():
     near, far = [3.0, 0.0, 4.0, 1.0], [30.0, 0.0, 31.0, 1.0]
     unit = jnp.array([0.0, 0.0, 1.0, 1.0])

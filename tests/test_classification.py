@@ -1,5 +1,7 @@
 """What the classification losses promise one by one: digits, masks, ties, impossible classes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -608,6 +610,27 @@ def test_the_normalizer_of_many_classes_has_converged():
     expected = 0.5 * (np.sum(p**2) - 2 * p[0] + 1)
     got = jc.bi_tempered(np.float32(logits), np.argmax(logits), t1=0.0, t2=0.0)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_bi_tempered_of_logits_whose_multiples_overflow():
+    """The product of t2 - 1 and a distance of logits is beyond the largest float."""
+    far, t2 = np.float64([3e37, 1e38, 3e38]), 6.0
+    x = np.stack([np.zeros(3), -far], axis=-1).astype(np.float32)
+    p = ((t2 - 1) * far) ** (-1 / (t2 - 1))  # of the second class
+    loss = jax.jit(lambda x, label: jc.bi_tempered(x, label, t1=0.0, t2=t2))
+    np.testing.assert_allclose(loss(x, np.zeros(3, int)), p**2, rtol=2e-5)
+    np.testing.assert_allclose(loss(x, np.ones(3, int)), (1 - p) ** 2, rtol=1e-6)
+
+
+def test_bi_tempered_of_finite_logits_is_never_nan():
+    """A class of probability 0 has loss 0 under a label of 0, also where its slope is infinite."""
+    sizes = np.float32([0, 1, -10, 1e20, -1e20, 1e38, -1e38])
+    x = np.stack([a.ravel() for a in np.meshgrid(sizes, sizes, [0.0, -1e38])], axis=-1)
+    labels = np.argmax(x, axis=-1)
+    loss = lambda x, t1, t2: jnp.sum(jc.bi_tempered(x, labels, t1=t1, t2=t2))
+    of = jax.jit(jax.value_and_grad(loss, (0, 2)))
+    for t1, t2 in itertools.product((0.5, 1.5), (0.3, 1.0, 1.2, 6.0)):
+        assert all(np.all(np.isfinite(y)) for y in jax.tree.leaves(of(x, t1, t2))), (t1, t2)
 
 
 def test_bi_tempered_without_a_class_is_that_of_the_others():

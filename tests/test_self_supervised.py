@@ -199,6 +199,15 @@ def test_a_view_is_not_compared_with_itself():
         self_supervised.dino(student[:1], teacher)
 
 
+def test_a_teacher_of_any_size_is_the_same_in_compiled_code():
+    """Its largest logit over the temperature is rounded, and so must be what is less it."""
+    student = np.float32([[-3, -3, -1, -3], [0, -1, -1e3, 1], [0, 0, -1, -1e3]])
+    teacher = np.float32([[0, -1, 1e10, 0], [-1e10, 0, -1e3, 1e3]])
+    options = {"temperature": 0.5, "teacher_temperature": 0.4}
+    got = jax.jit(lambda x, z: self_supervised.dino(x, z, **options))(student, teacher)
+    np.testing.assert_allclose(got, 1002.4284, rtol=1e-6)
+
+
 def test_a_centre_is_the_running_mean_of_all_devices():
     teacher = np.random.default_rng(6).normal(size=(4, 3, 2, 6)).astype(np.float32)
     center = np.zeros(6, np.float32)
@@ -252,6 +261,18 @@ def test_equal_embeddings_have_a_finite_koleo_and_one_alone_has_none():
     slope = jax.grad(lambda x: jnp.sum(self_supervised.koleo(x)))(x)
     assert np.all(np.isfinite(slope))
     np.testing.assert_array_equal(self_supervised.koleo(x, where=[False, True, False]), [0, 0, 0])
+
+
+@pytest.mark.parametrize("size", [1e-20, 0.3, 1e20])
+def test_a_collapsed_koleo_has_no_gradient_in_compiled_code(size):
+    """A fused multiply-add would find a distance between equal directions: their rounding."""
+    row = np.random.default_rng(0).normal(size=32) * size
+    x = jnp.asarray(np.broadcast_to(row, (64, 32)), jnp.float32)
+    loss = lambda x: jnp.sum(self_supervised.koleo(x))
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(x)
+    value, slope = lowered.compile({"xla_backend_optimization_level": 3})(x)  # as users do
+    np.testing.assert_allclose(value, -64 * np.log(1e-8), rtol=1e-6)
+    np.testing.assert_array_equal(slope, 0)
 
 
 def test_koleo_moves_an_example_and_its_neighbour():

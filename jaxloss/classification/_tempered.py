@@ -1,6 +1,7 @@
 r"""The bi-tempered loss: a cross-entropy whose logarithm is bounded and whose tails are heavy."""
 
 import functools
+import math
 from typing import Any, Unpack
 
 import jax
@@ -29,19 +30,25 @@ def _probability(depth: Array, lo: Array, u: Array) -> tuple[Array, Array, Array
     the low-order word of the depth adds.
     """
     x, some = jnp.where(depth == jnp.inf, 0, depth), jnp.where(u == 0, 1, u)
-    scaled = two_product(jnp.broadcast_to(u, x.shape), x)
+    # A depth whose product with u may overflow is divided by a power of 2, and so is the base.
+    exponent = jnp.finfo(x.dtype).maxexp
+    huge = u * x > 2.0 ** (3 * exponent // 4)
+    unit = jnp.where(huge, 2.0 ** (-exponent // 2), 1).astype(x.dtype)
+    scaled = two_product(jnp.broadcast_to(u, x.shape), x * unit)
     ended = (scaled.hi <= -1) | (depth == jnp.inf)
     slow = jnp.abs(scaled.hi) < 0.125
     product = jnp.where(ended | slow, 0, scaled.hi)
     near = x * log1p_over_x(jnp.where(slow, u * x, 0))
-    nll = jnp.where(slow, near, jnp.log1p(product) / some)
+    of_unit = jnp.where(huge, exponent // 2 * math.log(2), 0).astype(x.dtype)
+    nll = jnp.where(slow, near, (jnp.log1p(product) + of_unit) / some)
     # A power keeps digits that the exponential of a large, rounded logarithm has not: what the
     # rounding of its base and of 1/u takes is put back.
     inverse = 1 / some
-    base = two_sum(jnp.ones_like(product), product)
+    base = two_sum(unit, product)
     unity = two_product(some, inverse)
     missing = inverse * (base.lo + scaled.lo) / base.hi + nll * ((1 - unity.hi) - unity.lo)
-    p = jnp.where(slow, jnp.exp(-nll), base.hi**-inverse * (1 - missing))
+    power = base.hi**-inverse * jnp.where(huge, jnp.exp2(-(exponent // 2) * inverse), 1)
+    p = jnp.where(slow, jnp.exp(-nll), power * (1 - missing))
     added = jnp.where(ended, 0, jnp.exp(-u * nll) * lo)
     return jnp.where(ended, 0, p * (1 - added)), jnp.where(ended, jnp.inf, nll), added
 
@@ -86,7 +93,8 @@ def _normalizer(logits: Array, top: Array, u: Array) -> Array:
     tolerance = float(jnp.finfo(logits.dtype).eps) ** 0.75  # the error is the square of a step
     start = jnp.zeros_like(top), jnp.array(True), jnp.array(0)
     start = carried(start, logits, top, u)
-    return lax.while_loop(lambda state: state[1] & (state[2] < _MOST_STEPS), newton, start)[0]
+    found = lax.while_loop(lambda state: state[1] & (state[2] < _MOST_STEPS), newton, start)[0]
+    return jnp.where(found == jnp.inf, jnp.nan, found)  # not as if every class were impossible
 
 
 @jax.custom_jvp
@@ -106,11 +114,12 @@ def _tempered_softmax_jvp(primals: Arrays, tangents: Arrays) -> tuple[Any, Any]:
     p, nll, lo = _tempered_softmax(logits, u)
     possible = nll < jnp.inf
     safe = jnp.where(possible, nll, 0)
+    rooted = jnp.minimum(safe, math.sqrt(jnp.finfo(nll.dtype).max) / 4)  # its square is finite
     slopes = _to_power(p, safe, lo, u)
     powers = jnp.where(possible, _to_power(p, safe, lo, 1 + u), 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
     # With the normalizer held, an nll s changes by -(exp(-us) - 1 + us) / u^2.
-    held = -jnp.square(safe) * _excess_ratio(-u * safe)
+    held = -jnp.square(rooted) * _excess_ratio(-u * rooted)
     moved = jnp.sum(p * held, axis=-1, keepdims=True) / total
     change = slopes * -subtract_weighted_mean(logits_dot, powers / total, -1)
     change = jnp.where(possible, change + (held - slopes * moved) * u_dot, 0)
@@ -123,6 +132,16 @@ def _to_power(p: Array, nll: Array, lo: Array, power: Array) -> Array:
     exponent = two_product(power, jnp.where(normal, 0, jnp.minimum(nll, 1e30)))
     far = jnp.exp(-exponent.hi) * (1 - (exponent.lo + power * lo))
     return jnp.where(normal, jnp.where(normal, p, 1) ** power, far)
+
+
+def _to_power_above(p: Array, nll: Array, lo: Array, power: Array) -> Array:
+    """p ** (1 + power), for powers from -1 on, whose sum with 1 may lose its last place."""
+    normal = p > jnp.finfo(p.dtype).tiny
+    usual = jnp.where(normal, p, 1)
+    far = jnp.where(normal, 0, jnp.minimum(nll, 1e30))
+    exponent = two_product(power, far) + far
+    of_far = jnp.exp(-exponent.hi) * (1 - (exponent.lo + (1 + power) * lo))
+    return jnp.where(normal, usual * usual**power, of_far)
 
 
 def _excess_ratio(x: Array) -> Array:
@@ -143,8 +162,7 @@ def _held(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Array:
     none = labels == 0
     label, log_ratio, p_of_label = _of_labels(p, nll, labels)
     known = tweedie_half_deviance(p_of_label, label, log_ratio, t1)
-    # Not a power 2 - t1, of which rounding may take the last place: that of 1 - t1 is exact.
-    return jnp.where(none, p * _to_power(p, nll, lo, 1 - t1) / (2 - t1), known)
+    return jnp.where(none, _to_power_above(p, nll, lo, 1 - t1) / (2 - t1), known)
 
 
 @jax.custom_jvp
@@ -159,8 +177,10 @@ def _divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     _, nll_dot, _, labels_dot, t1_dot = tangents
     none, below = labels == 0, t1 < 1
     label, log_ratio, p_of_label = _of_labels(p, nll, labels)
-    missed = jnp.where(none, -p, -label * jnp.expm1(-log_ratio))  # y - p
-    dloss_dlogits_dot = _to_power(p, nll, lo, 1 - t1) * missed * nll_dot
+    missed = -label * jnp.expm1(-log_ratio)  # y - p
+    of_label = _to_power(p_of_label, jnp.where(none, 0, nll), lo, 1 - t1) * missed
+    slope = jnp.where(none, -_to_power_above(p, nll, lo, 1 - t1), of_label)
+    dloss_dlogits_dot = slope * nll_dot
     # The slope at a label of 0 is infinite from t1 = 1 on: 0 by convention.
     left = jnp.where(below, 1 - t1, 1)
     at_none = jnp.where(below, -_to_power(p, nll, lo, left) / left, 0)
@@ -212,7 +232,8 @@ def bi_tempered(
         t2: The temperature of the exponential, at least 0; probabilities are read with it.
 
     Returns:
-        The loss of each example; NaN if a class id names no class.
+        The loss of each example; NaN if a class id names no class, or if the number of classes to
+        the power $t_2 - 1$ overflows.
 
     Raises:
         TypeError: If class ids are not integers.

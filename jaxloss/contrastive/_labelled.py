@@ -12,13 +12,14 @@ from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import columns_of, similarities_and_masks, whole
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
 from jaxloss.traits import nonnegative, scale_invariant
 
 
 def _supervised_rows(columns: list[Any], rows: list[Any]) -> Array:
     similarities, positives, negatives = similarities_and_masks(columns, rows)
-    log_p = numerics.log_softmax(similarities, where=positives | negatives)
-    total = jnp.sum(jnp.where(positives, -log_p, 0), axis=-1)
+    among_others = jnp.where(positives | negatives, similarities, -jnp.inf)
+    total = softmax_cross_entropy_dense(among_others, positives.astype(similarities.dtype))
     number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
     return total / jnp.maximum(number, 1).astype(total.dtype)
 

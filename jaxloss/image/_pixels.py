@@ -15,6 +15,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
 from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._vectors import length_and_is_zero
 from jaxloss.numerics._windows import cut
 from jaxloss.traits import convex, nonnegative, symmetric, translation_invariant
 
@@ -58,8 +59,7 @@ def psnr(
         Huynh-Thu and Ghanbari, *Scope of Validity of PSNR in Image/Video Quality Assessment*, 2008.
     """
     error = (prediction - target).reshape(*prediction.shape[:-3], math.prod(prediction.shape[-3:]))
-    same = jnp.all(error == 0, axis=-1)
-    length = numerics.norm(jnp.where(same[..., None], 1, error))
+    length, same = length_and_is_zero(error)
     number = error.shape[-1]
     if mask is not None:
         number = prediction.shape[-1] * jnp.sum(mask, axis=(-2, -1)).astype(error.dtype)

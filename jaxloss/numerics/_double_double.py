@@ -168,8 +168,9 @@ def _exp_of_reduced(hi: Array, lo: Array) -> Array:
     return (_expm1_near_0(jnp.where(impossible, 0, f)) + 1) * power
 
 
-def _corrected_exp(hi: Array, lo: Array) -> Array:
-    impossible = hi < math.log(jnp.finfo(hi.dtype).tiny)
+def _corrected_exp(hi: Array, lo: Array, impossible: Array | None = None) -> Array:
+    if impossible is None:
+        impossible = hi < math.log(jnp.finfo(hi.dtype).tiny)
     exp = jnp.exp(hi)
     return jnp.where(impossible, 0, exp + exp * lo)
 
@@ -217,8 +218,13 @@ def exp_shifted(x: Array | DD, top: Array | DD) -> Array:
 
 
 def exp_shifted_by_instruction(x: Array | DD, top: Array | DD) -> Array:
-    """`exp_shifted` in its form for GPU and TPU, which a reduction can combine numbers by."""
-    return _corrected_exp(*_shifted(x, top))
+    """`exp_shifted` in its form for GPU and TPU, for the function that a reduction combines by.
+
+    It holds no choice of a platform, and its derivative needs no rule.
+    """
+    shifted = _shifted(x, top)
+    impossible = shifted.hi < math.log(jnp.finfo(shifted.hi.dtype).tiny)
+    return _corrected_exp(*(jnp.where(impossible, 0, word) for word in shifted), impossible)
 
 
 @jax.custom_jvp

@@ -27,6 +27,20 @@ def pinball_of_error(error: Array, level: Array | float) -> Array:
     return jnp.where(error < 0, -level, jnp.sign(error) * (1 - level)) * error
 
 
+@jax.custom_jvp
+def uncontracted(x: Array) -> Array:
+    """x, a product or a quotient, rounded before anything is added to it or subtracted from it.
+
+    A fused multiply-add would use it unrounded in one place and rounded in another: the difference
+    of two that are equal is then not 0. No compiler contracts across a select; XLA on CPU does
+    across a barrier.
+    """
+    return jnp.where(x == x, x, jnp.nan)
+
+
+uncontracted.defjvps(lambda x_dot, _, _x: x_dot)
+
+
 def _is_negligible(x: Array) -> Array:
     """Whether |x| is 0 or subnormal in float32: compiled code may flush subnormal numbers to 0."""
     return jnp.abs(x) < jnp.finfo(accumulator_dtype(x)).tiny

@@ -5,8 +5,7 @@ summed relative to its own largest entry, and two sums are merged relative to th
 """
 
 import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,52 +78,6 @@ class ExpSum(NamedTuple):
         top = lax.pmax(lax.stop_gradient(self.top), axis_name)
         local = self.relative_to(pcast_varying(top, vma(self.top)))
         return ExpSum(top, lax.psum(local.rest, axis_name))
-
-
-def sum_over_later(x: Float[Array, "*batch items"], groups: tuple[Array, ...]) -> ExpSum:
-    """For each entry, the sum over the entries behind it along the last axis that are of its group.
-
-    Entries of one group have the same value in each array of `groups`, and lie one after the other.
-    The top is at least the entry itself. The row is cut into blocks, about as many as each has
-    entries: behind an entry are those of its block, and those with which the next blocks begin.
-    """
-    size = x.shape[-1]
-    length = 32 if not isinstance(size, int) else max(size, 1) if size <= 32 else math.isqrt(size)
-    count = -(-size // length)
-
-    def in_blocks(x: Array) -> Array:
-        padding = [(0, 0)] * (x.ndim - 1) + [(0, count * length - size)]
-        return jnp.pad(x, padding).reshape(*x.shape[:-1], count, length)
-
-    def together(start: Array, same: Iterable[Array]) -> Array:
-        return functools.reduce(jnp.logical_and, same, start)
-
-    x, *blocks = map(in_blocks, (x, *groups))
-    place = jnp.arange(count * length).reshape(*(1,) * (x.ndim - 2), count, length)
-    exists = place < size
-
-    first, second = place[..., :, None], place[..., None, :]
-    same = (g[..., :, None] == g[..., None, :] for g in blocks)
-    is_own, is_later = first == second, together((first < second) & exists[..., None, :], same)
-    entries = x[..., None, :]
-    top = lax.stop_gradient(jnp.max(entries, axis=-1, where=is_own | is_later, initial=-jnp.inf))
-    near = ExpSum(top, sum_of_exps(-1, entries, is_later, top))
-    if length == size:
-        return ExpSum(*(y.reshape(*y.shape[:-2], size) for y in near))
-
-    heads = together(exists, (g == g[..., :1] for g in blocks))
-    head = ExpSum.of(jnp.where(heads, x, -jnp.inf), heads)
-    goes_on = (g[..., :, -1, None] == g[..., None, :, 0] for g in blocks)
-    goes_on = together(place[..., :, -1, None] < place[..., None, :, 0], goes_on)
-    top = jnp.max(jnp.where(goes_on, head.top[..., None, :], -jnp.inf), axis=-1, initial=-jnp.inf)
-    tops = jnp.where(goes_on, head.top[..., None, :], top[..., None])
-    rests = ExpSum(tops, head.rest[..., None, :]).relative_to(top[..., None]).rest
-    rest = jnp.sum(jnp.where(goes_on, rests, 0), axis=-1)
-
-    reaches = together(exists, (g == g[..., -1:] for g in blocks))
-    top, rest = jnp.where(reaches, top[..., None], -jnp.inf), jnp.where(reaches, rest[..., None], 0)
-    later = near.merge(ExpSum(top, rest))
-    return ExpSum(*(y.reshape(*y.shape[:-2], -1)[..., :size] for y in later))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

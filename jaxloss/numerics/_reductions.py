@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import is_unsharded
-from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_on_gpu
+from jaxloss._xla import each_on_gpu, in_one_loop, on_cpu, on_gpu, recompute_on_gpu, written_on_cpu
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
@@ -33,6 +33,16 @@ def mean_where(x: Array, mask: Array | None) -> Array:
 def unmerged(sums: Array) -> Array:
     """Sums that are summed again, which XLA on GPU would do from all terms, in a pass more."""
     return recompute_on_gpu(sums)
+
+
+def summed_whole(x: Array) -> Array:
+    """x, which XLA on CPU would compute in several loops, the last that of its sum, in one."""
+    return in_one_loop(x)
+
+
+def shared_array(x: Array) -> Array:
+    """x, which several results share, as an array on CPU, where each of them would compute it."""
+    return written_on_cpu(x)
 
 
 def for_each_sum(x: T, count: int) -> tuple[T, ...]:

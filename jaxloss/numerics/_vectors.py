@@ -47,6 +47,25 @@ def norm_of(function: Callable[..., Array], *arrays: Array, axis: Axis = -1) -> 
     return jnp.squeeze(_norm_of(function, True, axis, *arrays), axis)
 
 
+def length_and_is_zero(x: Array) -> tuple[Array, Array]:
+    """The norm of rows, 1 for those that are 0, and which ones are: for a logarithm.
+
+    On CPU these are found first, in a loop that vectorizes where that of a plain difference may
+    not; elsewhere they are known from the norm, and the rows are read once.
+    """
+    return on_cpu(_zeros_first, _zeros_of_norm, x)
+
+
+def _zeros_first(x: Array) -> tuple[Array, Array]:
+    is_zero = jnp.all(x == 0, axis=-1)
+    return norm(jnp.where(is_zero[..., None], 1, x)), is_zero
+
+
+def _zeros_of_norm(x: Array) -> tuple[Array, Array]:
+    length = norm(x)
+    return jnp.where(length == 0, 1, length), length == 0
+
+
 @half_in_float32
 def normalize(x: Array, axis: Axis = -1) -> Array:
     r"""$x / \lVert x \rVert$ without overflow; the zero vector is returned as it is, gradient 0.
@@ -161,8 +180,10 @@ def _norm_by_magnitudes(axis: Axis, x: Array, y: Array, z: Array) -> tuple[Array
     scale = jnp.where(has_large, 1 / down, jnp.where(has_others, 1, 1 / up)).astype(x.dtype)
     length = sqrt(total)
     info = jnp.finfo(x.dtype)
+    # So large that a change of a zero vector, divided by it, does not overflow.
+    least = float(info.tiny) * 2.0 ** (info.nmant + 3)
     near = lax.reduce_precision(length, exponent_bits=info.nexp, mantissa_bits=0)
-    near = lax.stop_gradient(jnp.clip(near, info.tiny / scale, 2.0 ** (exponent - 2) / scale))
+    near = lax.stop_gradient(jnp.clip(near, least / scale, 2.0 ** (exponent - 2) / scale))
     return length / near, near * scale
 
 

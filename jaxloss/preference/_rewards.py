@@ -14,8 +14,7 @@ from jaxloss.domains import (
     extended,
     finite,
 )
-from jaxloss.numerics._ordered import nan_of
-from jaxloss.ranking._lists import nll_among_later
+from jaxloss.ranking._lists import nll_of_order
 from jaxloss.traits import convex, nonnegative, smooth
 
 
@@ -98,5 +97,4 @@ def plackett_luce(
     References:
         Plackett, *The Analysis of Permutations*, 1975.
     """
-    nll, _ = nll_among_later(scores, (ranks,), mask, None)
-    return jnp.sum(nll, axis=-1) + nan_of(scores)
+    return nll_of_order(scores, (ranks,), mask, None)[0]

@@ -14,10 +14,10 @@ from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss.numerics._derivatives import separate_derivative, unshared_copy
 from jaxloss.numerics._double_double import DD, at_dd, difference, exp_shifted, two_sum
-from jaxloss.numerics._online_logsumexp import sum_of_exps, sum_over_later
+from jaxloss.numerics._online_logsumexp import sum_of_exps
+from jaxloss.numerics._order_nll import order_nll
 from jaxloss.numerics._ordered import (
     behind,
-    in_order,
     iota,
     map_batch,
     nan_of,
@@ -269,17 +269,16 @@ def _sum_over_rivals(lists: Lists, top: Array) -> Float[Array, "*batch rows"]:
 # --- softmax among the items that come later ------------------------------------------------------
 
 
-def nll_among_later(
+def nll_of_order(
     scores: Float[Array, "*batch items"],
     order: tuple[Real[Array, "..."], ...],
     mask: Bool[Array, "*batch items"] | None,
     segments: Int[Array, "*batch items"] | None,
-) -> tuple[Float[Array, "*batch items"], Bool[Array, "*batch items"]]:
-    """-log of the softmax of each item among itself and those behind it, in the right order.
+) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
+    """-log of the softmax of each item among itself and those behind it, added up in a row.
 
-    That is the increasing order of the first of `order`, ties in that of the next, then of places,
-    in each list. The result has this order, with the lists one after the other and masked items
-    last; with it comes whether an item is the last one of its list.
+    The items of a list are in the increasing order of the first of `order`, ties in that of the
+    next, then of places. With it comes the number of lists of each row that have an item.
     """
     places = iota(scores)
     lists = [*([] if mask is None else [~mask]), *([] if segments is None else [segments])]
@@ -290,14 +289,11 @@ def nll_among_later(
     is_followed = is_in & (places < scores.shape[-1] - 1)
     for x in groups:
         is_followed &= x == behind(x, 1, 0)
-    nll = _nll_among_later(in_order(scores, places_in_order), groups)
-    return jnp.where(is_in, nll, 0), is_in & ~is_followed
+    total = _order_nll(scores, places_in_order, is_in, groups)
+    return total, jnp.sum(is_in & ~is_followed, axis=-1, dtype=jnp.int32)
 
 
-@jax.jit  # so that an eager call compiles it once
-def _nll_among_later(scores: Array, groups: tuple[Array, ...]) -> Array:
-    later = sum_over_later(scores, groups)
-    return nll_from_gap(later.rest, later.top - scores)[0]
+_order_nll = jax.jit(order_nll)  # so that an eager call compiles it once
 
 
 # --- orders and functions of pairs ----------------------------------------------------------------

@@ -13,7 +13,6 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._ordered import nan_of
 from jaxloss.numerics._softmax_nll import (
     cross_entropy_complement_and_total,
     softmax_cross_entropy_dense,
@@ -24,9 +23,9 @@ from jaxloss.ranking._lists import (
     discount,
     gains_of,
     lists_of,
-    nll_among_later,
     nll_among_less_relevant,
     nll_in_list,
+    nll_of_order,
     of_pairs,
     ranks_of,
     shares_of,
@@ -246,9 +245,8 @@ def list_mle(
         Xia et al., *Listwise Approach to Learning to Rank: Theory and Algorithm*, 2008.
     """
     ties = () if key is None else (jax.random.permutation(key, scores.shape[-1]),)
-    nll, is_last = nll_among_later(scores, (-relevance, *ties), mask, segments)
-    total = jnp.sum(nll, axis=-1) + nan_of(scores, relevance)
-    count = jnp.sum(is_last, axis=-1, dtype=jnp.int32)
+    scores = scores + jnp.where(relevance == relevance, 0, jnp.nan)  # the order has no number
+    total, count = nll_of_order(scores, (-relevance, *ties), mask, segments)
     return total if segments is None else total / jnp.maximum(count, 1).astype(total.dtype)
 
 

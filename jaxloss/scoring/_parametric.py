@@ -17,7 +17,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
-from jaxloss.numerics._elementwise import log_cosh_parts
+from jaxloss.numerics._reductions import summed_whole
 from jaxloss.traits import (
     bounded_gradient,
     convex,
@@ -105,23 +105,25 @@ def crps_gaussian(
 LOG_4 = 2 * math.log(2)
 
 
+def _size(x: Array) -> Array:
+    return jnp.where(x < 0, -x, x)  # not |x|, which has no derivative at 0
+
+
+def _log_share(z: Array) -> Array:
+    """The logarithm of the mean of 1 and exp(-|z|)."""
+    return jnp.log1p(0.5 * numerics.expm1(-_size(z)))
+
+
 @jax.custom_jvp
 def _crps_logistic(error: Array, scale: Array) -> Array:
-    near, log = log_cosh_parts(0.5 * score(error, scale))
-    return jnp.where(near, 0, jnp.abs(error)) + scale * (2 * log + jnp.where(near, LOG_4 - 1, -1))
-
-
-def _far_below(half: Array) -> Array:
-    """The probability of a score of -|z|, given half of it."""
-    tail = jnp.exp(-2 * jnp.abs(half))
-    return tail / (1 + tail)
+    spread = 2 * _log_share(score(error, scale)) + (LOG_4 - 1)
+    return summed_whole(_size(error) + scale * spread)
 
 
 @jax.custom_jvp
 def _tanh_of_half(z: Array) -> Array:
-    half = 0.5 * z
-    far = jnp.sign(z) * (1 - 2 * _far_below(half))  # the derivative of tanh cancels there
-    return jnp.where(jnp.abs(half) < 1, jnp.tanh(half), far)
+    change = numerics.expm1(-_size(z))
+    return jnp.where(z < 0, change, -change) / (2 + change)
 
 
 _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sigmoid(-z) * z_dot)
@@ -129,10 +131,9 @@ _tanh_of_half.defjvps(lambda z_dot, _, z: 2 * numerics.sigmoid(z) * numerics.sig
 
 @jax.custom_jvp
 def _logistic_slope_in_scale(z: Array) -> Array:
-    half = 0.5 * z
-    near, log = log_cosh_parts(half)
-    product = jnp.where(near, -jnp.tanh(half), _far_below(half))
-    return 2 * log + (jnp.where(near, z, 2 * jnp.abs(z)) * product + jnp.where(near, LOG_4 - 1, -1))
+    size = _size(z)
+    tail = jnp.exp(-size)  # not 1 more than its difference from 1, which is rounded
+    return 2 * _log_share(z) + (2 * size * tail / (1 + tail) + (LOG_4 - 1))
 
 
 # Equal terms are left out of the derivative.
@@ -192,7 +193,7 @@ def crps_logistic(
 @jax.custom_jvp
 def _crps_laplace(error: Array, scale: Array) -> Array:
     size = jnp.abs(score(error, scale))
-    return jnp.abs(error) + scale * (numerics.expm1(-size) + 0.25)
+    return summed_whole(jnp.abs(error) + scale * (numerics.expm1(-size) + 0.25))
 
 
 def _laplace_slope_in_error(error: Array, scale: Array) -> Array:

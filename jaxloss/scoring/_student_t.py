@@ -151,8 +151,9 @@ def _rule(w: Array) -> tuple[int, float]:
 
 def _integrand(v: Array, degrees: Array) -> Array:
     y = v * v / degrees
-    some = jnp.where(y == 0, 1, y)
-    factor = jnp.where(y == 0, 1, some / -jnp.expm1(-some))
+    is_0 = y < 4 * jnp.finfo(y.dtype).tiny  # half of it underflows
+    some = jnp.where(is_0, 1, y)
+    factor = jnp.where(is_0, 1, some / -numerics.expm1(-some))
     return jnp.exp(-0.5 * v * v) * jnp.sqrt(factor)
 
 
@@ -161,8 +162,8 @@ def _probability(error: Array, scale: Array, degrees: Array) -> Array:
     """2 F(z) - 1."""
     w = _normal_score(error, scale, degrees)
     points, end = _rule(w)
-    n, inside = degrees[..., None], jnp.clip(w, -end, end)
-    total = integrate(lambda v: _integrand(v, n), jnp.zeros_like(w), inside, points)
+    inside = jnp.clip(w, -end, end)
+    total = integrate(lambda v: _integrand(v, degrees), jnp.zeros_like(w), inside, points)
     return jnp.where(jnp.abs(w) < end, 2 * _density(degrees) * total, jnp.sign(w))
 
 
@@ -173,12 +174,12 @@ def _probability_in_degrees(error: Array, scale: Array, degrees: Array) -> Array
     beyond = jnp.sign(w) * jnp.sqrt(w * w + end * end)
     start = jnp.where(jnp.abs(w) < LOW, 0, beyond)
     density, slope = _with_slope(_density, degrees)
-    n, relative = degrees[..., None], (slope / density)[..., None]
+    relative = slope / density
 
     def integrand(v: Array) -> Array:
-        y = v * v / n
-        of_tail = numerics.expm1_minus_x(-y) + jnp.expm1(-y) / n
-        return (relative - 0.5 * of_tail) * _integrand(v, n)
+        y = v * v / degrees
+        of_tail = numerics.expm1_minus_x(-y) + numerics.expm1(-y) / degrees
+        return (relative - 0.5 * of_tail) * _integrand(v, degrees)
 
     return 2 * density * integrate(integrand, start, w, points)
 

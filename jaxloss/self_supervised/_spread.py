@@ -15,7 +15,7 @@ from jaxloss._memory.mesh import places_from, ring_scan
 from jaxloss.contrastive._similarities import Masks, product, squared_distances_by_product, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
-from jaxloss.numerics._elementwise import power_or_zero
+from jaxloss.numerics._elementwise import power_or_zero, uncontracted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._ordered import rows_at
 from jaxloss.self_supervised._statistics import over_devices
@@ -114,7 +114,7 @@ def koleo(
     """
     name = "jaxloss.self_supervised.koleo"
     _check_one_split(name, chunk_size, axis_name)
-    units = numerics.normalize(embeddings)
+    units = uncontracted(numerics.normalize(embeddings))  # equal ones have no distance
     ones = jnp.ones(units.shape[:-1], bool) if where is None else where
     number = jnp.sum(ones, axis=-1, keepdims=True, dtype=jnp.int32)
     is_alone = over_devices(number, axis_name) < 2

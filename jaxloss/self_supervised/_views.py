@@ -15,6 +15,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import AxisName
 from jaxloss.domains import distribution
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._elementwise import uncontracted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
 from jaxloss.self_supervised._statistics import over_devices
@@ -141,8 +142,13 @@ def dino(
         teacher if center is None else teacher - jnp.expand_dims(center, range(teacher.ndim - 1))
     )
     mask = None if mask is None else mask[..., None, :]
-    targets = lax.stop_gradient(numerics.softmax(centred / teacher_temperature, where=mask))
-    return _across_views(targets, student / temperature, mask)
+    # Of unrounded quotients the largest may exceed the maximum of rounded ones, by far.
+    scaled, logits = (
+        uncontracted(centred / teacher_temperature),
+        uncontracted(student / temperature),
+    )
+    targets = lax.stop_gradient(numerics.softmax(scaled, where=mask))
+    return _across_views(targets, logits, mask)
 
 
 def dino_center(
@@ -233,7 +239,7 @@ def swav(
     """
     _check_views("jaxloss.self_supervised.swav", "codes", codes, logits)
     mask = None if mask is None else mask[..., None, :]
-    return _across_views(lax.stop_gradient(codes), logits / temperature, mask)
+    return _across_views(lax.stop_gradient(codes), uncontracted(logits / temperature), mask)
 
 
 def _log_total(x: Array, axis_name: AxisName | None) -> Array:
@@ -282,7 +288,7 @@ def sinkhorn_codes(
     """
     name = "jaxloss.self_supervised.sinkhorn_codes"
     iterations = check_count(name, "iterations", iterations)
-    x = lax.stop_gradient(floats(name, scores=scores)[0] / epsilon)
+    x = lax.stop_gradient(uncontracted(floats(name, scores=scores)[0] / epsilon))
     if where is not None:
         (keep,) = flags(name, x.shape[:-1], where=where)
         x = jnp.where(keep[..., None], x, -jnp.inf)

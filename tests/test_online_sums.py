@@ -1,0 +1,119 @@
+"""Sums relative to the largest entry, in the pass that finds it: against NumPy in float64.
+
+On CPU the losses take two passes; here the reduction for GPU and TPU runs on CPU.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxloss.numerics import _online_sums as online
+from jaxloss.numerics._double_double import DD
+
+random = np.random.default_rng(0)
+ROWS = {
+    "drawn": random.normal(size=(4, 37)).astype(np.float32) * 4,
+    "ascending": np.linspace(-30, 3, 37, dtype=np.float32)[None],
+    "descending": np.linspace(3, -30, 37, dtype=np.float32)[None],
+    "ties": np.float32([[1, 2, 2, 0, 2], [5, 5, 5, 5, 5]]),
+    "one": np.float32([[3]]),
+    "infinite": np.float32([[-np.inf, 1, -np.inf, 0], [np.inf, 1, np.inf, -np.inf]]),
+    "impossible": np.float32([[-np.inf] * 3]),
+    "largest": np.float32([[3e38, -3e38, 0], [-3.4e38, -3.4e38, -np.inf]]),
+    "certain": np.float32([[20, 0, 0], [0, 90, 0]]),
+}
+
+
+def exact(x):
+    """The largest entry and exp(x - top) in float64; inf - inf counts as 0."""
+    top = x.max(-1, keepdims=True).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        gap = np.where(x == top, 0, top - x)
+    exps = np.where(top == -np.inf, 0, np.exp(-gap))
+    return top[..., 0], gap, exps
+
+
+@pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
+def test_the_sum_without_one_of_the_largest_has_all_digits(x):
+    top, rest = jax.jit(online.top_and_rest)(x)
+    expected_top, _, exps = exact(x)
+    ordered = np.sort(exps, -1)[..., :-1]
+    np.testing.assert_array_equal(top, expected_top)
+    np.testing.assert_allclose(rest, ordered.sum(-1), rtol=1e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
+def test_the_sums_of_what_is_counted(x):
+    counted = np.arange(x.shape[-1]) % 3 != 1
+    other = random.normal(size=x.shape).astype(np.float32)
+    top, total, (of_other,) = jax.jit(online.top_and_sum)(x, counted, (other,))
+    expected_top, _, exps = exact(x)
+    np.testing.assert_array_equal(top, expected_top)
+    expected = np.where(counted, exps, 0).sum(-1)
+    np.testing.assert_allclose(total, expected, rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(of_other, other.astype(np.float64).sum(-1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
+def test_the_sums_with_weights(x):
+    weights = random.uniform(size=x.shape).astype(np.float32)
+    weights[x == -np.inf] = 0
+    found = jax.jit(online.weighted_sums)(x, weights)
+    top, gap, _ = exact(x)
+    at_top = (x == top[..., None]) & (top > -np.inf)[..., None]
+    np.testing.assert_array_equal(found.top, top)
+    np.testing.assert_allclose(found.at_top, np.where(at_top, weights, 0).sum(-1), rtol=1e-6)
+    np.testing.assert_allclose(found.below, np.where(at_top, 0, weights).sum(-1), rtol=1e-6)
+    with np.errstate(over="ignore"):  # a gap of 6e38 is infinite in float32
+        gap = np.where(weights == 0, 0, gap).astype(np.float32)
+    np.testing.assert_allclose(found.gaps, (weights * gap.astype(np.float64)).sum(-1), rtol=2e-6)
+
+
+def test_a_label_of_an_impossible_class_has_no_finite_loss():
+    x = np.float32([[-np.inf, 0, 1], [-np.inf, -np.inf, -np.inf]])
+    weights = np.float32([[0.5, 0.5, 0], [0, 1, 0]])
+    found = online.weighted_sums(jnp.asarray(x), jnp.asarray(weights))
+    assert np.all(np.isposinf(found.gaps))
+    np.testing.assert_array_equal(found.below, [1, 1])
+
+
+def test_a_logit_that_is_nan_is_seen_wherever_it_is():
+    for place in range(5):
+        x = jnp.zeros(5).at[place].set(jnp.nan)
+        for found in (online.top_and_rest(x)[1], online.top_and_sum(x, x == 0, ())[1]):
+            assert np.isnan(found)
+
+
+def test_low_words_decide_between_equal_high_words():
+    x = DD(jnp.float32([[1, 1, 0]]), jnp.float32([[-2e-8, 3e-8, 0]]))
+    found = online.weighted_sums(x, jnp.float32([[1, 0, 0]]))
+    assert found.top.lo == np.float32(3e-8)
+    np.testing.assert_allclose(found.rest, np.exp(-5e-8) + np.exp(-1 - 3e-8), rtol=1e-6)
+    np.testing.assert_allclose(found.gaps, 5e-8, rtol=1e-6)
+
+
+def test_a_sum_over_the_first_axis():
+    x = ROWS["drawn"]
+    for of_columns, of_rows in zip(
+        online.top_and_rest(jnp.asarray(x), 0), online.top_and_rest(jnp.asarray(x.T)), strict=True
+    ):
+        np.testing.assert_allclose(of_columns, of_rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["drawn", "ties", "certain"])
+def test_the_formula_has_the_derivatives_of_a_constant_top(name):
+    # Inside a scan that is differentiated twice, JAX does not use the rules of the losses.
+    x = jnp.asarray(ROWS[name][0])
+    exps = np.asarray(exact(ROWS[name][:1])[2][0], np.float32)
+    counted, weights = np.arange(x.size) % 2 == 0, np.linspace(0, 1, x.size, dtype=np.float32)
+
+    def sums(x):
+        rest, total = online.top_and_rest(x)[1], online.top_and_sum(x, counted, ())[1]
+        return rest, total, online.weighted_sums(x, weights).gaps
+
+    for derivative in (jax.jacfwd, jax.jacrev):
+        of_rest, of_total, of_gaps = jax.jit(derivative(sums))(x)
+        np.testing.assert_allclose(of_rest, exps, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(of_total, exps * counted, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(of_gaps, -weights, rtol=1e-5, atol=1e-6)

@@ -468,14 +468,14 @@ def _products_by_passes(logits: Array, labels: Array, top: Array, exps: Array) -
     return jnp.sum(labels * jnp.where(at_top, exps - 1, exps), axis=-1)
 
 
-def _products_in_one_pass(logits: Array, labels: Array, _top: Array, _exps: Array) -> Array:
+def _products_by_reduction(logits: Array, labels: Array, _top: Array, _exps: Array) -> Array:
     return weighted_exps(logits, labels)
 
 
 @jax.custom_jvp
 def _products(logits: Array, labels: Array, sums: _Sums) -> Array:
     """The sum of labels * exp(logit - top) over the classes other than the largest logits."""
-    forms = _products_by_passes, _products_in_one_pass
+    forms = _products_by_passes, _products_by_reduction
     return on_cpu(*forms, logits, labels, sums.top, sums.exps)[..., None]
 
 

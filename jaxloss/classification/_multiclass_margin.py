@@ -4,18 +4,16 @@ Labels are class ids. The scores need not be logits, and are not meant to give p
 """
 
 import functools
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss._core.typing import Arrays
 from jaxloss.classification._labels import times_weight_of_label
 from jaxloss.domains import (
     class_ids,
@@ -26,7 +24,8 @@ from jaxloss.domains import (
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import difference
 from jaxloss.numerics._labels import is_label, take_label
-from jaxloss.numerics._reductions import mean_where, variadic_reduce
+from jaxloss.numerics._reductions import mean_where
+from jaxloss.numerics._rivals import rival_and_own
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant
 
 
@@ -58,46 +57,6 @@ def _sum_over_rivals(
     terms = _hinge_of_rival(margin, scores[..., None, :], own[..., :, None])
     pairs = numerics.multiply_no_nan(jnp.where(is_same, 0, on * off), terms)
     return jnp.sum(pairs, axis=-1)
-
-
-def _larger(left: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
-    """The larger of two numbers, and how often it occurs, of two such pairs."""
-    (a, count_a), (b, count_b) = left, right
-    top = jnp.maximum(a, b)
-    return top, jnp.where(a == top, count_a, 0) + jnp.where(b == top, count_b, 0)
-
-
-def _largest_of(parts: Any) -> tuple[Array, Array]:
-    x, count = parts
-    top = jnp.max(x, axis=-1)
-    return top, jnp.sum(jnp.where(x == top[..., None], count, 0), axis=-1)
-
-
-def _largest(x: Array) -> tuple[Array, Array]:
-    """The largest number along the last axis, and how often it occurs, in one pass."""
-    return variadic_reduce((x, jnp.ones_like(x)), (-np.inf, 0), _larger, _largest_of)
-
-
-@jax.custom_jvp
-def _rival_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """The largest score of the other classes, how many have it, and the score of the label."""
-    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
-    return *_largest(rivals), take_label(scores, labels)
-
-
-# A full rule: it reduces over the classes.
-@_rival_and_own.defjvp
-def _rival_and_own_jvp(primals: Arrays, tangents: Arrays) -> Any:
-    scores, labels = primals
-    rival, count, own = _rival_and_own(scores, labels)
-    at_label = is_label(scores, labels)
-    at_rival = ~at_label & ~(scores < rival[..., None])  # also where the largest is NaN
-    # Rivals that tie share the derivative. A select, since XLA would write out a maximum of counts.
-    several = count > 1
-    part = jnp.where(several, 1 / jnp.where(several, count, 1), 1)[..., None]
-    rival_dot = jnp.sum(jnp.where(at_rival, part, 0) * tangents[0], axis=-1)
-    own_dot = jnp.sum(jnp.where(at_label, tangents[0], 0), axis=-1)
-    return (rival, count, own), (rival_dot, jnp.zeros_like(count), own_dot)
 
 
 @loss(
@@ -140,7 +99,7 @@ def multiclass_perceptron(
     References:
         Crammer and Singer, *Ultraconservative Online Algorithms for Multiclass Problems*, 2003.
     """
-    rival, _, own = _rival_and_own(scores, labels)
+    rival, _, own = rival_and_own(scores, labels)
     return _hinge_of_rival(0.0, rival, own)
 
 
@@ -188,7 +147,7 @@ def multiclass_hinge(
         Crammer and Singer, *On the Algorithmic Implementation of Multiclass Kernel-based Vector
         Machines*, 2001.
     """
-    rival, _, own = _rival_and_own(scores, labels)
+    rival, _, own = rival_and_own(scores, labels)
     return _hinge_of_rival(margin, rival, own)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxloss import classification, divergence
+from jaxloss.numerics import _renyi
 
 P = jnp.array([0.1, 0.2, 0.3, 0.4])
 Q = jnp.array([0.4, 0.1, 0.25, 0.25])
@@ -221,3 +222,36 @@ def test_a_mask_makes_no_nan_on_the_way():
         assert np.all(np.isfinite(jax.grad(total)(logits)))
     finally:
         jax.config.update("jax_debug_nans", False)
+
+
+@pytest.mark.parametrize("order", [0.5, 1.0, 2.0])
+def test_renyi_has_the_gradient_of_the_target_where_the_largest_tie(order):
+    target, prediction = np.array([0.4, 0.4, 0.2]), np.array([0.2, 0.3, 0.5])
+
+    def exact(target):
+        share = target / target.sum()
+        ratio = np.log(share / prediction)
+        if order == 1:
+            return share @ ratio
+        return np.log(share @ np.exp((order - 1) * ratio)) / (order - 1)
+
+    steps = 1e-6 * np.eye(3)
+    expected = [(exact(target + step) - exact(target - step)) / 2e-6 for step in steps]
+    gradient = jax.grad(divergence.renyi, argnums=1)(
+        jnp.log(jnp.float32(prediction)), jnp.float32(target), order=order
+    )
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_sums_of_renyi_by_one_reduction_have_the_digits_of_two_passes():
+    amounts = np.float32(10.0) ** np.random.default_rng(0).uniform(-9, 0, (8, 1000))
+    amounts = np.float32(amounts)
+    amounts[:2, 7] = 1e6  # the others are less than a last place of the largest
+    amounts[2, 5:9] = amounts[2].max()
+    for form in (_renyi._rest_by_reduction, _renyi._rest_by_passes):
+        largest, rest = jax.jit(form)(amounts)
+        np.testing.assert_array_equal(largest[:, 0], amounts.max(-1))
+        expected = np.sort(np.float64(amounts), -1)[:, :-1].sum(-1)
+        np.testing.assert_allclose(rest[:, 0], expected, rtol=1e-6)
+    rest = jax.jit(_renyi._rest_by_reduction)(amounts)[1]
+    np.testing.assert_allclose(rest[:, 0], expected, rtol=1e-7)

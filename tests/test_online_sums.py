@@ -117,3 +117,21 @@ def test_the_formula_has_the_derivatives_of_a_constant_top(name):
         np.testing.assert_allclose(of_rest, exps, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(of_total, exps * counted, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(of_gaps, -weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
+def test_the_exponentials_below_the_top_with_weights(x):
+    weights = random.uniform(size=x.shape).astype(np.float32)
+    found = jax.jit(online.weighted_exps)(x, weights)
+    _, gap, exps = exact(x)
+    expected = np.where(gap == 0, 0, weights * exps).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
+
+
+def test_other_sums_come_with_the_rest():
+    x = ROWS["drawn"]
+    more = random.normal(size=(2, *x.shape)).astype(np.float32)
+    top, rest, *sums = jax.jit(online.top_and_rest, static_argnums=1)(x, -1, tuple(more))
+    for found, expected in zip((top, rest), online.top_and_rest(x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(sums, more.astype(np.float64).sum(-1), rtol=1e-5, atol=1e-6)

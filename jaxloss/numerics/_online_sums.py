@@ -87,6 +87,14 @@ def _merge_weighted(words: int, a: Numbers, b: Numbers) -> Numbers:
     )
 
 
+def _merge_products(words: int, a: Numbers, b: Numbers) -> Numbers:
+    """Parts (top, sum of weight exp(entry - top) below the top, weights at the top)."""
+    top, gap, scale, (upper, at_top), (lower, other) = _ordered(words, a, b)
+    is_tie = gap == 0
+    below = jnp.where(is_tie, lower, (lower + other) * scale)
+    return *top, upper + below, at_top + jnp.where(is_tie, other, 0)
+
+
 @functools.cache
 def _for_words(merge: Callable[..., Numbers], words: int) -> Callable[[Numbers, Numbers], Numbers]:
     """One object for each: JAX caches a compiled reduction by the identity of its function."""
@@ -184,3 +192,10 @@ def weighted_sums(x: Array | DD, weights: Array) -> WeightedSums:
         jnp.where(is_empty, 0, at_top),
         jnp.where(is_empty & (weight != 0), weight * jnp.inf, gaps - weight * change),
     )
+
+
+def weighted_exps(x: Array, weights: Array) -> Array:
+    """The sum of weight exp(x - top) along the last axis, over the entries below the top."""
+    terms = jnp.zeros_like(weights), weights
+    top, change, (below, at_top) = _online(_merge_products, x, terms, -1)
+    return jnp.where(_is_empty(top), 0, below + (below + at_top) * change)

@@ -18,7 +18,7 @@ from jaxloss.numerics._reductions import reduce_together
 from jaxloss.numerics._softmax import exp_and_rest
 from jaxloss.numerics._special import expm1_minus_x_over_x2, log1p_over_x
 
-_LARGEST_LOG = 4.0  # beyond it a power is only known relative to the largest of its row
+_LARGEST_LOG = 4.0  # above it the sum of the powers is larger than where they are used
 
 
 def _merge(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -29,7 +29,7 @@ def _merge(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
     return jnp.maximum(largest, other), total.hi, (lo + more_lo) + (both.lo + total.lo)
 
 
-def _rest_in_one_pass(x: Array) -> tuple[Array, Array]:
+def _rest_by_reduction(x: Array) -> tuple[Array, Array]:
     nothing = jnp.zeros_like(x)
     largest, rest, lo = reduce_together((x, nothing, nothing), (0, 0, 0), _merge, -1)
     return largest[..., None], (rest + lo)[..., None]
@@ -43,7 +43,7 @@ def _rest_by_passes(x: Array) -> tuple[Array, Array]:
 @jax.custom_jvp
 def _largest_and_rest(x: Array) -> tuple[Array, Array]:
     """The largest of some amounts, and the sum of the others."""
-    return on_cpu(_rest_by_passes, _rest_in_one_pass, x)
+    return on_cpu(_rest_by_passes, _rest_by_reduction, x)
 
 
 # A full rule: it reduces over the classes.
@@ -97,14 +97,14 @@ def _sums_by_passes(logs: Array, changes: Array) -> tuple[Array, ...]:
     return top, rest, jnp.sum(changes, axis=-1, keepdims=True)
 
 
-def _sums_in_one_pass(logs: Array, changes: Array) -> tuple[Array, ...]:
+def _sums_by_reduction(logs: Array, changes: Array) -> tuple[Array, ...]:
     return tuple(x[..., None] for x in top_and_rest(logs, -1, (changes,)))
 
 
 @jax.custom_jvp
 def _sums(logs: Array, changes: Array) -> tuple[Array, ...]:
     """The largest logarithm, the sum of exp(log - top) less the 1 of that one, that of changes."""
-    return on_cpu(_sums_by_passes, _sums_in_one_pass, logs, changes)
+    return on_cpu(_sums_by_passes, _sums_by_reduction, logs, changes)
 
 
 # A full rule: it reduces over the classes.

@@ -22,6 +22,7 @@ from jaxloss.numerics._online_sums import (
     finite_top,
     top_and_rest,
     top_and_sum,
+    weighted_exps,
     weighted_sums,
 )
 from jaxloss.numerics._reductions import fused_sums
@@ -497,19 +498,36 @@ def expected_function_of_nll(
     return _expected(function, logits, labels, *options)[0]
 
 
-def _sum_of_exps_by_labels(logits: Array, labels: Array, sums: _Sums) -> Array:
-    """The sum of labels * exp(logit - top) over the classes other than the largest logits."""
-    top = each_on_gpu(sums.top, 6)[5]
-    exps = on_gpu(_exps_again, _first, sums.exps, logits, top)
+def _products_by_passes(logits: Array, labels: Array, top: Array, exps: Array) -> Array:
     # At the top, `exps - 1` is 0 and has the derivative of `exps`.
     at_top = _is_top(exps, logits, top)
-    return jnp.sum(labels * jnp.where(at_top, exps - 1, exps), axis=-1, keepdims=True)
+    return jnp.sum(labels * jnp.where(at_top, exps - 1, exps), axis=-1)
+
+
+def _products_by_reduction(logits: Array, labels: Array, _top: Array, _exps: Array) -> Array:
+    return weighted_exps(logits, labels)
+
+
+@jax.custom_jvp
+def _products(logits: Array, labels: Array, sums: _Sums) -> Array:
+    """The sum of labels * exp(logit - top) over the classes other than the largest logits."""
+    forms = _products_by_passes, _products_by_reduction
+    return on_cpu(*forms, logits, labels, sums.top, sums.exps)[..., None]
+
+
+# A full rule: it reduces over the classes. The largest logit is a constant.
+@_products.defjvp
+def _products_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    logits, labels, sums = primals
+    off_top = jnp.where(_is_top(sums.exps, logits, sums.top), 0, sums.exps)
+    terms = labels * sums.exps * tangents[0] + off_top * tangents[1]
+    return _products(*primals), jnp.sum(terms, axis=-1, keepdims=True)
 
 
 @jax.custom_jvp
 def _complement(logits: Array, labels: Array, sums: _Sums) -> Array:
     # At the largest logit 1 - p is the rest. Elsewhere the rest is at least the exponential.
-    off_top = sums.labels_off_top - _sum_of_exps_by_labels(logits, labels, sums)
+    off_top = sums.labels_off_top - _products(logits, labels, sums)
     total, rest = sums.labels_off_top + sums.labels_on_top, sums.rest
     return ((off_top + total * rest) / (1 + rest))[..., 0]
 
@@ -520,7 +538,7 @@ def _complement(logits: Array, labels: Array, sums: _Sums) -> Array:
 def _complement_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     logits, labels, sums = primals
     logits_dot, labels_dot, _ = tangents
-    off_top, on_top = _sum_of_exps_by_labels(logits, labels, sums), sums.labels_on_top
+    off_top, on_top = _products(logits, labels, sums), sums.labels_on_top
     rest, top = sums.rest, recompute_on_gpu(sums.top)
     exps = on_gpu(_exps_again, _first, sums.exps, logits, sums.top)
     at_top = _is_top(exps, logits, top)
@@ -533,7 +551,8 @@ def _complement_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _complement(*primals), value_dot
 
 
-def softmax_cross_entropy_and_complement(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """-sum(labels * log softmax(logits)), and sum(labels * (1 - softmax(logits)))."""
+def cross_entropy_complement_and_total(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """The sums of labels times -log p, times 1 - p, and of labels, of p = softmax(logits)."""
     value, sums = _dense(logits, labels)
-    return value, _complement(logits, labels, sums)
+    total = (sums.labels_off_top + sums.labels_on_top)[..., 0]
+    return value, _complement(logits, labels, sums), total

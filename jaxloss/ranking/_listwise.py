@@ -14,7 +14,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._softmax_nll import (
-    softmax_cross_entropy_and_complement,
+    cross_entropy_complement_and_total,
     softmax_cross_entropy_dense,
 )
 from jaxloss.ranking._lists import (
@@ -128,8 +128,7 @@ def poly1_softmax(
         Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Losses*, 2022.
     """
     if segments is None:
-        total = jnp.sum(relevance, axis=-1)
-        nll, missed = softmax_cross_entropy_and_complement(scores, relevance)
+        nll, missed, total = cross_entropy_complement_and_total(scores, relevance)
         return nll + epsilon * missed / jnp.where(total == 0, 1, total)
     lists = lists_of(scores, relevance, mask, segments)
     nll = nll_in_list(lists)

@@ -126,9 +126,11 @@ ORDERED = LISTWISE | {"options": PAIRWISE}
 FITTED = ORDERED | {"extremes": {"scores": far, "relevance": far}}
 
 CASES = {
-    "softmax": Case(softmax, options=({}, {"mask": MASK}), **LISTWISE),
+    "softmax": Case(softmax, options=({}, {"mask": MASK}), **LISTWISE | {"ulp": (4, 3)}),
     "poly1_softmax": Case(
-        poly1_softmax, options=({}, {"epsilon": 0.5}, {"mask": MASK}), **LISTWISE
+        poly1_softmax,
+        options=({}, {"epsilon": 0.5}, {"mask": MASK}),
+        **LISTWISE | {"ulp": (4, 3)},
     ),
     "unique_softmax": Case(
         unique_softmax, options=({}, {"gain": "linear"}, {"mask": MASK}), **LISTWISE

@@ -106,12 +106,12 @@ def _term_forms(axis: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         terms, total = _terms_and_sum(axis, entries, counted, finite_top(top))
         return top, total, terms
 
-    def in_one_pass(entries: Array, counted: Array) -> tuple[Array, Array, Array]:
+    def online(entries: Array, counted: Array) -> tuple[Array, Array, Array]:
         top, total, () = top_and_sum(entries, counted, (), axis)
         again = recompute_on_gpu(finite_top(top))
         return top, total, _terms_and_sum(axis, entries, counted, again)[0]
 
-    return by_passes, in_one_pass
+    return by_passes, online
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

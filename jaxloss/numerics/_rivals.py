@@ -33,7 +33,7 @@ def _on_cpu(scores: Array, labels: Array) -> Numbers:
     return *variadic_reduce(terms, (-np.inf, 0), _larger, _largest_of), take_label(scores, labels)
 
 
-def _in_one_pass(scores: Array, labels: Array) -> Numbers:
+def _online(scores: Array, labels: Array) -> Numbers:
     at_label = is_label(scores, labels)
     rivals, own = jnp.where(at_label, -jnp.inf, scores), jnp.where(at_label, scores, 0)
     return reduce_together((rivals, jnp.ones_like(rivals), own), (-np.inf, 0, 0), _larger, -1)
@@ -42,7 +42,7 @@ def _in_one_pass(scores: Array, labels: Array) -> Numbers:
 @jax.custom_jvp
 def rival_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
     """The largest score of the other classes, how many have it, and the score of the label."""
-    rival, count, own = on_cpu(_on_cpu, _in_one_pass, scores, labels)
+    rival, count, own = on_cpu(_on_cpu, _online, scores, labels)
     return rival, count, own
 
 

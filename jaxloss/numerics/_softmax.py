@@ -83,10 +83,10 @@ def exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
 @functools.cache
 def _exp_forms(axis: Axis) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """One object each, so that eager calls compile once."""
-    return functools.partial(_by_passes, axis), functools.partial(_in_one_pass, axis)
+    return functools.partial(_by_passes, axis), functools.partial(_online, axis)
 
 
-def _in_one_pass(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
+def _online(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     axes = tuple(range(x.ndim)) if axis is None else axis
     m, rest = (jnp.expand_dims(found, axes) for found in top_and_rest(x, axis))
     return m, _exp_below(x, m), rest

@@ -126,7 +126,7 @@ def _label_by_passes(logits: Array | DD, labels: Array, _copy: Array | DD) -> _L
     return _Label(top, logit, others, jnp.sum(others, axis=-1, keepdims=True))
 
 
-def _label_in_one_pass(logits: Array | DD, labels: Array, copy: Array | DD) -> _Label:
+def _label_online(logits: Array | DD, labels: Array, copy: Array | DD) -> _Label:
     at_label = is_label(_hi(logits), labels)
     chosen = jax.tree.map(lambda x: jnp.where(at_label, x, 0), copy)
     top, rest, logit = _of_rows(top_and_sum(logits, ~at_label, chosen))
@@ -175,7 +175,7 @@ def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> _OfClas
     # size is stored.
     at_label = is_label(_hi(logits), labels)
     top, logit, others, rest = on_cpu(
-        _label_by_passes, _label_in_one_pass, logits, labels, (*copies, logits)[0]
+        _label_by_passes, _label_online, logits, labels, (*copies, logits)[0]
     )
     gap = _below(top, logit)
     total = rest + jnp.exp(-gap)
@@ -341,7 +341,7 @@ def _weighted_by_passes(logits: Array | DD, labels: Array) -> tuple[Array, Weigh
     return exps, WeightedSums(top, rest, off_top, on_top, gaps)
 
 
-def _weighted_in_one_pass(logits: Array | DD, labels: Array) -> tuple[Array, WeightedSums]:
+def _weighted_online(logits: Array | DD, labels: Array) -> tuple[Array, WeightedSums]:
     sums = weighted_sums(logits, labels)
     sums = sums._replace(top=_finite(sums.top))
     return exp_shifted(logits, _of_rows(sums.top)), sums
@@ -349,7 +349,7 @@ def _weighted_in_one_pass(logits: Array | DD, labels: Array) -> tuple[Array, Wei
 
 def _dense_and_sums(logits: Array | DD, labels: Array, _copies: Copies = ()) -> tuple[Array, _Sums]:
     """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
-    exps, sums = on_cpu(_weighted_by_passes, _weighted_in_one_pass, logits, labels)
+    exps, sums = on_cpu(_weighted_by_passes, _weighted_online, logits, labels)
     value = sums.gaps + jnp.log1p(sums.rest) * (sums.below + sums.at_top)
     top, rest, below, at_top = _of_rows(sums[:4])
     return value, _Sums(top, exps, rest, below, at_top)
@@ -429,7 +429,7 @@ def _rest_by_passes(logits: Array) -> tuple[Array, Array, Array]:
     return top, exps, (below + jnp.maximum(ties - 1, 0))[..., None]
 
 
-def _rest_in_one_pass(logits: Array) -> tuple[Array, Array, Array]:
+def _rest_online(logits: Array) -> tuple[Array, Array, Array]:
     top, rest = _of_rows(top_and_rest(logits))
     top = _finite(top)
     return top, exp_shifted(logits, top), rest
@@ -439,7 +439,7 @@ def _expected_and_sums(
     function: Callable[..., Array], logits: Array, labels: Array, *options: Array
 ) -> tuple[Array, _Sums]:
     """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
-    top, exps, rest = on_cpu(_rest_by_passes, _rest_in_one_pass, logits)
+    top, exps, rest = on_cpu(_rest_by_passes, _rest_online, logits)
     nothing = jnp.zeros_like(rest)
     sums = _Sums(top, exps, rest, nothing, nothing)
     terms = labels * function(_dense_nll(logits, labels, sums), *options)

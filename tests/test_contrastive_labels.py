@@ -270,3 +270,13 @@ def test_a_nested_loss_that_makes_no_sense_is_refused():
         contrastive.matryoshka(contrastive.info_nce, [2, 4], weights=[1.0])
     with pytest.raises(ValueError, match=r"`query` has shape \(8, 4\), but `sizes` holds 5"):
         contrastive.matryoshka(contrastive.info_nce, [5])(ROOM, OTHER)
+
+
+def test_distances_are_those_of_differences_and_no_product_is_computed_for_them():
+    x = np.array([[1.0, 2.0], [1.0, 2.0 + 2.0**-12], [-3.0, 1.0]], np.float32)
+    of = functools.partial(contrastive.batch_triplet, labels=[0, 0, 1], margin=0.0, distance="norm")
+    assert "dot_general" not in str(jax.make_jaxpr(of)(x))
+    assert "dot_general" in str(jax.make_jaxpr(jax.grad(lambda x: jnp.sum(of(x))))(x))
+    far = functools.partial(contrastive.batch_triplet, labels=[0, 0, 1], margin=100.0)
+    gap = 100 - np.array([np.hypot(4, 1), np.hypot(4, 1 + 2.0**-12)])
+    np.testing.assert_allclose(far(x)[:2], gap + 2.0**-12, rtol=2e-7)

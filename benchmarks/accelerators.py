@@ -268,8 +268,10 @@ def cases() -> dict[str, Case]:
         found |= cases_of(info)
     for name in ("info_nce", "clip"):
         plain = found[f"contrastive.{name}"]
-        chunked = functools.partial(getattr(jl.contrastive, name), chunk_size=512)
-        found[f"contrastive.{name}, chunk_size=512"] = plain._replace(ours=chunked)
+        # The mean in the call: without it, values are computed before their gradient is.
+        words: dict[str, Any] = {"chunk_size": 1024, "reduction": "mean"}
+        chunked = functools.partial(getattr(jl.contrastive, name), **words)
+        found[f"contrastive.{name}, chunk_size=1024"] = plain._replace(ours=chunked)
     heads = {
         "softmax_cross_entropy": plain_head,
         "chunked": chunked_head,

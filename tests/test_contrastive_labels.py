@@ -270,3 +270,10 @@ def test_a_nested_loss_that_makes_no_sense_is_refused():
         contrastive.matryoshka(contrastive.info_nce, [2, 4], weights=[1.0])
     with pytest.raises(ValueError, match=r"`query` has shape \(8, 4\), but `sizes` holds 5"):
         contrastive.matryoshka(contrastive.info_nce, [5])(ROOM, OTHER)
+
+
+def test_a_value_from_differences_computes_no_product():
+    """Only the gradient of the distances is that of a product of matrices."""
+    of = lambda x: jnp.sum(contrastive.batch_triplet(x, LABELS))
+    assert "dot_general" not in str(jax.make_jaxpr(of)(ROOM))
+    assert "dot_general" in str(jax.make_jaxpr(jax.grad(of))(ROOM))

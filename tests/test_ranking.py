@@ -455,3 +455,60 @@ def test_sorted_lists_lie_on_any_mesh(kind, segments):
         got = jax.jit(slopes)(*(jax.device_put(x, by_row) for x in (SCORES, RELEVANCE)))
     assert got.sharding.spec[0] == "data"
     np.testing.assert_allclose(got, slopes(SCORES, RELEVANCE), rtol=1e-5, atol=1e-6)
+
+
+def list_mle_of_order(scores, order, d):
+    """The loss of one list in float64, its gradient, and its second derivative times d."""
+    value, gradient, product = 0.0, np.zeros_like(scores), np.zeros_like(scores)
+    for i in range(len(order)):
+        later = order[i:]
+        shifted = scores[later] - np.max(scores[later])
+        p = np.exp(shifted) / np.sum(np.exp(shifted))
+        value += np.log(np.sum(np.exp(shifted))) - shifted[0]
+        gradient[later] += p
+        gradient[order[i]] -= 1
+        product[later] += p * (d[later] - p @ d[later])
+    return value, gradient, product
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_long_lists_are_summed_in_blocks(platform, monkeypatch):
+    """Lists that begin and end inside of blocks, in one and in many, with items left out."""
+
+    def chosen(*arguments, default, **platforms):
+        return platforms.get(platform, default)(*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    jax.clear_caches()
+    random, size = np.random.default_rng(0), 90
+    scores = (np.repeat([1, 30], size // 2) * random.standard_normal(size)).astype(np.float32)
+    relevance, d = random.permutation(size).astype(np.float32), random.standard_normal(size)
+    segments = np.repeat([0, 1, 2, 3], [60, 2, 27, 1])
+    mask = random.random(size) < 0.8
+    for keep, lists in (
+        (np.ones(size, bool), 0 * segments),
+        (mask, 0 * segments),
+        (mask, segments),
+    ):
+        loss = functools.partial(
+            ranking.list_mle, relevance=relevance, mask=keep, segments=lists, reduction="sum"
+        )
+        expected = 0.0, np.zeros(size), np.zeros(size)
+        for number in np.unique(lists):
+            inside = np.flatnonzero(keep & (lists == number))
+            order = inside[np.argsort(-relevance[inside])]
+            of_list = list_mle_of_order(scores.astype(np.float64), order, d)
+            expected = tuple(a + b for a, b in zip(expected, of_list, strict=True))
+        count = len(np.unique(lists[keep]))
+        slopes = jax.value_and_grad(loss)
+        (value, gradient), (_, product) = jax.jit(lambda x, t, f=slopes: jax.jvp(f, (x,), (t,)))(
+            scores, d.astype(np.float32)
+        )
+        eps = np.finfo(np.float32).eps
+        for got, wanted in zip((value, gradient), expected, strict=False):
+            atol = 8 * eps * np.max(np.abs(wanted / count))
+            np.testing.assert_allclose(got, wanted / count, rtol=0, atol=atol)
+        # As many terms as items, each the difference of an entry of d and a mean of them.
+        atol = size * eps * np.max(np.abs(d))
+        np.testing.assert_allclose(product, expected[2] / count, rtol=0, atol=atol)
+    jax.clear_caches()

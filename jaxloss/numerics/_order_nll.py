@@ -45,12 +45,10 @@ class _Sums(NamedTuple):
     Attributes:
         top: The largest of the entry itself and those behind it.
         rest: The sum without the entry itself.
-        first_top: Of each block, the largest of its first group from there on.
     """
 
     top: Float[Array, "*batch blocks length"]
     rest: Float[Array, "*batch blocks length"]
-    first_top: Float[Array, "*batch blocks"]
 
 
 def _shape_in_blocks(size: Any) -> tuple[Any, Any]:
@@ -108,7 +106,7 @@ def _terms(x: Array, top: Array, later: Array) -> Array:
 def _sums_over_later(x: Array, blocks: _Blocks) -> _Sums:
     if x.shape[-2] == 1:
         top = _largest(x[..., None, :], blocks.later | _is_own(x))
-        return _Sums(top, jnp.sum(_terms(x, top, blocks.later), axis=-1), top[..., 0])
+        return _Sums(top, jnp.sum(_terms(x, top, blocks.later), axis=-1))
     head_top = _largest(x, blocks.heads)
     head_rest = jnp.sum(_exps(x, head_top[..., None], blocks.heads), axis=-1)
     next_top, next_rest = head_top[..., None, :], head_rest[..., None, :]
@@ -117,9 +115,7 @@ def _sums_over_later(x: Array, blocks: _Blocks) -> _Sums:
     far = far_top, recompute_on_gpu(far_rest)[..., None]
 
     reaches = blocks.tails & jnp.any(blocks.goes_on, axis=-1)[..., None]
-    top, rest = on_gpu(_near_with_far, _near_and_far, x, blocks.later, reaches, far)
-    first_top = jnp.where(reaches[..., 0], jnp.maximum(head_top, far_top[..., 0]), head_top)
-    return _Sums(top, rest, first_top)
+    return _Sums(*on_gpu(_near_with_far, _near_and_far, x, blocks.later, reaches, far))
 
 
 def _near_and_far(
@@ -169,8 +165,7 @@ def _gradient(x: Array, order: Array, counted: Array, groups: tuple[Array, ...])
     sums = _sums_over_later(x, blocks)
     far = _from_earlier_blocks(x, blocks, sums)
 
-    top, rest, _ = sums
-    top = recompute_on_gpu(top)
+    top, rest = recompute_on_gpu(sums.top), sums.rest
     total = rest + exp_shifted(x, top)
     near = jnp.sum(_terms(x, top, blocks.later) / total[..., None], axis=-2)
     gradient = jnp.where(_in_blocks(counted), (near + far) - rest / total, 0)
@@ -182,12 +177,11 @@ def _from_earlier_blocks(x: Array, blocks: _Blocks, sums: _Sums) -> Array:
     """The probability of each entry among the later ones of the entries of earlier blocks."""
     if x.shape[-2] == 1:
         return jnp.zeros_like(x)
-    top, rest, first_top = sums
-    last_top = top[..., -1:]
-    tail = _exps(last_top, top, blocks.tails) / (rest + exp_shifted(x, top))
-    scale = _exps(first_top[..., None, :], last_top, blocks.goes_on)
+    head_top, last_top = _largest(x, blocks.heads), sums.top[..., -1:]
+    tail = _exps(last_top, sums.top, blocks.tails) / (sums.rest + exp_shifted(x, sums.top))
+    scale = _exps(head_top[..., None, :], last_top, blocks.goes_on)
     far = jnp.sum(scale * jnp.sum(tail, axis=-1, keepdims=True), axis=-2)
-    return _exps(x, first_top[..., None], blocks.heads) * far[..., None]
+    return _exps(x, head_top[..., None], blocks.heads) * far[..., None]
 
 
 @jax.custom_jvp

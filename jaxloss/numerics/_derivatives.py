@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import fits_in_cache, on_gpu, unshared_on_gpu
+from jaxloss._xla import chosen_once, fits_in_cache, on_gpu, unshared_on_gpu
 
 T = TypeVar("T")
 
@@ -27,6 +27,11 @@ def _is_moving(tangent: Any) -> bool:
 def unshared_copy(tree: T) -> T:
     """A copy of arrays; what is computed from it shares nothing with the originals on GPU."""
     return tree if fits_in_cache(tree) else unshared_on_gpu(tree)
+
+
+def each_of_choice(where: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """x and y, between which value and derivatives choose; on CPU that is computed for all once."""
+    return chosen_once(where, x, y)
 
 
 def jvp_of_moving(

@@ -110,6 +110,10 @@ def textbook_rows():
         "contrastive.arcface": (pair[0], labels, prototypes),
         "contrastive.cosface": (pair[0], labels, prototypes),
         "contrastive.proxy_nca": (pair[0], labels, prototypes),
+        "contrastive.proxy_anchor": (pair[0], labels, prototypes),
+        "contrastive.multi_similarity": (pair[0], labels),
+        "contrastive.batch_triplet": (pair[0], labels),
+        "contrastive.hard_negative_info_nce": pair,
         "contrastive.binary_nce": pair,
         "contrastive.cosent": (normal(2048), jnp.round(normal(2048, seed=5), 1)),
         "self_supervised.negative_cosine": pair,
@@ -137,7 +141,7 @@ def textbook_rows():
 def ours(name):
     family, function = name.split()[0].split(".")
     loss = getattr(getattr(jl, family), function)
-    if function in ("arcface", "cosface", "proxy_nca"):
+    if function in ("arcface", "cosface", "proxy_nca", "proxy_anchor"):
         return lambda x, y, prototypes: loss(x, y, prototypes=prototypes)
     return loss
 

@@ -23,6 +23,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 __all__ = [
     "barrier",
+    "chosen_once",
     "each_on_gpu",
     "fits_in_cache",
     "fits_in_gpu_cache",
@@ -41,7 +42,6 @@ __all__ = [
     "unshared",
     "unshared_on_gpu",
     "with_vectorizable_shape",
-    "written_on_cpu",
     "written_on_tpu",
 ]
 
@@ -124,18 +124,24 @@ def in_one_loop(x: Array) -> Array:
     return x if fits_in_cache(x) else on_cpu(_behind_select, _identity, x)
 
 
-def _over_one(x: Array) -> Array:
-    return x / _depending_on_cpu(x)
+def _choice_twice(where: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    chosen = lax.select(where, x, y)
+    chosen = chosen / _depending_on_cpu(chosen)
+    return chosen, chosen
 
 
-def written_on_cpu(x: Array) -> Array:
-    """Returns x as an array of its own on CPU, which several results share.
+def _both(_where: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    return x, y
+
+
+def chosen_once(where: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """x and y, between which several results choose; on CPU the choice is an array of its own.
 
     XLA on CPU computes in the loop of each result what they share, unless its last operation is an
     expensive one, such as a division: here by a 1 that it does not know. A barrier does not keep
     loops apart, and a call runs on one core.
     """
-    return x if fits_in_cache(x) else on_cpu(_over_one, _identity, x)
+    return (x, y) if fits_in_cache(x) else on_cpu(_choice_twice, _both, where, x, y)
 
 
 @jax.custom_jvp

@@ -126,22 +126,17 @@ def _tempered_softmax_jvp(primals: Arrays, tangents: Arrays) -> tuple[Any, Any]:
     return (p, nll, lo), (-p * change, change, jnp.zeros_like(lo))
 
 
-def _to_power(p: Array, nll: Array, lo: Array, power: Array) -> Array:
-    """p ** power, where p = exp(-nll - lo) may have underflowed."""
+def _to_power(
+    p: Array, nll: Array, lo: Array, power: Array, times_p: Array | bool = False
+) -> Array:
+    """p ** power, where p = exp(-nll - lo) may have underflowed; where it says so, times p."""
     normal = p > jnp.finfo(p.dtype).tiny
-    exponent = two_product(power, jnp.where(normal, 0, jnp.minimum(nll, 1e30)))
-    far = jnp.exp(-exponent.hi) * (1 - (exponent.lo + power * lo))
-    return jnp.where(normal, jnp.where(normal, p, 1) ** power, far)
-
-
-def _to_power_above(p: Array, nll: Array, lo: Array, power: Array) -> Array:
-    """p ** (1 + power), for powers from -1 on, whose sum with 1 may lose its last place."""
-    normal = p > jnp.finfo(p.dtype).tiny
-    usual = jnp.where(normal, p, 1)
     far = jnp.where(normal, 0, jnp.minimum(nll, 1e30))
-    exponent = two_product(power, far) + far
-    of_far = jnp.exp(-exponent.hi) * (1 - (exponent.lo + (1 + power) * lo))
-    return jnp.where(normal, usual * usual**power, of_far)
+    # Not a power 1 larger, of which rounding may take the last place.
+    exponent = two_product(power, far) + jnp.where(times_p, far, 0)
+    of_far = jnp.exp(-exponent.hi) * (1 - (exponent.lo + jnp.where(times_p, power + 1, power) * lo))
+    usual = jnp.where(normal, p, 1)
+    return jnp.where(normal, usual**power * jnp.where(times_p, usual, 1), of_far)
 
 
 def _excess_ratio(x: Array) -> Array:
@@ -162,7 +157,7 @@ def _held(p: Array, nll: Array, lo: Array, labels: Array, t1: Array) -> Array:
     none = labels == 0
     label, log_ratio, p_of_label = _of_labels(p, nll, labels)
     known = tweedie_half_deviance(p_of_label, label, log_ratio, t1)
-    return jnp.where(none, _to_power_above(p, nll, lo, 1 - t1) / (2 - t1), known)
+    return jnp.where(none, _to_power(p, nll, lo, 1 - t1, none) / (2 - t1), known)
 
 
 @jax.custom_jvp
@@ -177,10 +172,8 @@ def _divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     _, nll_dot, _, labels_dot, t1_dot = tangents
     none, below = labels == 0, t1 < 1
     label, log_ratio, p_of_label = _of_labels(p, nll, labels)
-    missed = -label * jnp.expm1(-log_ratio)  # y - p
-    of_label = _to_power(p_of_label, jnp.where(none, 0, nll), lo, 1 - t1) * missed
-    slope = jnp.where(none, -_to_power_above(p, nll, lo, 1 - t1), of_label)
-    dloss_dlogits_dot = slope * nll_dot
+    missed = jnp.where(none, -1, -label * jnp.expm1(-log_ratio))  # y - p, over p where y is 0
+    dloss_dlogits_dot = _to_power(p, nll, lo, 1 - t1, none) * missed * nll_dot
     # The slope at a label of 0 is infinite from t1 = 1 on: 0 by convention.
     left = jnp.where(below, 1 - t1, 1)
     at_none = jnp.where(below, -_to_power(p, nll, lo, left) / left, 0)

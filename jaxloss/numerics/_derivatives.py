@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import fits_in_cache, on_gpu, unshared_on_gpu
+from jaxloss._xla import chosen_once, fits_in_cache, on_gpu, unshared_on_gpu
 
 T = TypeVar("T")
 
@@ -35,6 +35,11 @@ def unshared_copy(tree: T, copy: int = 1) -> T:
 def with_copies(x: Array) -> tuple[Array, Array, Array]:
     """An array, a copy for another sum in the same pass, and one for the gradient."""
     return x, unshared_copy(x, 1), unshared_copy(x, 2)
+
+
+def each_of_choice(where: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """x and y, between which value and derivatives choose; on CPU that is computed for all once."""
+    return chosen_once(where, x, y)
 
 
 def jvp_of_moving(

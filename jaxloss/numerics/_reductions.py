@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import is_unsharded
-from jaxloss._xla import each_on_gpu, in_one_loop, on_cpu, on_gpu, recompute_on_gpu, written_on_cpu
+from jaxloss._xla import each_on_gpu, in_one_loop, on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
@@ -38,11 +38,6 @@ def unmerged(sums: Array) -> Array:
 def summed_whole(x: Array) -> Array:
     """x, which XLA on CPU would compute in several loops, the last that of its sum, in one."""
     return in_one_loop(x)
-
-
-def shared_array(x: Array) -> Array:
-    """x, which several results share, as an array on CPU, where each of them would compute it."""
-    return written_on_cpu(x)
 
 
 def for_each_sum(x: T, count: int) -> tuple[T, ...]:

@@ -16,8 +16,8 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
+from jaxloss.numerics._derivatives import each_of_choice
 from jaxloss.numerics._polynomials import power_series
-from jaxloss.numerics._reductions import shared_array, summed_whole
 from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
 from jaxloss.traits import nonnegative, smooth
 
@@ -82,22 +82,18 @@ def _spread_of_wide(location: Array, z: Array, scale: Array) -> Array:
     return half * least * half - jnp.where(up_to_z == 0, 0, half * up_to_z * half)
 
 
-def _spread(location, z, scale):
-    narrow = scale < 0.5
-    of_narrow = jnp.exp(location) * _spread_of_narrow(z, jnp.where(narrow, scale, 0.25))
-    of_wide = _spread_of_wide(location, z, jnp.where(narrow, 1, scale))
-    return jnp.where(narrow, of_narrow, of_wide)
-
-
 def _log_normal_terms(location: Array, target: Array, scale: Array) -> tuple[Array, Array]:
     """The score, and its derivative in the location."""
     z, median = _log_score(location, target, scale), jnp.exp(location)
     probability = erf(z * math.sqrt(0.5))
     narrow = scale < 0.5
-    spread = shared_array(_spread(location, z, scale))
-    from_median = jnp.where(narrow, median, 0)
-    value = summed_whole((target - from_median) * probability + spread)
-    return value, spread - from_median * probability
+    of_narrow = median * _spread_of_narrow(z, jnp.where(narrow, scale, 0.25))
+    of_wide = _spread_of_wide(location, z, jnp.where(narrow, 1, scale))
+    of_narrow, of_wide = each_of_choice(narrow, of_narrow, of_wide)
+    value = jnp.where(
+        narrow, (target - median) * probability + of_narrow, target * probability + of_wide
+    )
+    return value, jnp.where(narrow, of_narrow - median * probability, of_wide)
 
 
 @jax.custom_jvp

@@ -85,7 +85,8 @@ def koleo(
     The estimator of the differential entropy of Kozachenko and Leonenko, up to constants. An
     example and its neighbour are both moved. Two equal embeddings have the loss $-\log \epsilon$
     and, since no direction leads apart, gradient 0. The neighbour is found by cosines, and its
-    distance then computed from the difference.
+    distance then computed from the difference. On GPU the gradient of an example that is the
+    neighbour of several others is a sum in no given order: its last place may differ between runs.
 
     Args:
         embeddings: Embeddings, one set per example of the batch; of any length.

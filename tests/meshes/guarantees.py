@@ -361,6 +361,30 @@ def contrastive_chunks_on_explicit_sets():
 
 
 @check
+def labelled_sets_are_gathered():
+    """Losses without a form for `shard_map`: inside it of gathered sets, under `jit` as they are."""
+    generator = np.random.default_rng(0)
+    x, y = (jnp.asarray(generator.normal(size=(64, 8)).astype(np.float32)) for _ in range(2))
+    labels = jnp.asarray(generator.integers(0, 9, 64))
+    mesh, cases = mesh_of("data"), {"hard_negative_info_nce": y, "binary_nce": y}
+    for name in ("supervised_contrastive", "multi_similarity", "batch_triplet", "circle"):
+        cases[name] = labels
+    for name, other in cases.items():
+        loss = functools.partial(getattr(contrastive, name), reduction="mean")
+        expected = jax.device_get(jax.jit(jax.value_and_grad(loss))(x, other))
+
+        def gathered(*arrays, loss=loss):
+            every = (jax.lax.all_gather(a, "data", tiled=True) for a in arrays)
+            return jax.lax.pmean(loss(*every), "data")
+
+        inside = jax.shard_map(gathered, mesh=mesh, in_specs=P("data"), out_specs=P())
+        put = [jax.device_put(a, NamedSharding(mesh, P("data"))) for a in (x, other)]
+        for function in (inside, loss):
+            got = jax.device_get(jax.jit(jax.value_and_grad(function))(*put))
+            chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-6)
+
+
+@check
 def sets_of_embeddings_over_all_devices():
     """KoLeo, uniformity and VISReg of the whole set: no square of it, and nothing is gathered."""
     generator = np.random.default_rng(0)

@@ -500,7 +500,8 @@ def check() -> int:
 
 
 def row(name: str, case: Case, target: str, dtype: str, before: Any = None) -> dict[str, Any]:
-    found, before = {"name": name, "target": target, "dtype": dtype}, before or {}
+    found: dict[str, Any] = {"name": name, "target": target, "dtype": dtype}
+    before = before or {}
     of = case, jnp.dtype(dtype), target
     found["ours"] = measure(case.ours, *of, before.get("ours"))
     if case.textbook is None:

@@ -224,7 +224,8 @@ def exp_shifted_by_instruction(x: Array | DD, top: Array | DD) -> Array:
     """
     shifted = _shifted(x, top)
     impossible = shifted.hi < math.log(jnp.finfo(shifted.hi.dtype).tiny)
-    return _corrected_exp(*(jnp.where(impossible, 0, word) for word in shifted), impossible)
+    hi, lo = (jnp.where(impossible, 0, word) for word in shifted)
+    return _corrected_exp(hi, lo, impossible)
 
 
 @jax.custom_jvp

@@ -48,7 +48,7 @@ SCATTER_ADDS = {"distillation.top_k_kl", "self_supervised.koleo", "sequence.ctc"
 
 def adds_by_scatter(program):
     scatters = re.findall(r'"stablehlo\.scatter".*?stablehlo\.return', program, re.DOTALL)
-    return any("unique_indices = false" in s and "stablehlo.add" in s for s in scatters)
+    return any("unique_indices = true" not in s and "stablehlo.add" in s for s in scatters)
 
 
 @law()

@@ -148,7 +148,7 @@ def _near_with_far(
 
 def _is_own(x: Array) -> Array:
     """The pairs of an entry and itself."""
-    return jnp.eye(x.shape[-1], dtype=bool)
+    return jnp.expand_dims(jnp.eye(x.shape[-1], dtype=bool), tuple(range(x.ndim - 1)))
 
 
 def _value(x: Array, order: Array, counted: Array, groups: tuple[Array, ...]) -> Array:

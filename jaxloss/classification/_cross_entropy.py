@@ -28,12 +28,8 @@ from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._labels import is_label, is_static_zero, uniform_over_finite
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._sigmoid_nll import sigmoid_nll
-from jaxloss.numerics._softmax_nll import (
-    log_partition,
-    smoothed_softmax_nll,
-    softmax_cross_entropy_dense,
-    softmax_nll,
-)
+from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_nll import log_partition, smoothed_softmax_nll, softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, shift_invariant, smooth
 
 

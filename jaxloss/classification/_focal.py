@@ -33,7 +33,7 @@ from jaxloss.domains import (
 from jaxloss.numerics._double_double import DD
 from jaxloss.numerics._labels import is_label, is_static_zero, uniform_over_finite
 from jaxloss.numerics._sigmoid_nll import sigmoid_nll
-from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
 from jaxloss.traits import bounded_gradient, nonnegative, shift_invariant, smooth
 
 SoftLabels = Literal["expected_loss", "expected_probability"]

@@ -19,7 +19,8 @@ from jaxloss.domains import class_ids, distribution, extended, nonnegative_numbe
 from jaxloss.numerics._derivatives import with_copies
 from jaxloss.numerics._double_double import DD, two_sum
 from jaxloss.numerics._labels import is_label
-from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense, softmax_nll
+from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_nll import softmax_nll
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant, smooth
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int, Real
 
 from jaxloss.numerics._double_double import DD, exp_dd
 from jaxloss.numerics._elementwise import multiply_no_nan
-from jaxloss.numerics._softmax_nll import expected_function_of_nll, softmax_nll_dd
+from jaxloss.numerics._softmax_dense import expected_function_of_nll
+from jaxloss.numerics._softmax_nll import softmax_nll_dd
 
 Logits = Float[Array, "*batch classes"]
 Labels = Int[Array, "*batch"] | Real[Array, "*batch classes"]

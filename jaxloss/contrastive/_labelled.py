@@ -12,7 +12,7 @@ from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import columns_of, similarities_and_masks, whole
 from jaxloss.domains import positive as above_zero
-from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
 from jaxloss.traits import nonnegative, scale_invariant
 
 

@@ -13,7 +13,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import extended, finite, nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._softmax_nll import (
+from jaxloss.numerics._softmax_dense import (
     cross_entropy_complement_and_total,
     softmax_cross_entropy_dense,
 )

@@ -17,7 +17,7 @@ from jaxloss.domains import distribution
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import uncontracted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
-from jaxloss.numerics._softmax_nll import softmax_cross_entropy_dense
+from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import bounded, nonnegative, scale_invariant, smooth
 

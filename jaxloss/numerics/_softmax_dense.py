@@ -1,7 +1,7 @@
 r"""The cross-entropy of a softmax and a distribution over the classes, and functions of -log p.
 
-Where a probability is close to its label, their difference would be rounded: the gradient is computed
-from sums that leave out the largest class.
+Where a probability is close to its label, their difference would be rounded: the gradient is
+computed from sums that leave out the largest class.
 """
 
 import functools

@@ -129,6 +129,12 @@ def is_unsharded(*arrays: Array) -> bool:
     )
 
 
+def has_typed_axes(*trees: PyTree) -> bool:
+    """Whether types tell how arrays are split: on a mesh with Explicit or Manual axes."""
+    meshes = [jax.sharding.get_abstract_mesh(), *map(_mesh_of, jax.tree.leaves(trees))]
+    return any(kind != AxisType.Auto for mesh in meshes for kind in mesh.axis_types)
+
+
 def require_split(fun_name: str, name: str, x: Array, axis_name: str | tuple[str, ...]) -> None:
     """Raises if a mesh axis does not exist here, or an array does not differ over it."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -14,9 +14,10 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from jaxloss._memory.mesh import pcast_varying, vma
-from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
+from jaxloss._xla import on_gpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted
 from jaxloss.numerics._online_sums import finite_top, top_and_sum
+from jaxloss.numerics._reductions import in_one_reduction
 from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
@@ -94,7 +95,7 @@ def _top_and_sum_jvp(axis: int, primals: Any, tangents: Any) -> Any:
 
 
 def _with_terms(axis: int, entries: Array, counted: Array) -> tuple[Array, Array, Array]:
-    return on_cpu(*_term_forms(axis), entries, counted)
+    return in_one_reduction(*_term_forms(axis), entries, counted)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxloss._memory.mesh import is_unsharded
+from jaxloss._memory.mesh import has_typed_axes, is_unsharded
 from jaxloss._xla import each_on_gpu, in_one_loop, on_cpu, on_gpu, recompute_on_gpu
 from jaxloss.numerics._dtypes import half_in_float32
 
@@ -120,6 +120,20 @@ def reduce_together(
     neutral = tuple(np.asarray(value, x.dtype) for value, x in zip(start, terms, strict=True))
     axes = range(one.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     return tuple(lax.reduce(terms, neutral, combine, tuple(i % one.ndim for i in axes)))
+
+
+def in_one_reduction(
+    by_passes: Callable[..., T], by_reduction: Callable[..., T], *arguments: Any
+) -> T:
+    """Evaluates one of two forms: on GPU and TPU the second, which is one `reduce_together`.
+
+    On CPU passes over rows in the cache take less time. On a mesh with Explicit or Manual axes all
+    operands of a reduction would have to be split alike, also the masks and zeros among them: there
+    it is the first form too. Give the same objects in each call, so that eager calls compile once.
+    """
+    if has_typed_axes(arguments):
+        return by_passes(*arguments)
+    return on_cpu(by_passes, by_reduction, *arguments)
 
 
 def _add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:

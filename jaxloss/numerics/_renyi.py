@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu
+from jaxloss._xla import each_on_gpu, recompute_off_cpu
 from jaxloss.numerics._derivatives import jvp_of_moving
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._kl_terms import log, masked_difference
 from jaxloss.numerics._labels import is_label
 from jaxloss.numerics._online_sums import top_and_rest
-from jaxloss.numerics._reductions import reduce_together
+from jaxloss.numerics._reductions import in_one_reduction, reduce_together
 from jaxloss.numerics._softmax import exp_and_rest
 from jaxloss.numerics._special import expm1_minus_x_over_x2, log1p_over_x
 
@@ -43,7 +43,7 @@ def _rest_by_passes(x: Array) -> tuple[Array, Array]:
 @jax.custom_jvp
 def _largest_and_rest(x: Array) -> tuple[Array, Array]:
     """The largest of some amounts, and the sum of the others."""
-    return on_cpu(_rest_by_passes, _rest_by_reduction, x)
+    return in_one_reduction(_rest_by_passes, _rest_by_reduction, x)
 
 
 # A full rule: it reduces over the classes.
@@ -104,7 +104,7 @@ def _sums_by_reduction(logs: Array, changes: Array) -> tuple[Array, ...]:
 @jax.custom_jvp
 def _sums(logs: Array, changes: Array) -> tuple[Array, ...]:
     """The largest logarithm, the sum of exp(log - top) less the 1 of that one, that of changes."""
-    return on_cpu(_sums_by_passes, _sums_by_reduction, logs, changes)
+    return in_one_reduction(_sums_by_passes, _sums_by_reduction, logs, changes)
 
 
 # A full rule: it reduces over the classes.

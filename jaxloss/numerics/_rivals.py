@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss._xla import on_cpu
 from jaxloss.numerics._labels import is_label, take_label
-from jaxloss.numerics._reductions import reduce_together, variadic_reduce
+from jaxloss.numerics._reductions import in_one_reduction, reduce_together, variadic_reduce
 
 Numbers = tuple[Array, ...]
 
@@ -27,7 +26,7 @@ def _largest_of(parts: Numbers) -> Numbers:
     return top, jnp.sum(jnp.where(x == top[..., None], count, 0), axis=-1)
 
 
-def _on_cpu(scores: Array, labels: Array) -> Numbers:
+def _by_passes(scores: Array, labels: Array) -> Numbers:
     rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
     terms = rivals, jnp.ones_like(rivals)
     return *variadic_reduce(terms, (-np.inf, 0), _larger, _largest_of), take_label(scores, labels)
@@ -42,7 +41,7 @@ def _online(scores: Array, labels: Array) -> Numbers:
 @jax.custom_jvp
 def rival_and_own(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
     """The largest score of the other classes, how many have it, and the score of the label."""
-    rival, count, own = on_cpu(_on_cpu, _online, scores, labels)
+    rival, count, own = in_one_reduction(_by_passes, _online, scores, labels)
     return rival, count, own
 
 

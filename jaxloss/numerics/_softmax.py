@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._xla import barrier, on_cpu
+from jaxloss._xla import barrier
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._online_sums import top_and_rest
-from jaxloss.numerics._reductions import Axis
+from jaxloss.numerics._reductions import Axis, in_one_reduction
 
 
 @half_in_float32
@@ -77,7 +77,7 @@ def exp_and_rest(x: Array, axis: Axis) -> tuple[Array, Array, Array]:
     The formulas have the right derivative without a rule too: the derivative of a differentiated
     scan does not use the rules.
     """
-    return on_cpu(*_exp_forms(axis), x)
+    return in_one_reduction(*_exp_forms(axis), x)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
+from jaxloss._xla import each_on_gpu, on_gpu, recompute_off_cpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_quotient, two_sum
 from jaxloss.numerics._online_sums import (
     WeightedSums,
@@ -21,7 +21,7 @@ from jaxloss.numerics._online_sums import (
     weighted_exps,
     weighted_sums,
 )
-from jaxloss.numerics._reductions import fused_sums
+from jaxloss.numerics._reductions import fused_sums, in_one_reduction
 from jaxloss.numerics._top import (
     Copies,
     below_top,
@@ -89,7 +89,7 @@ def _weighted_online(logits: Array | DD, labels: Array) -> tuple[Array, Weighted
 
 def _dense_and_sums(logits: Array | DD, labels: Array, _copies: Copies = ()) -> tuple[Array, _Sums]:
     """-sum(labels * log softmax(logits)), and the sums of its derivatives."""
-    exps, sums = on_cpu(_weighted_by_passes, _weighted_online, logits, labels)
+    exps, sums = in_one_reduction(_weighted_by_passes, _weighted_online, logits, labels)
     value = sums.gaps + jnp.log1p(sums.rest) * (sums.below + sums.at_top)
     top, rest, below, at_top = of_rows(sums[:4])
     return value, _Sums(top, exps, rest, below, at_top)
@@ -179,7 +179,7 @@ def _expected_and_sums(
     function: Callable[..., Array], logits: Array, labels: Array, *options: Array
 ) -> tuple[Array, _Sums]:
     """sum(labels * function(-log softmax(logits), *options)), and the sums of its derivatives."""
-    top, exps, rest = on_cpu(_rest_by_passes, _rest_online, logits)
+    top, exps, rest = in_one_reduction(_rest_by_passes, _rest_online, logits)
     nothing = jnp.zeros_like(rest)
     sums = _Sums(top, exps, rest, nothing, nothing)
     terms = labels * function(_dense_nll(logits, labels, sums), *options)
@@ -252,7 +252,7 @@ def _products_by_reduction(logits: Array, labels: Array, _top: Array, _exps: Arr
 def _products(logits: Array, labels: Array, sums: _Sums) -> Array:
     """The sum of labels * exp(logit - top) over the classes other than the largest logits."""
     forms = _products_by_passes, _products_by_reduction
-    return on_cpu(*forms, logits, labels, sums.top, sums.exps)[..., None]
+    return in_one_reduction(*forms, logits, labels, sums.top, sums.exps)[..., None]
 
 
 # A full rule: it reduces over the classes. The largest logit is a constant.

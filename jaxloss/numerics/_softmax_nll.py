@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._xla import on_cpu, on_gpu, recompute_on_gpu
+from jaxloss._xla import on_gpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._online_sums import top_and_sum
-from jaxloss.numerics._reductions import fused_sums
+from jaxloss.numerics._reductions import fused_sums, in_one_reduction
 from jaxloss.numerics._top import (
     Copies,
     below_top,
@@ -112,7 +112,7 @@ def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> _OfClas
     # array of their exponentials serves the sum and the gradient: no other array of the logits'
     # size is stored.
     at_label = is_label(high_word(logits), labels)
-    top, logit, others, rest = on_cpu(
+    top, logit, others, rest = in_one_reduction(
         _label_by_passes, _label_online, logits, labels, (*copies, logits)[0]
     )
     gap = below_top(top, logit)

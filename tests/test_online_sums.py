@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxloss.numerics import _online_sums as online
+from jaxloss.numerics import _rivals
 from jaxloss.numerics._double_double import DD
 
 random = np.random.default_rng(0)
@@ -135,3 +136,11 @@ def test_other_sums_come_with_the_rest():
     for found, expected in zip((top, rest), online.top_and_rest(x), strict=True):
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(sums, more.astype(np.float64).sum(-1), rtol=1e-5, atol=1e-6)
+
+
+def test_rivals_that_tie_share_the_gradient_in_both_forms(monkeypatch):
+    scores, labels = jnp.float32([[3, 1, 3, 0], [0, 2, 5, 1]]), jnp.array([1, 1])
+    for form in (_rivals._by_passes, _rivals._online):
+        monkeypatch.setattr(_rivals, "in_one_reduction", lambda *a, form=form: form(*a[2:]))
+        slopes = jax.grad(lambda x: _rivals.rival_and_own(x, labels)[0].sum())(scores)
+        np.testing.assert_array_equal(slopes, [[0.5, 0, 0.5, 0], [0, 0, 1, 0]])

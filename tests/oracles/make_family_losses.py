@@ -57,6 +57,7 @@ for name in ("util", "base", "base.losses", "base.losses.merged_forward",
     sys.modules[f"sentence_transformers.{name}"] = mock.MagicMock(__spec__=None)
 cosent = import_alone("sentence_transformers.sentence_transformer.losses.cosent")
 
+# These import what is replaced above.
 import kornia  # noqa: E402
 import monai.losses as monai  # noqa: E402
 import pytorch_msssim  # noqa: E402

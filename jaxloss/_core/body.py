@@ -80,8 +80,8 @@ def _values(spec: LossSpec, inputs: dict[str, Any], batch: Shape) -> Any:
     return (values if small else separate_derivative(values))(*arrays.values())
 
 
-# XLA on CPU computes the sum of what is made by these alone in the loop that computes it.
-_FUSED_WITH_SUM = frozenset("abs add convert_element_type div integer_pow mul neg sign square sub".split())
+# What XLA on CPU computes in the loop of a sum, if the sum is of nothing else.
+_FUSED_WITH_SUM = frozenset("abs add convert_element_type div integer_pow mul neg square sub".split())
 
 
 @functools.lru_cache(maxsize=4096)
@@ -97,8 +97,15 @@ def _vectorized(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=4096)
 def _is_arithmetic(function: Callable[..., Any], count: int) -> bool:
-    steps = jax.make_jaxpr(function)(*[0.5] * count).eqns
-    return all(step.primitive.name in _FUSED_WITH_SUM for step in steps)
+    return _is_fused_with_sum(jax.make_jaxpr(function)(*[0.5] * count).jaxpr)
+
+
+def _is_fused_with_sum(jaxpr: Any) -> bool:
+    def holds(step: Any) -> bool:
+        inner = step.params.get("call_jaxpr", step.params.get("jaxpr"))
+        return _is_fused_with_sum(inner) if inner else step.primitive.name in _FUSED_WITH_SUM
+
+    return all(map(holds, jaxpr.eqns))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ from jaxloss.numerics._dtypes import accumulator_dtype, half_in_float32
 from jaxloss.numerics._polynomials import horner
 
 
+@jax.custom_jvp
 def absolute(x: Array) -> Array:
     """The absolute value, with gradient 0 at 0.
 
@@ -18,7 +19,10 @@ def absolute(x: Array) -> Array:
     >>> float(jax.grad(absolute)(0.0)), float(jax.grad(absolute)(-2.0))
     (0.0, -1.0)
     """
-    return x * jnp.sign(x)
+    return jnp.abs(x)
+
+
+absolute.defjvps(lambda x_dot, _, x: jnp.sign(x) * x_dot)
 
 
 def pinball_of_error(error: Array, level: Array | float) -> Array:

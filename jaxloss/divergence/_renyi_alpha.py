@@ -11,6 +11,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._renyi import renyi_of_shares
 from jaxloss.numerics._special import exprel
 from jaxloss.traits import nonnegative
@@ -179,4 +180,4 @@ def alpha_divergence(
         Cressie and Read, *Multinomial Goodness-of-Fit Tests*, 1984.
     """
     order = jnp.full_like(target, order)
-    return jnp.sum(_alpha_divergence(log_prediction, target, order), axis=-1)
+    return row_sum(_alpha_divergence(log_prediction, target, order))

@@ -81,7 +81,9 @@ def _values(spec: LossSpec, inputs: dict[str, Any], batch: Shape) -> Any:
 
 
 # What XLA on CPU computes in the loop of a sum, if the sum is of nothing else.
-_FUSED_WITH_SUM = frozenset("abs add convert_element_type div integer_pow mul neg square sub".split())
+_FUSED_WITH_SUM = frozenset(
+    ["abs", "add", "convert_element_type", "div", "integer_pow", "mul", "neg", "square", "sub"]
+)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -110,9 +110,7 @@ def separate_derivative(function: Callable[..., Array], each: bool = False) -> C
     return of_arrays
 
 
-def with_value_alone(
-    alone: Callable[..., T], function: Callable[..., T]
-) -> Callable[..., T]:
+def with_value_alone(alone: Callable[..., T], function: Callable[..., T]) -> Callable[..., T]:
     """The function, which on CPU has the form `alone` where no derivative is taken."""
     either = jax.custom_jvp(lambda *arrays: on_cpu(alone, function, *arrays))
 

@@ -51,6 +51,15 @@ def _is_negligible(x: Array) -> Array:
     return jnp.abs(x) < jnp.finfo(accumulator_dtype(x)).tiny
 
 
+def shared(x: Array) -> Array:
+    """x, a root, power, exponential or logarithm that is used more than once.
+
+    XLA on CPU would write it, and what it is computed from, to arrays. `quotient` needs no such
+    hint.
+    """
+    return inlined(x)
+
+
 @jax.custom_jvp
 def relu(x: Array) -> Array:
     """The larger of 0 and x, with gradient 0 at 0 and NaN at NaN.

@@ -114,25 +114,13 @@ def multiply_no_nan(weight: Array, value: Array) -> Array:
 
 
 @jax.custom_jvp
-def _over(change: Array, y: Array) -> Array:
-    return change / y
-
-
-_over.defjvps(
-    lambda x_dot, _, _x, y: _over(x_dot, y),
-    lambda y_dot, out, _x, y: _over(-out * y_dot, y),
-)
-
-
-@jax.custom_jvp
 def _quotient(x: Array, y: Array) -> Array:
     return inlined(x / y)
 
 
-# Of changes the quotient is transposed, so that it is a division alone.
 _quotient.defjvps(
-    lambda x_dot, _, _x, y: _over(x_dot, y),
-    lambda y_dot, out, _x, y: _over(-out * y_dot, y),
+    lambda x_dot, _, _x, y: _quotient(x_dot, y),
+    lambda y_dot, out, _x, y: _quotient(-out * y_dot, y),
 )
 
 

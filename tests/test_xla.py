@@ -252,4 +252,3 @@ def test_the_mean_of_values_holds_no_more_than_the_values(loss, arrays):
     x = jnp.full((64, 1024), 0.3)
     held = temporaries(lambda x, y: loss(x, y, reduction="mean"), x, x)
     assert arrays <= held < arrays + 0.1
-

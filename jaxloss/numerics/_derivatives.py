@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import chosen_once, fits_in_cache, on_cpu, on_gpu, unshared_on_gpu
+from jaxloss._xla import chosen_once, fits_in_cache, on_gpu, unshared_on_gpu
 
 T = TypeVar("T")
 
@@ -108,18 +108,6 @@ def separate_derivative(function: Callable[..., Array], each: bool = False) -> C
         return function(*arrays) if fits_in_cache(arrays) else separated(*arrays)
 
     return of_arrays
-
-
-def with_value_alone(alone: Callable[..., T], function: Callable[..., T]) -> Callable[..., T]:
-    """The function, which on CPU has the form `alone` where no derivative is taken."""
-    either = jax.custom_jvp(lambda *arrays: on_cpu(alone, function, *arrays))
-
-    # A full rule, since it is the rule of any function.
-    @functools.partial(either.defjvp, symbolic_zeros=True)
-    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        return jvp_of_moving(function, primals, tangents)
-
-    return either
 
 
 def by_gradient(

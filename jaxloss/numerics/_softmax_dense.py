@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import each_on_gpu, on_cpu, on_gpu, recompute_off_cpu, recompute_on_gpu
-from jaxloss.numerics._derivatives import with_value_alone
+from jaxloss._xla import each_on_gpu, on_gpu, recompute_off_cpu, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_quotient, two_sum
 from jaxloss.numerics._online_sums import (
     WeightedSums,
@@ -54,16 +53,12 @@ class _Sums(NamedTuple):
     labels_on_top: Array
 
 
-def _gaps(labels: Array, gap: Array) -> Array:
-    """The labels times the top less the logits; 0 at a class with logit -inf and label 0."""
-    return labels * jnp.where((labels == 0) & (gap == jnp.inf), 0, gap)
-
-
 def _terms_of_dense(
     exps: Array, logits: Array | DD, labels: Array, *tops: Any
 ) -> tuple[Array, ...]:
     """What is summed over the classes, each term given the top of its own."""
     at_top, ties, off_top, on_top = (is_top(exps, logits, top) for top in tops[:4])
+    gap = below_top(tops[4], logits)
     return (
         # The sum of the exponentials less the 1 of one top keeps the tiny of 1 + tiny. At the top,
         # `exps - 1` is 0 and has the derivative of `exps`.
@@ -71,7 +66,7 @@ def _terms_of_dense(
         ties.astype(exps.dtype),
         jnp.where(off_top, 0, labels),
         jnp.where(on_top, labels, 0),
-        _gaps(labels, below_top(tops[4], logits)),
+        labels * jnp.where((labels == 0) & (gap == jnp.inf), 0, gap),
     )
 
 
@@ -157,49 +152,12 @@ def _dense_nll(logits: Array | DD, labels: Array, sums: _Sums) -> DD:
     return DD(hi, lo - (logits.lo - sums.top.lo) if isinstance(logits, DD) else lo)
 
 
-def _alone(logits: Array | DD, terms: Callable[..., tuple[Array, ...]]) -> tuple[Any, ...]:
-    """For a value alone: top, exp(logits - top) less 1 at the top, rest, and the sums of terms.
-
-    XLA on CPU vectorizes an exponential in a sum, and not in a reduction of several arrays.
-    """
-    top = top_of_row(logits)
-    at_top, exps = high_word(logits) == high_word(top), exp_shifted(logits, top)
-    off_top = jnp.where(at_top, exps - 1, exps)
-    ties, *sums = fused_sums(at_top.astype(exps.dtype), *terms(at_top, below_top(top, logits)))
-    return top, off_top, jnp.sum(off_top, axis=-1) + jnp.maximum(ties - 1, 0), *sums
-
-
-def _value_by_passes(logits: Array | DD, labels: Array, _copies: Copies) -> Array:
-    def terms(_at_top: Array, gap: Array) -> tuple[Array, ...]:
-        return labels, _gaps(labels, gap)
-
-    _, _, rest, total, gaps = _alone(logits, terms)
-    return gaps + jnp.log1p(rest) * total
-
-
-def _value_of_sums(logits: Array | DD, labels: Array, copies: Copies) -> Array:
-    return _dense(logits, labels, copies)[0]
-
-
-@jax.custom_jvp
-def _value(logits: Array | DD, labels: Array, copies: Copies) -> Array:
-    """The value alone, which on CPU needs no array of exponentials."""
-    return on_cpu(_value_by_passes, _value_of_sums, logits, labels, copies)
-
-
-# A full rule: it reduces over the classes.
-@functools.partial(_value.defjvp, symbolic_zeros=True)
-def _value_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (value, _), (value_dot, _) = _dense_jvp(primals, tangents)
-    return value, value_dot
-
-
 def softmax_cross_entropy_dense(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
     """-sum(labels * log softmax(logits)), where a class with logit -inf and label 0 adds 0.
 
     `logits` and `copies` are those of `softmax_nll`.
     """
-    return _value(logits, labels, copies)
+    return _dense(logits, labels, copies)[0]
 
 
 def _rest_by_passes(logits: Array) -> tuple[Array, Array, Array]:
@@ -224,15 +182,9 @@ def _expected_and_sums(
     top, exps, rest = in_one_reduction(_rest_by_passes, _rest_online, logits)
     nothing = jnp.zeros_like(rest)
     sums = _Sums(top, exps, rest, nothing, nothing)
-    return _sum_of_functions(function, logits, labels, sums, *options), sums
-
-
-def _sum_of_functions(
-    function: Callable[..., Array], logits: Array, labels: Array, sums: _Sums, *options: Array
-) -> Array:
     terms = labels * function(_dense_nll(logits, labels, sums), *options)
     # The select comes last: XLA on CPU splits a final product and writes its factors to memory.
-    return jnp.sum(jnp.where(labels == 0, 0, terms), axis=-1)
+    return jnp.sum(jnp.where(labels == 0, 0, terms), axis=-1), sums
 
 
 _expected = jax.custom_jvp(_expected_and_sums, nondiff_argnums=(0,))
@@ -283,21 +235,7 @@ def expected_function_of_nll(
 
     The function takes a `DD` and the options. It should be defined at module level.
     """
-    return _expected_forms(function)(logits, labels, *options)
-
-
-@functools.lru_cache(maxsize=1024)
-def _expected_forms(function: Callable[..., Array]) -> Callable[..., Array]:
-    def alone(logits: Array, labels: Array, *options: Array) -> Array:
-        top, exps, rest = _alone(logits, lambda *_: ())
-        nothing = jnp.zeros_like(rest)
-        sums = _Sums(top, exps, *of_rows((rest, nothing, nothing)))
-        return _sum_of_functions(function, logits, labels, sums, *options)
-
-    def of_sums(logits: Array, labels: Array, *options: Array) -> Array:
-        return _expected(function, logits, labels, *options)[0]
-
-    return with_value_alone(alone, of_sums)
+    return _expected(function, logits, labels, *options)[0]
 
 
 def _products_by_passes(logits: Array, labels: Array, top: Array, exps: Array) -> Array:
@@ -353,19 +291,8 @@ def _complement_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _complement(*primals), value_dot
 
 
-def _three_by_passes(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
-    def terms(at_top: Array, gap: Array) -> tuple[Array, ...]:
-        return jnp.where(at_top, 0, labels), labels, _gaps(labels, gap)
-
-    _, exps, rest, below, total, gaps = _alone(logits, terms)
-    complement = (below - jnp.sum(labels * exps, axis=-1) + total * rest) / (1 + rest)
-    return gaps + jnp.log1p(rest) * total, complement, total
-
-
-def _three_of_sums(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+def cross_entropy_complement_and_total(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """The sums of labels times -log p, times 1 - p, and of labels, of p = softmax(logits)."""
     value, sums = _dense(logits, labels)
     total = (sums.labels_off_top + sums.labels_on_top)[..., 0]
     return value, _complement(logits, labels, sums), total
-
-
-cross_entropy_complement_and_total = with_value_alone(_three_by_passes, _three_of_sums)

@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from jaxloss._xla import barrier
 from jaxloss.numerics._dtypes import half_in_float32
+from jaxloss.numerics._elementwise import softplus
 from jaxloss.numerics._online_sums import top_and_rest
 from jaxloss.numerics._reductions import Axis, in_one_reduction
 
@@ -32,6 +33,28 @@ def logsumexp(
     """
     out = _logsumexp(x if where is None else jnp.where(where, x, -jnp.inf), axis)
     return out if keepdims else jnp.squeeze(out, axis)
+
+
+def is_moderate(scale: Any, margin: Any) -> bool:
+    """Whether `scale * (cosine - margin)` is known, while tracing, to be from -80 to 60.
+
+    Its exponentials neither underflow, nor does a sum of them overflow.
+    """
+    if not all(isinstance(x, int | float) for x in (scale, margin)):
+        return False
+    middle = -scale * margin
+    return middle + abs(scale) <= 60 and middle - abs(scale) >= -80
+
+
+def log1p_sum_exp(x: Array, axis: int = -1, *, where: Array, moderate: bool) -> Array:
+    r"""$\log(1 + \sum_j e^{x_j})$ of the entries that `where` keeps.
+
+    If all entries are moderate, those left out too, no exponential is relative to the largest
+    entry, for which the entries would be read once more.
+    """
+    if moderate:
+        return jnp.log1p(jnp.sum(jnp.where(where, jnp.exp(x), 0), axis))
+    return softplus(logsumexp(x, axis, where))
 
 
 @half_in_float32

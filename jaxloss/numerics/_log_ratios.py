@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import fraction, quotient
-from jaxloss.numerics._special import x_minus_log1p, x_minus_log1p_near_0
+from jaxloss.numerics._special import x_minus_log1p
 
 
 def _log_quotient(x: Array, y: Array) -> Array:
@@ -89,9 +89,9 @@ def bregman_gap(a: Array, change: Array, log_a_over_b: Array) -> Array:
     It is the Bregman divergence of x log x. Both arguments are given because the caller may know
     them more accurately than from a and b. Where a is 0 the logarithm must be finite.
     """
-    near = (change > -0.5 * a) & (change < 2 * a)
+    near = (change > -0.5 * a) & (change < 16 * a)
     ratio = quotient(jnp.where(near, change, 0), jnp.where(near, a, 1))
-    return jnp.where(near, a * x_minus_log1p_near_0(ratio), change + a * log_a_over_b)
+    return jnp.where(near, a * x_minus_log1p(ratio), change + a * log_a_over_b)
 
 
 @jax.custom_jvp

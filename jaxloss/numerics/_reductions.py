@@ -44,6 +44,11 @@ def summed_whole(x: Array) -> Array:
     return in_one_loop(x)
 
 
+def row_sum(terms: Array) -> Array:
+    """The sum of terms along the last axis; on CPU they are computed in one loop."""
+    return jnp.sum(in_one_loop(terms), axis=-1)
+
+
 def for_each_sum(x: T, count: int) -> tuple[T, ...]:
     """x, numbers of each row, for each of several sums over rows, which share nothing on GPU."""
     return each_on_gpu(x, count)

@@ -4,11 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import fraction, quotient
-from jaxloss.numerics._special import x_minus_log1p
+from jaxloss.numerics._special import x_minus_log1p, x_minus_log1p_near_0
 
 
 def _log_quotient(x: Array, y: Array) -> Array:
@@ -18,8 +19,10 @@ def _log_quotient(x: Array, y: Array) -> Array:
     ratio = quotient(x, y)
     steps = jnp.where(ratio > limit, 1, jnp.where(ratio < 1 / limit, -1, 0)).astype(x.dtype)
     factor = jnp.where(steps > 0, 2.0**-shift, jnp.where(steps < 0, 2.0**shift, 1))
-    scaled = quotient(x * factor, y / factor)
-    return jnp.log(scaled) + steps * (2 * shift * math.log(2))
+    scaled = jnp.log(quotient(x * factor, y / factor))
+    removed = 2 * shift * math.log(2)
+    rounded = float(np.asarray(removed, x.dtype))
+    return (scaled + steps * (removed - rounded)) + steps * rounded
 
 
 @jax.custom_jvp
@@ -89,9 +92,9 @@ def bregman_gap(a: Array, change: Array, log_a_over_b: Array) -> Array:
     It is the Bregman divergence of x log x. Both arguments are given because the caller may know
     them more accurately than from a and b. Where a is 0 the logarithm must be finite.
     """
-    near = (change > -0.5 * a) & (change < 16 * a)
+    near = (change > -0.5 * a) & (change < 2 * a)
     ratio = quotient(jnp.where(near, change, 0), jnp.where(near, a, 1))
-    return jnp.where(near, a * x_minus_log1p(ratio), change + a * log_a_over_b)
+    return jnp.where(near, a * x_minus_log1p_near_0(ratio), change + a * log_a_over_b)
 
 
 @jax.custom_jvp
@@ -108,7 +111,7 @@ def _log_ratio_or_0(a: Array, b: Array) -> Array:
 
 def _slope_in_a(a: Array, b: Array, change: Array) -> Array:
     """log(a / b), but 0 where it is infinite."""
-    near = (change > -0.5 * a) & (change < 16 * a)
+    near = (change > -0.5 * a) & (change < 2 * a)
     ratio = quotient(jnp.where(near, change, 0), jnp.where(near, a, 1))
     far = _log_ratio_or_0(a, jnp.where(b == 0, a, b))
     return jnp.where(near, -jnp.log1p(ratio), far)

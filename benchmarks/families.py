@@ -25,7 +25,8 @@ PATH = pathlib.Path(__file__).with_suffix(".md")
 HEADINGS = ["loss", "beside", "arrays", "time", "memory, MiB (ours / theirs)", "compile time"]
 ABOUT = """Value and gradient of the mean, in all floating arrays. Time and compile time are ratios
 of ours to the other's, medians over alternating runs; below 1 is faster. Memory is the temporary
-memory of the compiled programs. "jnp" is the usual form of `benchmarks/textbook.py`.
+memory of the compiled programs. "jnp" is the usual form of `benchmarks/textbook.py`, or of this
+script for reductions (`risk`), weights of noise levels and penalties on slopes.
 """
 
 
@@ -135,10 +136,107 @@ def textbook_rows():
         "box.distribution_focal": (normal(1 << 16, 16), 14 * jax.nn.sigmoid(normal(1 << 16))),
         "image.total_variation": (image,),
     }
-    return {name: (textbook.FORMS[name], data) for name, data in arrays.items()}
+    pair, signs = (normal(1 << 20), normal(1 << 20, seed=5)), ids((64, 256), 2) == 1
+    tokens, latents = (
+        normal(64, 256, 1000),
+        (normal(1 << 14, 64), 0.3 * normal(1 << 14, 64, seed=5)),
+    )
+    gan = ("non_saturating", "hinge", "least_squares", "wasserstein")
+    arrays |= {f"generative.{name}_discriminator": pair for name in gan}
+    arrays |= {f"generative.{name}_generator": pair[:1] for name in gan}
+    arrays |= {
+        "generative.gaussian_vae_kl": latents,
+        "generative.vector_quantization": latents,
+        "generative.masked_diffusion": (tokens, ids((64, 256), 1000), signs),
+    }
+    rows = {name: (textbook.FORMS[name], data) for name, data in arrays.items()}
+    return rows | risk_rows() | diffusion_rows() | slope_rows()
+
+
+def risk_rows():
+    """The reductions take the place of the mean."""
+    values = (jnp.square(normal(1 << 20)),)
+    tenth = values[0].size // 10
+
+    def group_dro(x, groups, log_weights):
+        count = log_weights.shape[0]
+        totals, sizes = (jax.ops.segment_sum(part, groups, count) for part in (x, jnp.ones_like(x)))
+        means = totals / jnp.maximum(sizes, 1)
+        weights = jax.nn.softmax(log_weights + 0.01 * means)
+        return jnp.sum(jax.lax.stop_gradient(weights) * means)
+
+    return {
+        "risk.cvar": (lambda x: jnp.mean(jnp.sort(x)[-tenth:]), values),
+        "risk.tilted": (lambda x: jax.nn.logsumexp(x) - jnp.log(x.size), values),
+        "risk.top_k": (lambda x: jnp.mean(jax.lax.top_k(x, tenth)[0]), values),
+        "risk.trimmed": (lambda x: jnp.mean(jnp.sort(x)[: x.size - tenth]), values),
+        "risk.group_dro": (group_dro, (*values, ids(1 << 20, 8), jnp.zeros(8))),
+    }
+
+
+def diffusion_rows():
+    prediction, noise = normal(256, 3072), normal(256, 3072, seed=5)
+
+    def with_min_snr(x, y, log_snr):
+        snr = jax.lax.stop_gradient(jnp.exp(log_snr))
+        return jnp.minimum(snr, 5) / snr * jnp.mean(jnp.square(x - y), -1)
+
+    return {
+        "generative.denoising": (
+            lambda x, y: jnp.mean(jnp.square(x - y), -1), (prediction, noise),
+        ),
+        "generative.denoising, min_snr": (with_min_snr, (prediction, noise, 3 * normal(256))),
+    }  # fmt: skip
+
+
+def network(first, second, x):
+    return jnp.tanh(x @ first) @ second
+
+
+def slope_rows():
+    """Penalties on the slope of a network of two layers, one sample at a time."""
+    weights = 0.05 * normal(784, 256), 0.1 * normal(256)
+    real, fake = normal(256, 784), normal(256, 784, seed=5)
+    slope = jax.vmap(jax.grad(network, 2), (None, None, 0))
+
+    def wgan_gp(first, second, real, fake, share):
+        between = share[:, None] * real + (1 - share)[:, None] * fake
+        return jnp.square(jnp.linalg.norm(slope(first, second, between), axis=-1) - 1)
+
+    def r1(first, second, real):
+        return 0.5 * jnp.sum(jnp.square(slope(first, second, real)), -1)
+
+    share = jax.nn.sigmoid(normal(256))
+    return {
+        "generative.wgan_gp": (wgan_gp, (*weights, real, fake, share)),
+        "generative.r1": (r1, (*weights, real)),
+    }
+
+
+def min_snr(x, y, log_snr):
+    weight = jl.generative.min_snr_weight(jax.lax.stop_gradient(log_snr))
+    return jl.generative.denoising(x, y, weight=weight)
+
+
+def of_network(penalty):
+    return lambda first, second, *samples: penalty(lambda x: network(first, second, x), *samples)
+
+
+# Ours of the same data, where that is not a call of the function of this name.
+OURS = {
+    "risk.cvar": lambda x: jl.risk.cvar(x, level=0.9),
+    "risk.top_k": lambda x: jl.risk.top_k(x, k=x.size // 10),
+    "risk.trimmed": lambda x: jl.risk.trimmed(x, upper=0.1),
+    "risk.group_dro": lambda *data: jl.risk.group_dro(*data)[0],
+    "generative.denoising, min_snr": min_snr,
+    "generative.wgan_gp": of_network(jl.generative.wgan_gp),
+    "generative.r1": of_network(jl.generative.r1),
+}
 
 
 def ours(name):
+    if name in OURS:
+        return OURS[name]
     family, function = name.split()[0].split(".")
     loss = getattr(getattr(jl, family), function)
     if function in ("arcface", "cosface", "proxy_nca", "proxy_anchor"):

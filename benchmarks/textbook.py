@@ -534,6 +534,25 @@ def vicreg(x, y):
     return 25 * jnp.mean(jnp.square(x - y)) + spread(x) + spread(y)
 
 
+def projected(x, directions):
+    return x @ (directions / jnp.linalg.norm(directions, axis=0))
+
+
+def sigreg(x, directions):
+    t = jnp.linspace(0, 3, 17, dtype=x.dtype)
+    angles, normal = projected(x, directions)[..., None] * t, jnp.exp(-0.5 * t**2)
+    errors = (jnp.mean(jnp.cos(angles), 0) - normal) ** 2 + jnp.mean(jnp.sin(angles), 0) ** 2
+    return 2 * len(x) * jnp.mean(jnp.trapezoid(errors * normal, t))
+
+
+def visreg(x, directions):
+    mean, deviation, count = jnp.mean(x, 0), jnp.std(x, 0), len(x)
+    x = projected((x - mean) / (jax.lax.stop_gradient(deviation) + 1e-4), directions)
+    quantiles = special.ndtri((jnp.arange(count) + 1) / (count + 1)).astype(x.dtype)
+    apart = jnp.mean(jnp.square(jnp.sort(x, 0) - quantiles[:, None]))
+    return jnp.mean(mean**2) + jnp.mean((1 - deviation) ** 2) + apart
+
+
 # ---- segmentation, boxes, images
 
 
@@ -558,6 +577,29 @@ def generalized_dice(p, y):
 def hausdorff(p, y, d, e):
     y = y if y.ndim == p.ndim else one_hot(y, p)
     return jnp.mean(jnp.square(p - y) * (d**2 + e**2), (-3, -2, -1))
+
+
+def lovasz(errors, y):
+    """The sorted errors times the steps of the Jaccard loss; pixels come last."""
+    order = jnp.argsort(-errors, -1)
+    errors, y = (jnp.take_along_axis(x, order, -1) for x in (errors, y))
+    size = jnp.sum(y, -1, keepdims=True)
+    jaccard = 1 - (size - jnp.cumsum(y, -1)) / (size + jnp.cumsum(1 - y, -1))
+    first = jnp.zeros_like(jaccard[..., :1])
+    return jnp.sum(nn.relu(errors) * jnp.diff(jaccard, prepend=first), -1)
+
+
+def lovasz_softmax(p, y):
+    y = one_hot(y, p)
+    p, y = (jnp.moveaxis(x.reshape(len(x), -1, x.shape[-1]), -1, 1) for x in (p, y))
+    present = jnp.any(y > 0, -1)
+    total = jnp.sum(jnp.where(present, lovasz(jnp.abs(y - p), y), 0), -1)
+    return total / jnp.sum(present, -1).astype(p.dtype)
+
+
+def lovasz_hinge(x, y):
+    x, y = (z.reshape(len(z), -1) for z in (x, y))
+    return lovasz(1 - (2 * y - 1) * x, y)
 
 
 def boundary(p, d):
@@ -612,13 +654,18 @@ def image_total_variation(x):
     return jnp.sum(rows, (-3, -2, -1)) + jnp.sum(columns, (-3, -2, -1))
 
 
-def ssim(x, y):
+def planes(x):
+    """Each channel as an image of its own, as convolutions take them."""
+    return jnp.moveaxis(x, -1, 1).reshape(-1, 1, *x.shape[1:3])
+
+
+def similarities(x, y):
+    """The luminance term of each window, and the term of contrast and structure."""
     places = jnp.arange(11) - 5
     window = jnp.exp(-0.5 * (places / 1.5) ** 2)
     window = (window / jnp.sum(window)).astype(x.dtype)
 
     def blur(z):
-        z = jnp.moveaxis(z, -1, 1).reshape(-1, 1, *z.shape[1:3])
         for shape in ((1, 1, 11, 1), (1, 1, 1, 11)):
             z = jax.lax.conv(z, window.reshape(shape), (1, 1), "VALID")
         return z
@@ -626,8 +673,28 @@ def ssim(x, y):
     mx, my = blur(x), blur(y)
     vx, vy, c = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     luminance = (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
-    each = luminance * (2 * c + 9e-4) / (vx + vy + 9e-4)
-    return 1 - jnp.mean(each.reshape(x.shape[0], -1), -1)
+    return luminance, (2 * c + 9e-4) / (vx + vy + 9e-4)
+
+
+def ssim(x, y):
+    luminance, structure = similarities(planes(x), planes(y))
+    return 1 - jnp.mean((luminance * structure).reshape(len(x), -1), -1)
+
+
+def half(x):
+    four = (1, 1, 2, 2)
+    return jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, four, four, "VALID") / 4
+
+
+def ms_ssim(x, y):
+    batch, (x, y) = len(x), (planes(x), planes(y))
+    product, powers = 1, (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    for level, power in enumerate(powers):
+        luminance, terms = similarities(x, y)
+        terms = luminance * terms if level == len(powers) - 1 else terms
+        product *= nn.relu(jnp.mean(terms, (-3, -2, -1))) ** power
+        x, y = half(x), half(y)
+    return 1 - jnp.mean(product.reshape(batch, -1), -1)
 
 
 def ctc(x, y):
@@ -905,6 +972,8 @@ FORMS = {
     ),
     "segmentation.hausdorff ids": hausdorff,
     "segmentation.generalized_dice ids": generalized_dice,
+    "segmentation.lovasz_softmax": lovasz_softmax,
+    "segmentation.lovasz_hinge": lovasz_hinge,
     "segmentation.boundary": boundary,
     "box.iou": iou,
     "box.giou": giou,
@@ -912,6 +981,7 @@ FORMS = {
     "box.ciou": ciou,
     "box.distribution_focal": distribution_focal,
     "image.ssim": ssim,
+    "image.ms_ssim": ms_ssim,
     "image.psnr": psnr,
     "image.total_variation": image_total_variation,
     "sequence.ctc": ctc,
@@ -971,6 +1041,8 @@ FORMS = {
     "self_supervised.swav": swav,
     "self_supervised.barlow_twins": barlow_twins,
     "self_supervised.vicreg": vicreg,
+    "self_supervised.sigreg": sigreg,
+    "self_supervised.visreg": visreg,
     "self_supervised.koleo": koleo,
     "self_supervised.alignment": alignment,
     "self_supervised.uniformity": uniformity,

@@ -1,39 +1,36 @@
-"""Losses of masks, images, discriminators and pairs have the values and gradients of peers in torch.
+"""Losses of masks, classes, lists, errors and generative models have the frozen values of peers.
 
-`tests/oracles/make_family_losses.py` froze them, in float64; no peer is needed here. Where a peer
-defines a loss otherwise, the expression of ours says how.
+So have their gradients. `tests/oracles/make_family_losses.py` froze them, in float64; no peer is
+needed here. Where a peer defines a loss otherwise, our expression says how.
 """
 
-import json
-import pathlib
-
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness.frozen import Frozen
 
-from jaxloss import contrastive, generative, image, segmentation
+from jaxloss import classification, generative, ranking, robust, segmentation
 
 pytestmark = pytest.mark.few
 
-FROZEN = json.loads((pathlib.Path(__file__).parent / "oracles" / "family_losses.json").read_text())
-INPUTS = {name: np.asarray(x) for name, x in FROZEN["inputs"].items()}
+FROZEN = Frozen("family_losses")
+INPUTS = FROZEN.inputs
 LABELS = INPUTS["labels"].astype(np.int32)
 PRESENT = np.stack([np.any(c == LABELS, axis=(1, 2)) for c in range(3)], axis=-1).astype(float)
-VIEW, FAKE, GRADES, REGION = (INPUTS[name] for name in ("view", "fake", "grades", "region"))
+FAKE, REGION = INPUTS["fake"], INPUTS["region"]
 
 
 def of_masks(loss, **options):
     return lambda p: loss(p, LABELS, reduction="mean", **options)
 
 
-def each_class(loss, weight, **options):
-    """The sum over images and classes of the loss times a weight, over the number of both."""
+def each_class(loss, weight, power=1.0, **options):
+    """The mean over images of a power of the mean over classes, of the loss times a weight."""
 
     def of(p):
         each = [loss(p, LABELS, class_weights=jnp.eye(3)[c], **options) for c in range(3)]
-        return jnp.sum(jnp.stack(each, axis=-1) * weight) / weight.size
+        return jnp.mean(jnp.mean(jnp.stack(each, axis=-1) * weight, axis=-1) ** power)
 
     return of
 
@@ -59,15 +56,44 @@ def hausdorff(p):
     return segmentation.hausdorff(p, LABELS, *maps, reduction="mean")
 
 
-def changed(x):
-    """The view of an image that the peer was given."""
-    return jax.lax.stop_gradient(0.9 * x + 0.1 * x[:, ::-1])
-
-
 def batch_dice(p):
     return segmentation.dice(p, LABELS, smooth=0.5, spatial_axes=3)
 
 
+def softmax_focal(weights):
+    """The mean over classes, too, all but one of which have 0."""
+    return lambda x: classification.softmax_focal(x, LABELS, class_weights=weights).mean() / 3
+
+
+def of_classes(loss, **options):
+    return lambda x, y: loss(x, y.astype(np.int32), **options).mean()
+
+
+def class_balanced(x, y):
+    weights = classification.class_balanced_weights(jnp.array([50, 20, 1, 5.0]), beta=0.99)
+    return of_classes(classification.softmax_cross_entropy, class_weights=weights)(x, y)
+
+
+def of_errors(loss):
+    return lambda x, y: loss(x, y, reduction="mean")
+
+
+def lambda_rank(x, y):
+    """The sum over all pairs, with the weights of a normalized gain."""
+    weights = ranking.dcg_weights(x, y, normalize=True)
+    each = ranking.pairwise_logistic(x, y, pair_weights=weights)
+    return jnp.sum(each * ranking.pair_count(y))
+
+
+def flow_matching(velocity, noise, sample, _):
+    target = generative.flow_to_sample(sample, noise)
+    return generative.denoising(velocity, target, reduction="mean")
+
+
+CLASSES, LISTS, ERRORS = ("rows", "classes"), ("lists", "grades"), ("mean", "log_variance")
+FLOW = ("velocity", "mean", "log_variance", "times")
+TEMPERED = of_classes(classification.bi_tempered, t1=0.7, t2=1.4)
+LOOSE = {"allRank rankNet": 1e-6}  # its sum is in single precision
 DICE, TVERSKY = {"smooth": 0.5}, {"alpha": 0.3, "beta": 0.7}
 # From the peer's name to our expression of the argument with a gradient.
 OURS = {
@@ -103,20 +129,6 @@ OURS = {
         ),
         "logits",
     ),
-    "kornia ssim_loss": (
-        lambda x: 0.5 * image.ssim(x, VIEW, size=5, padding="same", reduction="mean"),
-        "image",
-    ),
-    "kornia psnr_loss": (lambda x: image.psnr(x[0], VIEW[0]), "image"),
-    "kornia total_variation": (lambda x: image.total_variation(x, reduction="mean"), "image"),
-    "pytorch-msssim ssim": (
-        lambda x: 1 - image.ssim(x, VIEW, size=5, reduction="mean"),
-        "image",
-    ),
-    "pytorch-msssim ms_ssim": (
-        lambda x: 1 - image.ms_ssim(x, changed(x), size=3, reduction="mean"),
-        "wide",
-    ),
     "monai PatchAdversarialLoss, least squares": (
         of_discriminator(generative.least_squares_discriminator, 2.0),
         "scores",
@@ -137,33 +149,79 @@ OURS = {
         of_generator(generative.non_saturating_generator),
         "scores",
     ),
-    "sentence-transformers CoSENTLoss": (
-        lambda s: contrastive.cosent(s, GRADES, temperature=1 / 20),
-        "similarity",
-    ),
     "torch kl_divergence": (
         lambda m: generative.gaussian_vae_kl(m, INPUTS["log_variance"], reduction="mean"),
         "mean",
     ),
-}
-# The window of the peer is made in single precision.
-LOOSE = {
-    "pytorch-msssim ssim": 1e-5,
-    "pytorch-msssim ms_ssim": 1e-5,
+    "smp TverskyLoss, gamma": (
+        each_class(segmentation.tversky, PRESENT, 0.75, **TVERSKY, **DICE),
+        "shares",
+    ),
+    # The sigmoid loss of each class against the others.
+    "smp FocalLoss": (
+        lambda x: classification.sigmoid_focal(
+            x, jax.nn.one_hot(LABELS, 3), alpha=0.25, reduction="mean"
+        ),
+        "logits",
+    ),
+    # Their means are over classes, too.
+    "monai FocalLoss, softmax": (softmax_focal(None), "logits"),
+    "kornia focal_loss": (softmax_focal([0.75, 0.25, 0.25]), "logits"),
+    "torchvision sigmoid_focal_loss": (
+        lambda x, y: classification.sigmoid_focal(x, y, alpha=0.25, reduction="mean"),
+        "scores",
+        "on",
+    ),
+    "fvcore sigmoid_focal_loss": (
+        lambda x, y: classification.sigmoid_focal(x, y, alpha=0.3, gamma=1.5, reduction="mean"),
+        "scores",
+        "on",
+    ),
+    "timm AsymmetricLossMultiLabel": (
+        lambda x, y: classification.asymmetric(x, y, reduction="mean"),
+        "rows",
+        "rows on",
+    ),
+    "timm PolyCrossEntropy": (of_classes(classification.poly1, epsilon=1.5), *CLASSES),
+    "timm LabelSmoothingCrossEntropy": (
+        of_classes(classification.softmax_cross_entropy, label_smoothing=0.1),
+        *CLASSES,
+    ),
+    "balanced_loss cross_entropy": (class_balanced, *CLASSES),
+    "pytorch-toolbelt bi_tempered_logistic_loss": (TEMPERED, *CLASSES),
+    "jax-bitempered-loss": (TEMPERED, *CLASSES),
+    "kornia charbonnier_loss": (of_errors(robust.charbonnier), *ERRORS),
+    "kornia cauchy_loss": (of_errors(robust.cauchy), *ERRORS),
+    "kornia geman_mcclure_loss": (of_errors(robust.geman_mcclure), *ERRORS),
+    "kornia welsch_loss": (of_errors(robust.welsch), *ERRORS),
+    # The relevances are logits.
+    "allRank listNet": (
+        lambda x, y: ranking.softmax(x, jax.nn.softmax(y), reduction="mean"),
+        *LISTS,
+    ),
+    "allRank listMLE": (lambda x, y: ranking.list_mle(x, y, reduction="mean"), *LISTS),
+    # Of the index itself, which is to be large.
+    "allRank approxNDCGLoss": (
+        lambda x, y: ranking.approx_ndcg(x, y, temperature=0.1, reduction="mean") - 1,
+        *LISTS,
+    ),
+    "allRank rankNet": (
+        lambda x, y: ranking.pairwise_logistic(
+            x, y, weights=ranking.pair_count(y), reduction="mean"
+        ),
+        *LISTS,
+    ),
+    "allRank lambdaLoss": (lambda_rank, *LISTS),
+    # Of the mean over entries. Samples are at time 1.
+    "torchcfm ConditionalFlowMatcher": (flow_matching, *FLOW),
+    "torchcfm TargetConditionalFlowMatcher": (flow_matching, *FLOW),
 }
 
 
 def test_every_frozen_loss_has_ours():
-    assert set(OURS) == set(FROZEN["losses"])
+    assert set(OURS) == set(FROZEN.losses)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_value_and_gradient_are_those_of_the_peer(name):
-    function, argument = OURS[name]
-    with cases.x64():
-        value, gradient = jax.value_and_grad(function)(jnp.asarray(INPUTS[argument]))
-    expected, rtol = FROZEN["losses"][name], LOOSE.get(name, 1e-8)
-    np.testing.assert_allclose(value, expected["value"], rtol=rtol)
-    np.testing.assert_allclose(
-        np.ravel(gradient), expected["gradient"], rtol=rtol, atol=rtol * np.max(np.abs(gradient))
-    )
+    FROZEN.check(name, *OURS[name], rtol=LOOSE.get(name, 1e-8))

@@ -112,10 +112,11 @@ def _exp_forms(axis: Axis) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def _online(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     axes = tuple(range(x.ndim)) if axis is None else axis
     m, rest = (jnp.expand_dims(found, axes) for found in top_and_rest(x, axis))
-    return m, _exp_below(x, m), rest
+    return m, exp_below(x, m), rest
 
 
-def _exp_below(x: Array, m: Array) -> Array:
+def exp_below(x: Array, m: Array) -> Array:
+    """exp(x - m), for x up to m."""
     # With both clipped, a row with m = +inf gives 1 for each +inf and 0 elsewhere, and a row of
     # -inf gives 0: no inf - inf.
     largest = float(jnp.finfo(x.dtype).max)
@@ -126,7 +127,7 @@ def _by_passes(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     # XLA on CPU fuses these sums with the computation of their terms only if that is arithmetic and
     # is not shared between them; a comparison, or one exp for both, would be written to memory.
     m = lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
-    exps = _exp_below(x, m)
+    exps = exp_below(x, m)
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
     # If the sum is below 3/2, only the maximum's term is above 1/2. It is left out as computed:

@@ -118,7 +118,8 @@ def weighted_interval_score(
       + \sum_{k=1}^K \tfrac{\alpha_k}{2} \, \mathrm{IS}_{\alpha_k}(l_k, u_k, y) \right)$$
 
     with the `interval_score` IS. It is twice the mean pinball loss of the $2K + 1$ quantiles, which
-    approximates the CRPS if their levels are evenly spaced.
+    approximates the CRPS if their levels are evenly spaced. scoringrules 0.10 adds half the median
+    in place of half its error, except with numba.
 
     Args:
         median: The predicted median.

@@ -1,73 +1,57 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#   "allRank==1.4.3",
+#   "balanced-loss==0.1.1",
+#   "fvcore==0.1.5.post20221221",
+#   "jax==0.10.2",
+#   "jax-bitempered-loss==0.0.2",
 #   "kornia==0.9.0",
-#   "kornia-rs",
+#   "kornia-rs==0.2.0",
 #   "monai==1.6.1",
 #   "numpy==2.4.6",
-#   "pytorch-msssim==1.0.0",
+#   "pytorch-toolbelt==0.8.0",
 #   "scipy==1.17.1",
 #   "segmentation-models-pytorch==0.6.0",
-#   "sentence-transformers==6.2.0",
-#   "torch==2.13.0",
+#   "timm==1.0.31",
+#   "torch==2.14.1",
+#   "torchcfm==1.0.7",
+#   "torchvision==0.29.1",
 # ]
 # ///
-"""Freezes losses of masks, images, discriminators and pairs, and their gradients, of torch.
+"""Freezes losses of masks, classes, lists, errors and generative models, and their gradients.
 
-They are written to `family_losses.json`. Run it as `make_set_losses.py` beside it. Of two of the
-libraries the files of the losses are imported alone, without what their packages depend on.
+They are written to `family_losses.json`. Run it as `make_set_losses.py` beside it; the versions of
+torch that allRank asks for are older.
 """
-
-import importlib
-import importlib.metadata
-import json
-import pathlib
-import sys
-import types
-import warnings
-from unittest import mock
 
 import numpy as np
 import torch
+from freezing import freeze, import_alone, mock_modules, of_jax, of_torch
 
+mock_modules("gcsfs", "gcsfs.core", "pkg_resources")
 
-def import_alone(name):
-    """A module without the `__init__` of its parents, and with a stand-in for their models."""
-    path = pathlib.Path(
-        importlib.metadata.distribution(PACKAGES[name.split(".")[0]]).locate_file("")
-    )
-    *parents, _ = name.split(".")
-    for place in range(1, len(parents) + 1):
-        parent = ".".join(parents[:place])
-        sys.modules[parent] = types.ModuleType(parent)
-        sys.modules[parent].__path__ = [str(path.joinpath(*parents[:place]))]
-    return importlib.import_module(name)
-
-
-PACKAGES = {
-    "segmentation_models_pytorch": "segmentation-models-pytorch",
-    "sentence_transformers": "sentence-transformers",
-}
-smp = {
-    name: import_alone(f"segmentation_models_pytorch.losses.{name}")
-    for name in ("dice", "jaccard", "lovasz", "tversky")
-}
-for name in ("util", "base", "base.losses", "base.losses.merged_forward",
-             "sentence_transformer.model"):  # fmt: skip
-    sys.modules[f"sentence_transformers.{name}"] = mock.MagicMock(__spec__=None)
-cosent = import_alone("sentence_transformers.sentence_transformer.losses.cosent")
-
-# These import what is replaced above.
+import balanced_loss  # noqa: E402
+import fvcore.nn  # noqa: E402
+import jax_bitempered_loss.loss  # noqa: E402
 import kornia  # noqa: E402
 import monai.losses as monai  # noqa: E402
-import pytorch_msssim  # noqa: E402
+import timm.loss  # noqa: E402
+import torchcfm  # noqa: E402
+import torchvision  # noqa: E402
+from allrank.models import losses as allrank  # noqa: E402
 from monai.metrics.utils import distance_transform_edt  # noqa: E402
+from pytorch_toolbelt.losses import bitempered_loss as toolbelt  # noqa: E402
 
-VERSIONS = (
-    "kornia", "monai", "numpy", "pytorch-msssim", "segmentation-models-pytorch",
-    "sentence-transformers", "torch",
+smp = {
+    name: import_alone("segmentation-models-pytorch", f"segmentation_models_pytorch.losses.{name}")
+    for name in ("dice", "focal", "jaccard", "lovasz", "tversky")
+}
+
+PACKAGES = (
+    "allRank", "balanced-loss", "fvcore", "jax", "jax-bitempered-loss", "kornia", "monai", "numpy",
+    "pytorch-toolbelt", "segmentation-models-pytorch", "timm", "torch", "torchcfm", "torchvision",
 )  # fmt: skip
-torch.set_default_dtype(torch.float64)
 
 
 def signed_map(mask):
@@ -98,14 +82,15 @@ def inputs():
         "region": (labels == 1).astype(float), "margins": np.round(rng.normal(size=(2, 4, 5)), 2),
         "signed": maps(signed_map, masks), "true_map": maps(plain_map, masks),
         "found_map": maps(plain_map, found),
-        "image": np.round(rng.uniform(size=(2, 9, 8, 2)), 2),
-        "view": np.round(rng.uniform(size=(2, 9, 8, 2)), 2),
-        "wide": np.round(rng.uniform(size=(1, 48, 48, 1)), 2),
         "scores": np.round(rng.normal(size=12), 2), "fake": np.round(rng.normal(size=12), 2),
-        "similarity": np.round(rng.uniform(-1, 1, 10), 2),
-        "grades": np.array([0.0, 0.5, 1.0, 0.5, 0.2, 0.8, 1.0, 0.0, 0.2, 0.9]),
         "mean": np.round(rng.normal(size=(4, 3)), 2),
         "log_variance": np.round(rng.normal(size=(4, 3)), 2),
+        "on": rng.integers(0, 2, 12).astype(float), "classes": np.array([0, 3, 1, 1, 2, 0]),
+        "rows": np.round(2 * rng.normal(size=(6, 4)), 2),
+        "rows on": rng.integers(0, 2, (6, 4)).astype(float),
+        "lists": np.round(rng.normal(size=(3, 5)), 2),
+        "grades": np.stack([rng.permutation(5) for _ in range(3)]).astype(float),
+        "velocity": np.round(rng.normal(size=(4, 3)), 2), "times": np.array([0.1, 0.4, 0.7, 0.9]),
     }  # fmt: skip
 
 
@@ -138,11 +123,6 @@ def smp_of(module, name, **options):
     ).mean()  # fmt: skip
 
 
-def pairs(similarity, grades):
-    loss = cosent.CoSENTLoss(torch.nn.Identity(), 20.0, lambda x, _: x)
-    return loss.compute_loss_from_embeddings([similarity, similarity], grades)
-
-
 def lovasz(p, y):
     return smp["lovasz"].LovaszLoss("multiclass", per_image=True)(first(p), y)
 
@@ -158,7 +138,59 @@ def hausdorff(p, y):
     return monai.HausdorffDTLoss(include_background=True)(first(p), one_hot(y))
 
 
-MASKS, IMAGES, SCORES = ("shares", "labels"), ("image", "view"), ("scores", "fake")
+def of_elements(function, **options):
+    return lambda x, y: function(x, y, **options).mean()
+
+
+def focal_tversky(p, y):
+    return smp_of("tversky", "TverskyLoss", smooth=0.5, alpha=0.3, beta=0.7, gamma=0.75)(p, y)
+
+
+def binary_focal(x, y):  # of each class
+    return smp["focal"].FocalLoss("multiclass", alpha=0.25)(first(x), y)
+
+
+def class_balanced(x, y):
+    loss = balanced_loss.Loss(
+        "cross_entropy", samples_per_class=[50, 20, 1, 5], beta=0.99, class_balanced=True
+    )
+    return loss(x, y)
+
+
+def tempered(x, y):
+    return toolbelt.bi_tempered_logistic_loss(x, y, 0.7, 1.4, num_iters=60)
+
+
+def jax_tempered(x, y):
+    labels = (y[:, None] == np.arange(4)).astype(x.dtype)
+    return jax_bitempered_loss.loss.bi_tempered_logistic_loss(
+        x, labels, 0.7, 1.4, num_iters=60
+    ).mean()
+
+
+def lambda_rank(scores, grades):
+    return allrank.lambdaLoss(
+        scores, grades, weighing_scheme="lambdaRank_scheme", reduction_log="natural"
+    )
+
+
+def flow_matching(matcher):
+    """The squared error of a velocity; samples are at time 1."""
+
+    def of(velocity, noise, sample, times):
+        times = times[:, None]
+        place = matcher.compute_mu_t(noise, sample, times)
+        place = place + matcher.compute_sigma_t(times) * noise
+        return (
+            (velocity - matcher.compute_conditional_flow(noise, sample, times, place)) ** 2
+        ).mean()
+
+    return of
+
+
+MASKS, SCORES = ("shares", "labels"), ("scores", "fake")
+FLOW = ("velocity", "mean", "log_variance", "times")
+ERRORS, CLASSES, LISTS = ("mean", "log_variance"), ("rows", "classes"), ("lists", "grades")
 DICE = {"smooth_nr": 0.5, "smooth_dr": 0.5}
 # The argument with a gradient comes first.
 MADE = {
@@ -189,58 +221,56 @@ MADE = {
         lambda x, y: kornia.losses.tversky_loss(first(x), y, alpha=0.3, beta=0.7, eps=0.0),
         "logits", "labels",
     ),
-    "kornia ssim_loss": (
-        lambda x, y: kornia.losses.ssim_loss(first(x), first(y), 5, reduction="mean"), *IMAGES,
-    ),
-    "kornia psnr_loss": (
-        lambda x, y: kornia.losses.psnr_loss(first(x)[:1], first(y)[:1], 1.0), *IMAGES,
-    ),
-    "kornia total_variation": (lambda x: kornia.losses.total_variation(first(x)).sum(-1).mean(), "image"),
-    "pytorch-msssim ssim": (
-        lambda x, y: pytorch_msssim.ssim(first(x), first(y), data_range=1, win_size=5), *IMAGES,
-    ),
-    "pytorch-msssim ms_ssim": (
-        lambda x: pytorch_msssim.ms_ssim(
-            first(x), first(x.detach().flip(1) * 0.1 + x.detach() * 0.9), data_range=1, win_size=3
-        ),
-        "wide",
-    ),
     "monai PatchAdversarialLoss, least squares": (patches("least_squares")[1], *SCORES),
     "monai PatchAdversarialLoss, least squares, generator": (patches("least_squares")[0], *SCORES),
     "monai PatchAdversarialLoss, hinge": (patches("hinge")[1], *SCORES),
     "monai PatchAdversarialLoss, bce": (patches("bce")[1], *SCORES),
     "monai PatchAdversarialLoss, bce, generator": (patches("bce")[0], *SCORES),
-    "sentence-transformers CoSENTLoss": (pairs, "similarity", "grades"),
     "torch kl_divergence": (divergence, "mean", "log_variance"),
+    "smp TverskyLoss, gamma": (focal_tversky, *MASKS),
+    "smp FocalLoss": (binary_focal, "logits", "labels"),
+    "monai FocalLoss, softmax": (
+        lambda x, y: monai.FocalLoss(use_softmax=True)(first(x), one_hot(y)), "logits", "labels",
+    ),
+    "kornia focal_loss": (
+        lambda x, y: kornia.losses.focal_loss(first(x), y, alpha=0.25, reduction="mean"),
+        "logits", "labels",
+    ),
+    "torchvision sigmoid_focal_loss": (
+        of_elements(torchvision.ops.sigmoid_focal_loss), "scores", "on",
+    ),
+    "fvcore sigmoid_focal_loss": (
+        of_elements(fvcore.nn.sigmoid_focal_loss, alpha=0.3, gamma=1.5), "scores", "on",
+    ),
+    "timm AsymmetricLossMultiLabel": (
+        lambda x, y: timm.loss.AsymmetricLossMultiLabel(reduction="mean")(x, y), "rows", "rows on",
+    ),
+    "timm PolyCrossEntropy": (lambda x, y: timm.loss.PolyCrossEntropy(1.5)(x, y), *CLASSES),
+    "timm LabelSmoothingCrossEntropy": (
+        lambda x, y: timm.loss.LabelSmoothingCrossEntropy(0.1)(x, y), *CLASSES,
+    ),
+    "balanced_loss cross_entropy": (class_balanced, *CLASSES),
+    "pytorch-toolbelt bi_tempered_logistic_loss": (tempered, *CLASSES),
+    "kornia charbonnier_loss": (of_elements(kornia.losses.charbonnier_loss), *ERRORS),
+    "kornia cauchy_loss": (of_elements(kornia.losses.cauchy_loss), *ERRORS),
+    "kornia geman_mcclure_loss": (of_elements(kornia.losses.geman_mcclure_loss), *ERRORS),
+    "kornia welsch_loss": (of_elements(kornia.losses.welsch_loss), *ERRORS),
+    "allRank listNet": (lambda x, y: allrank.listNet(x, y, eps=0.0), *LISTS),
+    "allRank listMLE": (lambda x, y: allrank.listMLE(x, y, eps=0.0), *LISTS),
+    "allRank approxNDCGLoss": (lambda x, y: allrank.approxNDCGLoss(x, y, alpha=10.0), *LISTS),
+    "allRank rankNet": (allrank.rankNet, *LISTS),
+    "allRank lambdaLoss": (lambda_rank, *LISTS),
+    "torchcfm ConditionalFlowMatcher": (
+        flow_matching(torchcfm.ConditionalFlowMatcher(sigma=0.0)), *FLOW,
+    ),
+    "torchcfm TargetConditionalFlowMatcher": (
+        flow_matching(torchcfm.TargetConditionalFlowMatcher(sigma=0.0)), *FLOW,
+    ),
 }  # fmt: skip
 
 
-def frozen():
-    """Value and gradient of each."""
-    arrays, found = inputs(), {}
-    for name, (function, *names) in MADE.items():
-        tensors = [torch.from_numpy(arrays[n].copy()) for n in names]
-        tensors[0].requires_grad_()
-        # Some convert to single precision.
-        with (
-            warnings.catch_warnings(),
-            mock.patch.object(torch.Tensor, "float", lambda x: x.double()),
-        ):
-            warnings.simplefilter("ignore")
-            value = function(*tensors)
-        gradient = torch.autograd.grad(value, tensors[0])[0]
-        found[name] = {
-            "value": float(f"{value.item():.12g}"),
-            "gradient": [float(f"{g:.9g}") for g in gradient.reshape(-1).tolist()],
-        }
-    return found
+OF_JAX = {"jax-bitempered-loss": (jax_tempered, *CLASSES)}
 
 
 if __name__ == "__main__":
-    content = {
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "inputs": {name: x.tolist() for name, x in inputs().items()},
-        "losses": frozen(),
-    }
-    target = pathlib.Path(__file__).with_name("family_losses.json")
-    target.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    freeze("family_losses", PACKAGES, inputs(), {of_torch: MADE, of_jax: OF_JAX})

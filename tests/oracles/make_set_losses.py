@@ -1,43 +1,51 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#   "info-nce-pytorch==0.1.4",
+#   "jax==0.10.2",
 #   "lightly==1.6.0",
 #   "numpy==2.4.6",
+#   "open-clip-torch==3.3.0",
 #   "pytorch-metric-learning==2.9.0",
-#   "torch==2.13.0",
+#   "sentence-transformers==6.2.0",
+#   "torch==2.14.1",
+#   "torchvision==0.29.1",
 # ]
 # ///
-"""Freezes losses over sets, and their gradients, of two libraries of torch into `set_losses.json`.
+"""Freezes losses over sets, and their gradients, of libraries of torch into `set_losses.json`.
 
 Run it where the versions above are installed: `uv run tests/oracles/make_set_losses.py`, or with
-the interpreter of an environment into which pip has installed them (without their dependencies,
-if torchvision cannot be imported there: it is not used). Nothing of ours is imported.
+the interpreter of an environment into which pip has installed them (all but torch, torchvision and
+jax without their dependencies: what else they need is replaced by mocks). Nothing of ours is
+imported.
 """
 
-import importlib.machinery
-import importlib.metadata
-import json
-import pathlib
-import sys
 from unittest import mock
 
+import info_nce
 import numpy as np
 import torch
+from freezing import freeze, import_alone, mock_modules, of_torch
+from lightly import loss as lightly
+from lightly.loss import lejepa_loss, visreg_loss
+from lightly.loss.hypersphere_loss import HypersphereLoss
+from pytorch_metric_learning import distances, losses, miners, reducers
 
-for part in ("", ".transforms", ".transforms.functional", ".transforms.v2", ".models", ".datasets",
-             ".io", ".ops", ".models.vision_transformer", ".datasets.vision"):  # fmt: skip
-    name = f"torchvision{part}"
-    sys.modules[name] = mock.MagicMock(
-        __spec__=importlib.machinery.ModuleSpec(name, None), __version__="0.28.0", __path__=[]
+for name in ("util", "base", "base.losses", "base.losses.merged_forward",
+             "sentence_transformer.model"):  # fmt: skip
+    mock_modules(f"sentence_transformers.{name}")
+cosent, pairs_of_two, ranking, semi_hard = (
+    import_alone(
+        "sentence-transformers", f"sentence_transformers.sentence_transformer.losses.{name}"
     )
+    for name in ("cosent", "contrastive", "multiple_negatives_ranking", "batch_semi_hard_triplet")
+)
+open_clip = import_alone("open_clip_torch", "open_clip.loss")
 
-from lightly import loss as lightly  # noqa: E402
-from lightly.loss import lejepa_loss, visreg_loss  # noqa: E402
-from lightly.loss.hypersphere_loss import HypersphereLoss  # noqa: E402
-from pytorch_metric_learning import distances, losses, miners, reducers  # noqa: E402
-
-VERSIONS = ("lightly", "pytorch-metric-learning", "torch", "numpy")
-torch.set_default_dtype(torch.float64)
+PACKAGES = (
+    "info-nce-pytorch", "lightly", "numpy", "open-clip-torch", "pytorch-metric-learning",
+    "sentence-transformers", "torch",
+)  # fmt: skip
 
 
 def inputs():
@@ -49,7 +57,13 @@ def inputs():
     }  # fmt: skip
     found = {name: np.round(rng.normal(size=shape), 3) for name, shape in shapes.items()}
     found["scores"] = np.round(rng.uniform(-1, 1, (3, 8, 6)), 3)
-    return found | {"labels": np.array([0, 0, 1, 1, 1, 2, 3, 3])}
+    found["negatives"] = np.round(rng.normal(size=(8, 3, 5)), 3)
+    found["similarity"] = np.round(rng.uniform(-1, 1, 10), 2)
+    return found | {
+        "labels": np.array([0, 0, 1, 1, 1, 2, 3, 3]),
+        "matches": np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]),
+        "grades": np.array([0.0, 0.5, 1.0, 0.5, 0.2, 0.8, 1.0, 0.0, 0.2, 0.9]),
+    }
 
 
 def with_weight(loss, name, weight):
@@ -71,6 +85,50 @@ def triplet(**options):
 def hardest(x, labels):
     miner = miners.BatchHardMiner(distance=distances.LpDistance(normalize_embeddings=False))
     return triplet()(x, labels, miner(x, labels))
+
+
+def softmax_of_cosines(x, labels, prototypes):
+    loss = losses.NormalizedSoftmaxLoss(4, 5, temperature=0.1)
+    return with_weight(loss, "W", prototypes.T)(x, labels)
+
+
+def unit(x):
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def clip(x, z):
+    return open_clip.ClipLoss()(unit(x), unit(z), 1 / 0.07)
+
+
+def siglip(x, z):
+    return open_clip.SigLipLoss()(unit(x), unit(z), 10.0, -10.0)
+
+
+def by_mode(mode):
+    return lambda x, z, negatives: info_nce.InfoNCE(negative_mode=mode)(x, z, negatives)
+
+
+def multiple_negatives(x, z):
+    cosines = lambda a, b: unit(a) @ unit(b).T
+    loss = ranking.MultipleNegativesRankingLoss(torch.nn.Identity(), similarity_fct=cosines)
+    return loss.compute_loss_from_embeddings([x, z], None)
+
+
+def of_pairs(x, z, matches):
+    metric = pairs_of_two.SiameseDistanceMetric.EUCLIDEAN
+    loss = pairs_of_two.ContrastiveLoss(torch.nn.Identity(), metric, margin=3.0)
+    return loss.compute_loss_from_embeddings([x, z], matches)
+
+
+def semi_hard_triplets(x, labels):
+    metric = semi_hard.BatchHardTripletLossDistanceFunction.eucledian_distance
+    loss = semi_hard.BatchSemiHardTripletLoss(torch.nn.Identity(), metric, margin=0.7)
+    return loss.compute_loss_from_embeddings([x], labels)
+
+
+def graded(similarity, grades):
+    loss = cosent.CoSENTLoss(torch.nn.Identity(), 20.0, lambda x, _: x)
+    return loss.compute_loss_from_embeddings([similarity, similarity], grades)
 
 
 def dino(student, teacher, center):
@@ -118,6 +176,19 @@ MADE = {
     ),
     "TripletMarginLoss": (lambda x, labels: triplet()(x, labels), "x", "labels"),
     "BatchHardMiner": (hardest, "x", "labels"),
+    "NormalizedSoftmaxLoss": (softmax_of_cosines, "x", "labels", "prototypes"),
+    "CircleLoss": (lambda x, labels: losses.CircleLoss()(x, labels), "x", "labels"),
+    "NTXentLoss": (lambda x, labels: losses.NTXentLoss(0.07)(x, labels), "x", "labels"),
+    "open_clip ClipLoss": (clip, "x", "z"),
+    "open_clip SigLipLoss": (siglip, "x", "z"),
+    "info_nce InfoNCE": (lambda x, z: info_nce.InfoNCE()(x, z), "x", "z"),
+    "info_nce InfoNCE, unpaired": (by_mode("unpaired"), "x", "z", "prototypes"),
+    "info_nce InfoNCE, paired": (by_mode("paired"), "x", "z", "negatives"),
+    "sentence-transformers MultipleNegativesRankingLoss": (multiple_negatives, "x", "z"),
+    "sentence-transformers ContrastiveLoss": (of_pairs, "x", "z", "matches"),
+    "sentence-transformers BatchSemiHardTripletLoss": (semi_hard_triplets, "x", "labels"),
+    "sentence-transformers CoSENTLoss": (graded, "similarity", "grades"),
+    "lightly NTXentLoss": (lambda x, z: lightly.NTXentLoss(temperature=0.5)(x, z), "x", "z"),
     "BarlowTwinsLoss": (lambda x, z: lightly.BarlowTwinsLoss()(x, z), "x", "z"),
     "BarlowTwinsLoss, wide": (
         lambda x, z: lightly.BarlowTwinsLoss()(x, z), "wide", "wide_view",
@@ -138,26 +209,5 @@ MADE = {
 }  # fmt: skip
 
 
-def frozen():
-    """Value and gradient of each."""
-    arrays, found = inputs(), {}
-    for name, (function, *names) in MADE.items():
-        tensors = [torch.from_numpy(arrays[n].copy()) for n in names]
-        tensors[0].requires_grad_()
-        value = function(*tensors)
-        (gradient,) = torch.autograd.grad(value, tensors[0])
-        found[name] = {
-            "value": float(f"{value.item():.12g}"),
-            "gradient": [float(f"{g:.10g}") for g in gradient.reshape(-1).tolist()],
-        }
-    return found
-
-
 if __name__ == "__main__":
-    content = {
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "inputs": {name: x.tolist() for name, x in inputs().items()},
-        "losses": frozen(),
-    }
-    target = pathlib.Path(__file__).with_name("set_losses.json")
-    target.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    freeze("set_losses", PACKAGES, inputs(), {of_torch: MADE})

@@ -158,8 +158,7 @@ def written_on_cpu(x: Array) -> Array:
 
 
 def _choice_twice(where: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    chosen = lax.select(where, x, y)
-    chosen = chosen / _depending_on_cpu(chosen)
+    chosen = _over_one(lax.select(where, x, y))
     return chosen, chosen
 
 

@@ -29,10 +29,10 @@ from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss.classification import softmax_cross_entropy
 from jaxloss.domains import extended, places_along
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._softmax_dense import between_two_and_gradient
 from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
@@ -367,18 +367,28 @@ def _shares_of_bins(logits: Array, target: Array) -> Array:
     return numerics.relu(1 - apart)
 
 
-def _slope_in_target(logits: Array, target: Array) -> Array:
-    """The logit below the target less that above it; 0 at a bin, where the loss has a kink."""
+def _bin_below(target: Array) -> tuple[Array, Array]:
+    """The bin below the target, and how far the target is beyond it: 0 at a bin."""
     below = jnp.floor(target)
-    between = target > below
-    place = jnp.where(between, below, 0).astype(jnp.int32)
-    change = take_label(logits, place) - take_label(logits, place + between.astype(jnp.int32))
-    return jnp.where(between, change, 0)
+    return jnp.where(target >= 0, below, 0).astype(jnp.int32), target - below  # 0 for NaN
+
+
+def _nll_and_gradient(logits: Array, target: Array) -> tuple[Array, Array]:
+    shares = _shares_of_bins(logits, target)
+    return between_two_and_gradient(logits, shares, *_bin_below(target))
 
 
 @jax.custom_jvp
 def _nll_of_bins(logits: Array, target: Array) -> Array:
-    return softmax_cross_entropy(logits, _shares_of_bins(logits, target))
+    return _nll_and_gradient(logits, target)[0]
+
+
+def _slope_in_target(logits: Array, target: Array) -> Array:
+    """The logit below the target less that above it; 0 at a bin, where the loss has a kink."""
+    place, beyond = _bin_below(target)
+    is_beyond = beyond > 0
+    change = take_label(logits, place) - take_label(logits, place + is_beyond.astype(place.dtype))
+    return jnp.where(is_beyond, change, 0)
 
 
 # A full rule: it reduces over the bins. The derivative in the target is a difference of two logits,
@@ -386,11 +396,10 @@ def _nll_of_bins(logits: Array, target: Array) -> Array:
 @functools.partial(_nll_of_bins.defjvp, symbolic_zeros=True)
 def _nll_of_bins_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (logits, target), (logits_dot, target_dot) = primals, tangents
-    if isinstance(logits_dot, SymbolicZero):
-        value, value_dot = _nll_of_bins(logits, target), jnp.zeros_like(target)
-    else:  # one cross-entropy: XLA would not find out that a second has the same sums
-        of_shares = functools.partial(softmax_cross_entropy, labels=_shares_of_bins(logits, target))
-        value, value_dot = jax.jvp(of_shares, (logits,), (logits_dot,))
+    value, gradient = _nll_and_gradient(logits, target)
+    value_dot = jnp.zeros_like(value)
+    if not isinstance(logits_dot, SymbolicZero):
+        value_dot = jnp.sum(gradient * logits_dot, axis=-1)
     if not isinstance(target_dot, SymbolicZero):
         value_dot = value_dot + _slope_in_target(logits, target) * target_dot
     return value, value_dot

@@ -29,6 +29,7 @@ from jaxloss._core.arguments import as_array
 from jaxloss._core.namespace import public_names
 from jaxloss._core.reduction import divide, to_values
 from jaxloss._core.typing import ArrayLike
+from jaxloss.numerics._reductions import fused_sums
 from jaxloss.numerics._special import expm1_minus_x_over_x2
 
 __all__ = ["cvar", "group_dro", "tilted", "top_k", "trimmed"]
@@ -296,14 +297,16 @@ def group_dro(
     state = jnp.asarray(as_array("jaxloss.risk.group_dro", "log_weights", log_weights))
     state = lax.stop_gradient(state.astype(x.dtype))
     count = state.shape[0]
-    is_group = ids.ravel()[:, None] == jnp.arange(count, dtype=ids.dtype)[None, :]
-    totals, sizes = (
-        jnp.sum(jnp.where(is_group, part[:, None], 0), axis=0) for part in (weight * x, weight)
-    )
-    means = divide(totals, sizes)
-    moved = numerics.log_softmax(state + jnp.asarray(step_size, x.dtype) * lax.stop_gradient(means))
-    lost = jnp.any(kept & ~jnp.any(is_group, axis=1))
-    return jnp.where(lost, jnp.nan, jnp.sum(jnp.exp(moved) * means)), moved
+    is_group = ids.ravel()[None, :] == jnp.arange(count, dtype=ids.dtype)[:, None]
+    totals, sizes = fused_sums(*(jnp.where(is_group, part, 0) for part in (weight * x, weight)))
+    means = lax.stop_gradient(divide(totals, sizes))
+    moved = numerics.log_softmax(state + jnp.asarray(step_size, x.dtype) * means)
+    lost = jnp.any(kept & ~jnp.any(is_group, axis=0))
+    # The gradient of this sum takes the factors of the groups; that of the means adds up an array
+    # of all groups and all values.
+    shares = jnp.exp(moved) / jnp.where(sizes == 0, 1, sizes)
+    factors = jnp.take(shares, ids.ravel(), mode="clip")
+    return jnp.where(lost, jnp.nan, jnp.sum(weight * x * factors)), moved
 
 
 __getattr__, __dir__ = public_names(__name__, __all__)

@@ -183,6 +183,14 @@ def test_shapes_dtypes_and_transformations(reduction):
         jax.make_jaxpr(jax.grad(reduction))(grid)
 
 
+def test_the_gradient_of_group_dro_holds_no_array_of_groups_and_values():
+    n, count = 1 << 14, 32
+    of = lambda x: risk.group_dro(x, jnp.arange(n) % count, jnp.zeros(count))[0]
+    memory = jax.jit(jax.grad(of)).lower(jnp.ones(n)).compile().memory_analysis()
+    if memory is not None:
+        assert memory.temp_size_in_bytes < 4 * count * n / 2
+
+
 def test_group_dro_moves_to_the_worst_group():
     groups, state = np.array([0, 0, 1, 1, 1, 2, 2]), jnp.zeros(4)
     means = np.array([VALUES[groups == g].mean() for g in range(3)])

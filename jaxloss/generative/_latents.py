@@ -11,7 +11,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import nonnegative_number
 from jaxloss.numerics._labels import is_static_zero
-from jaxloss.numerics._reductions import mean_where
+from jaxloss.numerics._reductions import mean_where, summed_whole
 from jaxloss.traits import convex, nonnegative, zero_at_match
 
 
@@ -58,7 +58,7 @@ def gaussian_vae_kl(
         Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow* (free
         bits), 2016.
     """
-    each = 0.5 * (jnp.square(mean) + numerics.expm1_minus_x(log_variance))
+    each = summed_whole(0.5 * (jnp.square(mean) + numerics.expm1_minus_x(log_variance)))
     if free_per == "dimension":
         each = jnp.where(each < free_nats, free_nats, each)
         each = each if mask is None else jnp.where(mask, each, 0)

@@ -126,7 +126,7 @@ def farthest_and_nearest(
     The vectors lie around a centre. On CPU a product of matrices bounds all distances, and the two
     pairs with the best bounds are compared by their differences. All pairs are if a third one might
     be better: points that are close to each other, and far from the centre.
-    `benchmarks/families.py`: all differences take nine times as long as the product.
+    `benchmarks/families.py`: all differences take at least six times as long as the product.
     """
     x, y, centre = lax.stop_gradient((x, y, centre))
     number = y.shape[-2]

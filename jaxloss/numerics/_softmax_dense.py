@@ -21,6 +21,7 @@ from jaxloss._xla import (
     written_on_cpu,
 )
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_quotient, two_sum
+from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._online_sums import (
     WeightedSums,
     top_and_rest,
@@ -179,6 +180,32 @@ def _rest_online(logits: Array) -> tuple[Array, Array, Array]:
     top, rest = of_rows(top_and_rest(logits))
     top = finite_words(top)
     return top, exp_shifted(logits, top), rest
+
+
+def between_two_and_gradient(
+    logits: Array, labels: Array, place: Array, share: Array
+) -> tuple[Array, Array]:
+    """-sum(labels * log softmax(logits)) of labels at two neighbouring classes, and its gradient.
+
+    Entries of these two take the place of sums over all classes.
+
+    Args:
+        logits: The logits.
+        labels: 1 - share at `place`, and the share at the next class.
+        place: Class ids; where the share is 0 there need not be a next class.
+        share: From 0 up to, and without, 1.
+    """
+    top, exps, rest = in_one_reduction(_rest_by_passes, _rest_online, logits)
+    off_top, on_top, value = jnp.zeros_like(share), jnp.zeros_like(share), jnp.log1p(rest[..., 0])
+    following = place + (share > 0).astype(place.dtype)
+    for class_id, label in ((place, 1 - share), (following, share)):
+        logit, exp = take_label(logits, class_id), take_label(exps, class_id)
+        at_top, gap = is_top(exp, logit, top[..., 0]), below_top(top[..., 0], logit)
+        off_top = off_top + jnp.where(at_top, 0, label)
+        on_top = on_top + jnp.where(at_top, label, 0)
+        value = value + label * jnp.where((label == 0) & (gap == jnp.inf), 0, gap)
+    sums = _Sums(top, exps, rest, off_top[..., None], on_top[..., None])
+    return value, _dense_gradient(logits, labels, sums)
 
 
 def _expected_and_sums(

@@ -18,6 +18,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
 from jaxloss.numerics._derivatives import each_of_choice
 from jaxloss.numerics._polynomials import power_series
+from jaxloss.numerics._reductions import summed_whole
 from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
 from jaxloss.traits import nonnegative, smooth
 
@@ -98,7 +99,7 @@ def _log_normal_terms(location: Array, target: Array, scale: Array) -> tuple[Arr
 
 @jax.custom_jvp
 def _crps_log_normal(location: Array, target: Array, scale: Array) -> Array:
-    return _log_normal_terms(location, target, scale)[0]
+    return summed_whole(_log_normal_terms(location, target, scale)[0])
 
 
 @jax.custom_jvp

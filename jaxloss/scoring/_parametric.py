@@ -45,7 +45,8 @@ def density_change(z: Array) -> Array:
 @jax.custom_jvp
 def _crps_gaussian(error: Array, scale: Array) -> Array:
     z = score(error, scale)
-    return error * erf(z * math.sqrt(0.5)) + scale * (density_change(z) + AT_MEDIAN)
+    spread = density_change(z) + AT_MEDIAN
+    return summed_whole(error * erf(z * math.sqrt(0.5)) + scale * spread)
 
 
 # Derivatives of the formula as written cancel: terms that are equal are left out of them.

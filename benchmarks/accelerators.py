@@ -153,6 +153,8 @@ PREDICTED = {
     "chosen", "rejected", "chosen_ratio", "rejected_ratio", "mean", "log_variance", "inputs",
     "codes", "prototypes", "lower", "upper", "median", "means", "variances",
 }  # fmt: skip
+# Losses that are compiled in chunks as well, and how many examples a chunk has.
+CHUNKED = {"contrastive.cosface": 1024, "image.ssim": 4}
 # Dtypes that the other form refuses: Optax's rule of sparsemax gives a gradient of another dtype.
 REFUSED = {("classification.sparsemax ids", "bfloat16")}
 HEAD = ((8192, 2048), (2048, 131072), ("Int", 8192))
@@ -182,7 +184,9 @@ LIMITS = {
         "divergence.hellinger": 1.001,
         "divergence.jensen_shannon": 1.0,
         "divergence.reverse_kl": 1.0,
+        "scoring.crps_ensemble": 0.5,
         "scoring.energy_score": 1.03,
+        "scoring.ranked_probability ids": 0.18,
         "scoring.variogram_score": 1.01,
     },
     "h100": {
@@ -269,10 +273,20 @@ def called_by_name(
     return loss(*data[:count], **keywords, **numbers, reduction="none")
 
 
+def by_chunks(loss: Callable[..., Any], chunk_size: int, *data: Any) -> Any:
+    """A loss of the first two arguments, some rows at a time; all rows share the others."""
+    rows = jl.chunked(lambda shared, *rows: loss(*rows, *shared), chunk_size)
+    return rows(data[2:], *data[:2])
+
+
 def cases() -> dict[str, Case]:
     found: dict[str, Case] = {}
     for info in jl.catalogue.losses():
         found |= cases_of(info)
+    for name, size in CHUNKED.items():
+        plain = found[name]
+        by_rows = functools.partial(by_chunks, plain.ours, size)
+        found[f"{name}, chunked by {size}"] = plain._replace(ours=by_rows)
     for name in ("info_nce", "clip"):
         plain = found[f"contrastive.{name}"]
         # The mean in the call: without it, values are computed before their gradient is.

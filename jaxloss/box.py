@@ -386,14 +386,14 @@ def _nll_of_bins(logits: Array, target: Array) -> Array:
 @functools.partial(_nll_of_bins.defjvp, symbolic_zeros=True)
 def _nll_of_bins_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (logits, target), (logits_dot, target_dot) = primals, tangents
-    value_dot = jnp.zeros_like(target)
-    if not isinstance(logits_dot, SymbolicZero):
-        shares = _shares_of_bins(logits, target)
-        of_shares = functools.partial(softmax_cross_entropy, labels=shares)
-        value_dot = jax.jvp(of_shares, (logits,), (logits_dot,))[1]
+    if isinstance(logits_dot, SymbolicZero):
+        value, value_dot = _nll_of_bins(logits, target), jnp.zeros_like(target)
+    else:  # one cross-entropy: XLA would not find out that a second has the same sums
+        of_shares = functools.partial(softmax_cross_entropy, labels=_shares_of_bins(logits, target))
+        value, value_dot = jax.jvp(of_shares, (logits,), (logits_dot,))
     if not isinstance(target_dot, SymbolicZero):
         value_dot = value_dot + _slope_in_target(logits, target) * target_dot
-    return _nll_of_bins(logits, target), value_dot
+    return value, value_dot
 
 
 @loss(nonnegative, smooth, logits=extended, target=places_along("bins"))

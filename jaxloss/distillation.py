@@ -30,6 +30,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._logits import kl_of_logits, log_softmax_at
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
 from jaxloss.numerics._kl_terms import gaps_from_mixture
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._softmax_kl import as_temperature
 from jaxloss.numerics._softmax_sums import Pair, sum_over_classes
 from jaxloss.traits import (
@@ -248,7 +249,7 @@ def top_k_kl(
         probability = jnp.exp(teacher_log_probs)
         # Where the teacher has nothing, infinities are not seen.
         log_ratio = jnp.where(probability == 0, 0, teacher_log_probs - log_p)
-        return jnp.sum(probability * log_ratio, axis=-1)
+        return row_sum(probability * log_ratio)
     if tail == "bucket":
         places = jnp.where(stored, teacher_ids, classes)
         # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.

@@ -29,7 +29,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, nonzero, positive, unit_interval
-from jaxloss.numerics._elementwise import pinball_of_error
+from jaxloss.numerics._elementwise import pinball_of_error, shared
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.traits import (
     bounded,
@@ -252,20 +252,21 @@ def smooth_l1(
 
 
 def _legs(error: Array, delta: Array | float) -> tuple[Array, Array, Array]:
-    """The shorter and the longer of |error| and delta, and sqrt(1 + (shorter / longer)^2)."""
+    """The shorter of |error| and delta, its ratio to the longer, and sqrt(1 + ratio^2)."""
     size = jnp.abs(error)
     inside = size < delta
     shorter, longer = jnp.where(inside, size, delta), jnp.where(inside, delta, size)
-    return shorter, longer, jnp.sqrt(1 + jnp.square(shorter / longer))
+    ratio = numerics.quotient(shorter, longer)
+    return shorter, ratio, shared(jnp.sqrt(1 + jnp.square(ratio)))
 
 
 # In terms of the two legs, no square and no quotient overflows where the result does not. That
 # holds for any order of the operations, so also if the compiler may reorder them ("fast math").
 @jax.custom_jvp
 def _pseudo_huber(error: Array, delta: Array | float) -> Array:
-    shorter, longer, root = _legs(error, delta)
+    shorter, ratio, root = _legs(error, delta)
     inside = jnp.abs(error) < delta
-    return shorter * (jnp.abs(error) / (jnp.where(inside, 1, shorter / longer) + root))
+    return shorter * (jnp.abs(error) / (jnp.where(inside, 1, ratio) + root))
 
 
 def _pseudo_huber_slope(error: Array, delta: Array | float) -> Array:
@@ -275,8 +276,7 @@ def _pseudo_huber_slope(error: Array, delta: Array | float) -> Array:
 
 def _pseudo_huber_slope_in_delta(error: Array, delta: Array | float) -> Array:
     """(hypot(error, delta) - delta)^2 / hypot(error, delta)."""
-    shorter, longer, root = _legs(error, delta)
-    inside, ratio = jnp.abs(error) < delta, shorter / longer
+    inside, (_, ratio, root) = jnp.abs(error) < delta, _legs(error, delta)
     excess = jnp.where(inside, ratio, 1) / (jnp.where(inside, 1, ratio) + root)
     return jnp.abs(error) * excess * (jnp.where(inside, ratio, 1) * excess / root)
 

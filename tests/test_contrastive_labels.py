@@ -126,6 +126,23 @@ def test_a_distant_set_keeps_the_distances_of_its_members(mining):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-4, 0.0])
+def test_the_hard_pairs_of_a_large_set_are_those_of_exact_distances(spread):
+    """Of pairs much closer than their lengths a product of matrices cannot tell the nearest."""
+    g = np.random.default_rng(3)
+    places = g.integers(0, 5, 260)
+    x = np.float32(g.normal(size=(5, 32))[places] + spread * g.normal(size=(260, 32)))
+    labels, exact = places + 5 * g.integers(0, 3, 260), np.float64(x)
+    apart = np.sqrt(np.sum(np.square(exact[:, None] - exact), axis=-1))
+    same = labels[:, None] == labels
+    far = np.max(np.where(same & ~np.eye(260, dtype=bool), apart, -np.inf), axis=-1)
+    near = np.min(np.where(same, np.inf, apart), axis=-1)
+    got = contrastive.batch_triplet(x, labels, margin=0.0)
+    np.testing.assert_allclose(got, far - near, rtol=1e-5, atol=1e-6 * np.max(far))
+    alone = contrastive.batch_triplet(x, np.arange(260), margin=1.0)
+    np.testing.assert_array_equal(alone, 0)
+
+
 def test_embeddings_of_any_size_have_distances():
     for size in (1e-25, 1e25):
         x = np.float32(size) * ROOM
@@ -143,6 +160,21 @@ def test_a_semi_hard_negative_is_the_nearest_beyond_the_positive():
     places[1] = 10
     got = contrastive.batch_triplet(places, [0, 0, 1, 1, 1], margin=4.0, mining="semi_hard")
     assert got[0] == 10 - 9 + 4
+
+
+# --- sums of exponentials ---------------------------------------------------------------------
+
+
+def test_sums_of_exponentials_that_are_known_to_be_moderate_are_the_same():
+    """A static sharpness tells how large exponents are; a traced one does not."""
+    of = lambda x, s: jnp.sum(contrastive.multi_similarity(x, LABELS, alpha=s, beta=s))
+    anchor = lambda x, s: contrastive.proxy_anchor(x, LABELS, prototypes=PROTOTYPES, scale=s)
+    for loss in (of, anchor):
+        for scale in (30.0, 3000.0):
+            static = jax.value_and_grad(loss)(jnp.asarray(ROOM), scale)
+            traced = jax.jit(jax.value_and_grad(loss))(jnp.asarray(ROOM), scale)
+            chex.assert_trees_all_close(static, traced, rtol=1e-4, atol=1e-6)
+            chex.assert_tree_all_finite(static)
 
 
 # --- prototypes --------------------------------------------------------------------------------
@@ -274,6 +306,6 @@ def test_a_nested_loss_that_makes_no_sense_is_refused():
 
 def test_a_value_from_differences_computes_no_product():
     """Only the gradient of the distances is that of a product of matrices."""
-    of = lambda x: jnp.sum(contrastive.batch_triplet(x, LABELS))
+    of = lambda x: jnp.sum(contrastive.batch_triplet(x, LABELS, mining="all"))
     assert "dot_general" not in str(jax.make_jaxpr(of)(ROOM))
     assert "dot_general" in str(jax.make_jaxpr(jax.grad(of))(ROOM))

@@ -45,6 +45,22 @@ def test_the_sum_without_one_of_the_largest_has_all_digits(x):
 
 
 @pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
+def test_the_sum_of_the_gaps(x):
+    top, rest, gap = jax.jit(online.top_rest_and_gap)(x)
+    _, of_rows, exps = exact(x)
+    np.testing.assert_array_equal((top, rest), online.top_and_rest(x))
+    expected = np.where(exps == 0, 0, exps * np.where(exps == 0, 0, of_rows)).sum(-1)
+    np.testing.assert_allclose(gap, expected, rtol=2e-6, atol=1e-35)  # of subnormal exponentials
+
+
+def test_the_derivative_of_the_sum_of_the_gaps_holds_the_largest_entry_fixed():
+    x = jnp.array([0.3, 2.0, -1.0, 1.5])
+    ours = lambda x: online.top_rest_and_gap(x)[2]
+    held = lambda x: jnp.sum(jnp.exp(x - 2.0) * (2.0 - x))
+    np.testing.assert_allclose(jax.grad(ours)(x), jax.grad(held)(x), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
 def test_the_sums_of_what_is_counted(x):
     counted = np.arange(x.shape[-1]) % 3 != 1
     other = random.normal(size=x.shape).astype(np.float32)

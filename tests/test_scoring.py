@@ -12,6 +12,7 @@ from cases import scoring as rows
 from cases import x64
 
 from jaxloss import nll, regression, scoring
+from jaxloss.numerics import _members, _reductions
 
 pytestmark = pytest.mark.few
 
@@ -320,3 +321,25 @@ def test_memory_of_the_energy_score_does_not_grow_with_pairs_times_components():
     shapes = (jax.ShapeDtypeStruct(s, np.float32) for s in ((members, dim), (dim,)))
     used = run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
     assert used < 8 * members * dim * 4
+
+
+def test_ranks_counted_one_member_after_the_other_are_those_of_all_pairs():
+    x = np.array([[3.0, -np.inf, 0.5, 0.5, 2.0, np.inf, -1.0, 0.5], [0.0] * 8], np.float32)
+    in_pairs, in_turn = _members._below_in_pairs(x), _members._below_in_turn(jnp.asarray(x))
+    np.testing.assert_array_equal(in_turn, in_pairs)
+    np.testing.assert_array_equal(_members.ranks(jnp.asarray(x[1])), 4.5)
+
+
+@pytest.mark.parametrize("classes", [2048, 2049])
+def test_cumulative_sums_on_tpu_are_a_product_if_they_are_short(classes):
+    x = jax.ShapeDtypeStruct((4, classes), np.float32)
+    traced = jax.jit(_reductions.cumulative_sum).trace(x)
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        is_product = platform == "tpu" and classes == 2048
+        assert ("dot_general" in text, "reduce_window" in text) == (is_product, not is_product)
+
+
+def test_a_cumulative_sum_as_a_product_has_its_terms_in_order():
+    x = np.random.default_rng(0).integers(-9, 9, (3, 40)).astype(np.float32)
+    np.testing.assert_array_equal(_reductions._times_triangle(x), np.cumsum(x, axis=-1))

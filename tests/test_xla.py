@@ -210,3 +210,45 @@ def test_a_slice_of_bits_is_that_of_the_numbers(dtype):
     for form in forms:
         got, expected = (jax.jit(lambda f=f, form=form: form(f))() for f in (ours, plain))
         np.testing.assert_array_equal(got, expected)
+
+
+def temporaries(function, *arrays):
+    """What the compiled program holds beside arguments and results, in arrays of that size."""
+    compiled = jax.jit(function).lower(*arrays).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / arrays[0].nbytes
+
+
+def test_a_quotient_that_is_used_twice_is_computed_where_it_is_used():
+    x = jnp.ones((64, 1024))
+
+    def terms(quotient):
+        def of(x, y):
+            ratio = quotient(y - x, x)
+            s = quotient(ratio, 2 + ratio)
+            return jnp.where(y > x, ratio * s - s * s * s, y - x)
+
+        return of
+
+    assert temporaries(terms(jnp.divide), x, x) >= 1  # if not, `inlined` is no longer needed
+    assert temporaries(terms(jl.numerics.quotient), x, x) == 0
+    numbers = jnp.array([jnp.inf, -jnp.inf, jnp.nan, 1e-42, -0.0])
+    np.testing.assert_array_equal(jax.jit(_xla.inlined)(numbers), numbers)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arrays"),
+    [
+        (jl.regression.squared_error, 0),  # the sum is in the loop that computes it
+        (jl.regression.absolute_error, 0),
+        (jl.regression.pseudo_huber, 1),
+        (jl.robust.barron, 1),
+        (jl.robust.welsch, 1),
+        (jl.divergence.bernoulli_kl, 1),
+        (jl.classification.binary_cross_entropy, 1),
+    ],
+)
+def test_the_mean_of_values_holds_no_more_than_the_values(loss, arrays):
+    """XLA on CPU would write what a select, a quotient and a logarithm are computed from."""
+    x = jnp.full((64, 1024), 0.3)
+    held = temporaries(lambda x, y: loss(x, y, reduction="mean"), x, x)
+    assert arrays <= held < arrays + 0.1

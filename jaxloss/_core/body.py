@@ -13,7 +13,7 @@ from jaxloss._core.mismatch import shape_text
 from jaxloss._core.spec import LossSpec
 from jaxloss._core.typing import Shape, Size
 from jaxloss._memory.deferred import DeferredRows
-from jaxloss._xla import fits_in_gpu_cache, with_vectorizable_shape
+from jaxloss._xla import fits_in_cache, fits_in_gpu_cache, in_one_loop, with_vectorizable_shape
 from jaxloss.numerics._derivatives import separate_derivative
 
 __all__ = ["evaluate_body"]
@@ -82,7 +82,35 @@ def _values(spec: LossSpec, inputs: dict[str, Any], batch: Shape) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _vectorized(function: Callable[..., Any]) -> Callable[..., Any]:
-    return functools.partial(with_vectorizable_shape, function)
+    """The function, in loops that XLA on CPU vectorizes also if its result is summed."""
+
+    def whole(*arrays: Array) -> Array:
+        values = function(*arrays)
+        if not isinstance(values, Array) or fits_in_cache(values):
+            return values  # what is not an array is an error, which `evaluate_body` explains
+        kinds = tuple((bool(x.ndim), x.dtype) for x in arrays)
+        return values if _is_arithmetic(function, kinds) else in_one_loop(values)
+
+    return functools.partial(with_vectorizable_shape, whole)
+
+
+# What XLA on CPU computes in the loop of a sum, if the sum is of nothing else.
+_PLAIN = {"abs", "add", "convert_element_type", "div", "integer_pow", "mul", "neg", "square", "sub"}
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_arithmetic(function: Callable[..., Any], kinds: tuple[tuple[bool, Any], ...]) -> bool:
+    """Whether a body is made of these alone, for arrays or scalars of these dtypes."""
+    arrays = [jax.ShapeDtypeStruct((2, 2) if is_array else (), dtype) for is_array, dtype in kinds]
+    return _holds_arithmetic(jax.make_jaxpr(function)(*arrays).jaxpr)
+
+
+def _holds_arithmetic(jaxpr: Any) -> bool:
+    def holds(step: Any) -> bool:
+        inner = step.params.get("call_jaxpr", step.params.get("jaxpr"))
+        return _holds_arithmetic(inner) if inner else step.primitive.name in _PLAIN
+
+    return all(map(holds, jaxpr.eqns))
 
 
 @functools.lru_cache(maxsize=4096)

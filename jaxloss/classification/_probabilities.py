@@ -22,6 +22,7 @@ from jaxloss.domains import (
 )
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.traits import bounded_gradient, convex, nonnegative, proper, smooth
 
 
@@ -100,7 +101,7 @@ def categorical_cross_entropy(
         Good, *Rational Decisions*, 1952.
     """
     if labels.ndim == probabilities.ndim:
-        return 0 - jnp.sum(numerics.xlogy(labels, probabilities), axis=-1)
+        return 0 - row_sum(numerics.xlogy(labels, probabilities))
     return 0 - jnp.log(take_label(probabilities, labels))
 
 
@@ -151,8 +152,6 @@ def negative_log_likelihood(
     """
     if labels.ndim == log_probabilities.ndim:
         weighted = weighted_labels(labels, class_weights)
-        return jnp.sum(
-            numerics.multiply_no_nan(weighted, -linear_argument(log_probabilities)), axis=-1
-        )
+        return row_sum(numerics.multiply_no_nan(weighted, -linear_argument(log_probabilities)))
     nll = 0 - linear_argument(take_label(log_probabilities, labels))
     return times_weight_of_label(nll, labels, class_weights)

@@ -16,7 +16,7 @@ from jaxloss.domains import below_two, class_ids, distribution, extended, nonneg
 from jaxloss.numerics._carry import carried
 from jaxloss.numerics._double_double import DD, two_product, two_sum
 from jaxloss.numerics._labels import is_label
-from jaxloss.numerics._reductions import for_each_sum
+from jaxloss.numerics._reductions import for_each_sum, row_sum
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._special import expm1_minus_x, expm1_minus_x_over_x2, exprel, log1p_over_x
 from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
@@ -243,4 +243,4 @@ def bi_tempered(
         labels = is_label(logits, labels).astype(logits.dtype)
     p, nll, lo = _tempered_softmax(logits, jnp.asarray(t2 - 1, logits.dtype))
     t1 = jnp.broadcast_to(t1, labels.shape).astype(logits.dtype)
-    return jnp.sum(_divergence(p, nll, lo, labels, t1), axis=-1)
+    return row_sum(_divergence(p, nll, lo, labels, t1))

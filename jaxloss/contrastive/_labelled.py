@@ -1,17 +1,17 @@
 r"""Losses over a set whose labels say which examples belong together."""
 
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
-from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import columns_of, similarities_and_masks, whole
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._softmax import is_moderate, log1p_sum_exp
 from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -80,12 +80,18 @@ def supervised_contrastive(
     return map_rows_of_set("supervised_contrastive", _supervised_rows, chunk_size, columns, rows)
 
 
-def _multi_similarity_rows(columns: list[Any], rows: list[Any]) -> Array:
-    *columns, alpha, beta, base = columns
-    cosines, positives, negatives = similarities_and_masks(columns, rows)
-    gap = cosines - base
-    of_positives = numerics.softplus(numerics.logsumexp(-alpha * gap, where=positives)) / alpha
-    return of_positives + numerics.softplus(numerics.logsumexp(beta * gap, where=negatives)) / beta
+class _MultiSimilarity(NamedTuple):
+    """The loss of some rows; whether the exponents of both sums are known to be moderate."""
+
+    of_positives: bool
+    of_negatives: bool
+
+    def __call__(self, columns: list[Any], rows: list[Any]) -> Array:
+        *columns, alpha, beta, base = columns
+        cosines, positives, negatives = similarities_and_masks(columns, rows)
+        gap = cosines - base
+        near = log1p_sum_exp(-alpha * gap, where=positives, moderate=self.of_positives) / alpha
+        return near + log1p_sum_exp(beta * gap, where=negatives, moderate=self.of_negatives) / beta
 
 
 @loss(nonnegative, scale_invariant, alpha=above_zero, beta=above_zero)
@@ -141,4 +147,5 @@ def multi_similarity(
     """
     columns = [*columns_of(embeddings, 1.0, where), whole(labels), alpha, beta, base]
     rows = [embeddings, labels, where]
-    return map_rows_of_set("multi_similarity", _multi_similarity_rows, chunk_size, columns, rows)
+    function = _MultiSimilarity(is_moderate(-alpha, base), is_moderate(beta, base))
+    return map_rows_of_set("multi_similarity", function, chunk_size, columns, rows)

@@ -20,10 +20,10 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss.contrastive._sets import map_rows_of_set
-from jaxloss.contrastive._similarities import Masks, squared_distances, whole
+from jaxloss.contrastive._similarities import Masks, whole
 from jaxloss.domains import nonnegative_number
-from jaxloss.numerics._labels import is_label
-from jaxloss.numerics._ordered import iota, sort
+from jaxloss.numerics._ordered import iota, rows_at, sort
+from jaxloss.numerics._pair_distances import farthest_and_nearest, squared_distances
 from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import nonnegative
 
@@ -36,16 +36,6 @@ class _Pairs(NamedTuple):
     distances: Float[Array, " columns"]
     positives: Bool[Array, " columns"]
     negatives: Bool[Array, " columns"]
-
-
-def _hard(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
-    """The farthest positive with the nearest negative."""
-    far = jnp.where(pairs.positives, pairs.distances, -jnp.inf)
-    near = jnp.where(pairs.negatives, pairs.distances, jnp.inf)
-    is_active = jnp.max(far) + margin > jnp.min(near)
-    of_far = is_label(far, jnp.argmax(far).astype(jnp.int32))
-    of_near = is_label(near, jnp.argmin(near).astype(jnp.int32))
-    return of_far & is_active, of_near & is_active
 
 
 class _Below(NamedTuple):
@@ -97,7 +87,7 @@ def _all(pairs: _Pairs, margin: Array) -> tuple[Array, Array]:
     )
 
 
-_COUNTS = {"hard": _hard, "semi_hard": _semi_hard, "all": _all}
+_COUNTS = {"semi_hard": _semi_hard, "all": _all}
 
 
 class _OfAnchors(NamedTuple):
@@ -111,7 +101,9 @@ class _OfAnchors(NamedTuple):
         anchors, labels, rows_in_set, places = rows
         masks = Masks.of_rows(places, every, rows_in_set, in_set)
         positives, negatives = masks.by_label(labels, column_labels)
-        distances = squared_distances(anchors - centre, every - centre)
+        if self.mining == "hard":
+            return self._hard(anchors, every, centre, power, margin, positives, negatives)
+        distances = squared_distances(anchors, every, centre)
         if self.squared:
             distances = distances * jnp.square(power)
         else:
@@ -129,8 +121,25 @@ class _OfAnchors(NamedTuple):
         number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
         if self.mining == "all":
             number = number * jnp.sum(negatives, axis=-1, dtype=jnp.int32)
-        number = jnp.ones_like(number) if self.mining == "hard" else jnp.maximum(number, 1)
-        return total / number.astype(total.dtype)
+        return total / jnp.maximum(number, 1).astype(total.dtype)
+
+    def _hard(
+        self,
+        anchors: Array,
+        every: Array,
+        centre: Array,
+        power: Array,
+        margin: Array,
+        positives: Array,
+        negatives: Array,
+    ) -> Array:
+        """The farthest positive with the nearest negative."""
+        places = farthest_and_nearest(anchors, every, centre, positives, negatives)
+        between = numerics.squared_distance if self.squared else numerics.distance
+        unit = jnp.square(power) if self.squared else power
+        far, near = (between(anchors, rows_at(every, place)) * unit[..., 0] for place in places)
+        has_both = jnp.any(positives, axis=-1) & jnp.any(negatives, axis=-1)
+        return jnp.where(has_both & ~(far + margin <= near), (far - near) + margin, 0)
 
 
 @loss(nonnegative, margin=nonnegative_number)

@@ -4,6 +4,7 @@ The directions are an option of the loss, `prototypes`, of shape `(classes, dim)
 share them, and they have gradients as the embeddings do. Both may have any length.
 """
 
+import functools
 import math
 from typing import Literal, Unpack
 
@@ -19,6 +20,7 @@ from jaxloss.domains import class_ids
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import along_either
+from jaxloss.numerics._softmax import is_moderate, log1p_sum_exp
 from jaxloss.numerics._softmax_nll import softmax_nll
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -201,6 +203,7 @@ def proxy_nca(
 
 
 def _of_proxies(
+    moderate: bool,
     axis: int,
     embeddings: Array,
     labels: Array,
@@ -217,12 +220,17 @@ def _of_proxies(
     is_own = jnp.expand_dims(labels, other) == jnp.expand_dims(classes, (*of_sets, axis))
     counted = True if mask is None else jnp.expand_dims(mask, other)
     positives, negatives = is_own & counted, ~is_own & counted
-    of_positives = numerics.logsumexp(-scale * (cosines - margin), axis, positives)
-    of_negatives = numerics.logsumexp(scale * (cosines + margin), axis, negatives)
+    near, far = -scale * (cosines - margin), scale * (cosines + margin)
+    of_positives = log1p_sum_exp(near, axis, where=positives, moderate=moderate)
+    of_negatives = log1p_sum_exp(far, axis, where=negatives, moderate=moderate)
     present = jnp.sum(jnp.any(positives, axis), axis=-1, dtype=jnp.int32)
-    total = jnp.sum(numerics.softplus(of_positives), axis=-1)
+    total = jnp.sum(of_positives, axis=-1)
     attraction = total / jnp.maximum(present, 1).astype(total.dtype)
-    return attraction + jnp.mean(numerics.softplus(of_negatives), axis=-1)
+    return attraction + jnp.mean(of_negatives, axis=-1)
+
+
+# One object each, so that eager calls compile once.
+_FORMS = {moderate: functools.partial(_of_proxies, moderate) for moderate in (True, False)}
 
 
 @loss(nonnegative, scale_invariant, labels=class_ids("classes"), scale=above_zero)
@@ -267,5 +275,6 @@ def proxy_anchor(
     References:
         Kim et al., *Proxy Anchor Loss for Deep Metric Learning*, 2020.
     """
+    moderate = is_moderate(-scale, margin)  # and of the negatives: scale * (cosine + margin)
     scale, margin = (jnp.asarray(x, embeddings.dtype) for x in (scale, margin))
-    return along_either(_of_proxies, embeddings, labels, prototypes, margin, scale, mask)
+    return along_either(_FORMS[moderate], embeddings, labels, prototypes, margin, scale, mask)

@@ -29,6 +29,7 @@ from jaxloss.contrastive._similarities import (
 )
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._online_logsumexp import ExpSum
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.traits import nonnegative, scale_invariant
 
 
@@ -240,7 +241,7 @@ def _nt_xent_rows(columns: list[Any], rows: list[Any]) -> Array:
     of_negatives = numerics.logsumexp(similarities, where=negatives)
     gaps = jnp.where(positives, of_negatives[..., None] - similarities, -jnp.inf)
     number = jnp.sum(positives, axis=-1, dtype=jnp.int32)
-    total = jnp.sum(numerics.softplus(gaps), axis=-1)
+    total = row_sum(numerics.softplus(gaps))
     return total / jnp.maximum(number, 1).astype(total.dtype)
 
 

@@ -14,6 +14,7 @@ from jaxloss._core.typing import Arrays
 from jaxloss.domains import distribution, unit_interval
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._kl_terms import gaps_from_mixture
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._vectors import norm_of
 from jaxloss.traits import bounded_gradient, convex, nonnegative, symmetric, zero_at_match
 
@@ -67,7 +68,7 @@ def jensen_shannon(
         Lin, *Divergence Measures Based on the Shannon Entropy*, 1991.
         Englesson and Azizpour, *Generalized Jensen-Shannon Divergence Loss*, 2021.
     """
-    return jnp.sum(_gap_from_mixture(prediction, target, jnp.asarray(weight)), axis=-1)
+    return row_sum(_gap_from_mixture(prediction, target, jnp.asarray(weight)))
 
 
 @loss(

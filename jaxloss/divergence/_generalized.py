@@ -11,6 +11,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import extended, nonnegative_number, unit_interval
 from jaxloss.numerics._kl_terms import gaps_of_log
 from jaxloss.numerics._log_ratios import kl_div_of_change
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._special import expm1_minus_x
 from jaxloss.traits import convex, nonnegative, smooth, zero_at_match
 
@@ -53,7 +54,7 @@ def generalized_kl(
     References:
         Csiszár, *Why Least Squares and Maximum Entropy?*, 1991.
     """
-    return jnp.sum(gaps_of_log(log_prediction, target), axis=-1)
+    return row_sum(gaps_of_log(log_prediction, target))
 
 
 @loss(nonnegative, convex, zero_at_match, prediction=unit_interval, target=unit_interval)
@@ -135,4 +136,4 @@ def gaussian_kl(
     distance = (mean - target_mean) * jnp.exp(-0.5 * target_log_variance)
     terms = expm1_minus_x(log_variance - target_log_variance) + jnp.square(distance)
     terms = terms if mask is None else jnp.where(mask, terms, 0)
-    return 0.5 * jnp.sum(terms, axis=-1)
+    return 0.5 * row_sum(terms)

@@ -11,6 +11,7 @@ from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import distribution, log_probability
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._kl_terms import log, relative_nll, relative_nll_of_log
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.traits import bounded_gradient, convex, smooth, zero_at_match
 
 
@@ -142,4 +143,4 @@ def reverse_kl(
         Kullback and Leibler, *On Information and Sufficiency*, 1951.
         Minka, *Divergence Measures and Message Passing*, 2005.
     """
-    return jnp.sum(_reverse_terms(log_prediction, target), axis=-1)
+    return row_sum(_reverse_terms(log_prediction, target))

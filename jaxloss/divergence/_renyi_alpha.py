@@ -11,6 +11,8 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
+from jaxloss.numerics._elementwise import shared
+from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._renyi import renyi_of_shares
 from jaxloss.numerics._special import exprel
 from jaxloss.traits import nonnegative
@@ -113,10 +115,10 @@ def _alpha_divergence(log_p: Array, q: Array, order: Array | float) -> Array:
 @_alpha_divergence.defjvp
 def _alpha_divergence_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     (log_p, q, order), (log_p_dot, q_dot, order_dot) = primals, tangents
-    p = jnp.exp(log_p)
+    p = shared(jnp.exp(log_p))
     both = (log_p != -jnp.inf) & (q != 0)
     safe_log_p, safe_q = jnp.where(both, log_p, 0), jnp.where(both, q, 1)
-    log_q = jnp.log(safe_q)
+    log_q = shared(jnp.log(safe_q))
     ratio = log_q - safe_log_p
     tilt, rest = order * ratio, (order - 1) * ratio
     gentle = jnp.abs(tilt) < 1
@@ -179,4 +181,4 @@ def alpha_divergence(
         Cressie and Read, *Multinomial Goodness-of-Fit Tests*, 1984.
     """
     order = jnp.full_like(target, order)
-    return jnp.sum(_alpha_divergence(log_prediction, target, order), axis=-1)
+    return row_sum(_alpha_divergence(log_prediction, target, order))

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxloss._xla import inlined
 from jaxloss.numerics._dtypes import accumulator_dtype, half_in_float32
 from jaxloss.numerics._polynomials import horner
 
 
+@jax.custom_jvp
 def absolute(x: Array) -> Array:
     """The absolute value, with gradient 0 at 0.
 
@@ -18,7 +20,10 @@ def absolute(x: Array) -> Array:
     >>> float(jax.grad(absolute)(0.0)), float(jax.grad(absolute)(-2.0))
     (0.0, -1.0)
     """
-    return x * jnp.sign(x)
+    return jnp.abs(x)
+
+
+absolute.defjvps(lambda x_dot, _, x: jnp.sign(x) * x_dot)
 
 
 def pinball_of_error(error: Array, level: Array | float) -> Array:
@@ -44,6 +49,15 @@ uncontracted.defjvps(lambda x_dot, _, _x: x_dot)
 def _is_negligible(x: Array) -> Array:
     """Whether |x| is 0 or subnormal in float32: compiled code may flush subnormal numbers to 0."""
     return jnp.abs(x) < jnp.finfo(accumulator_dtype(x)).tiny
+
+
+def shared(x: Array) -> Array:
+    """x, a root, power, exponential or logarithm that is used more than once.
+
+    XLA on CPU would write it, and what it is computed from, to arrays. `quotient` needs no such
+    hint.
+    """
+    return inlined(x)
 
 
 @jax.custom_jvp
@@ -101,7 +115,7 @@ def multiply_no_nan(weight: Array, value: Array) -> Array:
 
 @jax.custom_jvp
 def _quotient(x: Array, y: Array) -> Array:
-    return x / y
+    return inlined(x / y)
 
 
 _quotient.defjvps(
@@ -295,8 +309,9 @@ def log_cosh(x: Array) -> Array:
 def _hypot1_scaled(x: Array) -> tuple[Array, Array, Array]:
     """Whether |x| < 1, sqrt(1 + x^2) / max(1, |x|) without overflow, and 1 / max(1, |x|)."""
     near = jnp.abs(x) < 1
-    inverse = 1 / jnp.where(near, 1, jnp.abs(x))
-    return near, jnp.sqrt(1 + jnp.square(jnp.where(near, x, inverse))), inverse
+    inverse = _quotient(1, jnp.where(near, 1, jnp.abs(x)))
+    root = shared(jnp.sqrt(1 + jnp.square(jnp.where(near, x, inverse))))
+    return near, root, inverse
 
 
 @jax.custom_jvp

@@ -1,24 +1,33 @@
 """Logarithms of ratios, accurate where the ratio is close to 1 and where it would overflow."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import fraction, quotient
-from jaxloss.numerics._special import x_minus_log1p
+from jaxloss.numerics._special import x_minus_log1p, x_minus_log1p_near_0
+
+
+def _log_quotient(x: Array, y: Array) -> Array:
+    """log(x / y), also where the quotient would overflow; not accurate where it is close to 1."""
+    most = jnp.finfo(x.dtype).maxexp
+    limit, shift = 2.0 ** (25 * most // 32), 3 * most // 5
+    ratio = quotient(x, y)
+    steps = jnp.where(ratio > limit, 1, jnp.where(ratio < 1 / limit, -1, 0)).astype(x.dtype)
+    factor = jnp.where(steps > 0, 2.0**-shift, jnp.where(steps < 0, 2.0**shift, 1))
+    scaled = quotient(x * factor, y / factor)
+    return jnp.log(scaled) + steps * (2 * shift * math.log(2))
 
 
 @jax.custom_jvp
 def _log_ratio(x: Array, y: Array) -> Array:
     near = jnp.abs(x - y) < 0.5 * y
-    ratio = jax.lax.stop_gradient(x) / jax.lax.stop_gradient(y)
-    far = (ratio < 1e-30) | (ratio > 1e30)
     change = quotient(jnp.where(near, x - y, 0), jnp.where(near, y, 1))
-    apart = jnp.log(jnp.where(far, x, 1)) - jnp.log(jnp.where(far, y, 1))
-    usual = ~(near | far)
-    between = jnp.log(quotient(jnp.where(usual, x, 1), jnp.where(usual, y, 1)))
-    return jnp.where(near, jnp.log1p(change), jnp.where(far, apart, between))
+    far = _log_quotient(jnp.where(near, 1, x), jnp.where(near, 1, y))
+    return jnp.where(near, jnp.log1p(change), far)
 
 
 _log_ratio.defjvps(
@@ -80,9 +89,9 @@ def bregman_gap(a: Array, change: Array, log_a_over_b: Array) -> Array:
     It is the Bregman divergence of x log x. Both arguments are given because the caller may know
     them more accurately than from a and b. Where a is 0 the logarithm must be finite.
     """
-    near = (change > -0.5 * a) & (change < 16 * a)
+    near = (change > -0.5 * a) & (change < 2 * a)
     ratio = quotient(jnp.where(near, change, 0), jnp.where(near, a, 1))
-    return jnp.where(near, a * x_minus_log1p(ratio), change + a * log_a_over_b)
+    return jnp.where(near, a * x_minus_log1p_near_0(ratio), change + a * log_a_over_b)
 
 
 @jax.custom_jvp
@@ -94,7 +103,7 @@ def kl_div_of_change(a: Array, b: Array, change: Array) -> Array:
 def _log_ratio_or_0(a: Array, b: Array) -> Array:
     """log(a / b); 0 where a is 0."""
     none = a == 0
-    return _log_ratio(jnp.where(none, 1, a), jnp.where(none, 1, b))
+    return _log_quotient(jnp.where(none, 1, a), jnp.where(none, 1, b))
 
 
 def _slope_in_a(a: Array, b: Array, change: Array) -> Array:

@@ -95,6 +95,14 @@ def _merge_products(words: int, a: Numbers, b: Numbers) -> Numbers:
     return *top, upper + below, at_top + jnp.where(is_tie, other, 0)
 
 
+def _merge_gaps(words: int, a: Numbers, b: Numbers) -> Numbers:
+    """Parts (top, rest, sum of exp(entry - top) (top - entry))."""
+    top, gap, scale, (rest, gaps), (other_rest, other_gaps) = _ordered(words, a, b)
+    gap = jnp.where(scale == 0, 0, gap)  # it may be infinite
+    total = 1 + other_rest
+    return *top, rest + total * scale, gaps + (other_gaps + gap * total) * scale
+
+
 @functools.cache
 def _for_words(merge: Callable[..., Numbers], words: int) -> Callable[[Numbers, Numbers], Numbers]:
     """One object for each: JAX caches a compiled reduction by the identity of its function."""
@@ -146,6 +154,14 @@ def top_and_rest(x: Array, axis: Axis = -1, more: Numbers = ()) -> Numbers:
     terms = jnp.zeros_like(x), *more
     top, change, (rest, *sums) = _online(_merge_rests, x, terms, axis)
     return top, jnp.where(_is_empty(top), 0, rest + (1 + rest) * change), *sums
+
+
+def top_rest_and_gap(x: Array) -> Numbers:
+    """The first two of `top_and_rest`, and the sum of exp(x - top) (top - x)."""
+    nothing = jnp.zeros_like(x)
+    top, change, (rest, gap) = _online(_merge_gaps, x, (nothing, nothing), -1)
+    rest, gap = (jnp.where(_is_empty(top), 0, each) for each in (rest, gap))
+    return top, rest + (1 + rest) * change, gap + (gap - (1 + rest)) * change
 
 
 def top_and_sum(x: Array | DD, counted: Array, more: T, axis: Axis = -1) -> tuple[Any, Array, T]:

@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from jaxloss._xla import barrier
 from jaxloss.numerics._dtypes import half_in_float32
+from jaxloss.numerics._elementwise import softplus
 from jaxloss.numerics._online_sums import top_and_rest
 from jaxloss.numerics._reductions import Axis, in_one_reduction
 
@@ -32,6 +33,28 @@ def logsumexp(
     """
     out = _logsumexp(x if where is None else jnp.where(where, x, -jnp.inf), axis)
     return out if keepdims else jnp.squeeze(out, axis)
+
+
+def is_moderate(scale: Any, margin: Any) -> bool:
+    """Whether `scale * (cosine - margin)` is known, while tracing, to be from -80 to 60.
+
+    Its exponentials neither underflow, nor does a sum of them overflow.
+    """
+    if not all(isinstance(x, int | float) for x in (scale, margin)):
+        return False
+    middle = -scale * margin
+    return middle + abs(scale) <= 60 and middle - abs(scale) >= -80
+
+
+def log1p_sum_exp(x: Array, axis: int = -1, *, where: Array, moderate: bool) -> Array:
+    r"""$\log(1 + \sum_j e^{x_j})$ of the entries that `where` keeps.
+
+    If all entries are moderate, those left out too, no exponential is relative to the largest
+    entry, for which the entries would be read once more.
+    """
+    if moderate:
+        return jnp.log1p(jnp.sum(jnp.where(where, jnp.exp(x), 0), axis))
+    return softplus(logsumexp(x, axis, where))
 
 
 @half_in_float32
@@ -89,10 +112,11 @@ def _exp_forms(axis: Axis) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def _online(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     axes = tuple(range(x.ndim)) if axis is None else axis
     m, rest = (jnp.expand_dims(found, axes) for found in top_and_rest(x, axis))
-    return m, _exp_below(x, m), rest
+    return m, exp_below(x, m), rest
 
 
-def _exp_below(x: Array, m: Array) -> Array:
+def exp_below(x: Array, m: Array) -> Array:
+    """exp(x - m), for x up to m."""
     # With both clipped, a row with m = +inf gives 1 for each +inf and 0 elsewhere, and a row of
     # -inf gives 0: no inf - inf.
     largest = float(jnp.finfo(x.dtype).max)
@@ -103,7 +127,7 @@ def _by_passes(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     # XLA on CPU fuses these sums with the computation of their terms only if that is arithmetic and
     # is not shared between them; a comparison, or one exp for both, would be written to memory.
     m = lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
-    exps = _exp_below(x, m)
+    exps = exp_below(x, m)
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
     # If the sum is below 3/2, only the maximum's term is above 1/2. It is left out as computed:

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import each_on_gpu, on_gpu, recompute_off_cpu, recompute_on_gpu
+from jaxloss._xla import (
+    each_on_gpu,
+    on_gpu,
+    recompute_off_cpu,
+    recompute_on_gpu,
+    written_on_cpu,
+)
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_quotient, two_sum
 from jaxloss.numerics._online_sums import (
     WeightedSums,
@@ -73,7 +79,7 @@ def _terms_of_dense(
 def _weighted_by_passes(logits: Array | DD, labels: Array) -> tuple[Array, WeightedSums]:
     """exp(logits - top), and the sums of a row."""
     top = top_of_row(logits)
-    exps = exp_shifted(logits, top)
+    exps = written_on_cpu(exp_shifted(logits, top))
     tops = each_on_gpu(top, 5)
     below, ties, off_top, on_top, gaps = fused_sums(*_terms_of_dense(exps, logits, labels, *tops))
     rest = below + jnp.maximum(ties - 1, 0)
@@ -163,7 +169,7 @@ def softmax_cross_entropy_dense(logits: Array | DD, labels: Array, copies: Copie
 def _rest_by_passes(logits: Array) -> tuple[Array, Array, Array]:
     """The largest logit, exp(logits - top), and their sum without the 1 of one largest logit."""
     top = top_of_row(logits)
-    exps = exp_shifted(logits, top)
+    exps = written_on_cpu(exp_shifted(logits, top))
     at_top, is_tie = (is_top(exps, logits, each) for each in each_on_gpu(top, 2))
     below, ties = fused_sums(jnp.where(at_top, exps - 1, exps), is_tie.astype(exps.dtype))
     return top, exps, (below + jnp.maximum(ties - 1, 0))[..., None]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss.numerics._dtypes import half_in_float32
-from jaxloss.numerics._elementwise import fraction
+from jaxloss.numerics._elementwise import fraction, quotient
 from jaxloss.numerics._polynomials import power_series
 
 
@@ -86,19 +86,27 @@ def expm1_minus_x(x: Array) -> Array:
     return _expm1_minus_x(jnp.asarray(x))
 
 
+def _slope_of_x_minus_log1p(x_dot: Array, _: Array, x: Array) -> Array:
+    # As a fraction, whose own derivative neither cancels nor squares a large x.
+    return jnp.where(x == -1, -jnp.inf, fraction(x, jnp.ones_like(x))) * x_dot
+
+
+@jax.custom_jvp
+def x_minus_log1p_near_0(x: Array) -> Array:
+    """`x_minus_log1p` for x from -0.65 to 2."""
+    # With s = x / (2 + x), log(1 + x) is 2 artanh(s), and x - 2s is x s.
+    s = quotient(x, 2 + x)
+    return x * s - s * s * s * power_series(s * s, [2 / (2 * n + 3) for n in range(28)], 0.25)
+
+
 @jax.custom_jvp
 def _x_minus_log1p(x: Array) -> Array:
-    # With s = x / (2 + x), log(1 + x) is 2 artanh(s), and x - 2s is x s.
     near = (x > -0.65) & (x < 2)
-    s = jnp.where(near, x, 0) / (2 + jnp.where(near, x, 0))
-    cubes = s * s * s * power_series(s * s, [2 / (2 * n + 3) for n in range(28)], radius=0.25)
-    return jnp.where(near, x * s - cubes, x - jnp.log1p(x))
+    return jnp.where(near, x_minus_log1p_near_0(jnp.where(near, x, 0)), x - jnp.log1p(x))
 
 
-# As a fraction, whose own derivative neither cancels nor squares a large x.
-_x_minus_log1p.defjvps(
-    lambda x_dot, _, x: jnp.where(x == -1, -jnp.inf, fraction(x, jnp.ones_like(x))) * x_dot
-)
+x_minus_log1p_near_0.defjvps(_slope_of_x_minus_log1p)
+_x_minus_log1p.defjvps(_slope_of_x_minus_log1p)
 
 
 @half_in_float32

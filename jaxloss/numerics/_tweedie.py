@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss.numerics._double_double import expm1
+from jaxloss.numerics._elementwise import shared
 from jaxloss.numerics._quadrature import integrate_unit
 from jaxloss.numerics._special import exprel
 
@@ -31,7 +32,7 @@ def boxcox_difference(x: Array, y: Array, log_ratio: Array, power: Array) -> Arr
 
 def _times_power(x: Array, base: Array, power: Array) -> Array:
     """x * base^power; half of the power twice, since it may overflow where the product does not."""
-    root = base ** (0.5 * power)
+    root = shared(base ** (0.5 * power))
     return (root * x) * root
 
 
@@ -55,7 +56,7 @@ def tweedie_half_deviance(mean: Array, target: Array, log_ratio: Array, power: A
     # (ii) Close to each other, with a large power: 1 / a - 1 / b is taken out.
     outer, divisor = jnp.where(steep, log_ratio, 1), jnp.where(steep, b, 9)
     step = divisor * expm1(outer)
-    falling = jnp.exp(-jnp.abs(divisor * outer))
+    falling = shared(jnp.exp(-jnp.abs(divisor * outer)))
     combined = jnp.where(up, 1 - falling * (1 + step), falling - 1 - step)
     combined = combined / (divisor * (divisor - 1))
 
@@ -64,9 +65,9 @@ def tweedie_half_deviance(mean: Array, target: Array, log_ratio: Array, power: A
     far, c, d = (jnp.where(rising, x, 1) for x in (log_ratio, a, b))
     up_form = _box(far, c) - _box(far, d)
     far, c, d = (jnp.where(falling, x, -1) for x in (log_ratio, a, b))
-    slow = jnp.abs(c * far) < 1
-    mixed = (jnp.exp(d * far) - jnp.exp(far)) / jnp.where(slow, 1, c)
-    down_form = jnp.where(slow, -jnp.exp(far) * _box(-far, c), mixed) + _box(-far, d)
+    slow, exp = jnp.abs(c * far) < 1, shared(jnp.exp(far))
+    mixed = (jnp.exp(d * far) - exp) / jnp.where(slow, 1, c)
+    down_form = jnp.where(slow, -exp * _box(-far, c), mixed) + _box(-far, d)
 
     factor = jnp.where(steep, combined, jnp.where(up, up_form, down_form))
     base = jnp.where(near, 1, jnp.where(up, target, mean))

@@ -13,7 +13,9 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import extended
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._softmax import exp_and_rest, finite_below
+from jaxloss.numerics._online_sums import top_rest_and_gap
+from jaxloss.numerics._reductions import in_one_reduction
+from jaxloss.numerics._softmax import exp_and_rest, exp_below, finite_below
 from jaxloss.traits import nonnegative, shift_invariant
 
 
@@ -59,11 +61,22 @@ def kl_estimate(
     return 0.5 * jnp.square(log_ratio) if order == 2 else numerics.expm1_minus_x(log_ratio)
 
 
+def _sums_by_passes(logits: Array) -> tuple[Array, Array, Array, Array]:
+    """The largest logit, exp(logits - top), its sum less 1, that of it times (top - logits)."""
+    top, exps, rest = exp_and_rest(logits, -1)
+    gap = jnp.sum(exps * -finite_below(logits, top), axis=-1, keepdims=True)
+    return top, exps, rest, gap
+
+
+def _sums_online(logits: Array) -> tuple[Array, Array, Array, Array]:
+    top, rest, gap = (each[..., None] for each in top_rest_and_gap(logits))
+    return top, exp_below(logits, top), rest, gap
+
+
 def _entropy_and_slopes(logits: Array) -> tuple[Array, Array]:
     """The entropy of each row, and its derivatives by the logits."""
-    top, exps, rest = exp_and_rest(logits, -1)
-    below = finite_below(logits, top)
-    mean = jnp.sum(exps * below, axis=-1, keepdims=True) / (1 + rest)
+    top, exps, rest, gap = in_one_reduction(_sums_by_passes, _sums_online, logits)
+    below, mean = finite_below(logits, top), -gap / (1 + rest)
     # Near the uniform distribution log p plus the entropy would cancel.
     return (jnp.log1p(rest) - mean)[..., 0], exps / (1 + rest) * (mean - below)
 

@@ -11,6 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, positive
+from jaxloss.numerics._elementwise import shared
 from jaxloss.numerics._quadrature import integrate_unit
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, exprel_derivative
 from jaxloss.robust._named import exp_minus_half_square
@@ -43,13 +44,13 @@ def _parts(z: Array, alpha: Array) -> _Parts:
     infinite = jnp.isinf(alpha)
     finite_alpha = jnp.where(infinite, 0, alpha)
     b = jnp.maximum(jnp.abs(finite_alpha - 2), jnp.finfo(z.dtype).eps)
-    ratio = jnp.where(infinite, jnp.sign(alpha), finite_alpha / b)
-    root_of_b = jnp.sqrt(b)
-    far = ~infinite & (jnp.abs(z) / root_of_b > 1e9)
-    root = jnp.where(far, jnp.abs(z) / root_of_b, 1)
+    ratio = jnp.where(infinite, jnp.sign(alpha), numerics.quotient(finite_alpha, b))
+    from_root = numerics.quotient(jnp.abs(z), shared(jnp.sqrt(b)))
+    far = ~infinite & (from_root > 1e9)
+    root = jnp.where(far, from_root, 1)
     near = jnp.where(far | infinite, 0, z)
-    square = near * (near / b)
-    log = jnp.where(far, 2 * jnp.log(root), jnp.log1p(square))
+    square = near * numerics.quotient(near, b)
+    log = jnp.where(far, 2 * shared(jnp.log(root)), shared(jnp.log1p(square)))
     return _Parts(infinite, b, ratio, far, root, square, log)
 
 
@@ -63,7 +64,7 @@ def _barron(z: Array, alpha: Array) -> Array:
     small = exponent < 1
     near = half * exprel(jnp.where(small, exponent, 0))
     divisor = jnp.where(p.infinite | small, 1, alpha)
-    power = jnp.power(jnp.where(p.far, p.root, 1 + p.square), divisor / 2)
+    power = shared(jnp.power(jnp.where(p.far, p.root, 1 + p.square), divisor / 2))
     power = p.b * power * jnp.where(p.far, power, 1)
     away = jnp.where(p.infinite, numerics.expm1(half), (power - p.b) / divisor)
     return jnp.where(alpha == 2, 0.5 * jnp.square(z), jnp.where(small, near, away))
@@ -83,7 +84,7 @@ def _slope_in_z(z: Array, alpha: Array) -> Array:
     growing = jnp.exp(0.5 * jnp.square(jnp.clip(z, -40, 40)))
     at_infinity = jnp.where(alpha > 0, growing, exp_minus_half_square(z))
     weight = jnp.where(p.infinite, at_infinity, jnp.where(alpha == 2, 1, weight))
-    half_power = jnp.power(p.root, finite_alpha / 2)
+    half_power = shared(jnp.power(p.root, finite_alpha / 2))
     far = jnp.sign(z) * jnp.sqrt(p.b) * (half_power / p.root) * half_power
     return jnp.where(p.far & (alpha != 2), far, z * weight)
 

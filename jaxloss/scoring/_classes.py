@@ -10,6 +10,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss.domains import class_ids, unit_interval
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._reductions import cumulative_sum
 from jaxloss.traits import convex, nonnegative, proper, smooth
 
 
@@ -109,7 +110,7 @@ def ranked_probability(
         Epstein, *A Scoring System for Probability Forecasts of Ranked Categories*, 1969.
         Hou, Yu and Samaras, *Squared Earth Mover's Distance-based Loss*, 2016.
     """
-    squares = jnp.square(jnp.cumsum(_error(probabilities, labels), axis=-1)[..., :-1])
+    squares = jnp.square(cumulative_sum(_error(probabilities, labels))[..., :-1])
     if mask is not None:  # the sum up to the last of the classes that are left is no term
         kept = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
         squares = jnp.where((mask & (kept < kept[..., -1:]))[..., :-1], squares, 0)

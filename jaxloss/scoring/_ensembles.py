@@ -21,33 +21,11 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.domains import nonnegative_number, positive
 from jaxloss.numerics._elementwise import linear_argument
-from jaxloss.numerics._members import mean_less_distances, variogram_errors
+from jaxloss.numerics._members import mean_less_distances, ranks, variogram_errors
 from jaxloss.traits import bounded_gradient, nonnegative
 
 Members = Float[Array, "*batch members"]
 Mask = Bool[Array, "*batch members"] | None
-
-
-_FEW = 32  # measured on CPU: up to here comparing all pairs takes less time than two sorts
-
-
-def _ranks(x: Members) -> Members:
-    """The rank of each entry, from 1; entries that are equal share the mean of their ranks."""
-    size, last = x.shape[-1], x.ndim - 1
-    if size <= _FEW:
-        other, one = x[..., None, :], x[..., :, None]
-        # A single sum: XLA on TPU would compare all pairs once for each.
-        twice = (other < one).astype(jnp.int32) + (other <= one).astype(jnp.int32)
-        return 0.5 * (jnp.sum(twice, axis=-1, dtype=jnp.int32) + 1).astype(x.dtype)
-    places = lax.broadcasted_iota(jnp.int32, x.shape, last)
-    ordered, order = lax.sort((x, places), num_keys=1)
-    edge = jnp.ones_like(ordered[..., :1], bool)
-    differs = ordered[..., 1:] != ordered[..., :-1]
-    starts, ends = (jnp.concatenate(parts, -1) for parts in ((edge, differs), (differs, edge)))
-    first_equal = lax.cummax(jnp.where(starts, places, 0), axis=last)
-    last_equal = lax.cummin(jnp.where(ends, places, size), axis=last, reverse=True)
-    ranks = 0.5 * (first_equal + last_equal).astype(x.dtype) + 1
-    return lax.sort((order, ranks), num_keys=1)[1]
 
 
 def _count(x: Members, mask: Mask) -> Array:
@@ -99,9 +77,9 @@ def crps_ensemble(
     error = members - target[..., None]
     mask = None if mask is None else jnp.broadcast_to(mask, members.shape)
     kept = members if mask is None else jnp.where(mask, members, jnp.inf)
-    ranks = _ranks(lax.stop_gradient(kept))  # those of the errors
+    rank = ranks(lax.stop_gradient(kept))  # that of the error
     count = _count(error, mask)[..., None]
-    above, below = count - ranks, ranks - 1
+    above, below = count - rank, rank - 1
     if fair:
         above, below = (jnp.where(count == 1, 0.5, x) for x in (above, below))
         divisor = count * jnp.maximum(count - 1, 1)

@@ -12,12 +12,13 @@ from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss._memory.mesh import places_from, ring_scan
-from jaxloss.contrastive._similarities import Masks, product, squared_distances_by_product, whole
+from jaxloss.contrastive._similarities import Masks, product, whole
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero, uncontracted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._ordered import rows_at
+from jaxloss.numerics._pair_distances import squared_distances_by_product
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 

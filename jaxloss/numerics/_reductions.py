@@ -54,7 +54,7 @@ def for_each_sum(x: T, count: int) -> tuple[T, ...]:
     return each_on_gpu(x, count)
 
 
-def along_either(function: Callable[..., Array], *arrays: Any) -> Array:
+def along_either(function: Callable[..., T], *arrays: Any) -> T:
     """`function(axis, *arrays)`, which reduces a matrix that it computes over an axis.
 
     That is the last one on GPU, where XLA would write what is summed over the one before it,
@@ -64,7 +64,7 @@ def along_either(function: Callable[..., Array], *arrays: Any) -> Array:
 
 
 @functools.cache
-def _along(function: Callable[..., Array]) -> tuple[Callable[..., Array], Callable[..., Array]]:
+def _along(function: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """One object each, so that eager calls compile once."""
     return functools.partial(function, -1), functools.partial(function, -2)
 

@@ -21,30 +21,39 @@ from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import ring_scan
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._reductions import along_either
 from jaxloss.self_supervised._statistics import Sample
 from jaxloss.traits import nonnegative
 
 
-def _projections(x: Array, directions: Array) -> Float[Array, "*batch set directions"]:
-    units = numerics.normalize(directions, axis=0)
-    return jnp.einsum("...ic,cj->...ij", x, units, precision=lax.Precision.HIGHEST)
+def _projections(axis: int, x: Array, units: Array) -> Array:
+    """The embeddings on unit vectors, of which the set is along this axis: -2 or -1."""
+    places = "...ic,cj->...ij" if axis == -2 else "...ic,cj->...ji"
+    return jnp.einsum(places, x, units, precision=lax.Precision.HIGHEST)
 
 
-@jax.checkpoint
-def _at_knot(projections: Array, keep: Array, knot: Array) -> tuple[Array, Array]:
-    angles, keep = knot * projections, keep[..., None]
+@functools.partial(jax.checkpoint, static_argnums=0)
+def _at_knot(axis: int, projections: Array, keep: Array, knot: Array) -> tuple[Array, Array]:
+    angles = knot * projections
     cosine, sine = jnp.where(keep, jnp.cos(angles), 0), jnp.where(keep, jnp.sin(angles), 0)
-    return jnp.sum(cosine, axis=-2), jnp.sum(sine, axis=-2)
+    return jnp.sum(cosine, axis=axis), jnp.sum(sine, axis=axis)
+
+
+def _along(axis: int, x: Array, units: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
+    """`_characteristic` of projections whose set lies along this axis."""
+    projections = _projections(axis, x, units)
+    at_knot = functools.partial(_at_knot, axis, projections, jnp.expand_dims(keep, -3 - axis))
+    return lax.map(at_knot, knots)
 
 
 @jax.jit  # so that an eager call compiles its loop once
-def _characteristic(projections: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
+def _characteristic(x: Array, units: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
     """The sums over a set of the cosine and the sine of each knot times each projection.
 
     One knot after the other, and again for the gradient: all angles would take the memory of the
     projections times the knots.
     """
-    return lax.map(functools.partial(_at_knot, projections, keep), knots)
+    return along_either(_along, x, units, keep, knots)
 
 
 @loss(nonnegative, upper=above_zero)
@@ -105,7 +114,7 @@ def sigreg(
     is_end = (places == 0) | (places == knots - 1)
     weights = window * jnp.where(is_end, step, 2 * step)
     keep = jnp.ones(x.shape[:-1], bool) if mask is None else mask
-    sums = _characteristic(_projections(x, directions), keep, points)
+    sums = _characteristic(x, numerics.normalize(directions, axis=0), keep, points)
     number = sample.number(x)
     total = jnp.maximum(number, 1)[None, ..., None]
     cosine, sine = (sample.over_devices(s) / total for s in sums)
@@ -201,7 +210,7 @@ def visreg(
     mean, centred = sample.mean(x), sample.centred(x)
     deviation = numerics.sqrt(sample.variance(centred))
     still = lax.stop_gradient(deviation)[..., None, :] + epsilon
-    projections = _projections(centred / still, directions)
+    projections = _projections(-2, centred / still, numerics.normalize(directions, axis=0))
     number = sample.number(x)
     # What is left out comes last, and has a quantile that is not used.
     keep = jnp.ones_like(projections, bool) if mask is None else mask[..., None] & True

@@ -112,7 +112,7 @@ def on_cpu(for_cpu: Callable[..., T], for_others: Callable[..., T], *arguments: 
 
 
 def _behind_select(x: Array) -> Array:
-    return lax.select(lax.eq(x, x), x, lax.full_like(x, jnp.nan))
+    return lax.select(lax.eq(x, x), x, lax.neg(x))  # a constant NaN would trip `jax_debug_nans`
 
 
 @jax.custom_jvp
@@ -124,7 +124,9 @@ def in_one_loop(x: Array) -> Array:
     of them. It does not do so with a select (`benchmarks/families.py`: the CRPS of a Laplace
     distribution takes 1.47 of the time of scoringrules without, 1.08 with it).
     """
-    return x if fits_in_cache(x) else on_cpu(_behind_select, _identity, x)
+    if fits_in_cache(x) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return on_cpu(_behind_select, _identity, x)
 
 
 # Without a rule, an eager gradient would compile the choice of a platform in every call.
@@ -140,6 +142,8 @@ def inlined(x: Array) -> Array:
     97 MiB and 60 ms; so it is one loop, no array and 5 ms.)
     """
     x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
     return lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, jnp.finfo(x.dtype).nmant)
 
 
@@ -370,9 +374,13 @@ def _in_shape(
     function: Callable[..., Array], shape: tuple[int, ...], better: tuple[int, ...]
 ) -> Callable[..., Array]:
     """The function of arrays in another shape: one object, so that eager calls compile once."""
-    return lambda *arrays: function(*(x.reshape(better) if x.ndim else x for x in arrays)).reshape(
-        shape
-    )
+
+    def of_shape(*arrays: Array) -> Array:
+        found = function(*(x.reshape(better) if x.ndim else x for x in arrays))
+        # What is no array of that shape is an error, which the caller explains.
+        return found.reshape(shape) if getattr(found, "shape", None) == better else found
+
+    return of_shape
 
 
 def with_vectorizable_shape(function: Callable[..., Array], *arrays: Array) -> Array:

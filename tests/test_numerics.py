@@ -11,6 +11,7 @@ import pytest
 from arithmetic import exact_gradient, exact_map, log_spaced, ulp_error
 
 from jaxloss import numerics
+from jaxloss.numerics import _log_ratios
 
 pytestmark = pytest.mark.few
 
@@ -683,3 +684,15 @@ def test_norms_of_constants_are_those_of_arguments(size):
             got = jax.jit(lambda x=x, function=function: function(x))()
             np.testing.assert_allclose(got, jax.jit(function)(x), rtol=1e-6)
             assert np.all(np.isfinite(got))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_logarithm_of_a_ratio_that_overflows(dtype):
+    """Compiled, where XLA reorders products and quotients."""
+    with x64(dtype == "float64"):
+        limit = float(jnp.finfo(dtype).max) / 2
+        numbers = [limit, 1e30, 1.0, 1e-3, 1e-30, 4 / limit]
+        pairs = np.asarray([(x, y) for x in numbers for y in numbers], dtype)
+        found = jax.jit(_log_ratios.log_ratio)(*pairs.T)
+        expected = [mpmath.log(mpmath.mpf(float(x)) / mpmath.mpf(float(y))) for x, y in pairs]
+        np.testing.assert_allclose(found, np.float64(expected), rtol=2 * jnp.finfo(dtype).eps)

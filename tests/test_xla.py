@@ -252,3 +252,35 @@ def test_the_mean_of_values_holds_no_more_than_the_values(loss, arrays):
     x = jnp.full((64, 1024), 0.3)
     held = temporaries(lambda x, y: loss(x, y, reduction="mean"), x, x)
     assert arrays <= held < arrays + 0.1
+
+
+def test_no_nan_is_made_while_a_large_eager_call_is_traced():
+    x = jnp.linspace(0.1, 1, 20_000)
+    with jax.debug_nans(True):
+        jl.regression.huber(x, x / 2)
+        jl.classification.hinge(x, jnp.ones_like(x))
+    assert jnp.isnan(jl.classification.hinge(x, 0.5 * x)).all()
+
+
+def test_a_loss_of_ones_own_need_not_be_defined_for_another_shape(monkeypatch):
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+    levels = jnp.linspace(0, 1, 128)
+
+    @jl.loss
+    def weighted(prediction, target):
+        return jnp.exp(prediction - target) * levels
+
+    x = jnp.ones((100, 128))
+    np.testing.assert_allclose(weighted(x, x), jnp.broadcast_to(levels, x.shape))
+
+
+def test_a_large_result_that_is_no_array_is_explained(monkeypatch):
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+
+    @jl.loss
+    def nothing(prediction, target):
+        prediction - target  # a `return` is missing
+
+    for shape in ((12_800,), (100, 128)):
+        with pytest.raises(TypeError, match="its result is None"):
+            nothing(jnp.ones(shape), jnp.ones(shape))

@@ -88,8 +88,8 @@ def _vectorized(function: Callable[..., Any]) -> Callable[..., Any]:
         values = function(*arrays)
         if not isinstance(values, Array) or fits_in_cache(values):
             return values  # what is not an array is an error, which `evaluate_body` explains
-        kinds = tuple((bool(x.ndim), x.dtype) for x in arrays)
-        return values if _is_arithmetic(function, kinds) else in_one_loop(values)
+        types = tuple((x.shape, x.dtype) for x in arrays)
+        return values if _is_arithmetic(function, types) else in_one_loop(values)
 
     return functools.partial(with_vectorizable_shape, whole)
 
@@ -99,10 +99,13 @@ _PLAIN = {"abs", "add", "convert_element_type", "div", "integer_pow", "mul", "ne
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_arithmetic(function: Callable[..., Any], kinds: tuple[tuple[bool, Any], ...]) -> bool:
-    """Whether a body is made of these alone, for arrays or scalars of these dtypes."""
-    arrays = [jax.ShapeDtypeStruct((2, 2) if is_array else (), dtype) for is_array, dtype in kinds]
-    return _holds_arithmetic(jax.make_jaxpr(function)(*arrays).jaxpr)
+def _is_arithmetic(function: Callable[..., Any], types: tuple[tuple[Shape, Any], ...]) -> bool:
+    """Whether a body is made of these alone, for arrays of these shapes and dtypes."""
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
+    try:
+        return _holds_arithmetic(jax.make_jaxpr(function)(*arrays).jaxpr)
+    except Exception:  # noqa: BLE001  # of any kind: a body may depend on where it is traced
+        return False
 
 
 def _holds_arithmetic(jaxpr: Any) -> bool:

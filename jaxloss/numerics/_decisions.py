@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
@@ -15,7 +16,8 @@ from jaxloss._xla import recompute
 def sign_of(labels: Array, zero_one_labels: bool) -> Array:
     """The labels as -1 and +1; NaN for what is not a label."""
     sign = 2 * labels - 1 if zero_one_labels else labels
-    return jnp.where(jnp.abs(sign) == 1, sign, jnp.nan)
+    # JAX would convert a Python NaN in a call, of which `jax_debug_nans` would complain.
+    return jnp.where(jnp.abs(sign) == 1, sign, np.asarray(np.nan, sign.dtype))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))

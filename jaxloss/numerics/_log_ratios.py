@@ -18,8 +18,12 @@ def _log_quotient(x: Array, y: Array) -> Array:
     limit, shift = 2.0 ** (25 * most // 32), 3 * most // 5
     ratio = quotient(x, y)
     steps = jnp.where(ratio > limit, 1, jnp.where(ratio < 1 / limit, -1, 0)).astype(x.dtype)
-    factor = jnp.where(steps > 0, 2.0**-shift, jnp.where(steps < 0, 2.0**shift, 1))
-    scaled = jnp.log(quotient(x * factor, y / factor))
+    factor, inverse = (
+        jnp.where(steps > 0, 2.0**-power, jnp.where(steps < 0, 2.0**power, 1))
+        for power in (shift, -shift)
+    )
+    # Not a division by the factor: XLA would multiply x by its square, which overflows.
+    scaled = jnp.log(quotient(x * factor, y * inverse))
     removed = 2 * shift * math.log(2)
     rounded = float(np.asarray(removed, x.dtype))
     return (scaled + steps * (removed - rounded)) + steps * rounded

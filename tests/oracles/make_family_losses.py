@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from freezing import freeze, import_alone, mock_modules, of_jax, of_torch
 
-# allRank imports these and needs none of them; so they are replaced before the imports below (E402).
+# Imported by what follows, and not needed: replaced first, so that those imports come late (E402).
 mock_modules("gcsfs", "gcsfs.core", "pkg_resources")
 
 import balanced_loss  # noqa: E402

@@ -274,8 +274,8 @@ def written_on_tpu(x: Array) -> Array:
     return on_each(_identity, _identity, lax.optimization_barrier, x)
 
 
-def recompute_off_cpu(x: Array) -> Array:
-    """`recompute_on_gpu`, also on TPU, which writes what takes many operations a class."""
+def recompute_off_cpu(x: T) -> T:
+    """`recompute_on_gpu` of an array or a tree, also on TPU, which writes what is expensive."""
     return on_cpu(_identity, lax.optimization_barrier, x)
 
 

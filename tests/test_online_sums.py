@@ -11,6 +11,7 @@ import pytest
 from jaxloss.numerics import _online_sums as online
 from jaxloss.numerics import _rivals
 from jaxloss.numerics._double_double import DD
+from jaxloss.numerics._online_pair import pair_sums
 
 random = np.random.default_rng(0)
 ROWS = {
@@ -98,8 +99,11 @@ def test_a_label_of_an_impossible_class_has_no_finite_loss():
 def test_a_logit_that_is_nan_is_seen_wherever_it_is():
     for place in range(5):
         x = jnp.zeros(5).at[place].set(jnp.nan)
-        for found in (online.top_and_rest(x)[1], online.top_and_sum(x, x == 0, ())[1]):
-            assert np.isnan(found)
+        zero = jnp.zeros(5)
+        found = online.top_and_rest(x)[1], online.top_and_sum(x, x == 0, ())[1]
+        pairs = pair_sums(x, zero, (zero, x)), pair_sums(zero, x, (x, zero))
+        for each in (*found, *(sums.excess for sums in pairs)):
+            assert np.isnan(each)
 
 
 def test_low_words_decide_between_equal_high_words():
@@ -160,3 +164,55 @@ def test_rivals_that_tie_share_the_gradient_in_both_forms(monkeypatch):
         monkeypatch.setattr(_rivals, "in_one_reduction", lambda *a, form=form: form(*a[2:]))
         slopes = jax.grad(lambda x: _rivals.rival_and_own(x, labels)[0].sum())(scores)
         np.testing.assert_array_equal(slopes, [[0.5, 0, 0.5, 0], [0, 0, 1, 0]])
+
+
+def pair(name):
+    """A row and another, which is close, far or the same row in another order."""
+    x = ROWS[name]
+    noise = np.random.default_rng(1).normal(size=x.shape)
+    close = x + np.where(np.isfinite(x), 1e-4 * noise, 0)
+    return [(x, z.astype(np.float32)) for z in (close, x[:, ::-1], np.minimum(x, 1), noise)]
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "largest"])
+def test_the_sums_of_two_softmaxes(name):
+    for x, z in pair(name):
+        found = jax.jit(pair_sums)(x, z, (z, x))
+        (top_x, _, exp_x), (top_z, _, exp_z) = exact(x), exact(z)
+        np.testing.assert_array_equal((found.top_x, found.top_z), (top_x, top_z))
+        for rest, exps in ((found.rest_x, exp_x), (found.rest_z, exp_z)):
+            np.testing.assert_allclose(rest, np.sort(exps)[..., :-1].sum(-1), 1e-6, 1e-37)
+        # All digits of each difference: those of their sum are lost where terms cancel.
+        terms = exp_x - exp_z
+        error = np.abs(found.excess - terms.sum(-1))
+        assert np.all(error <= 4e-7 * np.abs(terms).sum(-1)), (x, z)
+        for at_top, own, other in zip(found.more, (x, z), (z, x), strict=True):
+            is_top = own == own.max(-1, keepdims=True)
+            np.testing.assert_array_equal(at_top, np.where(is_top, other, -np.inf).max(-1))
+
+
+def test_the_sums_of_two_softmaxes_of_double_words():
+    x, z = pair("drawn")[0]
+    lo_x, lo_z = (np.float32(1e-8) * np.sign(np.sin(np.arange(37))), np.zeros(37, np.float32))
+    words = [DD(y, np.broadcast_to(lo, y.shape)) for y, lo in ((x, lo_x), (z, lo_z))]
+    found = jax.jit(pair_sums)(*words, (z, x))
+    (*_, exp_x), (*_, exp_z) = (exact(np.float64(y.hi) + y.lo) for y in words)
+    terms = exp_x - exp_z
+    assert np.all(np.abs(found.excess - terms.sum(-1)) <= 4e-7 * np.abs(terms).sum(-1))
+
+
+def test_the_derivative_of_the_sums_of_two_softmaxes_holds_the_largest_entries_fixed():
+    x, z = jnp.array([0.3, 2.0, -1.0, 1.5]), jnp.array([0.25, 2.5, 3.0, -4.0])
+    ours = lambda x, z: jnp.stack(pair_sums(x, z, (z, x))[2:5])
+    exps = lambda y, top: jnp.exp(y - top)
+    held = lambda x, z: jnp.stack(
+        [
+            jnp.sum(exps(x, 2.0)) - 1,
+            jnp.sum(exps(z, 3.0)) - 1,
+            jnp.sum(exps(x, 2.0)) - jnp.sum(exps(z, 3.0)),
+        ]
+    )
+    for found, expected in zip(
+        jax.jacrev(ours, (0, 1))(x, z), jax.jacrev(held, (0, 1))(x, z), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)

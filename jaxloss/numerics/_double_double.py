@@ -151,8 +151,8 @@ def _reduced(x: DD | Array) -> tuple[Array, Array]:
     return n, (hi - multiple * large) + rest
 
 
-def _expm1_near_0(f: Array) -> Array:
-    """exp(f) - 1 for |f| up to log(2) / 2."""
+def expm1_near_0(f: Array) -> Array:
+    """exp(f) - 1 for |f| up to 0.35."""
     return (horner(f, _constants(f.dtype)[2]) * f + 1) * f
 
 
@@ -165,7 +165,7 @@ def _exp_of_reduced(hi: Array, lo: Array) -> Array:
     impossible = hi < math.log(jnp.finfo(hi.dtype).tiny)
     n, f = _reduced(DD(hi, lo))
     power = jnp.where(impossible, 0, _power_of_2(n, hi.dtype))
-    return (_expm1_near_0(jnp.where(impossible, 0, f)) + 1) * power
+    return (expm1_near_0(jnp.where(impossible, 0, f)) + 1) * power
 
 
 def _corrected_exp(hi: Array, lo: Array, impossible: Array | None = None) -> Array:
@@ -190,20 +190,20 @@ def exp_dd(x: DD) -> Array:
 exp_dd.defjvps(lambda x_dot, out, _x: out * x_dot.hi)
 
 
-def _shifted(x: Array | DD, top: Array | DD) -> DD:
+def shifted(x: Array | DD, top: Array | DD) -> DD:
     """x - top, for x up to the top; an infinity counts as the largest number."""
     hi, upper = (y.hi if isinstance(y, DD) else y for y in (x, top))
     largest = float(jnp.finfo(hi.dtype).max)
     hi, upper = jnp.minimum(hi, largest), jnp.minimum(upper, largest)
     # The sum of Knuth, in fewer operations than `two_sum`: neither number is a constant.
-    shifted = hi - upper
-    back = shifted - hi
-    lo = (hi - (shifted - back)) - (upper + back)
+    gap = hi - upper
+    back = gap - hi
+    lo = (hi - (gap - back)) - (upper + back)
     if isinstance(x, DD):
         lo = lo + x.lo
     if isinstance(top, DD):
         lo = lo - top.lo
-    return DD(shifted, lax.stop_gradient(lo))
+    return DD(gap, lax.stop_gradient(lo))
 
 
 # Jitted because `jax_debug_nans` would report the rounding error of -inf, which is NaN and is not
@@ -214,17 +214,16 @@ def exp_shifted(x: Array | DD, top: Array | DD) -> Array:
 
     It is exactly 1 at the top. An x of +inf equals the top, one of -inf gives 0.
     """
-    return exp_dd(_shifted(x, top))
+    return exp_dd(shifted(x, top))
 
 
-def exp_shifted_by_instruction(x: Array | DD, top: Array | DD) -> Array:
-    """`exp_shifted` in its form for GPU and TPU, for the function that a reduction combines by.
+def exp_by_instruction(x: DD) -> Array:
+    """`exp_dd` in its form for GPU and TPU, for the function that a reduction combines by.
 
     It holds no choice of a platform, and its derivative needs no rule.
     """
-    shifted = _shifted(x, top)
-    impossible = shifted.hi < math.log(jnp.finfo(shifted.hi.dtype).tiny)
-    hi, lo = (jnp.where(impossible, 0, word) for word in shifted)
+    impossible = x.hi < math.log(jnp.finfo(x.hi.dtype).tiny)
+    hi, lo = (jnp.where(impossible, 0, word) for word in x)
     return _corrected_exp(hi, lo, impossible)
 
 
@@ -233,7 +232,7 @@ def _expm1(x: Array) -> Array:
     info = jnp.finfo(x.dtype)
     n, f = _reduced(jnp.clip(x, -info.nmant, info.maxexp * LOG_2 + 0.3))
     half = _power_of_2(n - 1, x.dtype)  # 2^n may overflow where the result does not
-    return 2 * (half * _expm1_near_0(f) + (half - 0.5))
+    return 2 * (half * expm1_near_0(f) + (half - 0.5))
 
 
 _expm1.defjvps(lambda x_dot, _, x: jnp.exp(x) * x_dot)

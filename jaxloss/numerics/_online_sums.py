@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss.numerics._double_double import DD, exp_shifted_by_instruction
+from jaxloss.numerics._double_double import DD, exp_by_instruction, shifted
 from jaxloss.numerics._reductions import Axis, reduce_together
 
 Numbers = tuple[Array, ...]
@@ -56,7 +56,7 @@ def _ordered(words: int, a: Numbers, b: Numbers) -> _Ordered:
     if words == 2:
         gap = gap + (upper[1] - lower[1])
         top, other = DD(top, upper[1]), DD(other, lower[1])
-    scale = exp_shifted_by_instruction(other, top)
+    scale = exp_by_instruction(shifted(other, top))
     return _Ordered(upper[:words], gap, scale, upper[words:], lower[words:])
 
 
@@ -104,7 +104,7 @@ def _merge_gaps(words: int, a: Numbers, b: Numbers) -> Numbers:
 
 
 @functools.cache
-def _for_words(merge: Callable[..., Numbers], words: int) -> Callable[[Numbers, Numbers], Numbers]:
+def for_words(merge: Callable[..., Numbers], words: int) -> Callable[[Numbers, Numbers], Numbers]:
     """One object for each: JAX caches a compiled reduction by the identity of its function."""
     return functools.partial(merge, words)
 
@@ -126,7 +126,7 @@ class _Found(NamedTuple):
 def _online(merge: Any, x: Array | DD, terms: Sequence[Array], axis: Axis) -> _Found:
     words = (x.hi, x.lo) if isinstance(x, DD) else (x,)
     start = (-jnp.inf,) + (0.0,) * (len(words) - 1 + len(terms))
-    combine = _for_words(merge, len(words))
+    combine = for_words(merge, len(words))
     found = reduce_together((*words, *terms), start, combine, axis)
     finite = jnp.where(jnp.abs(found[0]) < jnp.inf, found[0], 0)
     top = lax.stop_gradient(found[: len(words)])

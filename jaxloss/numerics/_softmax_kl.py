@@ -1,13 +1,14 @@
 r"""The Kullback-Leibler divergence of two softmaxes, with all digits however close they are.
 
-With $d$ the differences of the logits less their mean under $q$, $KL(q \| p)$ is
-$\log \sum_k q_k e^{-d_k}$, and $\log(q / p)$ is $d + KL$: no logarithms of probabilities are
-subtracted. Where the distributions are far apart, each class counts $p - q$ more, which sums to 0,
-so that no term is negative. Both logits are read once for their largest, once for the sums of the
-exponentials and the mean, and once for the divergence.
+No logarithms of close probabilities are subtracted. On GPU and TPU $\log(q / p)$ is the difference
+of the logits plus the logarithm of the ratio of the two sums of exponentials, which is known from
+the sum of their differences (`_softmax_pair`). Each class counts $p - q$ more, which sums to 0, so
+that no term is negative. Both logits are read once for these sums, and once for the divergence and
+the gradient. On CPU, where exponentials are kept in arrays, $d$ are the differences of the logits
+less their mean under $q$; where they are small, $KL(q \| p)$ is $\log \sum_k q_k e^{-d_k}$ and
+$\log(q / p)$ is $d + KL$.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu
+from jaxloss._xla import on_cpu, recompute_off_cpu
 from jaxloss.numerics._double_double import DD, two_quotient, two_sum
 from jaxloss.numerics._labels import take_label
-from jaxloss.numerics._reductions import fused_sums
 from jaxloss.numerics._softmax import log_softmax, softmax, subtract_weighted_mean
-from jaxloss.numerics._softmax_pair import Elements, difference_of, elements_of, kl_terms, top_of
-from jaxloss.numerics._special import expm1_minus_x, x_minus_log1p
+from jaxloss.numerics._softmax_pair import (
+    difference_of,
+    kl_terms,
+    normalizers_of_rows,
+    probabilities_of,
+    top_of,
+)
+from jaxloss.numerics._special import expm1_minus_x
 
 
 def exponents(logits: Array, temperature: Array | None) -> DD:
@@ -60,82 +66,15 @@ class Comparison(NamedTuple):
     kl: Array
 
 
-def _first_terms(elements: Sequence[Elements]) -> tuple[Array, ...]:
-    """What the first pass sums, each term from elements of its own."""
-    dtype = elements[0].exp_x.dtype
-    # The sum over all but one largest exponential keeps the tiny of 1 + tiny. At the top, exp - 1
-    # is 0 and has the derivative of exp.
-    return (
-        jnp.where(elements[0].x.hi == 0, elements[0].exp_x - 1, elements[0].exp_x),
-        (elements[1].x.hi == 0).astype(dtype),
-        jnp.where(elements[2].z.hi == 0, elements[2].exp_z - 1, elements[2].exp_z),
-        (elements[3].z.hi == 0).astype(dtype),
-        elements[4].exp_z * elements[4].shift,
-        (~elements[5].is_close).astype(dtype),
-    )
-
-
 def _compare_by_passes(
     logits: Array, target_logits: Array, temperature: Array | None
 ) -> Comparison:
-    """Both logits are read in each pass, and nothing of their size is written."""
+    """Both logits are read for the sums, and once more for the divergence and the rest."""
     data = logits, target_logits, temperature
-    tops = [each_on_gpu(top_of(x), 6) for x in (logits, target_logits)]
-    sums = fused_sums(*_first_terms([elements_of(*data, pair) for pair in zip(*tops, strict=True)]))
-    below_x, ties_x, below_z, ties_z, mean, far_classes = (x[..., None] for x in sums)
-    rest_x = below_x + jnp.maximum(ties_x - 1, 0)
-    rest_z = below_z + jnp.maximum(ties_z - 1, 0)
-    rows = [*(top[-1] for top in tops), rest_x, rest_z, mean / (1 + rest_z)]
-
-    of_terms = [*zip(*(each_on_gpu(recompute_off_cpu(x), 3) for x in rows), strict=True)]
-    classes = [_classes(data, *each) for each in of_terms]
-    c = classes[2]
-    near, off, far = fused_sums(
-        classes[0].q * expm1_minus_x(-classes[0].distance),
-        classes[1].q * classes[1].distance,
-        kl_terms(c.p, c.q, c.logs, c.impossible),
-    )
-    # The mean of the distances is a rounding error, `off`. With u = near - off, the divergence
-    # is off + log(1 + u) = near - (u - log(1 + u)).
-    close, kl_if_close = far_classes == 0, near - x_minus_log1p(near - off)
-    change = (kl_if_close - off)[..., None]
-    kl = jnp.where(close[..., 0], kl_if_close, far)
-
-    c = _classes(data, *(recompute_off_cpu(x) for x in of_terms[-1]))
-    log_ratio = jnp.where(close, jnp.where(c.impossible, 0, c.distance + change), c.logs)
-    return Comparison(c.p, c.q, log_ratio, difference_of(c.p, c.q, log_ratio), kl)
-
-
-class _Classes(NamedTuple):
-    """What is known of a class from the sums over its row.
-
-    Attributes:
-        p: Its probability.
-        q: The other one.
-        logs: The difference of their logarithms.
-        distance: `shift` less its mean; 0 where it is not close, or q is 0.
-        impossible: Whether q is 0, because its logit is -inf.
-    """
-
-    p: Array
-    q: Array
-    logs: Array
-    distance: Array
-    impossible: Array
-
-
-def _classes(data: tuple[Array, Array, Array | None], *rows: Array) -> _Classes:
-    top_x, top_z, rest_x, rest_z, mean = rows
-    e = elements_of(*data, (top_x, top_z))
-    log_p = (e.x.hi - jnp.log1p(rest_x)) + e.x.lo
-    log_q = (e.z.hi - jnp.log1p(rest_z)) + e.z.lo
-    return _Classes(
-        e.exp_x / (1 + rest_x),
-        e.exp_z / (1 + rest_z),
-        jnp.where(e.impossible, 0, log_q) - jnp.where(e.impossible, 0, log_p),
-        jnp.where(e.is_close & ~e.impossible, e.shift - mean, 0),
-        e.impossible,
-    )
+    sums = recompute_off_cpu(normalizers_of_rows(*data))
+    value, last = (probabilities_of(*data, rows) for rows in (sums, recompute_off_cpu(sums)))
+    kl = jnp.sum(kl_terms(value.p, value.q, value.log_ratio, value.impossible), axis=-1)
+    return Comparison(last.p, last.q, last.log_ratio, last.p_minus_q, kl)
 
 
 def _softmax(logits: Array, temperature: Array | None) -> Array:

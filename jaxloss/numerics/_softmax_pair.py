@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss._memory.mesh import pcast_varying, vma
+from jaxloss._xla import each_on_gpu
 from jaxloss.numerics._double_double import DD, exp_dd, expm1, two_quotient, two_sum
+from jaxloss.numerics._online_pair import pair_sums
+from jaxloss.numerics._reductions import fused_sums, in_one_reduction
 from jaxloss.numerics._special import expm1_minus_x
 
 
@@ -225,6 +228,64 @@ def normalizers_of(
         at_top(e.z, x),
         None if temperature is None else jnp.broadcast_to(temperature, tops[0].shape),
     )
+
+
+def _normalizers_by_passes(
+    logits: Array, target_logits: Array, temperature: Array | None
+) -> Normalizers:
+    """Both logits are read for the largest, and once more for the sums."""
+    # Both at once: else XLA on GPU reads the second for its top with sums that need the first.
+    *copies, tops = each_on_gpu((top_of(logits), top_of(target_logits)), 8)
+    e = [elements_of(logits, target_logits, temperature, each) for each in copies]
+    # The sum over all but one largest exponential keeps the tiny of 1 + tiny. At the top, exp - 1
+    # is 0 and has the derivative of exp.
+    below_x, ties_x, below_z, ties_z, excess = fused_sums(
+        jnp.where(e[0].x.hi == 0, e[0].exp_x - 1, e[0].exp_x),
+        (e[1].x.hi == 0).astype(logits.dtype),
+        jnp.where(e[2].z.hi == 0, e[2].exp_z - 1, e[2].exp_z),
+        (e[3].z.hi == 0).astype(logits.dtype),
+        difference_of_exps(e[4]),
+    )
+    top_x, top_z = (top[..., 0] for top in tops)
+    return Normalizers(
+        top_x,
+        top_z,
+        below_x + jnp.maximum(ties_x - 1, 0),
+        below_z + jnp.maximum(ties_z - 1, 0),
+        excess,
+        top_of(jnp.where(e[5].x.hi == 0, target_logits, -jnp.inf))[..., 0],
+        top_of(jnp.where(e[6].z.hi == 0, logits, -jnp.inf))[..., 0],
+        temperature,
+    )
+
+
+def _over(x: Array, temperature: Array) -> DD:
+    """x over the temperature; an infinity does not depend on it."""
+    is_finite = jnp.abs(x) < jnp.inf
+    scaled = two_quotient(jnp.where(is_finite, x, 0), temperature)
+    return DD(jnp.where(is_finite, scaled.hi, x), scaled.lo)
+
+
+def _normalizers_online(
+    logits: Array, target_logits: Array, temperature: Array | None
+) -> Normalizers:
+    x, z, more = logits, target_logits, (target_logits, logits)
+    if temperature is None:
+        s = pair_sums(x, z, more)
+        top_x, top_z = s.top_x, s.top_z
+    else:
+        s = pair_sums(_over(x, temperature), _over(z, temperature), more)
+        top_x, top_z = top_of(x)[..., 0], top_of(z)[..., 0]
+    z_at_top, x_at_top = s.more
+    return Normalizers(top_x, top_z, s.rest_x, s.rest_z, s.excess, z_at_top, x_at_top, temperature)
+
+
+def normalizers_of_rows(
+    logits: Array, target_logits: Array, temperature: Array | None
+) -> Normalizers:
+    """The sums over all classes, one number a row each; those of `normalizers_of` for a matrix."""
+    forms = _normalizers_by_passes, _normalizers_online
+    return in_one_reduction(*forms, logits, target_logits, temperature)
 
 
 class Probabilities(NamedTuple):

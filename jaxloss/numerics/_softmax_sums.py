@@ -1,13 +1,13 @@
 """Sums over the classes of a function of two softmaxes, and their derivatives by the logits.
 
 The derivative by a logit is p times what the derivative by p is above its mean under p. That mean
-is a sum beside the value: both logits are read once for the largest of each row, once for the sums
-of the exponentials, once for value and mean, and once for the gradient.
+is a sum beside the value: both logits are read once for the sums of the exponentials, once for
+value and mean, and once for the gradient.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,16 @@ from jax import Array
 
 from jaxloss._xla import each_on_gpu, on_cpu, recompute_off_cpu, recompute_on_gpu
 from jaxloss.numerics._labels import take_label
-from jaxloss.numerics._reductions import fused_sums
 from jaxloss.numerics._softmax import subtract_weighted_mean
 from jaxloss.numerics._softmax_kl import compare_with_arrays, tangents_of_exponents
 from jaxloss.numerics._softmax_pair import (
     Normalizers,
-    difference_of_exps,
-    elements_of,
+    normalizers_of_rows,
     probabilities_of,
-    top_of,
 )
 
 Temperature = Array | None
+T = TypeVar("T")
 
 
 class Pair(NamedTuple):
@@ -53,39 +51,24 @@ class _Pairs(NamedTuple):
     likeliest: tuple[Pair, Pair]
 
 
-def _for_each_pass(x: Array) -> tuple[Array, ...]:
-    """A number of each row for the value, two sums and the gradient, which share nothing."""
+def _for_each_pass(x: T) -> tuple[T, ...]:
+    """Numbers of each row for the value, two sums and the gradient, which share nothing."""
     copies = each_on_gpu(recompute_off_cpu(x), 3)
     return *copies, recompute_off_cpu(copies[-1])
 
 
 def _pairs_by_passes(logits: Array, target_logits: Array, temperature: Temperature) -> _Pairs:
     """Both logits are read in each pass, and nothing of their size is written."""
-    # Both at once: else XLA on GPU reads the second for its top with sums that need the first.
-    *copies, tops = each_on_gpu((top_of(logits), top_of(target_logits)), 8)
-    e = [elements_of(logits, target_logits, temperature, each) for each in copies]
-    below_x, ties_x, below_z, ties_z, excess = fused_sums(
-        jnp.where(e[0].x.hi == 0, e[0].exp_x - 1, e[0].exp_x),
-        (e[1].x.hi == 0).astype(logits.dtype),
-        jnp.where(e[2].z.hi == 0, e[2].exp_z - 1, e[2].exp_z),
-        (e[3].z.hi == 0).astype(logits.dtype),
-        difference_of_exps(e[4]),
-    )
-    z_at_top = top_of(jnp.where(e[5].x.hi == 0, target_logits, -jnp.inf))
-    x_at_top = top_of(jnp.where(e[6].z.hi == 0, logits, -jnp.inf))
-    rest_x, rest_z = below_x + jnp.maximum(ties_x - 1, 0), below_z + jnp.maximum(ties_z - 1, 0)
-    rows = tops[0][..., 0], tops[1][..., 0], rest_x, rest_z, excess
+    sums = normalizers_of_rows(logits, target_logits, temperature)
 
-    def pair(x: Array, z: Array, rows: tuple[Array, ...]) -> Pair:
-        top_x, top_z, rest_x, rest_z, excess = rows
-        sums = Normalizers(top_x, top_z, rest_x, rest_z, excess, top_z, top_x, temperature)
-        c = probabilities_of(x, z, temperature, sums)
+    def pair(x: Array, z: Array, rows: Normalizers) -> Pair:
+        c = probabilities_of(x, z, temperature, rows)
         return Pair(c.p, c.q, c.p_minus_q)
 
-    value, by_p, by_q, last = (
-        pair(logits, target_logits, each) for each in zip(*map(_for_each_pass, rows), strict=True)
-    )
-    likeliest = pair(tops[0], z_at_top, rows), pair(x_at_top, tops[1], rows)
+    value, by_p, by_q, last = (pair(logits, target_logits, rows) for rows in _for_each_pass(sums))
+    tops = sums.top_x, sums.z_at_top, sums.x_at_top, sums.top_z
+    top_x, z_at_top, x_at_top, top_z = (x[..., None] for x in tops)
+    likeliest = pair(top_x, z_at_top, sums), pair(x_at_top, top_z, sums)
     return _Pairs(value, (by_p, by_q), last, likeliest)
 
 

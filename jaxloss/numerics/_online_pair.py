@@ -1,0 +1,142 @@
+"""Sums over the classes of two softmaxes, in the pass over memory that finds both largest logits.
+
+As in `_online_sums`, parts of a row are summed relative to their own largest logits, and merged
+relative to the larger ones: one reduction with that rule reads both rows once.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss.numerics._double_double import DD, exp_by_instruction, expm1_near_0, shifted
+from jaxloss.numerics._online_sums import Numbers, for_words
+from jaxloss.numerics._reductions import reduce_together
+
+
+class _Merged(NamedTuple):
+    """The tops of two parts of a row, relative to the larger of them.
+
+    Attributes:
+        top: The larger one.
+        is_second: Whether that is the top of the second part.
+        below: Each top less the larger.
+        exps: Their exponentials, of which one is 1.
+    """
+
+    top: Numbers
+    is_second: Array
+    below: tuple[DD, DD]
+    exps: tuple[Array, Array]
+
+
+def _merged(a: Numbers, b: Numbers) -> _Merged:
+    """Of tops that are one number each, or the two words of a `DD`."""
+    is_second = b[0] > a[0]
+    if len(a) == 2:
+        is_second = is_second | (b[0] == a[0]) & (b[1] > a[1])
+    upper = tuple(jnp.where(is_second, y, x) for x, y in zip(a, b, strict=True))
+    lower = tuple(jnp.where(is_second, x, y) for x, y in zip(a, b, strict=True))
+    both_infinite = (upper[0] == lower[0]) & (jnp.abs(upper[0]) == jnp.inf)
+    ends = (jnp.where(both_infinite, 0, part[0]) for part in (lower, upper))
+    low = [(*part[1:], jnp.zeros_like(part[0]))[0] for part in (lower, upper)]
+    below = shifted(*map(DD, ends, low))
+    exp = exp_by_instruction(below)
+    return _Merged(
+        upper,
+        is_second,
+        (
+            DD(*(jnp.where(is_second, word, 0) for word in below)),
+            DD(*(jnp.where(is_second, 0, word) for word in below)),
+        ),
+        (jnp.where(is_second, exp, 1), jnp.where(is_second, 1, exp)),
+    )
+
+
+def _rest(tops: _Merged, a: Array, b: Array) -> Array:
+    """The sum of the exponentials without the 1 of one largest logit, from those of both parts."""
+    upper, lower = jnp.where(tops.is_second, b, a), jnp.where(tops.is_second, a, b)
+    return upper + (1 + lower) * jnp.where(tops.is_second, *tops.exps)
+
+
+def _at_top(tops: _Merged, a: Array, b: Array) -> Array:
+    """What is at the larger top; of equal ones the larger."""
+    are_equal = (tops.below[0].hi == 0) & (tops.below[1].hi == 0)
+    return jnp.where(are_equal, jnp.maximum(a, b), jnp.where(tops.is_second, b, a))
+
+
+def _merge_pairs(words: int, a: Numbers, b: Numbers) -> Numbers:
+    """Parts (top of x, top of z, both rests, excess, z at the top of x, x at that of z)."""
+    x, z = _merged(a[:words], b[:words]), _merged(a[words:-5], b[words:-5])
+    excess = jnp.zeros_like(a[-3])
+    for i, (rest_z, of_part) in enumerate((a[-4:-2], b[-4:-2])):
+        hi, lo = (z.below[i][word] - x.below[i][word] for word in range(2))
+        is_close = jnp.abs(hi) < 0.34
+        minus = jnp.where(is_close, -(hi + lo), 0)
+        change = jnp.where(is_close, z.exps[i] * expm1_near_0(minus), x.exps[i] - z.exps[i])
+        excess = excess + (x.exps[i] * of_part + change * (1 + rest_z))
+    rest_x, rest_z = _rest(x, a[-5], b[-5]), _rest(z, a[-4], b[-4])
+    return (
+        *x.top,
+        *z.top,
+        rest_x,
+        rest_z,
+        excess,
+        _at_top(x, a[-2], b[-2]),
+        _at_top(z, a[-1], b[-1]),
+    )
+
+
+class PairSums(NamedTuple):
+    """Sums over the entries of two rows, x and z.
+
+    Attributes:
+        top_x: The largest entry of x, a constant under differentiation; -inf in a row of -inf.
+        top_z: That of z.
+        rest_x: The sum of exp(x - top_x) without the 1 of one largest entry; 0 in a row of -inf.
+        rest_z: That of z.
+        excess: The sum of exp(x - top_x) less that of exp(z - top_z), with all its digits.
+        more: z where x is largest, and x where z is: the largest of several.
+    """
+
+    top_x: Array
+    top_z: Array
+    rest_x: Array
+    rest_z: Array
+    excess: Array
+    more: tuple[Array, Array]
+
+
+def pair_sums(x: Array | DD, z: Array | DD, more: tuple[Array, Array]) -> PairSums:
+    """All of these, along the last axis, where the two arrays of `more` tell what z and x are.
+
+    Both or neither of x and z are a `DD`; its top is the high-order word.
+    """
+    rows = [tuple(y) if isinstance(y, DD) else (y,) for y in (x, z)]
+    words, nothing = len(rows[0]), jnp.zeros_like(rows[0][0])
+    start = ((-jnp.inf, 0.0)[:words]) * 2 + (0.0,) * 3 + (-jnp.inf,) * 2
+    terms = *rows[0], *rows[1], nothing, nothing, nothing, *more
+    found = reduce_together(terms, start, for_words(_merge_pairs, words), -1)
+    tops = found[0], found[words]
+    *rests, excess, z_at_top, x_at_top = found[2 * words :]
+    # 0, with the derivative of the largest entry, which is a constant in what follows.
+    finite = (jnp.where(jnp.abs(top) < jnp.inf, top, 0) for top in tops)
+    changes = [top - lax.stop_gradient(top) for top in finite]
+    is_empty = [top == -jnp.inf for top in tops]
+    rest_x, rest_z = (
+        jnp.where(empty, 0, rest + (1 + rest) * change)
+        for empty, rest, change in zip(is_empty, rests, changes, strict=True)
+    )
+    total_x, total_z = (
+        jnp.where(empty, 0, 1 + rest)
+        for empty, rest in zip(is_empty, (rest_x, rest_z), strict=True)
+    )
+    excess = excess + ((1 + rests[0]) * changes[0] - (1 + rests[1]) * changes[1])
+    return PairSums(
+        lax.stop_gradient(tops[0]),
+        lax.stop_gradient(tops[1]),
+        rest_x,
+        rest_z,
+        jnp.where(is_empty[0] | is_empty[1], total_x - total_z, excess),
+        (lax.stop_gradient(z_at_top), lax.stop_gradient(x_at_top)),
+    )

@@ -1,5 +1,6 @@
 """Barron's general robust loss: one number, alpha, sets how fast the loss grows in the tail."""
 
+import math
 from typing import NamedTuple, Unpack
 
 import jax
@@ -14,7 +15,7 @@ from jaxloss.domains import extended, positive
 from jaxloss.numerics._elementwise import shared
 from jaxloss.numerics._quadrature import integrate_unit
 from jaxloss.numerics._special import expm1_minus_x_over_x2, exprel, exprel_derivative
-from jaxloss.robust._named import exp_minus_half_square
+from jaxloss.robust._named import exp_minus_half_square, of_cauchy, of_geman_mcclure, of_welsch
 from jaxloss.traits import nonnegative, smooth, symmetric, translation_invariant, zero_at_match
 
 
@@ -50,8 +51,8 @@ def _parts(z: Array, alpha: Array) -> _Parts:
     root = jnp.where(far, from_root, 1)
     near = jnp.where(far | infinite, 0, z)
     square = near * numerics.quotient(near, b)
-    log = jnp.where(far, 2 * shared(jnp.log(root)), shared(jnp.log1p(square)))
-    return _Parts(infinite, b, ratio, far, root, square, log)
+    log = shared(jnp.log1p(jnp.where(far, root, square)))
+    return _Parts(infinite, b, ratio, far, root, square, jnp.where(far, 2 * log, log))
 
 
 @jax.custom_jvp
@@ -158,6 +159,16 @@ _barron.defjvps(
 )
 
 
+# Where alpha is a number, known before tracing.
+_NAMED = {
+    2: lambda z: 0.5 * jnp.square(z),
+    1: numerics.hypot1m1,
+    0: of_cauchy,
+    -2: of_geman_mcclure,
+    -math.inf: of_welsch,
+}
+
+
 @loss(
     nonnegative,
     smooth,
@@ -206,4 +217,5 @@ def barron(
         Barron, *A General and Adaptive Robust Loss Function*, 2019.
     """
     z = numerics.quotient(prediction - target, scale)
-    return _barron(z, jnp.full_like(z, alpha))
+    named = _NAMED.get(alpha) if isinstance(alpha, int | float) else None
+    return named(z) if named else _barron(z, jnp.full_like(z, alpha))

@@ -124,10 +124,14 @@ def cauchy(
     References:
         Black and Anandan, *The Robust Estimation of Multiple Motions*, 1996.
     """
-    z = numerics.quotient(prediction - target, scale)
+    return of_cauchy(numerics.quotient(prediction - target, scale))
+
+
+def of_cauchy(z: Array) -> Array:
+    """log(1 + z^2 / 2)."""
     far = jnp.abs(z) > 1e9  # its square may leave the range of floats
-    logarithm = 2 * jnp.log(jnp.abs(jnp.where(far, z, 1))) - math.log(2)
-    return jnp.where(far, logarithm, jnp.log1p(0.5 * jnp.square(jnp.where(far, 0, z))))
+    log = jnp.log1p(jnp.where(far, jnp.abs(z), 0.5 * jnp.square(jnp.where(far, 0, z))))
+    return jnp.where(far, 2 * log - math.log(2), log)
 
 
 @loss(
@@ -172,18 +176,24 @@ def geman_mcclure(
     References:
         Geman and McClure, *Bayesian Image Analysis*, 1985.
     """
-    half = 0.5 * numerics.quotient(prediction - target, scale)
+    return of_geman_mcclure(numerics.quotient(prediction - target, scale))
+
+
+def of_geman_mcclure(z: Array) -> Array:
+    """2 z^2 / (z^2 + 4)."""
+    half = 0.5 * z
     far = jnp.abs(half) > 1
     square = jnp.square(jnp.where(far, 1 / jnp.where(far, half, 1), half))
     return jnp.where(far, 2, 2 * square) / (1 + square)
 
 
 @jax.custom_jvp
-def _welsch(z: Array) -> Array:
+def of_welsch(z: Array) -> Array:
+    """1 - exp(-z^2 / 2)."""
     return -numerics.expm1(-0.5 * jnp.square(jnp.clip(z, -40, 40)))
 
 
-_welsch.defjvps(lambda z_dot, _, z: z * exp_minus_half_square(z) * z_dot)
+of_welsch.defjvps(lambda z_dot, _, z: z * exp_minus_half_square(z) * z_dot)
 
 
 @loss(
@@ -229,7 +239,7 @@ def welsch(
     References:
         Dennis and Welsch, *Techniques for Nonlinear Least Squares and Robust Regression*, 1978.
     """
-    return _welsch(numerics.quotient(prediction - target, scale))
+    return of_welsch(numerics.quotient(prediction - target, scale))
 
 
 @jax.custom_jvp

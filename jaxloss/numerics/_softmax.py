@@ -123,6 +123,15 @@ def exp_below(x: Array, m: Array) -> Array:
     return jnp.exp(jnp.minimum(x, largest) - jnp.clip(m, -largest, largest))
 
 
+def without_largest(whole: Array, exps: Array, axis: Axis) -> Array:
+    """The sum of exp(x - top) without the 1 of one largest entry, from the sum with it."""
+    # If the sum is below 3/2, only the largest term is above 1/2. It is left out as computed: where
+    # x is a product, a fused multiply-add may make x - top nonzero at the top. XLA on CPU fuses a
+    # rounding with the sum, and writes an array for a comparison, or for a constant to add.
+    others = jnp.sum(exps - jnp.round(exps) * lax.stop_gradient(exps), axis, keepdims=True)
+    return jnp.where(whole < 1.5, others, whole - 1)
+
+
 def _by_passes(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     # XLA on CPU fuses these sums with the computation of their terms only if that is arithmetic and
     # is not shared between them; a comparison, or one exp for both, would be written to memory.
@@ -130,11 +139,7 @@ def _by_passes(axis: Axis, x: Array) -> tuple[Array, Array, Array]:
     exps = exp_below(x, m)
     whole = jnp.sum(exps, axis, keepdims=True)
     terms = jnp.exp(x - jnp.where(jnp.isfinite(m), m, 0))
-    # If the sum is below 3/2, only the maximum's term is above 1/2. It is left out as computed:
-    # where x is a product, a fused multiply-add may make x - m nonzero at the maximum.
-    most = jnp.floor(terms + 0.5) * lax.stop_gradient(terms)
-    others = jnp.sum(terms - most, axis, keepdims=True)
-    rest = jnp.where(jnp.isfinite(m) & (whole < 1.5), others, whole - 1)
+    rest = jnp.where(jnp.isfinite(m), without_largest(whole, terms, axis), whole - 1)
     return m, exps, jnp.where(m == -jnp.inf, 0, rest)
 
 

@@ -1,33 +1,32 @@
 r"""The Kullback-Leibler divergence of two softmaxes, with all digits however close they are.
 
-No logarithms of close probabilities are subtracted. On GPU and TPU $\log(q / p)$ is the difference
-of the logits plus the logarithm of the ratio of the two sums of exponentials, which is known from
-the sum of their differences (`_softmax_pair`). Each class counts $p - q$ more, which sums to 0, so
-that no term is negative. Both logits are read once for these sums, and once for the divergence and
-the gradient. On CPU, where exponentials are kept in arrays, $d$ are the differences of the logits
-less their mean under $q$; where they are small, $KL(q \| p)$ is $\log \sum_k q_k e^{-d_k}$ and
-$\log(q / p)$ is $d + KL$.
+No logarithms of close probabilities are subtracted: $\log(q / p)$ is the difference of the logits
+plus the logarithm of the ratio of the two sums of exponentials, which is known from the sum of
+their differences (`_softmax_pair`). Each class counts $p - q$ more, which sums to 0, so that no
+term is negative. On GPU and TPU both logits are read once for these sums, and once for the
+divergence and the gradient; on CPU the exponentials are kept in arrays.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
-from jaxloss._xla import on_cpu, recompute_off_cpu
+from jaxloss._xla import barrier, on_cpu, recompute_off_cpu, written_on_cpu
 from jaxloss.numerics._double_double import DD, two_quotient, two_sum
-from jaxloss.numerics._labels import take_label
-from jaxloss.numerics._softmax import log_softmax, softmax, subtract_weighted_mean
+from jaxloss.numerics._reductions import row_sum
+from jaxloss.numerics._softmax import subtract_weighted_mean, without_largest
 from jaxloss.numerics._softmax_pair import (
-    difference_of,
+    difference_of_exps,
+    elements_of,
     kl_terms,
     normalizers_of_rows,
+    probabilities_from,
     probabilities_of,
     top_of,
 )
-from jaxloss.numerics._special import expm1_minus_x
 
 
 def exponents(logits: Array, temperature: Array | None) -> DD:
@@ -77,40 +76,23 @@ def _compare_by_passes(
     return Comparison(last.p, last.q, last.log_ratio, last.p_minus_q, kl)
 
 
-def _softmax(logits: Array, temperature: Array | None) -> Array:
-    """softmax(logits / temperature), of exponents that have not been rounded."""
-    x = exponents(logits, temperature)
-    out = softmax(x.hi)
-    return out * (1 + lax.stop_gradient(jnp.where(out > 0, x.lo, 0)))
-
-
 def compare_with_arrays(
     logits: Array, target_logits: Array, temperature: Array | None
 ) -> Comparison:
-    """What several passes need is written to memory."""
-    p, q = _softmax(logits, temperature), _softmax(target_logits, temperature)
-    impossible = target_logits == -jnp.inf
-    log_p, log_q = (
-        jnp.where(impossible, 0, log_softmax(exponents(x, temperature).hi))
-        for x in (logits, target_logits)
+    """Exponentials are written; what else a pass needs is computed again, from tops of its own."""
+    data = logits, target_logits, temperature
+    first = top_of(logits), top_of(target_logits)
+    second = barrier(first)
+    e = elements_of(*data, first)
+    exps = {"exp_x": written_on_cpu(e.exp_x), "exp_z": written_on_cpu(e.exp_z)}
+    rest_x, rest_z = (
+        without_largest(jnp.sum(exp, axis=-1, keepdims=True), exp, -1) for exp in exps.values()
     )
-    logs = log_q - log_p
-    finite = jnp.isfinite(logits) & jnp.isfinite(target_logits)
-    gap = two_sum(jnp.where(finite, target_logits, 0), -jnp.where(finite, logits, 0))
-    first = jnp.argmin(impossible, axis=-1)
-    shift = DD(*(x - take_label(x, first)[..., None] for x in gap))
-    if temperature is not None:
-        shift = DD(shift.hi / temperature, shift.lo / temperature)
-    is_close = finite & (jnp.abs(shift.hi) < 0.5) | impossible & (logits == -jnp.inf)
-    close = jnp.all(is_close, axis=-1, keepdims=True)
-    possible = close & ~impossible
-    distance = subtract_weighted_mean(jnp.where(possible, shift.hi + shift.lo, 0), q, -1)
-    distance = jnp.where(possible, distance, 0)
-    near = jnp.log1p(jnp.sum(q * expm1_minus_x(-distance), axis=-1, keepdims=True))
-    ratio = jnp.where(close, distance + near, logs)
-    far = jnp.sum(kl_terms(p, q, logs, impossible), axis=-1, keepdims=True)
-    kl = jnp.where(close, near, far)[..., 0]
-    return Comparison(p, q, ratio, difference_of(p, q, ratio), kl)
+    excess = row_sum(difference_of_exps(elements_of(*data, second)._replace(**exps)))
+    of_classes = elements_of(*data, barrier(second))._replace(**exps)
+    c = probabilities_from(of_classes, rest_x, rest_z, excess[..., None])
+    kl = row_sum(kl_terms(c.p, c.q, c.log_ratio, c.impossible))
+    return Comparison(c.p, c.q, c.log_ratio, c.p_minus_q, kl)
 
 
 def tangents_of_exponents(primals: Any, tangents: Any) -> tuple[Array, Array]:

@@ -310,9 +310,13 @@ def probabilities_of(
     x: Array, z: Array, temperature: Array | None, sums: Normalizers
 ) -> Probabilities:
     """The probabilities of some classes, whose derivatives need no rule."""
-    rows = (a[..., None] for a in sums[:5])
-    top_x, top_z, rest_x, rest_z, excess = rows
-    e = elements_of(x, z, temperature, (top_x, top_z))
+    tops = sums.top_x[..., None], sums.top_z[..., None]
+    e = elements_of(x, z, temperature, tops)
+    return probabilities_from(e, *(row[..., None] for row in sums[2:5]))
+
+
+def probabilities_from(e: Elements, rest_x: Array, rest_z: Array, excess: Array) -> Probabilities:
+    """The same from their elements; the sums have a class axis of 1."""
     p, q = e.exp_x / (1 + rest_x), e.exp_z / (1 + rest_z)
     # The logarithm of the ratio of the two sums, 1 + rest_x and 1 + rest_z.
     ratio = excess / (1 + rest_z)

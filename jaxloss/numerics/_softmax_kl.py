@@ -124,7 +124,11 @@ def compare_softmaxes(logits: Array, target_logits: Array, temperature: Array | 
 def _compare_softmaxes_jvp(primals: Any, tangents: Any) -> tuple[Comparison, Comparison]:
     found = compare_softmaxes(*primals)
     x_dot, z_dot = tangents_of_exponents(primals, tangents)
-    by_target = jnp.where(found.q == 0, 0, found.q * (found.log_ratio - found.kl[..., None]))
+    # The divergence is rounded, the more the larger it is; the mean, subtracted twice, is not.
+    kl = found.kl[..., None]
+    above = subtract_weighted_mean(jnp.where(kl < jnp.inf, found.log_ratio, 0), found.q, -1)
+    above = jnp.where(kl < jnp.inf, above, found.log_ratio - kl)
+    by_target = jnp.where(found.q == 0, 0, found.q * above)
     of_p = subtract_weighted_mean(x_dot, found.p, -1)
     of_q = subtract_weighted_mean(z_dot, found.q, -1)
     p_dot, q_dot = found.p * of_p, found.q * of_q

@@ -8,6 +8,7 @@ import functools
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import accuracy
@@ -74,3 +75,48 @@ def test_the_derivative_of_another_platform_is_computed_apart(platform):
     step = jax.grad(lambda x, y: jl.classification.sigmoid_focal(x, y, reduction="sum"))
     holds_barrier = "optimization_barrier" in str(jax.make_jaxpr(step)(x, x))
     assert holds_barrier == (platform == "cuda")
+
+
+def gradient_of_sum(loss, *arrays):
+    return jax.grad(lambda x: loss(x, *arrays, reduction="sum"))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gradients_of_half_precision_logits_are_rounded_once(platform, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 40)) * np.geomspace(0.1, 40, 64)[:, None]
+    x[0, 3], x[1], x[2, 5:] = -np.inf, 0, 1e-6
+    x[3], x[3, 0] = 1e-6, 30
+    x = jnp.asarray(x, dtype)
+    ids = rng.integers(0, 40, 64)
+    found = gradient_of_sum(jl.classification.softmax_cross_entropy, ids)(x)
+    assert found.dtype == dtype
+    exact = np.exp(np.float64(x) - np.max(np.float64(x), -1, keepdims=True))
+    exact /= exact.sum(-1, keepdims=True)
+    at_label = ids[:, None] == np.arange(40)
+    others = np.where(at_label, -np.where(at_label, 0, exact).sum(-1, keepdims=True), 0)
+    exact = np.where(at_label, others, exact)
+    info = jnp.finfo(dtype)
+    bound = np.maximum(np.abs(exact) * float(info.eps), float(info.smallest_subnormal)) / 2
+    assert np.all(np.abs(np.float64(found) - exact) <= 1.01 * bound + 1e-37)
+
+
+def test_infinite_logits_in_half_precision_share_the_gradient(platform):
+    x = jnp.asarray([[np.inf, 1, -np.inf, np.inf], [-np.inf] * 3 + [2]], jnp.bfloat16)
+    found = gradient_of_sum(jl.classification.softmax_cross_entropy, np.array([0, 3]))(x)
+    np.testing.assert_array_equal(np.float32(found), [[-0.5, 0, 0, 0.5], [0, 0, 0, 0]])
+
+
+def test_half_precision_takes_fewer_operations_on_tpu(platform):
+    # There products that take the gradient compute it again, if it takes few operations.
+    ids, hidden, weight = np.zeros(4, int), np.ones((4, 8)), np.ones((8, 40))
+    loss, linear = jl.classification.softmax_cross_entropy, jl.linear.softmax_cross_entropy
+
+    def operations(dtype):
+        x, y, w = (jnp.asarray(x, dtype) for x in (hidden @ weight, hidden, weight))
+        steps = gradient_of_sum(loss, ids), gradient_of_sum(linear, w, ids)
+        programs = (jax.jit(f).lower(x) for f, x in zip(steps, (x, y), strict=True))
+        return [program.as_text().count("stablehlo.subtract") for program in programs]
+
+    fewer = [a < b for a, b in zip(*map(operations, (jnp.bfloat16, jnp.float32)), strict=True)]
+    assert fewer == [platform == "tpu"] * 2

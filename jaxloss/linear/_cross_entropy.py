@@ -233,6 +233,8 @@ def _loss(
     check_choice(call.fun_name, "reduction", reduction, ("none", "mean", "sum", "parts"))
     rows = Rows(call.hidden, call.labels("labels", labels), call.mask("where", where))
     weights = call.per_row("weights", weights)
+    is_plain = all(option is None for option in head[1:])  # no other argument takes the cotangent
+    layer = layer._replace(to_half=is_plain and head.weight.dtype.itemsize == 2)
     call.check_axis(layer.axis_name)
     call.check_labels(rows.ids, rows.mask, layer.axis_name)
     tiles = call.tiles(layer, chunk_size, policy)._replace(accumulator=accumulator)

@@ -283,7 +283,7 @@ def sums_of_block(
         x = jnp.where(classes.is_new[None, :], x, -jnp.inf)
     places = jnp.arange(x.shape[1], dtype=classes.place.dtype)
     is_label = classes.place[:, None] == places[None, :]
-    others = ExpSum.of(x, ~is_label, top)
+    others = ExpSum.of(x, ~is_label, top, to_half=layer.to_half)
     smoothing = best = None
     if head.label_smoothing is not None:
         weights = jnp.ones(x.shape[1], x.dtype)

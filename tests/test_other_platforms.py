@@ -16,6 +16,7 @@ from harness.programs import BATCH
 
 import jaxloss as jl
 from jaxloss import _xla
+from jaxloss.linear import _arguments
 
 # One loss of each form that differs; the others are of `make suite`.
 QUICK = (
@@ -120,3 +121,50 @@ def test_half_precision_takes_fewer_operations_on_tpu(platform):
 
     fewer = [a < b for a, b in zip(*map(operations, (jnp.bfloat16, jnp.float32)), strict=True)]
     assert fewer == [platform == "tpu"] * 2
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("rows", "weighted"), [(300, False), (2100, True)])
+def test_stored_exponentials_give_the_gradients_of_the_logits(
+    platform, transposed, rows, weighted, monkeypatch
+):
+    # Several chunks and several blocks; the last rows are confident.
+    monkeypatch.setattr(_arguments, "_BUDGET", 1)
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(rows, 4)) * np.geomspace(0.1, 60, rows)[:, None]
+    weight, ids = rng.normal(size=(4, 1024)), rng.integers(0, 1024, rows)
+    ids[-9:] = np.argmax(hidden[-9:] @ weight, -1)
+    hidden, weight = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(weight, jnp.bfloat16)
+    hidden = hidden.at[5].set(jnp.nan)
+    where = np.arange(rows) != 5
+    weights = rng.uniform(size=rows) if weighted else None
+    options = {"where": where, "weights": weights, "transposed": transposed}
+    given = weight.T if transposed else weight
+
+    def loss(hidden, weight):
+        return jl.linear.softmax_cross_entropy(hidden, weight, ids, metrics=True, **options)
+
+    step = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (value, metrics), (hidden_bar, weight_bar) = step(hidden, given)
+    x = np.float64(hidden) @ np.float64(weight)
+    np.testing.assert_array_equal(metrics.predicted[where], np.argmax(x, -1)[where])
+    factors = np.where(where, 1 if weights is None else weights, 0)
+    factors = factors / factors.sum()
+    x = np.where(where[:, None], x, 0)
+    top = x.max(-1, keepdims=True)
+    exps = np.exp(x - top)
+    at_label = np.zeros_like(exps, bool)
+    at_label[np.arange(rows), ids] = True
+    rest = np.where(at_label, 0, exps).sum(-1)
+    gap = top[:, 0] - x[at_label]
+    nll = np.where(gap == 0, np.log1p(rest), gap + np.log(exps.sum(-1)))
+    np.testing.assert_allclose(value, np.sum(nll * factors), rtol=1e-5)
+    slopes = np.where(at_label, -rest[:, None], exps) / exps.sum(-1, keepdims=True)
+    slopes *= factors[:, None]
+    known, weight = np.nan_to_num(np.float64(hidden)), np.float64(weight)
+    wanted = slopes @ weight.T, known.T @ slopes
+    sizes = abs(slopes) @ abs(weight).T, abs(known).T @ abs(slopes)
+    found = hidden_bar, weight_bar.T if transposed else weight_bar
+    for each, exact, size in zip(found, wanted, sizes, strict=True):
+        error = np.abs(np.float64(each) - exact)
+        assert np.all(error <= 2.0**-8 * (size + np.abs(exact)) + 1e-37)

@@ -26,6 +26,7 @@ class Tiles(NamedTuple):
         sums_of: What is computed of a block of logits, as `sums_of_block` is.
         accumulator: The dtype in which the gradient of a half-precision weight is added up over
             chunks; None for float32.
+        is_given: Whether the caller gave a size.
     """
 
     layer: Layer
@@ -33,6 +34,7 @@ class Tiles(NamedTuple):
     block: int | None
     sums_of: Callable[..., Any] = sums_of_block
     accumulator: np.dtype | None = None
+    is_given: bool = False
 
     def dtype_of_sums(self, dtype: DTypeLike) -> np.dtype:
         """The dtype in which gradients of this dtype are added up over chunks."""

@@ -54,6 +54,12 @@ class ExpSum(NamedTuple):
         return cls(top, sum_of_exps(axis, entries, counted, finite_top(top), to_half))
 
     @classmethod
+    def with_terms(cls, entries: Array, counted: Array, axis: int = -1) -> tuple["ExpSum", Array]:
+        """The sum of the counted entries, relative to the largest of all, and its terms."""
+        top, total, terms = _term_forms(axis)[0](entries, counted)
+        return cls(top, total), terms
+
+    @classmethod
     def over_nothing(cls, like: Array) -> "ExpSum":
         """The sum over no entries, of an array's shape."""
         return cls(lax.full_like(like, -jnp.inf), lax.full_like(like, 0))

@@ -140,7 +140,7 @@ class Program:
     def _walk(self, name: str, times: int) -> None:
         body = self._computations[name]
         for i in body.values():
-            if i.op in _FREE:
+            if i.op in _FREE or 'custom_call_target="AllocateBuffer"' in i.attributes:
                 continue
             if i.op == "while":
                 trips = self._trip_count(i)

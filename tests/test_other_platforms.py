@@ -8,6 +8,7 @@ import functools
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import accuracy
@@ -15,6 +16,7 @@ from harness.programs import BATCH
 
 import jaxloss as jl
 from jaxloss import _xla
+from jaxloss.linear import _arguments
 
 # One loss of each form that differs; the others are of `make suite`.
 QUICK = (
@@ -74,3 +76,95 @@ def test_the_derivative_of_another_platform_is_computed_apart(platform):
     step = jax.grad(lambda x, y: jl.classification.sigmoid_focal(x, y, reduction="sum"))
     holds_barrier = "optimization_barrier" in str(jax.make_jaxpr(step)(x, x))
     assert holds_barrier == (platform == "cuda")
+
+
+def gradient_of_sum(loss, *arrays):
+    return jax.grad(lambda x: loss(x, *arrays, reduction="sum"))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gradients_of_half_precision_logits_are_rounded_once(platform, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 40)) * np.geomspace(0.1, 40, 64)[:, None]
+    x[0, 3], x[1], x[2, 5:] = -np.inf, 0, 1e-6
+    x[3], x[3, 0] = 1e-6, 30
+    x = jnp.asarray(x, dtype)
+    ids = rng.integers(0, 40, 64)
+    found = gradient_of_sum(jl.classification.softmax_cross_entropy, ids)(x)
+    assert found.dtype == dtype
+    exact = np.exp(np.float64(x) - np.max(np.float64(x), -1, keepdims=True))
+    exact /= exact.sum(-1, keepdims=True)
+    at_label = ids[:, None] == np.arange(40)
+    others = np.where(at_label, -np.where(at_label, 0, exact).sum(-1, keepdims=True), 0)
+    exact = np.where(at_label, others, exact)
+    info = jnp.finfo(dtype)
+    bound = np.maximum(np.abs(exact) * float(info.eps), float(info.smallest_subnormal)) / 2
+    assert np.all(np.abs(np.float64(found) - exact) <= 1.01 * bound + 1e-37)
+
+
+def test_infinite_logits_in_half_precision_share_the_gradient(platform):
+    x = jnp.asarray([[np.inf, 1, -np.inf, np.inf], [-np.inf] * 3 + [2]], jnp.bfloat16)
+    found = gradient_of_sum(jl.classification.softmax_cross_entropy, np.array([0, 3]))(x)
+    np.testing.assert_array_equal(np.float32(found), [[-0.5, 0, 0, 0.5], [0, 0, 0, 0]])
+
+
+def test_half_precision_takes_fewer_operations_on_tpu(platform):
+    # There products that take the gradient compute it again, if it takes few operations.
+    ids, hidden, weight = np.zeros(4, int), np.ones((4, 8)), np.ones((8, 40))
+    loss, linear = jl.classification.softmax_cross_entropy, jl.linear.softmax_cross_entropy
+
+    def operations(dtype):
+        x, y, w = (jnp.asarray(x, dtype) for x in (hidden @ weight, hidden, weight))
+        steps = gradient_of_sum(loss, ids), gradient_of_sum(linear, w, ids)
+        programs = (jax.jit(f).lower(x) for f, x in zip(steps, (x, y), strict=True))
+        return [program.as_text().count("stablehlo.subtract") for program in programs]
+
+    fewer = [a < b for a, b in zip(*map(operations, (jnp.bfloat16, jnp.float32)), strict=True)]
+    assert fewer == [platform == "tpu"] * 2
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("rows", "weighted"), [(300, False), (2100, True)])
+def test_stored_exponentials_give_the_gradients_of_the_logits(
+    platform, transposed, rows, weighted, monkeypatch
+):
+    # Several chunks and several blocks; the last rows are confident.
+    monkeypatch.setattr(_arguments, "_BUDGET", 1)
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(rows, 4)) * np.geomspace(0.1, 60, rows)[:, None]
+    weight, ids = rng.normal(size=(4, 1024)), rng.integers(0, 1024, rows)
+    ids[-9:] = np.argmax(hidden[-9:] @ weight, -1)
+    hidden, weight = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(weight, jnp.bfloat16)
+    hidden = hidden.at[5].set(jnp.nan)
+    where = np.arange(rows) != 5
+    weights = rng.uniform(size=rows) if weighted else None
+    options = {"where": where, "weights": weights, "transposed": transposed}
+    given = weight.T if transposed else weight
+
+    def loss(hidden, weight):
+        return jl.linear.softmax_cross_entropy(hidden, weight, ids, metrics=True, **options)
+
+    step = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (value, metrics), (hidden_bar, weight_bar) = step(hidden, given)
+    x = np.float64(hidden) @ np.float64(weight)
+    np.testing.assert_array_equal(metrics.predicted[where], np.argmax(x, -1)[where])
+    factors = np.where(where, 1 if weights is None else weights, 0)
+    factors = factors / factors.sum()
+    x = np.where(where[:, None], x, 0)
+    top = x.max(-1, keepdims=True)
+    exps = np.exp(x - top)
+    at_label = np.zeros_like(exps, bool)
+    at_label[np.arange(rows), ids] = True
+    rest = np.where(at_label, 0, exps).sum(-1)
+    gap = top[:, 0] - x[at_label]
+    nll = np.where(gap == 0, np.log1p(rest), gap + np.log(exps.sum(-1)))
+    np.testing.assert_allclose(value, np.sum(nll * factors), rtol=1e-5)
+    slopes = np.where(at_label, -rest[:, None], exps) / exps.sum(-1, keepdims=True)
+    slopes *= factors[:, None]
+    known, weight = np.nan_to_num(np.float64(hidden)), np.float64(weight)
+    wanted = slopes @ weight.T, known.T @ slopes
+    sizes = abs(slopes) @ abs(weight).T, abs(known).T @ abs(slopes)
+    found = hidden_bar, weight_bar.T if transposed else weight_bar
+    for each, exact, size in zip(found, wanted, sizes, strict=True):
+        error = np.abs(np.float64(each) - exact)
+        assert np.all(error <= 2.0**-8 * (size + np.abs(exact)) + 1e-37)

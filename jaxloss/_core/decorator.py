@@ -28,6 +28,7 @@ from jaxloss._core import labels, masking, shapes
 from jaxloss._core.arguments import ARRAYS, bind, check_options, convert, option, to_arrays
 from jaxloss._core.body import evaluate_body
 from jaxloss._core.checks import are_on, check, check_arguments
+from jaxloss._core.dtypes import body_of
 from jaxloss._core.reduction import TypeOfReduction, reduce
 from jaxloss._core.registry import register
 from jaxloss._core.spatial import merge_spatial_axes
@@ -132,7 +133,8 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
 
     # The mathematics.
     inputs = {n: arrays[n] if n in arrays else option(spec, n, given[n]) for n in spec.arguments}
-    values = evaluate_body(spec, inputs, batch, sizes, dtype)
+    with body_of(came):
+        values = evaluate_body(spec, inputs, batch, sizes, dtype)
 
     # The result.
     if isinstance(values, DeferredRows):

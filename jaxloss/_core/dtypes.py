@@ -1,6 +1,9 @@
-"""The dtype in which numbers are added up."""
+"""The dtype in which numbers are added up, and that in which they came."""
 
+import contextlib
 import functools
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,3 +37,26 @@ def add_in_dtype(x: Any, y: Any) -> Array:
     x, y = jnp.asarray(x), jnp.asarray(y)
     wide = accumulator_dtype(x.dtype, y.dtype)
     return (x.astype(wide) + y.astype(wide)).astype(x.dtype)
+
+
+# The arguments of the loss whose body is being traced that came in half precision.
+_in_half: ContextVar[frozenset[str]] = ContextVar("_in_half", default=frozenset())
+
+
+@contextlib.contextmanager
+def body_of(came: Mapping[str, Any]) -> Iterator[None]:
+    """While the body of a loss is traced: what `came_in_half` tells of its arguments."""
+    floating = (n for n, x in came.items() if jnp.issubdtype(x.dtype, jnp.floating))
+    token = _in_half.set(frozenset(n for n in floating if came[n].dtype.itemsize < 4))
+    try:
+        yield
+    finally:
+        _in_half.reset(token)
+
+
+def came_in_half(name: str) -> bool:
+    """Whether an argument, which a body sees in float32, was given in half precision.
+
+    Its gradient is then rounded to that. Called by the body itself.
+    """
+    return name in _in_half.get()

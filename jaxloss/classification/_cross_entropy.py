@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
-from jaxloss._core.dtypes import to_accumulator
+from jaxloss._core.dtypes import came_in_half, to_accumulator
 from jaxloss._core.labels import to_index
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.classification._labels import (
@@ -96,7 +96,8 @@ def softmax_cross_entropy(
     is_smoothed = not is_static_zero(label_smoothing)
     if is_smoothed and class_weights is None:
         return smoothed_softmax_nll(logits, labels, label_smoothing)
-    nll = times_weight_of_label(softmax_nll(logits, labels), labels, class_weights)
+    nll = softmax_nll(logits, labels, of_half=came_in_half("logits"))
+    nll = times_weight_of_label(nll, labels, class_weights)
     if not is_smoothed:
         return nll
     uniform = weighted_labels(uniform_over_finite(logits), class_weights)

@@ -26,6 +26,7 @@ class Tiles(NamedTuple):
         sums_of: What is computed of a block of logits, as `sums_of_block` is.
         accumulator: The dtype in which the gradient of a half-precision weight is added up over
             chunks; None for float32.
+        is_given: Whether the caller gave a size.
     """
 
     layer: Layer
@@ -33,6 +34,7 @@ class Tiles(NamedTuple):
     block: int | None
     sums_of: Callable[..., Any] = sums_of_block
     accumulator: np.dtype | None = None
+    is_given: bool = False
 
     def dtype_of_sums(self, dtype: DTypeLike) -> np.dtype:
         """The dtype in which gradients of this dtype are added up over chunks."""
@@ -100,11 +102,22 @@ class Blocks(NamedTuple):
         """Adds to the classes of block j of an array that is `split`."""
         if self.number == 1:
             return total + self.split(part, axis).astype(total.dtype)
-        if self.parts > 1:
-            part = part.reshape(*part.shape[:axis], self.parts, self.size, *part.shape[axis + 1 :])
-        own = self._own(axis)
-        old = take_slice(total, self.start(j), self.size, own)
-        new = (old.astype(part.dtype) + part).astype(total.dtype)
+        old = take_slice(total, self.start(j), self.size, self._own(axis))
+        return self._with_block(total, old.astype(part.dtype) + self._in_parts(part, axis), axis, j)
+
+    def put(self, total: Array, part: Array, axis: int, j: Array | int) -> Array:
+        """`add`, to zeros: what is there is read only if blocks overlap."""
+        if self.number == 1 or not self.divides:
+            return self.add(total, part, axis, j)
+        return self._with_block(total, self._in_parts(part, axis), axis, j)
+
+    def _in_parts(self, part: Array, axis: int) -> Array:
+        if self.parts == 1:
+            return part
+        return part.reshape(*part.shape[:axis], self.parts, self.size, *part.shape[axis + 1 :])
+
+    def _with_block(self, total: Array, new: Array, axis: int, j: Array | int) -> Array:
+        new, own = new.astype(total.dtype), self._own(axis)
         return lax.dynamic_update_slice_in_dim(total, new, self.start(j), own)
 
     def _own(self, axis: int) -> int:

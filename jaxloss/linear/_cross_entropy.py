@@ -2,6 +2,7 @@ r"""Softmax cross-entropy of a linear layer, whose logits never exist as a whole
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,7 +16,8 @@ from jaxloss._core.reduction import TypeOfReduction
 from jaxloss._core.spec import ArrayLike
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.chunk_sum import ChunkedSum, Wanted, sum_chunks
-from jaxloss.linear import _tokamax
+from jaxloss._xla import on_each
+from jaxloss.linear import _stored_exps, _tokamax
 from jaxloss.linear._arguments import Arguments, ChunkSize, Policy
 from jaxloss.linear._blocks import Rows, Tiles, where_rows
 from jaxloss.linear._classes_outside import row_losses, row_sums
@@ -23,6 +25,7 @@ from jaxloss.linear._evaluate import Engine, evaluate
 from jaxloss.linear._layer import Head, Layer
 from jaxloss.linear._online_softmax import losses_of
 from jaxloss.linear._rows_outside import chunk_losses, chunk_value_and_grad
+from jaxloss.linear._stored_exps import tiles_with_stored_exps
 from jaxloss.linear._total_loss import Form, total_loss
 
 
@@ -98,7 +101,9 @@ def softmax_cross_entropy(
         reduction: "mean", "sum", "parts" (an undivided `Mean`) or "none".
         metrics: Whether to return `Metrics` of each token as well, as `has_aux=True` expects.
         chunk_size: How many tokens to compute at once, or a pair of tokens and classes; by default
-            as `plan` chooses.
+            as `plan` chooses. On TPU, for a bfloat16 weight without options, the default is not to
+            keep logits: their exponentials are kept in bfloat16, of at most 4 `dim` tokens, and
+            the sums are of those in float32.
         policy: "fastest" or "least_memory".
         accumulator_dtype: The dtype in which "fastest" adds up the gradient of the weight over
             chunks of tokens; by default float32. Of a bfloat16 weight, `jnp.bfloat16` holds half as
@@ -233,9 +238,12 @@ def _loss(
     check_choice(call.fun_name, "reduction", reduction, ("none", "mean", "sum", "parts"))
     rows = Rows(call.hidden, call.labels("labels", labels), call.mask("where", where))
     weights = call.per_row("weights", weights)
+    is_plain = all(option is None for option in head[1:])  # no other argument takes the cotangent
+    layer = layer._replace(to_half=is_plain and head.weight.dtype.itemsize == 2)
     call.check_axis(layer.axis_name)
     call.check_labels(rows.ids, rows.mask, layer.axis_name)
     tiles = call.tiles(layer, chunk_size, policy)._replace(accumulator=accumulator)
+    tiles = tiles._replace(is_given=chunk_size is not None)
     if policy == "fastest" and reduction == "none":
         tiles = tiles._replace(block=None)
     engine = _ENGINES[policy]
@@ -261,6 +269,17 @@ class _Chunk(NamedTuple):
 
 def _sum_of_chunks(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tuple[Array, Any]:
     """The sum of the losses times their factors, whose gradients are computed with it."""
+    plain = _sum_by(chunk_value_and_grad, tiles)
+    stored = None if tiles.is_given else tiles_with_stored_exps(tiles, head, rows)
+    if stored is None:
+        return plain(head, rows, factors)
+    on_tpu = _sum_by(_stored_exps.chunk_value_and_grad, stored)
+    return on_each(plain, plain, on_tpu, head, rows, factors)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum_by(chunk_value_and_grad: Callable[..., Any], tiles: Tiles) -> Callable[..., Any]:
+    """One object for each, so that eager calls compile once."""
 
     def value(head: Head, chunk: _Chunk, real: Array | None) -> tuple[Array, Any]:
         values, aux = chunk_losses(tiles.layer, head, chunk.rows.visible(), chunk.rows.ids)
@@ -277,7 +296,7 @@ def _sum_of_chunks(tiles: Tiles, head: Head, rows: Rows, factors: Array) -> tupl
         return jnp.sum(where_rows(counted, values * factors)), aux, sums, found
 
     program = ChunkedSum(tiles.rows, value, value_and_grad, tiles.dtype_of_sums)
-    return sum_chunks(program, head, _Chunk(rows, factors))
+    return lambda head, rows, factors: sum_chunks(program, head, _Chunk(rows, factors))
 
 
 _LEAST_MEMORY = Form(row_sums, losses_of)

@@ -16,11 +16,13 @@ class Layer(NamedTuple):
         transposed: Whether the weight is `(vocabulary, dim)`.
         axis_name: The mesh axis over which the vocabulary is split, inside `shard_map`.
         metrics: Whether the predicted class is wanted.
+        to_half: Whether the cotangent of the logits goes into products in half precision alone.
     """
 
     transposed: bool = False
     axis_name: AxisName | None = None
     metrics: bool = False
+    to_half: bool = False
 
     @property
     def class_axis(self) -> int:

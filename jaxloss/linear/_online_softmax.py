@@ -283,16 +283,32 @@ def sums_of_block(
         x = jnp.where(classes.is_new[None, :], x, -jnp.inf)
     places = jnp.arange(x.shape[1], dtype=classes.place.dtype)
     is_label = classes.place[:, None] == places[None, :]
-    others = ExpSum.of(x, ~is_label, top)
+    others = ExpSum.of(x, ~is_label, top, to_half=layer.to_half)
     smoothing = best = None
     if head.label_smoothing is not None:
         weights = jnp.ones(x.shape[1], x.dtype)
         weights = weights if head.class_weights is None else head.class_weights
         smoothing = _smoothing_sums(x, finite_top(others.top)[:, None], weights[None, :])
     if layer.metrics:
-        at_top = x == others.top[:, None]
-        best = jnp.min(jnp.where(at_top, classes.ids.astype(x.dtype)[None, :], jnp.inf), axis=-1)
+        best = _best(x, others.top, classes)
     return RowSums(others, pick(x, classes.place, is_label), smoothing, best)
+
+
+def sums_and_exps(
+    layer: Layer, raw: Float[Array, "rows classes"], classes: Classes
+) -> tuple[RowSums, Array]:
+    """`sums_of_block` of logits that are products alone, and the exponentials that are summed."""
+    places = jnp.arange(raw.shape[1], dtype=classes.place.dtype)
+    is_label = classes.place[:, None] == places[None, :]
+    others, exps = ExpSum.with_terms(raw, ~is_label)
+    best = _best(raw, others.top, classes) if layer.metrics else None
+    return RowSums(others, pick(raw, classes.place, is_label), best=best), exps
+
+
+def _best(x: Array, top: Array, classes: Classes) -> Array:
+    """The first class of the largest logit."""
+    at_top = x == top[:, None]
+    return jnp.min(jnp.where(at_top, classes.ids.astype(x.dtype)[None, :], jnp.inf), axis=-1)
 
 
 def losses_of(head: Head, labels: Labels, sums: RowSums) -> tuple[Array, Any]:

@@ -144,7 +144,7 @@ def _gradients(
         own_bar, rows_bar = _block_gradients(
             tiles, blocks, j, own, passes, zeros_of(own, wanted[0], accumulator_dtype), rows_bar
         )
-        return _add_block(layer, blocks, j, total, own_bar), rows_bar
+        return _put_block(layer, blocks, j, total, own_bar), rows_bar
 
     rows_bar = {}
     for field in WEIGHTS.values():
@@ -247,14 +247,14 @@ def _block_gradients(
     return loop(of_chunk, (own_bar, rows_bar), tiles.rows.chunks)
 
 
-def _add_block(layer: Layer, blocks: Blocks, j: Array | int, total: Head, own_bar: Head) -> Head:
-    """Adds the gradients of block j to those of all classes, which are in parts."""
+def _put_block(layer: Layer, blocks: Blocks, j: Array | int, total: Head, own_bar: Head) -> Head:
+    """Puts the gradients of block j into those of all classes, which are in parts."""
     fields = {}
     for field, part in own_bar._asdict().items():
         x = getattr(total, field)
         if part is not None:
             axis = class_axis_of(layer, field)
-            fields[field] = blocks.add(x, part, axis, j) if field in CLASS_FIELDS else x + part
+            fields[field] = blocks.put(x, part, axis, j) if field in CLASS_FIELDS else x + part
     return total._replace(**fields)
 
 

@@ -14,10 +14,11 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from jaxloss._memory.mesh import pcast_varying, vma
-from jaxloss._xla import on_gpu, recompute_on_gpu
+from jaxloss._xla import on_each, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted
 from jaxloss.numerics._online_sums import finite_top, top_and_sum
 from jaxloss.numerics._reductions import in_one_reduction
+from jaxloss.numerics._softmax import exp_below
 from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
@@ -39,15 +40,24 @@ class ExpSum(NamedTuple):
         counted: Bool[Array, "..."],
         top: Array | None = None,
         axis: int = -1,
+        to_half: bool = False,
     ) -> "ExpSum":
         """The sum along an axis of the counted entries, none of which exceeds the top.
 
-        The top is that of all entries if it is not given.
+        The top is that of all entries if it is not given. `to_half` says that the cotangents of the
+        entries are rounded to half precision: then those do without the rounding error of the
+        difference on TPU, where the products that take them compute them again.
         """
         if top is None:
-            return cls(*_top_and_sum(axis, entries, counted))
+            return cls(*_top_and_sum(axis, to_half, entries, counted))
         top = lax.stop_gradient(top)
-        return cls(top, sum_of_exps(axis, entries, counted, finite_top(top)))
+        return cls(top, sum_of_exps(axis, entries, counted, finite_top(top), to_half))
+
+    @classmethod
+    def with_terms(cls, entries: Array, counted: Array, axis: int = -1) -> tuple["ExpSum", Array]:
+        """The sum of the counted entries, relative to the largest of all, and its terms."""
+        top, total, terms = _term_forms(axis)[0](entries, counted)
+        return cls(top, total), terms
 
     @classmethod
     def over_nothing(cls, like: Array) -> "ExpSum":
@@ -81,16 +91,23 @@ class ExpSum(NamedTuple):
         return ExpSum(top, lax.psum(local.rest, axis_name))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _top_and_sum(axis: int, entries: Array, counted: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _top_and_sum(
+    axis: int,
+    to_half: bool,  # noqa: ARG001  # see its rule
+    entries: Array,
+    counted: Array,
+) -> tuple[Array, Array]:
     """The largest entry along an axis, and the sum of exp(entry - top) over the counted entries."""
     return _with_terms(axis, entries, counted)[:2]
 
 
 # A full rule: it reduces. The top is a constant.
 @_top_and_sum.defjvp
-def _top_and_sum_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+def _top_and_sum_jvp(axis: int, to_half: bool, primals: Any, tangents: Any) -> Any:
     top, rest, terms = _with_terms(axis, *primals)
+    if to_half:
+        terms = on_each(_first, _first, _terms_of_half(axis), terms, *primals, finite_top(top))
     return (top, rest), (jnp.zeros_like(top), jnp.sum(terms * tangents[0], axis))
 
 
@@ -115,12 +132,13 @@ def _term_forms(axis: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return by_passes, online
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
 def sum_of_exps(
     axis: int,
     entries: Float[Array, "..."],
     counted: Bool[Array, "..."],
     top: Float[Array, "..."],
+    to_half: bool = False,  # noqa: ARG001  # see its rule
 ) -> Float[Array, "..."]:
     """The sum of exp(entry - top) along an axis over the entries that are counted.
 
@@ -130,11 +148,12 @@ def sum_of_exps(
 
 
 @sum_of_exps.defjvp
-def _sum_of_exps_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _sum_of_exps_jvp(axis: int, to_half: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
     # A full rule: one array of terms serves the sum and its gradient; XLA on GPU would write it, so
     # that it is computed again there. The top is a constant.
     terms, total = _terms_and_sum(axis, *primals)
-    terms = on_gpu(_again(axis), _first, terms, *primals)
+    on_tpu = _terms_of_half(axis) if to_half else _first
+    terms = on_each(_first, _again(axis), on_tpu, terms, *primals)
     return total, jnp.sum(terms * tangents[0], axis)
 
 
@@ -146,6 +165,14 @@ def _first(terms: Array, *_primals: Array) -> Array:
 def _again(axis: int) -> Callable[..., Array]:
     def terms(_terms: Array, entries: Array, counted: Array, top: Array) -> Array:
         return _terms_and_sum(axis, entries, counted, recompute_on_gpu(top))[0]
+
+    return terms
+
+
+@functools.cache
+def _terms_of_half(axis: int) -> Callable[..., Array]:
+    def terms(_terms: Array, entries: Array, counted: Array, top: Array) -> Array:
+        return jnp.where(counted, exp_below(entries, jnp.expand_dims(top, axis)), 0)
 
     return terms
 

@@ -5,17 +5,19 @@ logarithm is taken, and `p - 1` to 0 in the gradient. Here the sum leaves out th
 so that the logits [20, 0] have a loss of 2.06e-9 and not 0, at the same time and memory.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._xla import on_gpu, recompute_on_gpu
+from jaxloss._xla import on_each, recompute_on_gpu
 from jaxloss.numerics._double_double import DD, exp_shifted, finite, two_sum
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._online_sums import top_and_sum
 from jaxloss.numerics._reductions import fused_sums, in_one_reduction
+from jaxloss.numerics._softmax import exp_below
 from jaxloss.numerics._top import (
     Copies,
     below_top,
@@ -89,25 +91,33 @@ def _others_again(_computed: Array, logits: Array | DD, top: Any, at_label: Arra
     return _others(logits, recompute_on_gpu(top), at_label)
 
 
+def _exps_of_half(_computed: Array, logits: Array, top: Array, _at_label: Array) -> Array:
+    return exp_below(logits, top)
+
+
 class _OfClass(NamedTuple):
     """The loss of one class.
 
     Attributes:
         nll: -log softmax(logits)[label].
-        gradient: Its gradient.
+        slopes: Its gradient times `total`.
+        total: The sum of exp(logit - top), in the form (..., 1).
         log_total: The logarithm of the sum of exp(logit - top).
         top: The largest logit; 0 in a row of -inf.
         logit: That of the label.
     """
 
     nll: Array
-    gradient: Array
+    slopes: Array
+    total: Array
     log_total: Array
     top: Any
     logit: Any
 
 
-def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> _OfClass:
+def _of_class(
+    logits: Array | DD, labels: Array, copies: Copies = (), of_half: bool = False
+) -> _OfClass:
     # The sum over all classes would round 1 + tiny; the sum over the others keeps the tiny. The
     # array of their exponentials serves the sum and the gradient: no other array of the logits'
     # size is stored.
@@ -118,52 +128,76 @@ def _of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> _OfClas
     gap = below_top(top, logit)
     total = rest + jnp.exp(-gap)
     total = jnp.where(total == 0, 1, total)  # every logit is -inf
-    others = on_gpu(_others_again, first_of, others, (logits, *copies)[-1], top, at_label)
-    gradient = jnp.where(at_label, -rest, others) / total
+    # XLA on TPU computes the gradient inside of the matrix products that take it; where that takes
+    # many operations a class, it writes and reads an array instead. A difference of half-precision
+    # logits is exact, unless one is smaller than the other by 2^11 or more.
+    on_tpu = _exps_of_half if of_half else first_of
+    last_copy = (logits, *copies)[-1]
+    others = on_each(first_of, _others_again, on_tpu, others, last_copy, top, at_label)
+    slopes = jnp.where(at_label, -rest, others)
     nll, log_total = nll_from_gap(rest, gap)
     of_row = jax.tree.map(lambda x: x[..., 0], (log_total, top, logit))
-    return _OfClass(nll[..., 0], gradient, *of_row)
+    return _OfClass(nll[..., 0], slopes, total, *of_row)
 
 
-@jax.custom_jvp
-def softmax_nll(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def softmax_nll(
+    logits: Array | DD,
+    labels: Array,
+    copies: Copies = (),
+    of_half: bool = False,  # noqa: ARG001  # see its rule
+) -> Array:
     """-log softmax(logits)[label], accurate however confident and however wrong the logits are.
 
     Args:
         logits: The logits; a `DD` if they are themselves the result of a sum or a product.
         labels: Class ids.
         copies: Of a `DD`: see `Copies`.
+        of_half: Whether the logits were in half precision, to which their gradient is rounded.
     """
     return _of_class(logits, labels, copies).nll
 
 
 # A full rule: it reduces over the classes.
 @softmax_nll.defjvp
-def _softmax_nll_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The value is the function itself, so that this rule also applies to second derivatives.
+def _softmax_nll_jvp(of_half: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The value is the function itself, so that this rule also applies to second derivatives. The
+    # sum is divided, not its terms: so is each row of the gradient, once.
     logits_dot = high_word(tangents[0])
-    return softmax_nll(*primals), jnp.sum(_gradient_of_class(*primals) * logits_dot, axis=-1)
+    slopes, total = _slopes_and_total(*primals, of_half)
+    return softmax_nll(*primals, of_half), jnp.sum(slopes * logits_dot, axis=-1) / total[..., 0]
 
 
-@jax.custom_jvp
-def _gradient_of_class(logits: Array | DD, labels: Array, copies: Copies = ()) -> Array:
-    return _of_class(logits, labels, copies).gradient
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _slopes_and_total(
+    logits: Array | DD, labels: Array, copies: Copies = (), of_half: bool = False
+) -> tuple[Array, Array]:
+    """Two arrays whose quotient is the gradient; of the total the derivative is left to it."""
+    found = _of_class(logits, labels, copies, of_half)
+    return found.slopes, found.total
+
+
+def _gradient_of_class(logits: Array, labels: Array) -> Array:
+    slopes, total = _slopes_and_total(logits, labels)
+    return slopes / total
 
 
 # A full rule: of p (change - mean change), changes are measured from that of the largest logit, so
 # that their mean is not rounded where the probabilities are close to 0 and 1.
-@_gradient_of_class.defjvp
-def _gradient_of_class_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@_slopes_and_total.defjvp
+def _slopes_and_total_jvp(of_half: bool, primals: Any, tangents: Any) -> Any:
     logits, labels, _ = primals
     hi, change = high_word(logits), high_word(tangents[0])
-    gradient = _gradient_of_class(*primals)
+    slopes, total = _slopes_and_total(*primals, of_half)
+    gradient = slopes / total
     at_label = is_label(hi, labels)
     p = jnp.where(at_label, jnp.exp(-softmax_nll(logits, labels))[..., None], gradient)
     at_top = is_label(hi, jnp.argmax(hi, axis=-1))
     of_top = jnp.sum(jnp.where(at_top, change, 0), axis=-1, keepdims=True)
     change = jnp.where(at_top, 0, change - of_top)
     mean = jnp.sum(p * change, axis=-1, keepdims=True)
-    return gradient, jnp.where(p == 0, 0, p * (change - mean))
+    gradient_dot = jnp.where(p == 0, 0, p * (change - mean))
+    return (slopes, total), (gradient_dot * total, jnp.zeros_like(total))
 
 
 @jax.custom_jvp
@@ -221,7 +255,7 @@ def softmax_nll_dd(logits: Array, labels: Array) -> DD:
     For functions of p = exp(-nll): half a unit in the last place of a loss of 80 is 32 units in the
     last place of exp(-80).
     """
-    nll, _, log_total, top, logit = _of_class(logits, labels)
+    nll, _, _, log_total, top, logit = _of_class(logits, labels)
     return DD(nll, finite((below_top(top, logit) - nll) + (log_total + two_sum(top, -logit).lo)))
 
 

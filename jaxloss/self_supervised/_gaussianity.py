@@ -19,9 +19,10 @@ from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import ring_scan
-from jaxloss._xla import on_cpu, unshared
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._derivatives import separate_derivative
+from jaxloss.numerics._reductions import in_one_reduction
 from jaxloss.self_supervised._statistics import Sample
 from jaxloss.traits import nonnegative
 
@@ -44,27 +45,19 @@ def _one_by_one(x: Array, units: Array, keep: Array, knots: Array) -> tuple[Arra
     return lax.map(at_knot, knots)
 
 
-def _sums_at(projections: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
+def _sums_at_knots(projections: Array, keep: Array, knots: Array) -> Array:
     angles = projections[..., None, :] * knots[:, None]
-    keep = keep[..., None, None, :]
-    cosine, sine = jnp.where(keep, jnp.cos(angles), 0), jnp.where(keep, jnp.sin(angles), 0)
-    return jnp.sum(cosine, axis=-1), jnp.sum(sine, axis=-1)
+    sums = (jnp.sum(f(angles), -1, where=keep[..., None, None, :]) for f in (jnp.cos, jnp.sin))
+    return jnp.moveaxis(jnp.stack(tuple(sums)), -1, 1)
 
 
-@jax.custom_jvp
-def _sums(projections: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
-    return _sums_at(projections, keep, knots)
-
-
-@_sums.defjvp
-def _sums_jvp(primals: Any, tangents: Any) -> Any:
-    # The cosines and sines again for the gradient: shared with the sums, they would be written.
-    return _sums(*primals), jax.jvp(_sums_at, (unshared(primals[0]), *primals[1:]), tangents)[1]
+# The derivative computes the angles again, from projections that are not those of the sums.
+_sums = jax.checkpoint(separate_derivative(_sums_at_knots), prevent_cse=False)
 
 
 def _at_once(x: Array, units: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
-    sums = _sums(_projections(-1, x, units), keep, knots)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sums)
+    cosine, sine = _sums(_projections(-1, x, units), keep, knots)
+    return cosine, sine
 
 
 @jax.jit  # so that an eager call compiles its loop once
@@ -72,10 +65,10 @@ def _characteristic(x: Array, units: Array, keep: Array, knots: Array) -> tuple[
     """The sums over a set of the cosine and the sine of each knot times each projection.
 
     One knot after the other, and again for the gradient: all angles would take the memory of the
-    projections times the knots. On GPU the angles exist only in the kernels of the sums and of the
-    gradient, which read the projections once for all knots.
+    projections times the knots. On GPU and TPU the angles exist only in the kernels of the sums and
+    of the gradient, which read the projections once for all knots.
     """
-    return on_cpu(_one_by_one, _at_once, x, units, keep, knots)
+    return in_one_reduction(_one_by_one, _at_once, x, units, keep, knots)
 
 
 @loss(nonnegative, upper=above_zero)

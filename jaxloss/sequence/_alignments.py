@@ -23,7 +23,6 @@ examples, frames, classes.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,9 +30,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from jaxloss import _xla
 from jaxloss._core.typing import Arrays
-from jaxloss.numerics._carry import carried
+from jaxloss.numerics._carry import Loop, carried, in_few_kernels
 from jaxloss.sequence import _lattice
 from jaxloss.sequence._lattice import Lattice, Moves, Softmax, by_slot, frames_first
 from jaxloss.sequence._scaled_floats import Mass, exponentials
@@ -198,7 +196,7 @@ def _of_classes(x: Array, ids: Array, classes: int) -> Array:
 # --- GPU and TPU: all recursions of a direction in one loop ---------------------------------------
 
 
-def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, unroll: int, join: Any) -> _Found:
+def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, loop: Loop) -> _Found:
     everywhere, classes = softmax.everywhere(), softmax.logits.shape[-1]
     leaving = _lattice.leaving_classes(lattice, classes, everywhere.dtype)
     ids = lattice.ids[:, None]
@@ -206,7 +204,7 @@ def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, unroll: int, joi
     chosen = tuple(jnp.take_along_axis(softmax.logits, x, axis=-1) for x in (ids, ids[..., :1]))
     logits = frames_first((*chosen, softmax.top, softmax.total))
     frames = logits, _product("btk,bnk->tbn", everywhere, leaving), lattice.counts
-    scan = functools.partial(lax.scan, unroll=unroll)
+    scan = functools.partial(lax.scan, unroll=loop.unroll)
 
     def read(frame: Any) -> tuple[Mass, Mass, Moves]:
         (chosen, of_blank, top, total), leave, counts = frame
@@ -217,7 +215,7 @@ def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, unroll: int, joi
     def backward(endings: Any, frame: Any) -> tuple[Any, Any]:
         (right, wrong), (chance, blank, moves) = endings, read(frame)
         earlier, odds = _lattice.right_endings(lattice, right, chance, blank, moves.counts)
-        kept = join((*odds, *wrong)) if keep else None
+        kept = loop.join((*odds, *wrong)) if keep else None
         return (_normalized(earlier), _lattice.wrong_endings(lattice, wrong, moves)), kept
 
     dtype = everywhere.dtype
@@ -247,17 +245,11 @@ def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, unroll: int, joi
     return _Found(right, wrong, gradient + jnp.where(likely[:, None, None], of_wrong, everywhere))
 
 
-def _forms(keep: bool) -> tuple[Callable[..., _Found], ...]:
-    # On GPU a step can't write its carry over the one that it reads, in the next slots, and copies
-    # it; two steps copy it once. What is kept is one array, hence one kernel.
-    return (
-        functools.partial(_one_by_one, keep=keep),
-        functools.partial(_at_once, keep=keep, unroll=2, join=jnp.stack),
-        functools.partial(_at_once, keep=keep, unroll=1, join=tuple),
-    )
-
-
-_FORMS = {keep: _forms(keep) for keep in (False, True)}  # made once: eager calls compile once
+# Made once: eager calls compile once.
+_FORMS = {
+    keep: tuple(functools.partial(form, keep=keep) for form in (_one_by_one, _at_once))
+    for keep in (False, True)
+}
 
 
 def _value(right: _Right, wrong: Array) -> Array:
@@ -272,7 +264,7 @@ def _value_and_gradient(
 ) -> tuple[Array, Array]:
     logits, labels, last, counts = carried((logits, labels, last, counts))
     lattice, softmax = _lattice.lattice_of(labels, last, counts, blank), Softmax.of(logits)
-    right, wrong, gradient = _xla.on_each(*_FORMS[True], lattice, softmax)
+    right, wrong, gradient = in_few_kernels(*_FORMS[True], lattice, softmax)
     is_counted = (right.nll != jnp.inf)[:, None, None]
     is_counted = is_counted if counts is None else is_counted & counts
     return _value(right, wrong), jnp.where(is_counted, gradient, 0)
@@ -294,7 +286,7 @@ def ctc_nll(
     """
     logits, labels, last, counts = carried((logits, labels, last, counts))
     lattice, softmax = _lattice.lattice_of(labels, last, counts, blank), Softmax.of(logits)
-    right, wrong, _ = _xla.on_each(*_FORMS[False], lattice, softmax)
+    right, wrong, _ = in_few_kernels(*_FORMS[False], lattice, softmax)
     return _value(right, wrong)
 
 

@@ -1,7 +1,6 @@
 """The forms of a loss for GPU and TPU keep its digits, as that for CPU does; all run on CPU here.
 
-No device is needed: `lax.platform_dependent` is replaced by one that takes the branch of another
-platform, and every array counts as too large for a core's cache, so that no hint is left out.
+No device is needed, see `harness.platforms`.
 """
 
 import functools
@@ -12,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import accuracy
+from harness.platforms import forms_of
 from harness.programs import BATCH
 
 import jaxloss as jl
-from jaxloss import _xla
 from jaxloss.linear import _arguments
 
 # One loss of each form that differs; the others are of `make suite`.
@@ -42,18 +41,8 @@ def first_settings():
 
 @pytest.fixture(scope="module", params=["cuda", "tpu"])
 def platform(request):
-    """Programs take the forms of this platform."""
-
-    def chosen(*arguments, default, **platforms):
-        return platforms.get(request.param, default)(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.lax, "platform_dependent", chosen)
-        patch.setattr(_xla, "_CACHE_ENTRIES", -1)
-        patch.setattr(_xla, "_GPU_CACHE_ENTRIES", -1)
-        jax.clear_caches()
+    with forms_of(request.param):
         yield request.param
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("setting", first_settings())

@@ -1,5 +1,6 @@
 """CTC: all alignments counted one by one, sure and hopeless models, padding, bad labels."""
 
+import contextlib
 import functools
 import itertools
 
@@ -11,6 +12,7 @@ import pytest
 from arithmetic import to_exact
 from cases.sequence import ctc as oracle
 from harness.accuracy import exact_gradient
+from harness.platforms import forms_of
 
 from jaxloss.sequence import ctc
 
@@ -98,8 +100,15 @@ HARD = {
 HARD["holes"] = np.where(np.random.default_rng(6).random((20, 4)) < 0.1, -np.inf, HARD["unlikely"])
 
 
+@pytest.fixture(scope="module", params=["cpu", "tpu"])
+def platform(request):
+    """Programs take the forms of this platform; GPU has that of TPU, in steps of two frames."""
+    with forms_of(request.param) if request.param != "cpu" else contextlib.nullcontext():
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def hard():
+def hard(platform):
     """Value and gradient of the hard examples, in one batch."""
     logits, labels = np.stack(list(HARD.values())), np.tile(np.int32([1, 2, 2, 3]), (len(HARD), 1))
     value, gradient = jax.vjp(lambda x: ctc(x, labels), jnp.asarray(logits))
@@ -236,8 +245,13 @@ MASKED = {
 }
 
 
-@functools.cache
-def masked(number):
+@pytest.fixture(scope="module")
+def masked(platform):
+    """`masked_by` a number, once for each."""
+    return functools.cache(masked_by)
+
+
+def masked_by(number):
     """Inputs, values and gradients of the cases above, in one batch."""
     logits = np.random.default_rng(9).normal(size=(len(MASKED), 5, 4)).astype(np.float32)
     for one, (classes, _) in zip(logits, MASKED.values(), strict=True):
@@ -255,7 +269,7 @@ def value_and_slopes(logits, labels):
 
 @pytest.mark.parametrize("number", [-1e5, -1e9, -1e10, -1e12])
 @pytest.mark.parametrize("name", MASKED)
-def test_a_masked_class_is_exact(name, number):
+def test_a_masked_class_is_exact(masked, name, number):
     """Alternatives differ by little, between numbers that have no fraction in float32."""
     logits, labels, value, slope = masked(number)[name]
     exact = {"logits": to_exact(logits), "labels": labels}
@@ -267,7 +281,7 @@ def test_a_masked_class_is_exact(name, number):
 
 @pytest.mark.parametrize("number", [-1e30, float(np.finfo(np.float32).min)])
 @pytest.mark.parametrize("name", MASKED)
-def test_a_class_masked_with_the_smallest_number_has_the_gradient_of_others(name, number):
+def test_a_class_masked_with_the_smallest_number_has_the_gradient_of_others(masked, name, number):
     """Here differences are too small even for the exact oracle: it steps by 1e-30 of a logit."""
     *_, value, slope = masked(number)[name]
     *_, other_value, other_slope = masked(-1e12)[name]

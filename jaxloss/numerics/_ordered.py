@@ -4,6 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +92,19 @@ def sum_of_later(factor: Array, term: Array) -> Array:
 
 def nan_of(*arrays: Float[Array, "*batch items"]) -> Float[Array, "*batch"]:
     """0, or NaN in value and gradients if an entry of a row is NaN."""
-    total = functools.reduce(operator.add, arrays)
-    return jnp.sum(jnp.square(jnp.where(total == total, 0, total)), axis=-1)
+    return _nan_of_row(functools.reduce(operator.add, arrays))
+
+
+@jax.custom_jvp
+def _nan_of_row(x: Array) -> Array:
+    return jnp.sum(jnp.where(x == x, 0, x), axis=-1)
+
+
+# A full rule: the gradient is that of the row, so that it does not read the arrays again.
+@_nan_of_row.defjvp
+def _nan_of_row_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    nan = _nan_of_row(*primals)
+    return nan, nan * jnp.sum(tangents[0], axis=-1)
 
 
 def rows_at(rows: Array, places: Array) -> Array:

@@ -21,7 +21,8 @@ from jaxloss._core.typing import AxisName
 from jaxloss._memory.mesh import ring_scan
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
-from jaxloss.numerics._reductions import along_either
+from jaxloss.numerics._derivatives import separate_derivative
+from jaxloss.numerics._reductions import in_one_reduction
 from jaxloss.self_supervised._statistics import Sample
 from jaxloss.traits import nonnegative
 
@@ -32,18 +33,31 @@ def _projections(axis: int, x: Array, units: Array) -> Array:
     return jnp.einsum(places, x, units, precision=lax.Precision.HIGHEST)
 
 
-@functools.partial(jax.checkpoint, static_argnums=0)
-def _at_knot(axis: int, projections: Array, keep: Array, knot: Array) -> tuple[Array, Array]:
+@jax.checkpoint
+def _at_knot(projections: Array, keep: Array, knot: Array) -> tuple[Array, Array]:
     angles = knot * projections
     cosine, sine = jnp.where(keep, jnp.cos(angles), 0), jnp.where(keep, jnp.sin(angles), 0)
-    return jnp.sum(cosine, axis=axis), jnp.sum(sine, axis=axis)
+    return jnp.sum(cosine, axis=-2), jnp.sum(sine, axis=-2)
 
 
-def _along(axis: int, x: Array, units: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
-    """`_characteristic` of projections whose set lies along this axis."""
-    projections = _projections(axis, x, units)
-    at_knot = functools.partial(_at_knot, axis, projections, jnp.expand_dims(keep, -3 - axis))
+def _one_by_one(x: Array, units: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
+    at_knot = functools.partial(_at_knot, _projections(-2, x, units), keep[..., None])
     return lax.map(at_knot, knots)
+
+
+def _sums_at_knots(projections: Array, keep: Array, knots: Array) -> Array:
+    angles = projections[..., None, :] * knots[:, None]
+    sums = (jnp.sum(f(angles), -1, where=keep[..., None, None, :]) for f in (jnp.cos, jnp.sin))
+    return jnp.moveaxis(jnp.stack(tuple(sums)), -1, 1)
+
+
+# The derivative computes the angles again, from projections that are not those of the sums.
+_sums = jax.checkpoint(separate_derivative(_sums_at_knots), prevent_cse=False)
+
+
+def _at_once(x: Array, units: Array, keep: Array, knots: Array) -> tuple[Array, Array]:
+    cosine, sine = _sums(_projections(-1, x, units), keep, knots)
+    return cosine, sine
 
 
 @jax.jit  # so that an eager call compiles its loop once
@@ -51,9 +65,10 @@ def _characteristic(x: Array, units: Array, keep: Array, knots: Array) -> tuple[
     """The sums over a set of the cosine and the sine of each knot times each projection.
 
     One knot after the other, and again for the gradient: all angles would take the memory of the
-    projections times the knots.
+    projections times the knots. On GPU and TPU the angles exist only in the kernels of the sums and
+    of the gradient, which read the projections once for all knots.
     """
-    return along_either(_along, x, units, keep, knots)
+    return in_one_reduction(_one_by_one, _at_once, x, units, keep, knots)
 
 
 @loss(nonnegative, upper=above_zero)

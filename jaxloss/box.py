@@ -32,6 +32,7 @@ from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import extended, places_along
 from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._labels import take_label
+from jaxloss.numerics._reductions import entries_of_short_axis
 from jaxloss.numerics._softmax_dense import between_two_and_gradient
 from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
@@ -113,7 +114,7 @@ Form = Callable[[_Overlap, _Overlap], Length]
 
 def _numbers(box: Boxes) -> tuple[Length, ...]:
     """Arrays of the batch, since an axis of 4 is too short for loops."""
-    return tuple(box[..., i] for i in range(4))
+    return entries_of_short_axis(box)
 
 
 def _box_of(a: Length, b: Length, c: Length, d: Length) -> Boxes:

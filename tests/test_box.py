@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxloss import box, classification
+from jaxloss.numerics import _reductions
 
 pytestmark = pytest.mark.few
 
@@ -132,6 +133,33 @@ def test_boxes_that_are_apart():
         assert 1 < loss(unit, near) < loss(unit, far) < 2
         slope = jax.grad(loss)(unit, jnp.array(near))
         assert slope[0] + slope[2] < 0  # to the right
+
+
+def test_the_numbers_of_a_box_are_sums_on_tpu():
+    x = jnp.array([[1.0, jnp.nan, -jnp.inf, 3e38], [0.1, 2.0, 2e-38, jnp.inf]])
+    np.testing.assert_array_equal(jnp.stack(_reductions._masked_sums(x), axis=-1), x)
+    step = jax.jit(jax.grad(lambda p: jnp.sum(box.iou(p, TARGET))))
+    boxes = jax.ShapeDtypeStruct(PREDICTION.shape, jnp.bfloat16)
+    for platform, is_sum in (("cpu", False), ("cuda", False), ("tpu", True)):
+        text = str(jax.export.export(step, platforms=[platform])(boxes).mlir_module())
+        assert ("stablehlo.reduce(" in text) == is_sum
+
+
+def test_the_sums_have_the_derivatives_of_the_numbers(monkeypatch):
+    monkeypatch.setattr(_reductions, "on_each", lambda _cpu, _gpu, tpu, *x: tpu(*x))
+
+    def product(x):
+        a, b, c, d = _reductions.entries_of_short_axis(x)
+        return jnp.sum(a * b * c * d)
+
+    x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
+    slopes = [[24.0, 12.0, 8.0, 6.0]]
+    np.testing.assert_array_equal(jax.jit(jax.grad(product))(x), slopes)
+    np.testing.assert_array_equal(jax.jit(jax.jacfwd(product))(x), slopes)
+    expected = np.outer(slopes, 1 / x) * (1 - np.eye(4))
+    np.testing.assert_allclose(jax.jit(jax.hessian(product))(x)[0, :, 0], expected, rtol=1e-6)
+    reverse = jax.jit(jax.jacrev(jax.grad(product)))(x)
+    np.testing.assert_allclose(reverse[0, :, 0], expected, rtol=1e-6)
 
 
 def test_the_matrix_of_all_pairs():

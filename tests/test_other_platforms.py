@@ -15,7 +15,7 @@ from harness.platforms import forms_of
 from harness.programs import BATCH
 
 import jaxloss as jl
-from jaxloss.linear import _arguments
+from jaxloss.linear import _arguments, _stored_exps
 
 # One loss of each form that differs; the others are of `make suite`.
 QUICK = (
@@ -119,9 +119,16 @@ def test_stored_exponentials_give_the_gradients_of_the_logits(
 ):
     # Several chunks and several blocks; the last rows are confident.
     monkeypatch.setattr(_arguments, "_BUDGET", 1)
+    chunks = []
+
+    def counted(*arguments, form=_stored_exps.chunk_value_and_grad):
+        chunks.append(arguments)
+        return form(*arguments)
+
+    monkeypatch.setattr(_stored_exps, "chunk_value_and_grad", counted)
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(rows, 4)) * np.geomspace(0.1, 60, rows)[:, None]
-    weight, ids = rng.normal(size=(4, 1024)), rng.integers(0, 1024, rows)
+    weight, ids = rng.normal(size=(4, 1536)), rng.integers(0, 1536, rows)
     ids[-9:] = np.argmax(hidden[-9:] @ weight, -1)
     hidden, weight = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(weight, jnp.bfloat16)
     hidden = hidden.at[5].set(jnp.nan)
@@ -135,6 +142,7 @@ def test_stored_exponentials_give_the_gradients_of_the_logits(
 
     step = jax.value_and_grad(loss, (0, 1), has_aux=True)
     (value, metrics), (hidden_bar, weight_bar) = step(hidden, given)
+    assert bool(chunks) == (platform == "tpu")
     x = np.float64(hidden) @ np.float64(weight)
     np.testing.assert_array_equal(metrics.predicted[where], np.argmax(x, -1)[where])
     factors = np.where(where, 1 if weights is None else weights, 0)

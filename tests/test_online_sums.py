@@ -12,6 +12,7 @@ from jaxloss.numerics import _online_sums as online
 from jaxloss.numerics import _rivals
 from jaxloss.numerics._double_double import DD
 from jaxloss.numerics._online_pair import pair_sums
+from jaxloss.numerics._softmax_pair import normalizers_of
 
 random = np.random.default_rng(0)
 ROWS = {
@@ -199,6 +200,20 @@ def test_the_sums_of_two_softmaxes_of_double_words():
     (*_, exp_x), (*_, exp_z) = (exact(np.float64(y.hi) + y.lo) for y in words)
     terms = exp_x - exp_z
     assert np.all(np.abs(found.excess - terms.sum(-1)) <= 4e-7 * np.abs(terms).sum(-1))
+
+
+@pytest.mark.parametrize("mask", [-np.inf, -1e9])
+def test_classes_masked_in_one_softmax_do_not_round_the_excess(mask):
+    # The masked ones come first, or are a part of their own; one of them is likely in the other.
+    x = np.full((1, 5000), -12, np.float32)
+    x[:, 0], x[:, -10:] = 1, 2
+    z = np.where(np.arange(5000) < 4990, mask, x + 0.01).astype(np.float32)
+    exact_excess = 1 * np.exp(-1.0) + 4989 * np.exp(-14.0)
+    for a, b, expected in ((x, z, exact_excess), (z, x, -exact_excess)):
+        found = jax.jit(pair_sums)(a, b, (b, a)).excess
+        np.testing.assert_allclose(found, [expected], rtol=3e-6)
+        parts = [normalizers_of(a[:, i], b[:, i], None) for i in (np.s_[:4990], np.s_[4990:])]
+        np.testing.assert_allclose(parts[0].merge(parts[1]).excess, [expected], rtol=3e-6)
 
 
 def test_the_derivative_of_the_sums_of_two_softmaxes_holds_the_largest_entries_fixed():

@@ -107,3 +107,23 @@ def test_the_scale_said_to_keep_95_percent_does(name, scale):
 def test_a_scale_of_0_is_refused():
     with pytest.raises(ValueError, match="`scale` must be above 0"):
         robust.cauchy(0.0, 0.0, scale=0.0)
+
+
+@pytest.mark.parametrize("z", [1.5e9, 1e12, 1e200])
+def test_large_errors_in_float64(z):
+    with jax.enable_x64(True):
+        zero, z = jnp.zeros((), jnp.float64), jnp.asarray(z, jnp.float64)
+        barron = lambda z, zero: robust.barron(z, zero, alpha=jnp.zeros((), jnp.float64))
+        for loss in (robust.cauchy, barron):
+            value, slope = jax.value_and_grad(loss)(z, zero)
+            np.testing.assert_allclose(value, 2 * np.log(z) - np.log(2), rtol=1e-15)
+            np.testing.assert_allclose(slope, 2 / z, rtol=1e-15)
+
+
+@pytest.mark.parametrize("alpha", [-2.0, 0.0, 1.0, 2.0])
+def test_the_second_derivative_of_barron_in_the_tail(alpha):
+    def second(z, alpha):
+        return jax.grad(jax.grad(robust.barron))(z, 0.0, alpha=alpha)
+
+    for z in (12.0, 20.0, 1e3):
+        np.testing.assert_allclose(jax.jit(second)(z, alpha), second(z, alpha), 2e-4, 1e-8)

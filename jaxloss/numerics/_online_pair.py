@@ -69,12 +69,16 @@ def _merge_pairs(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top of x, top of z, both rests, excess, z at the top of x, x at that of z)."""
     x, z = _merged(a[:words], b[:words]), _merged(a[words:-5], b[words:-5])
     excess = jnp.zeros_like(a[-3])
-    for i, (rest_z, of_part) in enumerate((a[-4:-2], b[-4:-2])):
+    for i, (rest_x, rest_z, of_part) in enumerate((a[-5:-2], b[-5:-2])):
+        total_x, total_z = 1 + rest_x, 1 + rest_z
         hi, lo = (z.below[i][word] - x.below[i][word] for word in range(2))
         is_close = jnp.abs(hi) < 0.34
-        minus = jnp.where(is_close, -(hi + lo), 0)
-        change = jnp.where(is_close, z.exps[i] * expm1_near_0(minus), x.exps[i] - z.exps[i])
-        excess = excess + (x.exps[i] * of_part + change * (1 + rest_z))
+        change = z.exps[i] * expm1_near_0(jnp.where(is_close, -(hi + lo), 0))
+        near = x.exps[i] * of_part + change * total_z
+        # Not from the excess of the part, which is rounded: of many classes that are likely in one
+        # softmax and masked in the other, it is large.
+        far = x.exps[i] * total_x - z.exps[i] * total_z
+        excess = excess + jnp.where(is_close, near, far)
     rest_x, rest_z = _rest(x, a[-5], b[-5]), _rest(z, a[-4], b[-4])
     return (
         *x.top,

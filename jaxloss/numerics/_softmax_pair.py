@@ -136,8 +136,13 @@ class Normalizers(NamedTuple):
     def relative_to(self, top_x: Array, top_z: Array) -> "Normalizers":
         """The sums relative to tops that are not smaller; `rest` where these are not its own."""
         e = elements_of(self.top_x, self.top_z, self.temperature, (top_x, top_z))
-        total_z = jnp.where(self.top_z == -jnp.inf, 0, 1 + self.rest_z)
-        excess = e.exp_x * self.excess + difference_of_exps(e) * total_z
+        total_x, total_z = (
+            jnp.where(top == -jnp.inf, 0, 1 + rest)
+            for top, rest in ((self.top_x, self.rest_x), (self.top_z, self.rest_z))
+        )
+        near = e.exp_x * self.excess + difference_of_exps(e) * total_z
+        # Not from the excess of the part, which is rounded, where its two scales differ.
+        excess = jnp.where(e.is_close, near, e.exp_x * total_x - e.exp_z * total_z)
         rest_x = jnp.where(self.top_x == top_x, self.rest_x, e.exp_x * (1 + self.rest_x))
         rest_z = jnp.where(self.top_z == top_z, self.rest_z, e.exp_z * (1 + self.rest_z))
         return self._replace(

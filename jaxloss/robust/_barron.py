@@ -47,7 +47,7 @@ def _parts(z: Array, alpha: Array) -> _Parts:
     b = jnp.maximum(jnp.abs(finite_alpha - 2), jnp.finfo(z.dtype).eps)
     ratio = jnp.where(infinite, jnp.sign(alpha), numerics.quotient(finite_alpha, b))
     from_root = numerics.quotient(jnp.abs(z), shared(jnp.sqrt(b)))
-    far = ~infinite & (from_root > 1e9)
+    far = ~infinite & (from_root > 128 / jnp.finfo(z.dtype).eps)
     root = jnp.where(far, from_root, 1)
     near = jnp.where(far | infinite, 0, z)
     square = near * numerics.quotient(near, b)
@@ -82,7 +82,8 @@ def _slope_in_z(z: Array, alpha: Array) -> Array:
         jnp.exp((finite_alpha / 2 - 1) * jnp.log1p(jnp.where(close, p.square, 0))),
         jnp.power(1 + p.square, finite_alpha / 2) / (1 + p.square),
     )
-    growing = jnp.exp(0.5 * jnp.square(jnp.clip(z, -40, 40)))
+    # Of a finite alpha it would overflow, and so would what its derivative multiplies by 0.
+    growing = jnp.exp(0.5 * jnp.square(jnp.clip(jnp.where(p.infinite, z, 0), -40, 40)))
     at_infinity = jnp.where(alpha > 0, growing, exp_minus_half_square(z))
     weight = jnp.where(p.infinite, at_infinity, jnp.where(alpha == 2, 1, weight))
     half_power = shared(jnp.power(p.root, finite_alpha / 2))

@@ -129,7 +129,8 @@ def cauchy(
 
 def of_cauchy(z: Array) -> Array:
     """log(1 + z^2 / 2)."""
-    far = jnp.abs(z) > 1e9  # its square may leave the range of floats
+    # Its square may leave the range of floats; to add 1 to either changes less than the rounding.
+    far = jnp.abs(z) > 128 / jnp.finfo(z.dtype).eps
     log = jnp.log1p(jnp.where(far, jnp.abs(z), 0.5 * jnp.square(jnp.where(far, 0, z))))
     return jnp.where(far, 2 * log - math.log(2), log)
 

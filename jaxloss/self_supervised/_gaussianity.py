@@ -46,7 +46,8 @@ def _one_by_one(x: Array, units: Array, keep: Array, knots: Array) -> tuple[Arra
 
 
 def _sums_at_knots(projections: Array, keep: Array, knots: Array) -> Array:
-    angles = projections[..., None, :] * knots[:, None]
+    knots = knots.reshape(*(1 for _ in projections.shape[:-1]), -1, 1)
+    angles = projections[..., None, :] * knots
     sums = (jnp.sum(f(angles), -1, where=keep[..., None, None, :]) for f in (jnp.cos, jnp.sin))
     return jnp.moveaxis(jnp.stack(tuple(sums)), -1, 1)
 

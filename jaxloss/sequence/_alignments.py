@@ -169,7 +169,7 @@ def _one_by_one(lattice: Lattice, softmax: Softmax, *, keep: bool) -> _Found:
         if not keep:
             return (mass,)
         stay, inside, gone = _wrong_shares(lattice, moves, endings)
-        of_slots = jnp.where(likely[:, None], stay, 0) - mass[:, None] * posterior
+        of_slots = jnp.where(likely[None, :, None], stay, 0) - mass[None, :, None] * posterior
         of_wrong = _of_wrong(everywhere, leaving, inside, gone)
         return mass, of_slots, jnp.where(likely[:, None, None], of_wrong, everywhere)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxloss.numerics import _online_sums as online
-from jaxloss.numerics import _rivals
+from jaxloss.numerics import _rivals, _softmax_pair
 from jaxloss.numerics._double_double import DD
 from jaxloss.numerics._online_pair import pair_sums
 from jaxloss.numerics._softmax_pair import normalizers_of
@@ -200,6 +200,18 @@ def test_the_sums_of_two_softmaxes_of_double_words():
     (*_, exp_x), (*_, exp_z) = (exact(np.float64(y.hi) + y.lo) for y in words)
     terms = exp_x - exp_z
     assert np.all(np.abs(found.excess - terms.sum(-1)) <= 4e-7 * np.abs(terms).sum(-1))
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e7, 2e38])
+def test_a_temperature_keeps_the_digits_of_large_logits(scale):
+    # Quotients are rounded by more than 1 where their differences decide, or are too large.
+    x, z = (y + np.float32(scale) for y in pair("drawn")[0])
+    x, z = (np.append(y, [[0.9 * scale]] * 4, -1).astype(np.float32) for y in (x, z))
+    temperature = jnp.float32(0.3)
+    found = jax.jit(_softmax_pair._normalizers_online)(x, z, temperature)
+    for row, rest in ((x, found.rest_x), (z, found.rest_z)):
+        gaps = (row.astype(np.float64) - row.max(-1, keepdims=True)) / float(temperature)
+        np.testing.assert_allclose(rest, np.exp(gaps).sum(-1) - 1, 1e-6, 1e-37)
 
 
 @pytest.mark.parametrize("mask", [-np.inf, -1e9])

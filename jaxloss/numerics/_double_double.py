@@ -203,7 +203,12 @@ def shifted(x: Array | DD, top: Array | DD) -> DD:
         lo = lo + x.lo
     if isinstance(top, DD):
         lo = lo - top.lo
-    return DD(gap, lax.stop_gradient(lo))
+    lo = lax.stop_gradient(lo)
+    if isinstance(x, DD) or isinstance(top, DD):
+        # The low-order words of large numbers may differ by more than a last place of the gap.
+        lo = jnp.where(gap == -jnp.inf, 0, lo)
+        gap, lo = gap + lo, lo - lax.stop_gradient((gap + lo) - gap)
+    return DD(gap, lo)
 
 
 # Jitted because `jax_debug_nans` would report the rounding error of -inf, which is NaN and is not

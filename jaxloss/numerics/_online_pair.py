@@ -9,65 +9,46 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss.numerics._double_double import DD, exp_by_instruction, expm1_near_0, shifted
-from jaxloss.numerics._online_sums import Numbers, for_words
+from jaxloss.numerics._double_double import DD, expm1_near_0
+from jaxloss.numerics._online_sums import for_words
+from jaxloss.numerics._online_tops import Numbers, Tops, tops_in_order
 from jaxloss.numerics._reductions import reduce_together
 
 
-class _Merged(NamedTuple):
-    """The tops of two parts of a row, relative to the larger of them.
+class _Scales(NamedTuple):
+    """What the sums of two parts are multiplied by, to be relative to the larger of their tops.
 
     Attributes:
-        top: The larger one.
-        is_second: Whether that is the top of the second part.
-        below: Each top less the larger.
+        below: The top of each part less the larger.
         exps: Their exponentials, of which one is 1.
     """
 
-    top: Numbers
-    is_second: Array
     below: tuple[DD, DD]
     exps: tuple[Array, Array]
 
 
-def _merged(a: Numbers, b: Numbers) -> _Merged:
-    """Of tops that are one number each, or the two words of a `DD`."""
-    is_second = b[0] > a[0]
-    if len(a) == 2:
-        is_second = is_second | (b[0] == a[0]) & (b[1] > a[1])
-    upper = tuple(jnp.where(is_second, y, x) for x, y in zip(a, b, strict=True))
-    lower = tuple(jnp.where(is_second, x, y) for x, y in zip(a, b, strict=True))
-    both_infinite = (upper[0] == lower[0]) & (jnp.abs(upper[0]) == jnp.inf)
-    ends = (jnp.where(both_infinite, 0, part[0]) for part in (lower, upper))
-    low = [(*part[1:], jnp.zeros_like(part[0]))[0] for part in (lower, upper)]
-    below = shifted(*map(DD, ends, low))
-    exp = exp_by_instruction(below)
-    return _Merged(
-        upper,
-        is_second,
-        (
-            DD(*(jnp.where(is_second, word, 0) for word in below)),
-            DD(*(jnp.where(is_second, 0, word) for word in below)),
-        ),
-        (jnp.where(is_second, exp, 1), jnp.where(is_second, 1, exp)),
-    )
+def _scales(tops: Tops) -> _Scales:
+    first = DD(*(tops.upper(jnp.zeros_like(word), word) for word in tops.below))
+    second = DD(*(tops.lower(jnp.zeros_like(word), word) for word in tops.below))
+    one = jnp.ones_like(tops.scale)
+    return _Scales((first, second), (tops.upper(one, tops.scale), tops.lower(one, tops.scale)))
 
 
-def _rest(tops: _Merged, a: Array, b: Array) -> Array:
+def _rest(tops: Tops, a: Array, b: Array) -> Array:
     """The sum of the exponentials without the 1 of one largest logit, from those of both parts."""
-    upper, lower = jnp.where(tops.is_second, b, a), jnp.where(tops.is_second, a, b)
-    return upper + (1 + lower) * jnp.where(tops.is_second, *tops.exps)
+    return tops.upper(a, b) + (1 + tops.lower(a, b)) * tops.scale
 
 
-def _at_top(tops: _Merged, a: Array, b: Array) -> Array:
+def _at_top(tops: Tops, a: Array, b: Array) -> Array:
     """What is at the larger top; of equal ones the larger."""
-    are_equal = (tops.below[0].hi == 0) & (tops.below[1].hi == 0)
-    return jnp.where(are_equal, jnp.maximum(a, b), jnp.where(tops.is_second, b, a))
+    return jnp.where(tops.below.hi == 0, jnp.maximum(a, b), tops.upper(a, b))
 
 
 def _merge_pairs(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top of x, top of z, both rests, excess, z at the top of x, x at that of z)."""
-    x, z = _merged(a[:words], b[:words]), _merged(a[words:-5], b[words:-5])
+    tops_x = tops_in_order(a[:words], b[:words])
+    tops_z = tops_in_order(a[words:-5], b[words:-5])
+    x, z = _scales(tops_x), _scales(tops_z)
     excess = jnp.zeros_like(a[-3])
     for i, (rest_x, rest_z, of_part) in enumerate((a[-5:-2], b[-5:-2])):
         total_x, total_z = 1 + rest_x, 1 + rest_z
@@ -79,15 +60,14 @@ def _merge_pairs(words: int, a: Numbers, b: Numbers) -> Numbers:
         # softmax and masked in the other, it is large.
         far = x.exps[i] * total_x - z.exps[i] * total_z
         excess = excess + jnp.where(is_close, near, far)
-    rest_x, rest_z = _rest(x, a[-5], b[-5]), _rest(z, a[-4], b[-4])
     return (
-        *x.top,
-        *z.top,
-        rest_x,
-        rest_z,
+        *tops_x.top,
+        *tops_z.top,
+        _rest(tops_x, a[-5], b[-5]),
+        _rest(tops_z, a[-4], b[-4]),
         excess,
-        _at_top(x, a[-2], b[-2]),
-        _at_top(z, a[-1], b[-1]),
+        _at_top(tops_x, a[-2], b[-2]),
+        _at_top(tops_z, a[-1], b[-1]),
     )
 
 

@@ -18,89 +18,61 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss.numerics._double_double import DD, exp_by_instruction, shifted
+from jaxloss.numerics._double_double import DD
+from jaxloss.numerics._online_tops import Numbers, Tops, tops_in_order
 from jaxloss.numerics._reductions import Axis, reduce_together
 
-Numbers = tuple[Array, ...]
 T = TypeVar("T")
 
 
-class _Ordered(NamedTuple):
-    """Two parts of a row, each a top and sums relative to it.
-
-    Attributes:
-        top: The larger of the two tops.
-        gap: The top less the other.
-        scale: exp(-gap).
-        upper: The sums of the part with the larger top.
-        lower: The sums of the other part.
-    """
-
-    top: Numbers
-    gap: Array
-    scale: Array
-    upper: Numbers
-    lower: Numbers
-
-
-def _ordered(words: int, a: Numbers, b: Numbers) -> _Ordered:
-    """Parts whose first numbers are the words of their tops: one, or the two of a `DD`."""
-    swap = b[0] > a[0]
-    if words == 2:
-        swap = swap | (b[0] == a[0]) & (b[1] > a[1])
-    upper = tuple(jnp.where(swap, y, x) for x, y in zip(a, b, strict=True))
-    lower = tuple(jnp.where(swap, x, y) for x, y in zip(a, b, strict=True))
-    both_infinite = (upper[0] == lower[0]) & (jnp.abs(upper[0]) == jnp.inf)
-    top, other = (jnp.where(both_infinite, 0, part[0]) for part in (upper, lower))
-    gap = top - other
-    if words == 2:
-        gap = gap + (upper[1] - lower[1])
-        top, other = DD(top, upper[1]), DD(other, lower[1])
-    scale = exp_by_instruction(shifted(other, top))
-    return _Ordered(upper[:words], gap, scale, upper[words:], lower[words:])
+def _in_order(words: int, a: Numbers, b: Numbers) -> tuple[Tops, Numbers, Numbers]:
+    """Parts whose first numbers are the words of their tops: the tops, and the sums in order."""
+    tops = tops_in_order(a[:words], b[:words])
+    sums = list(zip(a[words:], b[words:], strict=True))
+    return tops, tuple(tops.upper(*x) for x in sums), tuple(tops.lower(*x) for x in sums)
 
 
 def _merge_rests(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top, sum without the 1 of one largest entry, sums of something else)."""
-    top, _, scale, (upper, *more), (lower, *others) = _ordered(words, a, b)
-    return *top, upper + (1 + lower) * scale, *map(operator.add, more, others)
+    tops, (upper, *more), (lower, *others) = _in_order(words, a, b)
+    return *tops.top, upper + (1 + lower) * tops.scale, *map(operator.add, more, others)
 
 
 def _merge_counted(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top, sum over the entries that are counted, sums of something else)."""
-    top, _, scale, (upper, *more), (lower, *others) = _ordered(words, a, b)
-    return *top, upper + lower * scale, *map(operator.add, more, others)
+    tops, (upper, *more), (lower, *others) = _in_order(words, a, b)
+    return *tops.top, upper + lower * tops.scale, *map(operator.add, more, others)
 
 
 def _merge_weighted(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top, rest, weights below the top, weights at the top, sum of weight (top - entry))."""
-    top, gap, scale, upper, lower = _ordered(words, a, b)
+    tops, upper, lower = _in_order(words, a, b)
     rest, below, at_top, gaps = upper
     other_rest, other_below, other_at_top, other_gaps = lower
     weight = other_below + other_at_top
     return (
-        *top,
-        rest + (1 + other_rest) * scale,
-        below + jnp.where(gap == 0, other_below, weight),
-        at_top + jnp.where(gap == 0, other_at_top, 0),
-        gaps + (other_gaps + jnp.where(weight == 0, 0, weight * gap)),
+        *tops.top,
+        rest + (1 + other_rest) * tops.scale,
+        below + jnp.where(tops.gap == 0, other_below, weight),
+        at_top + jnp.where(tops.gap == 0, other_at_top, 0),
+        gaps + (other_gaps + jnp.where(weight == 0, 0, weight * tops.gap)),
     )
 
 
 def _merge_products(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top, sum of weight exp(entry - top) below the top, weights at the top)."""
-    top, gap, scale, (upper, at_top), (lower, other) = _ordered(words, a, b)
-    is_tie = gap == 0
-    below = jnp.where(is_tie, lower, (lower + other) * scale)
-    return *top, upper + below, at_top + jnp.where(is_tie, other, 0)
+    tops, (upper, at_top), (lower, other) = _in_order(words, a, b)
+    is_tie = tops.gap == 0
+    below = jnp.where(is_tie, lower, (lower + other) * tops.scale)
+    return *tops.top, upper + below, at_top + jnp.where(is_tie, other, 0)
 
 
 def _merge_gaps(words: int, a: Numbers, b: Numbers) -> Numbers:
     """Parts (top, rest, sum of exp(entry - top) (top - entry))."""
-    top, gap, scale, (rest, gaps), (other_rest, other_gaps) = _ordered(words, a, b)
-    gap = jnp.where(scale == 0, 0, gap)  # it may be infinite
+    tops, (rest, gaps), (other_rest, other_gaps) = _in_order(words, a, b)
+    gap = jnp.where(tops.scale == 0, 0, tops.gap)  # it may be infinite
     total = 1 + other_rest
-    return *top, rest + total * scale, gaps + (other_gaps + gap * total) * scale
+    return *tops.top, rest + total * tops.scale, gaps + (other_gaps + gap * total) * tops.scale
 
 
 @functools.cache

@@ -265,10 +265,16 @@ def _normalizers_by_passes(
 
 
 def _over(x: Array, temperature: Array) -> DD:
-    """x over the temperature; an infinity does not depend on it."""
+    """x over the temperature; an infinity does not depend on it.
+
+    Of quotients beyond the largest number the low-order word is x, which has their order.
+    """
+    largest = float(jnp.finfo(x.dtype).max)
     is_finite = jnp.abs(x) < jnp.inf
     scaled = two_quotient(jnp.where(is_finite, x, 0), temperature)
-    return DD(jnp.where(is_finite, scaled.hi, x), scaled.lo)
+    is_large = jnp.abs(scaled.hi) >= largest
+    hi = jnp.where(is_finite, jnp.clip(scaled.hi, -largest, largest), x)
+    return DD(hi, jnp.where(is_finite & is_large, lax.stop_gradient(x), scaled.lo))
 
 
 def _normalizers_online(

@@ -78,6 +78,18 @@ def head(hidden, weight, ids):
     return ol.softmax_cross_entropy_with_integer_labels(hidden @ weight, ids)
 
 
+def head_in_chunks(rows, hidden, weight, ids):
+    """The mean over all rows, some at a time: what one writes who cannot hold all logits."""
+    hidden, ids = hidden.reshape(-1, rows, hidden.shape[1]), ids.reshape(-1, rows)
+
+    @jax.checkpoint
+    def add(total, chunk):
+        return total + jnp.sum(head(chunk[0], weight, chunk[1])), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros((), hidden.dtype), (hidden, ids))
+    return total / ids.size
+
+
 def plain_head(hidden, weight, ids):
     return jl.classification.softmax_cross_entropy(hidden @ weight, ids)
 
@@ -153,6 +165,11 @@ PREDICTED = {
     "chosen", "rejected", "chosen_ratio", "rejected_ratio", "mean", "log_variance", "inputs",
     "codes", "prototypes", "lower", "upper", "median", "means", "variances",
 }  # fmt: skip
+# Losses that are compiled behind what gives their argument as well.
+BEHIND = {
+    "classification.categorical_cross_entropy ids": jax.nn.softmax,
+    "classification.negative_log_likelihood ids": jax.nn.log_softmax,
+}
 # Losses that are compiled in chunks as well, and how many examples a chunk has.
 CHUNKED = {"contrastive.cosface": 1024, "image.ssim": 4}
 # Dtypes that the other form refuses: Optax's rule of sparsemax gives a gradient of another dtype.
@@ -279,10 +296,21 @@ def by_chunks(loss: Callable[..., Any], chunk_size: int, *data: Any) -> Any:
     return rows(data[2:], *data[:2])
 
 
+def behind(given_by: Callable[..., Any], loss: Any, logits: Any, labels: Any) -> Any:
+    return loss(given_by(logits), labels)
+
+
 def cases() -> dict[str, Case]:
     found: dict[str, Case] = {}
     for info in jl.catalogue.losses():
         found |= cases_of(info)
+    for name, given_by in BEHIND.items():
+        ours, other = (
+            functools.partial(behind, given_by, form)
+            for form in (found[name].ours, found[name].textbook)
+        )
+        behind_it = found[name]._replace(ours=ours, textbook=other)
+        found[f"{name}, after {given_by.__name__}"] = behind_it
     for name, size in CHUNKED.items():
         plain = found[name]
         by_rows = functools.partial(by_chunks, plain.ours, size)
@@ -293,13 +321,17 @@ def cases() -> dict[str, Case]:
         words: dict[str, Any] = {"chunk_size": 1024, "reduction": "mean"}
         chunked = functools.partial(getattr(jl.contrastive, name), **words)
         found[f"contrastive.{name}, chunk_size=1024"] = plain._replace(ours=chunked)
+    # Heads in chunks are beside a scan, in chunks that take about the same memory.
     heads = {
-        "softmax_cross_entropy": plain_head,
-        "chunked": chunked_head,
-        "linear": linear_head,
-        "linear, policy='least_memory'": functools.partial(linear_head, policy="least_memory"),
+        "softmax_cross_entropy": (plain_head, head),
+        "linear": (linear_head, head),
+        "chunked": (chunked_head, functools.partial(head_in_chunks, 1024)),
+        "linear, policy='least_memory'": (
+            functools.partial(linear_head, policy="least_memory"),
+            functools.partial(head_in_chunks, 512),
+        ),
     }
-    return found | {f"head: {name}": Case(ours, head, HEAD, (0, 1)) for name, ours in heads.items()}
+    return found | {f"head: {name}": Case(*forms, HEAD, (0, 1)) for name, forms in heads.items()}
 
 
 @functools.cache

@@ -77,11 +77,13 @@ def test_second_derivative_is_that_of_the_oracle(setting):
 @law()
 def test_accurate_to_a_few_units_in_the_last_place(setting, tier, is_light):
     p = program(setting)
-    rows = accuracy.DRAWN // (4 if setting.set_axes else 1) // (1 if tier == "suite" else 4)
-    if tier == "test":
+    rows = accuracy.DRAWN // (4 if setting.set_axes else 1)
+    if tier != "suite":
         # As many as the exact gradients allow: a difference for each entry, of a set of 5 or of one.
         entries = sum(np.prod(p.inputs[n].shape[len(BATCH) :], dtype=int) for n in p.floating)
-        rows = int(np.clip(120 // (entries + 1) // (25 if setting.set_axes else 1), 1, COUNT))
+        affordable = (120 if tier == "test" else 1200) // (entries + 1)
+        most = COUNT if tier == "test" else rows // 4
+        rows = int(np.clip(affordable // (25 if setting.set_axes else 1), 1, most))
     # A light compiler rounds a * b + c twice; the bounds are those of the compiler of users.
     bounds = tuple((2 if is_light else 1) * bound for bound in setting.case.ulp)
     worst = accuracy.worst_errors(

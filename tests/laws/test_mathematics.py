@@ -81,7 +81,7 @@ def test_accurate_to_a_few_units_in_the_last_place(setting, tier, is_light):
     if tier != "suite":
         # As many as the exact gradients allow: a difference for each entry, of a set of 5 or of one.
         entries = sum(np.prod(p.inputs[n].shape[len(BATCH) :], dtype=int) for n in p.floating)
-        affordable = (120 if tier == "test" else 1200) // (entries + 1)
+        affordable = (120 if tier == "test" else 480) // (entries + 1)
         most = COUNT if tier == "test" else rows // 4
         rows = int(np.clip(affordable // (25 if setting.set_axes else 1), 1, most))
     # A light compiler rounds a * b + c twice; the bounds are those of the compiler of users.

@@ -16,7 +16,7 @@ from compilations import compilations
 from jax.test_util import check_grads
 
 import jaxloss as jl
-from jaxloss import classification, regression
+from jaxloss import classification, linear, regression
 from jaxloss._memory.layout import plan_split
 from jaxloss.classification import softmax_cross_entropy
 
@@ -710,3 +710,26 @@ def test_a_traced_size_is_answered_with_static_argnames():
     weight, hidden, labels = draw(9)
     with pytest.raises(TypeError, match='traced array.*static_argnames="chunk_size"'):
         jax.jit(lambda n: jl.chunked(head, n)(weight, hidden, labels))(4)
+
+
+@POLICIES
+@pytest.mark.parametrize("chunk_size", [(4, 8), (5, 7)], ids=["divides", "overlaps"])
+def test_what_is_allocated_and_not_yet_written_is_never_read(monkeypatch, policy, chunk_size):
+    """GPU and TPU allocate what is written in full later: here that memory holds NaN."""
+    generator = np.random.default_rng(0)
+    hidden, weight = (generator.normal(size=s).astype(np.float32) for s in ((12, 5), (5, 32)))
+    labels = generator.integers(0, 32, 12)
+
+    def ours(hidden, weight):
+        words = {"chunk_size": chunk_size, "policy": policy, "reduction": "mean"}
+        of_head = linear.softmax_cross_entropy(hidden, weight, labels, **words)
+        in_chunks = jl.chunked(head, chunk_size[0], policy=policy)
+        return of_head + 2 * in_chunks(weight, hidden, labels)
+
+    theirs = lambda hidden, weight: 3 * plain(weight, hidden, labels)
+    fill = lambda shape, dtype: jnp.full(shape, jnp.nan if dtype == jnp.float32 else 7, dtype)
+    monkeypatch.setattr(jax.lax, "empty", fill)
+    jax.clear_caches()
+    got, expected = both(ours, theirs, hidden, weight)
+    jax.clear_caches()
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)

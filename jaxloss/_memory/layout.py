@@ -184,3 +184,18 @@ def zeros_like(x: Any, dtype: DTypeLike | None = None) -> Array:
     explicit = sharding is not None and any(name is not None for name in sharding.spec)
     zeros = jnp.zeros(x.shape, dtype or x.dtype, out_sharding=sharding if explicit else None)
     return pcast_varying(zeros, vma(x))
+
+
+def unwritten(shape: tuple[int, ...], dtype: DTypeLike, axes: frozenset[str]) -> Array:
+    """An array that differs over these mesh axes and is then written in full.
+
+    GPU and TPU allocate it, and write no zeros. It has no sharding: not for what a mesh may split.
+    """
+    return pcast_varying(lax.empty(shape, dtype), axes)
+
+
+def unwritten_like(x: Any, *made_from: PyTree) -> Array:
+    """The same, like an array or its type, made from others; zeros where a mesh may split those."""
+    if is_unsharded(*jax.tree.leaves(made_from)):
+        return unwritten(x.shape, x.dtype, vma(x))
+    return zeros_like(x)

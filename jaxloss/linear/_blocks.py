@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from jaxloss._memory.layout import Split, accumulator_dtype, zeros_like
+from jaxloss._memory.layout import Split, accumulator_dtype, unwritten_like, zeros_like
 from jaxloss._memory.mesh import pcast_varying, possible_shards, vma_of
 from jaxloss._xla import take_slice
 from jaxloss.linear._layer import Head, Labels, Layer
@@ -110,6 +110,12 @@ class Blocks(NamedTuple):
         if self.number == 1 or not self.divides:
             return self.add(total, part, axis, j)
         return self._with_block(total, self._in_parts(part, axis), axis, j)
+
+    def to_put(self, zeros: Array, axis: int, *made_from: PyTree) -> Array:
+        """What all blocks are `put` into, `split`: zeros if they are read."""
+        if self.number > 1 and self.divides:
+            zeros = unwritten_like(zeros, zeros, *made_from)
+        return self.split(zeros, axis)
 
     def _in_parts(self, part: Array, axis: int) -> Array:
         if self.parts == 1:

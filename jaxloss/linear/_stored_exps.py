@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._memory.layout import plan_split, zeros_like
-from jaxloss._memory.mesh import is_unsharded, pcast_varying, vma
+from jaxloss._memory.layout import plan_split, unwritten, unwritten_like, zeros_like
+from jaxloss._memory.mesh import is_unsharded, vma
 from jaxloss._xla import take_slice
 from jaxloss.linear._blocks import Rows, Tiles, block_of_head, blocks_of, classes_of, loop
 from jaxloss.linear._layer import Head, labels_of
@@ -73,13 +73,8 @@ def chunk_value_and_grad(
 
     none = jnp.zeros_like(factors)
     start = RowSums(ExpSum.over_nothing(none), none, best=none if layer.metrics else None)
-
-    # Not zeros, which would be written: every entry is.
-    def unwritten(shape: tuple[int, ...], dtype: Any) -> Array:
-        return pcast_varying(lax.empty(shape, dtype), vma(none))
-
-    exps = unwritten((hidden.shape[0], blocks.total), hidden.dtype)
-    tops = unwritten((blocks.number, hidden.shape[0]), none.dtype)
+    exps = unwritten((hidden.shape[0], blocks.total), hidden.dtype, vma(none))
+    tops = unwritten((blocks.number, hidden.shape[0]), none.dtype, vma(none))
     found, exps, tops = loop(first, (start, exps, tops), blocks.number)
 
     def losses(variables: RowSums) -> tuple[Array, Any]:
@@ -90,8 +85,7 @@ def chunk_value_and_grad(
     halves = blocks._replace(size=blocks.size // 2, number=2 * blocks.number)
     add = halves.add
     if tiles.rows.chunks == 1 and sums.weight is not None:
-        weight, add = unwritten(sums.weight.shape, sums.weight.dtype), halves.put
-        sums = sums._replace(weight=weight)
+        sums, add = sums._replace(weight=unwritten_like(sums.weight, hidden)), halves.put
 
     def second(carry: Any, j: Array) -> Any:
         sums, hidden_bar = carry

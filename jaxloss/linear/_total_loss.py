@@ -154,7 +154,8 @@ def _gradients(
             rows_bar[field] = carry_rows(zeros, tiles.rows)
 
     def of_all(dtype_of: Any, rows_bar: dict[str, Array]) -> Any:
-        start = map_classes(blocks.split, zeros_of(head, wanted[0], dtype_of), layer)
+        zeros = zeros_of(head, wanted[0], dtype_of)
+        start = map_classes(lambda x, axis: blocks.to_put(x, axis, rows), zeros, layer)
         total, rows_bar = loop(of_block, (start, rows_bar), blocks.number)
         return map_classes(blocks.merge, total, layer), rows_bar
 

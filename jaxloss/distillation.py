@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import half_dtype
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._logits import kl_of_logits, log_softmax_at
@@ -239,7 +240,8 @@ def top_k_kl(
     stored = jnp.ones(teacher_ids.shape, bool)
     if mask is not None:  # an example of which nothing is stored is left out, whatever it gives
         stored = mask | ~jnp.any(mask, axis=-1, keepdims=True)
-    own = take_labels(logits, jnp.where(stored, teacher_ids, 0))
+    half = None if tail == "drop" else half_dtype("logits")  # there all logits have a gradient
+    own = take_labels(logits, jnp.where(stored, teacher_ids, 0), half)
     own = jnp.where(stored, own, -jnp.inf)
     if tail == "drop":
         log_p = own - numerics.logsumexp(logits, axis=-1, keepdims=True)

@@ -1,5 +1,7 @@
 """Distillation losses: their limits, their identities with other losses, what is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,24 @@ def test_stored_classes_are_compared_on_tpu(tail, dtype, masked, monkeypatch):
                 np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance / 10
             )
         assert ("scatter" in program) == ((platform, most) != ("tpu", 64))
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "drop"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_gradients_at_stored_classes_are_rounded_once(platform, tail):
+    ids = np.argsort(-LOG_Q, axis=-1)[:, :3]
+    logits = jnp.asarray(STUDENT, jnp.bfloat16)
+
+    teacher = np.take_along_axis(LOG_Q, ids, -1), ids
+    loss = lambda x: distillation.top_k_kl(x, *teacher, tail=tail, reduction="sum")
+    with forms_of(platform):
+        step = jax.jit(jax.grad(loss))
+        got, exact = step(logits), step(logits.astype(jnp.float32))
+        program = str(jax.make_jaxpr(step)(logits))
+    np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
+    scattered = re.findall(r"(\w+)\[[\d,]*\] = scatter-add", program)
+    expected = {"tpu": [], "cuda": ["f32" if tail == "drop" else "bf16"]}
+    assert scattered == expected[platform]
 
 
 @pytest.mark.parametrize("split", [("data", None), (None, "data")])

@@ -2,10 +2,12 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -87,15 +89,23 @@ def _sum_together(x: Array, ids: Array) -> Array:
     return jnp.stack(sums_together(chosen), axis=-1)
 
 
-@jax.custom_jvp
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def take_labels(
-    x: Shaped[Array, "*batch classes"], ids: Int[Array, "*batch k"]
+    x: Shaped[Array, "*batch classes"],
+    ids: Int[Array, "*batch k"],
+    half: np.dtype | None = None,  # noqa: ARG001  # see its rule
 ) -> Shaped[Array, "*batch k"]:
     """The entries of x at several classes; on TPU they are sums of zeros and the entry.
 
     On TPU a gather takes 15 instructions an entry, and its transpose, a scatter, sorts all ids and
     writes the gradient in other layouts, in float32. A comparison with each of the classes takes
     less, and is fused with what reads x (`benchmarks/accelerators.py`).
+
+    Args:
+        x: Numbers of classes.
+        ids: Class ids.
+        half: The dtype that x was converted from, if the gradient is rounded to it, and if these
+            entries have no other part in it.
     """
     if _is_split(x):
         return _sum_each(x, ids)
@@ -107,15 +117,22 @@ def take_labels(
 
 # A full rule: it reduces over the classes. The transpose of the sums is a choice for each class.
 @take_labels.defjvp
-def _take_labels_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _take_labels_jvp(half: np.dtype | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x, ids), (x_dot, _) = primals, tangents
     if _is_split(x):
         change = _sum_each(x_dot, ids)
-    elif _are_compared(ids):
-        change = on_each(_gather_each, _gather_each, _sum_each, x_dot, ids)
     else:
-        change = _gather_each(x_dot, ids)
-    return take_labels(x, ids), change
+        on_tpu = _sum_each if _are_compared(ids) else _gather_each
+        change = on_each(_gather_each, _gather_from(half), on_tpu, x_dot, ids)
+    return take_labels(x, ids, half), change
+
+
+@functools.cache
+def _gather_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
+    """A gather whose transpose, a scatter, writes an array in half precision, if that is given."""
+    if half is None:
+        return _gather_each
+    return lambda x, ids: _gather_each(x.astype(half), ids).astype(x.dtype)
 
 
 def is_any_label(

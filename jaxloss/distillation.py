@@ -25,11 +25,13 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.arguments import check_choice
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import half_dtype
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
 from jaxloss.divergence._logits import kl_of_logits, log_softmax_at
 from jaxloss.domains import class_ids, extended, log_probability, positive, unit_interval
 from jaxloss.numerics._kl_terms import gaps_from_mixture
+from jaxloss.numerics._labels import is_any_label, take_labels
 from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._softmax_kl import as_temperature
 from jaxloss.numerics._softmax_sums import Pair, sum_over_classes
@@ -179,10 +181,6 @@ def generalized_jensen_shannon(
 Tail = Literal["bucket", "renormalize", "drop"]
 
 
-def _mark(marks: Array, ids: Array) -> Array:
-    return marks.at[ids].set(True, mode="drop")
-
-
 @loss(
     logits=extended,
     teacher_log_probs=log_probability,
@@ -242,7 +240,8 @@ def top_k_kl(
     stored = jnp.ones(teacher_ids.shape, bool)
     if mask is not None:  # an example of which nothing is stored is left out, whatever it gives
         stored = mask | ~jnp.any(mask, axis=-1, keepdims=True)
-    own = jnp.take_along_axis(logits, jnp.where(stored, teacher_ids, 0), axis=-1)
+    half = None if tail == "drop" else half_dtype("logits")  # there all logits have a gradient
+    own = take_labels(logits, jnp.where(stored, teacher_ids, 0), half)
     own = jnp.where(stored, own, -jnp.inf)
     if tail == "drop":
         log_p = own - numerics.logsumexp(logits, axis=-1, keepdims=True)
@@ -251,12 +250,7 @@ def top_k_kl(
         log_ratio = jnp.where(probability == 0, 0, teacher_log_probs - log_p)
         return row_sum(probability * log_ratio)
     if tail == "bucket":
-        places = jnp.where(stored, teacher_ids, classes)
-        # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.
-        mark = _mark
-        for _ in range(logits.ndim - 1):
-            mark = jax.vmap(mark)
-        is_stored = mark(jnp.zeros(logits.shape, bool), places)
+        is_stored = is_any_label(logits, jnp.where(stored, teacher_ids, classes))
         others = jnp.where(is_stored, -jnp.inf, logits)
         own = jnp.append(own, numerics.logsumexp(others, axis=-1, keepdims=True), axis=-1)
         mass = numerics.logsumexp(teacher_log_probs, axis=-1, keepdims=True)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness.platforms import forms_of
 from jax.scipy.special import logsumexp
 
 import jaxloss.classification as jc
@@ -235,6 +236,36 @@ def test_the_digits_of_a_margin_just_missed():
     np.testing.assert_allclose(jc.multiclass_hinge(scores, 0), exact, rtol=1e-6)
     np.testing.assert_allclose(jc.multi_margin(scores, 0), exact / 2, rtol=1e-6)
     np.testing.assert_allclose(jc.multilabel_margin(scores, [1, 0]), exact / 2, rtol=1e-6)
+
+
+def derivatives_of_multi_margin(dtype, power, mask):
+    """Value, change, gradient and its change, with infinite, NaN and equal scores; the program."""
+    x = np.random.default_rng(0).normal(size=(6, 9))
+    x[1, 2], x[2, 3], x[3, 4], x[4, 0], x[5] = -np.inf, np.inf, np.nan, -np.inf, 0
+    ids = np.array([8, 3, 5, 6, 0, 1])
+
+    def loss(x, margin):
+        options = {"margin": margin, "power": power, "mask": mask}
+        return jc.multi_margin(x, ids, reduction="none", **options)
+
+    at = jnp.asarray(x, dtype), jnp.float32(0.5)
+    moving = jnp.ones_like(at[0]) / 3, jnp.float32(2)
+    gradient = jax.grad(lambda *at: jnp.sum(loss(*at)), (0, 1))
+    step = jax.jit(lambda *at: (jax.jvp(loss, at, moving), jax.jvp(gradient, at, moving)))
+    return jax.tree.leaves(step(*at)), str(jax.make_jaxpr(gradient)(*at))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("power", "masked"), [(1, False), (1, True), (2, False)])
+def test_which_hinges_count_takes_a_byte_each_on_tpu(power, masked, dtype):
+    of = dtype, power, np.arange(9) != 7 if masked else None
+    expected, _ = derivatives_of_multi_margin(*of)
+    for platform in ("cuda", "tpu"):
+        with forms_of(platform):
+            found, program = derivatives_of_multi_margin(*of)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=1e-6)
+        assert ("i8[6,9]" in program) == (platform == "tpu" and power == 1)
 
 
 MARGINS = [jc.multiclass_perceptron, jc.multiclass_hinge, jc.multi_margin, jc.sparsemax]

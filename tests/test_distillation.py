@@ -1,11 +1,15 @@
 """Distillation losses: their limits, their identities with other losses, what is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness.platforms import forms_of
 
 from jaxloss import distillation, divergence, policy
+from jaxloss.numerics import _labels
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (2 * RNG.normal(size=(5, 8)).astype(np.float32) for _ in range(2))
@@ -56,6 +60,83 @@ def test_entries_that_are_not_stored_may_hold_anything(tail):
     got = jax.value_and_grad(total)(jnp.asarray(STUDENT), padded, padded_ids, mask=mask)
     expected = jax.value_and_grad(total)(jnp.asarray(STUDENT), top, ids)
     for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def derivatives_of_top_k(dtype, tail, mask):
+    """Value, change, gradient and its change, with infinite and NaN logits; the program."""
+    x = jnp.asarray(STUDENT, dtype)
+    x = x.at[0, 1].set(-jnp.inf).at[1, 6].set(jnp.nan).at[2, 0].set(-jnp.inf)
+    ids = np.argsort(-LOG_Q, axis=-1)[:, 2:6]
+    teacher = jnp.asarray(np.take_along_axis(LOG_Q, ids, -1), dtype)
+    ids[4, :2] = 7  # one class twice
+    teacher_ids = jnp.where(jnp.arange(5)[:, None] == 3, ids - 8, ids) if mask is None else ids
+
+    def loss(*x):
+        return distillation.top_k_kl(*x, teacher_ids, tail=tail, mask=mask)
+
+    at = x, teacher
+    moving = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape).astype(dtype), at)
+    gradient = jax.grad(lambda *at: jnp.sum(loss(*at)), (0, 1))
+    step = jax.jit(lambda *at: (jax.jvp(loss, at, moving), jax.jvp(gradient, at, moving)))
+    return jax.tree.leaves(step(*at)), str(jax.make_jaxpr(gradient)(*at))
+
+
+@pytest.mark.parametrize(
+    ("tail", "dtype", "masked"),
+    [
+        ("bucket", jnp.float32, False),
+        ("bucket", jnp.bfloat16, True),
+        ("renormalize", jnp.float32, True),
+        ("drop", jnp.bfloat16, False),
+    ],
+)
+def test_stored_classes_are_compared_on_tpu(tail, dtype, masked, monkeypatch):
+    of = dtype, tail, np.arange(20).reshape(5, 4) % 7 != 2 if masked else None
+    expected, _ = derivatives_of_top_k(*of)
+    for platform, most in (("cuda", 64), ("tpu", 64), ("tpu", 3)):
+        monkeypatch.setattr(_labels, "_MOST_COMPARED", most)
+        with forms_of(platform):
+            found, program = derivatives_of_top_k(*of)
+        for a, b in zip(found, expected, strict=True):
+            tolerance = 2e-5 if a.dtype == jnp.float32 else 2.0**-7
+            np.testing.assert_allclose(
+                np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance / 10
+            )
+        assert ("scatter" in program) == ((platform, most) != ("tpu", 64))
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "drop"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_gradients_at_stored_classes_are_rounded_once(platform, tail):
+    ids = np.argsort(-LOG_Q, axis=-1)[:, :3]
+    logits = jnp.asarray(STUDENT, jnp.bfloat16)
+
+    teacher = np.take_along_axis(LOG_Q, ids, -1), ids
+    loss = lambda x: distillation.top_k_kl(x, *teacher, tail=tail, reduction="sum")
+    with forms_of(platform):
+        step = jax.jit(jax.grad(loss))
+        got, exact = step(logits), step(logits.astype(jnp.float32))
+        program = str(jax.make_jaxpr(step)(logits))
+    np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
+    scattered = re.findall(r"(\w+)\[[\d,]*\] = scatter-add", program)
+    expected = {"tpu": [], "cuda": ["f32" if tail == "drop" else "bf16"]}
+    assert scattered == expected[platform]
+
+
+@pytest.mark.parametrize("split", [("data", None), (None, "data")])
+def test_stored_classes_lie_on_any_mesh(split):
+    student, log_q = STUDENT[:4], LOG_Q[:4]
+    ids = np.argsort(-log_q, axis=-1)[:, :3]
+    data = student, np.take_along_axis(log_q, ids, -1), ids
+    step = jax.value_and_grad(lambda *x: distillation.top_k_kl(*x, reduction="sum"))
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    specs = [jax.sharding.PartitionSpec(*x) for x in (split, split[:1], split[:1])]
+    put = (jax.sharding.NamedSharding(mesh, spec) for spec in specs)
+    with jax.set_mesh(mesh):
+        got = jax.jit(step)(*map(jax.device_put, data, put))
+    assert got[1].sharding.spec == specs[0]
+    for a, b in zip(got, step(*data), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,15 +40,15 @@ def add_in_dtype(x: Any, y: Any) -> Array:
     return (x.astype(wide) + y.astype(wide)).astype(x.dtype)
 
 
-# The arguments of the loss whose body is being traced that came in half precision.
-_in_half: ContextVar[frozenset[str]] = ContextVar("_in_half", default=frozenset())
+# The arguments of the loss whose body is being traced that came in half precision: their dtypes.
+_in_half: ContextVar[Mapping[str, np.dtype]] = ContextVar("_in_half", default=MappingProxyType({}))
 
 
 @contextlib.contextmanager
 def body_of(came: Mapping[str, Any]) -> Iterator[None]:
-    """While the body of a loss is traced: what `came_in_half` tells of its arguments."""
-    floating = (n for n, x in came.items() if jnp.issubdtype(x.dtype, jnp.floating))
-    token = _in_half.set(frozenset(n for n in floating if came[n].dtype.itemsize < 4))
+    """While the body of a loss is traced: what these functions tell of its arguments."""
+    dtypes = {n: x.dtype for n, x in came.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    token = _in_half.set({n: dtype for n, dtype in dtypes.items() if dtype.itemsize < 4})
     try:
         yield
     finally:
@@ -60,3 +61,12 @@ def came_in_half(name: str) -> bool:
     Its gradient is then rounded to that. Called by the body itself.
     """
     return name in _in_half.get()
+
+
+def half_dtype(name: str) -> np.dtype | None:
+    """The dtype of 16 bits in which an argument was given, to which its gradient is rounded.
+
+    None of any other argument, one of 8 bits included.
+    """
+    dtype = _in_half.get().get(name)
+    return dtype if dtype is not None and dtype.itemsize == 2 else None

@@ -1,14 +1,19 @@
 """Class ids and the class axis of logits: comparing, taking, and the uniform distribution."""
 
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxloss._memory.mesh import shards
-from jaxloss._xla import on_cpu
+from jaxloss._memory.mesh import has_typed_axes, shards
+from jaxloss._xla import on_cpu, on_each
+from jaxloss.numerics._reductions import sums_together
 
 
 def is_label(
@@ -51,6 +56,110 @@ def _take_label_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     x, labels = primals
     chosen = jnp.where(is_label(x, labels), tangents[0], 0)
     return take_label(x, labels), jnp.sum(chosen, axis=-1)
+
+
+# Of so many classes a row, on TPU, the comparisons with each are one kernel.
+_MOST_COMPARED = 64
+
+
+def _are_compared(ids: Array) -> bool:
+    return isinstance(ids.shape[-1], int) and ids.shape[-1] <= _MOST_COMPARED
+
+
+def _is_split(x: Array) -> bool:
+    """Whether the type of x splits it: there JAX refuses a gather, and a scatter of a batch."""
+    return any(shards(x, axis) > 1 for axis in range(x.ndim))
+
+
+def _where_each(x: Array, ids: Array) -> list[Array]:
+    return [is_label(x, ids[..., i]) for i in range(ids.shape[-1])]
+
+
+def _gather_each(x: Array, ids: Array) -> Array:
+    return jnp.take_along_axis(x, ids, axis=-1)
+
+
+def _sum_each(x: Array, ids: Array) -> Array:
+    chosen = (jnp.where(at, x, 0) for at in _where_each(x, ids))
+    return jnp.stack([jnp.sum(part, axis=-1) for part in chosen], axis=-1)
+
+
+def _sum_together(x: Array, ids: Array) -> Array:
+    chosen = tuple(jnp.where(at, x, 0) for at in _where_each(x, ids))
+    return jnp.stack(sums_together(chosen), axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def take_labels(
+    x: Shaped[Array, "*batch classes"],
+    ids: Int[Array, "*batch k"],
+    half: np.dtype | None = None,  # noqa: ARG001  # see its rule
+) -> Shaped[Array, "*batch k"]:
+    """The entries of x at several classes; on TPU they are sums of zeros and the entry.
+
+    On TPU a gather takes 15 instructions an entry, and its transpose, a scatter, sorts all ids and
+    writes the gradient in other layouts, in float32. A comparison with each of the classes takes
+    less, and is fused with what reads x (`benchmarks/accelerators.py`).
+
+    Args:
+        x: Numbers of classes.
+        ids: Class ids.
+        half: The dtype that x was converted from, if the gradient is rounded to it, and if these
+            entries have no other part in it.
+    """
+    if _is_split(x):
+        return _sum_each(x, ids)
+    if not _are_compared(ids):
+        return _gather_each(x, ids)
+    on_tpu = _sum_each if has_typed_axes(x, ids) else _sum_together
+    return on_each(_gather_each, _gather_each, on_tpu, x, ids)
+
+
+# A full rule: it reduces over the classes. The transpose of the sums is a choice for each class.
+@take_labels.defjvp
+def _take_labels_jvp(half: np.dtype | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, ids), (x_dot, _) = primals, tangents
+    if _is_split(x):
+        change = _sum_each(x_dot, ids)
+    else:
+        on_tpu = _sum_each if _are_compared(ids) else _gather_each
+        change = on_each(_gather_each, _gather_from(half), on_tpu, x_dot, ids)
+    return take_labels(x, ids, half), change
+
+
+@functools.cache
+def _gather_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
+    """A gather whose transpose, a scatter, writes an array in half precision, if that is given."""
+    if half is None:
+        return _gather_each
+    return lambda x, ids: _gather_each(x.astype(half), ids).astype(x.dtype)
+
+
+def is_any_label(
+    x: Shaped[Array, "*batch classes"], ids: Int[Array, "*batch k"]
+) -> Bool[Array, "*batch classes"]:
+    """Where along the last axis of x any of the classes is; outside the range they are nowhere."""
+    if _is_split(x):
+        return _compare_each(x, ids)
+    if not _are_compared(ids):
+        return _mark_each(x, ids)
+    return on_each(_mark_each, _mark_each, _compare_each, x, ids)
+
+
+def _mark_each(x: Array, ids: Array) -> Array:
+    # By `vmap`: `jnp.put_along_axis` takes no symbolic batch, and gathers that of a mesh.
+    mark = _mark
+    for _ in range(x.ndim - 1):
+        mark = jax.vmap(mark)
+    return mark(jnp.zeros(x.shape, bool), ids)
+
+
+def _mark(marks: Array, ids: Array) -> Array:
+    return marks.at[ids].set(True, mode="drop")
+
+
+def _compare_each(x: Array, ids: Array) -> Array:
+    return functools.reduce(operator.or_, _where_each(x, ids))
 
 
 def uniform_over_finite(

@@ -204,9 +204,12 @@ def _slices(x: Array) -> tuple[Array, ...]:
 
 def _masked_sums(x: Array) -> tuple[Array, ...]:
     place = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    size = x.shape[-1]
-    entries = tuple(jnp.where(place == i, x, 0) for i in range(size))
-    return reduce_together(entries, (0,) * size, _add, -1)
+    return sums_together(tuple(jnp.where(place == i, x, 0) for i in range(x.shape[-1])))
+
+
+def sums_together(terms: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The sum of each term along the last axis, in one reduction, which has no transpose."""
+    return reduce_together(terms, (0,) * len(terms), _add, -1)
 
 
 @jax.custom_jvp

@@ -1,6 +1,7 @@
 """What the classification losses promise one by one: digits, masks, ties, impossible classes."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -266,6 +267,9 @@ def test_which_hinges_count_takes_a_byte_each_on_tpu(power, masked, dtype):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=1e-6)
         assert ("i8[6,9]" in program) == (platform == "tpu" and power == 1)
+        # The entry at the label is read from what came, without the row.
+        came = {jnp.float32: "f32", jnp.bfloat16: "bf16"}[dtype]
+        assert bool(re.search(rf":{came}\[[\d,]*\] = gather\[", program)) == (platform == "tpu")
 
 
 MARGINS = [jc.multiclass_perceptron, jc.multiclass_hinge, jc.multi_margin, jc.sparsemax]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import half_dtype
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._xla import fits_in_cache, in_bytes, on_each
 from jaxloss.classification._labels import times_weight_of_label
@@ -24,7 +25,7 @@ from jaxloss.domains import (
 )
 from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import difference
-from jaxloss.numerics._labels import is_label, take_label
+from jaxloss.numerics._labels import is_label, take_label_first
 from jaxloss.numerics._reductions import mean_where
 from jaxloss.numerics._rivals import rival_and_own
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant
@@ -237,7 +238,7 @@ def multi_margin(
     References:
         Weston and Watkins, *Support Vector Machines for Multi-Class Pattern Recognition*, 1999.
     """
-    own = take_label(scores, labels)[..., None]
+    own = take_label_first(scores, labels, half_dtype("scores"))[..., None]
     terms = _hinges_of_power[power](jnp.asarray(margin), scores, labels, own) ** power
     return times_weight_of_label(mean_where(terms, mask), labels, class_weights)
 

@@ -51,11 +51,43 @@ def _masked_sum(x: Array, labels: Array) -> Array:
 
 @take_label.defjvp
 def _take_label_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return take_label(*primals), _change_at_label(primals, tangents)
+
+
+def _change_at_label(primals: Any, tangents: Any) -> Array:
     # The transpose is a choice, which fuses with what follows. That of a gather is a scatter, on
     # which `checkify` raises an IndexError (JAX 0.10: `scatter_oob` knows no batching dimensions).
-    x, labels = primals
-    chosen = jnp.where(is_label(x, labels), tangents[0], 0)
-    return take_label(x, labels), jnp.sum(chosen, axis=-1)
+    return jnp.sum(jnp.where(is_label(*primals), tangents[0], 0), axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def take_label_first(
+    x: Shaped[Array, "*batch classes"], labels: Int[Array, "*batch"], half: np.dtype | None = None
+) -> Shaped[Array, "*batch"]:
+    """`take_label`, of an entry that is needed before the row is read for the other sums.
+
+    On TPU it is a gather, for which the row is not read.
+
+    Args:
+        x: Numbers of classes.
+        labels: Class ids.
+        half: The dtype that x was converted from, if any: the gather reads what came.
+    """
+    if _is_split(x):
+        return _masked_sum(x, labels)
+    return on_each(_gather, _masked_sum, _label_from(half), x, labels)
+
+
+@take_label_first.defjvp
+def _take_label_first_jvp(half: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return take_label_first(*primals, half), _change_at_label(primals, tangents)
+
+
+@functools.cache
+def _label_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
+    if half is None:
+        return _gather
+    return lambda x, labels: _gather(x.astype(half), labels).astype(x.dtype)
 
 
 # Of so many classes a row, on TPU, the comparisons with each are one kernel.

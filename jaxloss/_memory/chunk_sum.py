@@ -29,7 +29,6 @@ from jaxloss._memory.layout import (
     real_rows,
     split_strided,
     take_chunk,
-    unwritten_like,
     zeros_like,
 )
 from jaxloss._memory.mesh import vma
@@ -178,9 +177,7 @@ def _loop(
         )
         return (total + value, sums, collected), None
 
-    of_total, of_rows = jax.eval_shape(start, sums)
-    total = zeros_like(of_total)
-    collected = jax.tree.map(lambda x: unwritten_like(x, shared, rows), of_rows)
+    total, collected = jax.tree.map(zeros_like, jax.eval_shape(start, sums))
     (total, sums, collected), _ = lax.scan(step, (total, sums, collected), jnp.arange(how.chunks))
     return total, sums, merged(collected)
 

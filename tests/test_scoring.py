@@ -10,6 +10,7 @@ import pytest
 from arithmetic import ulp_error
 from cases import scoring as rows
 from cases import x64
+from harness.platforms import forms_of
 
 from jaxloss import nll, regression, scoring
 from jaxloss.numerics import _members, _reductions
@@ -182,6 +183,30 @@ def test_a_narrow_log_normal_is_a_gaussian_about_its_median():
     np.testing.assert_allclose(value, 2.0)
     assert np.all(np.isfinite(slopes))
     assert not np.any(np.isnan(scoring.crps_log_normal([0.0, 80.0], 1.0, scale=[30.0, 9.0])))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_form_of_a_log_normal_on_tpu_has_the_same_digits(dtype):
+    rng = np.random.default_rng(0)
+    scale, location = np.geomspace(1e-3, 5, 400), np.zeros(400)
+    target = np.exp(rng.normal(size=400) * scale)
+    location[-4:], scale[-5] = [-100, 80, np.nan, -np.inf], 30
+    data = tuple(jnp.asarray(x, dtype) for x in (location, target, scale))
+
+    def derivatives():
+        total = lambda *data: jnp.sum(scoring.crps_log_normal(*data))
+        slopes = jax.grad(total, (0, 1, 2))
+        ones = tuple(map(jnp.ones_like, data))
+        change = jax.jit(lambda *data: jax.jvp(slopes, data, ones))
+        return scoring.crps_log_normal(*data), jax.tree.leaves(change(*data))
+
+    value, changes = derivatives()
+    with forms_of("tpu"):
+        again, others = derivatives()
+    np.testing.assert_allclose(again[:-5], value[:-5], rtol=2e-6)
+    small = 1e-6 if dtype == jnp.float32 else 2.0**-8
+    for a, b in zip((again, *others), (value, *changes), strict=True):
+        np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=4 * small, atol=small)
 
 
 def double_sum(members, target, fair):

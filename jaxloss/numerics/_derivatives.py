@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._xla import chosen_once, fits_in_cache, on_gpu, unshared_on_gpu
+from jaxloss._xla import chosen_once, fits_in_cache, on_each, on_gpu, unshared_on_gpu
 
 T = TypeVar("T")
 
@@ -40,6 +40,15 @@ def with_copies(x: Array) -> tuple[Array, Array, Array]:
 def each_of_choice(where: Array, x: Array, y: Array) -> tuple[Array, Array]:
     """x and y, between which value and derivatives choose; on CPU that is computed for all once."""
     return chosen_once(where, x, y)
+
+
+def sharing_more_on_tpu(few: Callable[..., T], many: Callable[..., T], *arguments: Any) -> T:
+    """A value and a slope; on TPU by the second form, in which they share more arrays.
+
+    XLA on TPU writes one or two arrays that both are computed from, and has a kernel for each,
+    which read them. If there are more, it computes all in one kernel.
+    """
+    return few(*arguments) if fits_in_cache(arguments) else on_each(few, few, many, *arguments)
 
 
 def jvp_of_moving(

@@ -16,11 +16,13 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import positive
-from jaxloss.numerics._derivatives import each_of_choice
+from jaxloss.numerics._derivatives import each_of_choice, sharing_more_on_tpu
 from jaxloss.numerics._polynomials import power_series
 from jaxloss.numerics._reductions import summed_whole
 from jaxloss.scoring._parametric import AT_MEDIAN, ROOT_2_OVER_PI, density_change, score
 from jaxloss.traits import nonnegative, smooth
+
+Parts = tuple[Array, Array]
 
 
 def _moments(z: Array, scale: Array) -> Array:
@@ -65,36 +67,55 @@ _OF_SCALE = (
 )
 
 
-def _spread_of_narrow(z: Array, scale: Array) -> Array:
+def _spread_of_narrow(z: Array, scale: Array) -> Parts:
     """The score less |target - median|, over the median, for scales up to 1/2.
 
     That of a Gaussian, of the order of the scale, and small terms.
     """
     level = scale * power_series(scale, _OF_SCALE, radius=0.5)
-    return scale * density_change(z) + (level - 2 * _moments(z, scale))
+    return scale * density_change(z), level - 2 * _moments(z, scale)
 
 
-def _spread_of_wide(location: Array, z: Array, scale: Array) -> Array:
-    """Half the mean of |X - X'|, less the mean of X up to the target."""
+def _spread_of_wide(location: Array, z: Array, scale: Array) -> Parts:
+    """Half the mean of |X - X'|, and the mean of X up to the target, which is subtracted."""
     half = jnp.exp(0.5 * location + 0.25 * jnp.square(scale))  # its square may overflow
     # A tail that underflows where the exponential overflows would give NaN.
     least = jnp.maximum(erfc(0.5 * scale), jnp.finfo(z.dtype).tiny)
     up_to_z = erfc((scale - z) * math.sqrt(0.5))
-    return half * least * half - jnp.where(up_to_z == 0, 0, half * up_to_z * half)
+    return half * least * half, jnp.where(up_to_z == 0, 0, half * up_to_z * half)
+
+
+def _from_choice(
+    narrow: Array, target: Array, median: Array, probability: Array, spreads: tuple[Parts, Parts]
+) -> tuple[Array, Array]:
+    (gaussian, small), (distance, mean) = spreads
+    of_narrow, of_wide = each_of_choice(narrow, median * (gaussian + small), distance - mean)
+    value = jnp.where(
+        narrow, (target - median) * probability + of_narrow, target * probability + of_wide
+    )
+    return value, jnp.where(narrow, of_narrow - median * probability, of_wide)
+
+
+def _from_parts(
+    narrow: Array, target: Array, median: Array, probability: Array, spreads: tuple[Parts, Parts]
+) -> tuple[Array, Array]:
+    (gaussian, small), (distance, mean) = spreads
+    of_narrow = (target - median) * probability + median * (gaussian + small)
+    value = jnp.where(narrow, of_narrow, (target * probability - mean) + distance)
+    return value, jnp.where(narrow, median * ((gaussian - probability) + small), distance - mean)
 
 
 def _log_normal_terms(location: Array, target: Array, scale: Array) -> tuple[Array, Array]:
     """The score, and its derivative in the location."""
     z, median = _log_score(location, target, scale), jnp.exp(location)
-    probability = erf(z * math.sqrt(0.5))
     narrow = scale < 0.5
-    of_narrow = median * _spread_of_narrow(z, jnp.where(narrow, scale, 0.25))
-    of_wide = _spread_of_wide(location, z, jnp.where(narrow, 1, scale))
-    of_narrow, of_wide = each_of_choice(narrow, of_narrow, of_wide)
-    value = jnp.where(
-        narrow, (target - median) * probability + of_narrow, target * probability + of_wide
+    spreads = (
+        _spread_of_narrow(z, jnp.where(narrow, scale, 0.25)),
+        _spread_of_wide(location, z, jnp.where(narrow, 1, scale)),
     )
-    return value, jnp.where(narrow, of_narrow - median * probability, of_wide)
+    return sharing_more_on_tpu(
+        _from_choice, _from_parts, narrow, target, median, erf(z * math.sqrt(0.5)), spreads
+    )
 
 
 @jax.custom_jvp

@@ -31,6 +31,7 @@ __all__ = [
     "in_one_loop",
     "inlined",
     "not_folded",
+    "on_chip_on_tpu",
     "on_cpu",
     "on_each",
     "on_gpu",
@@ -53,6 +54,7 @@ T = TypeVar("T")
 _CACHE_ENTRIES = 1 << 13  # `benchmarks/speed.py`: below it a hint costs more than it saves
 # Arrays that stay in the cache of a GPU: there sharing costs no traffic (`benchmarks/policy.py`).
 _GPU_CACHE_ENTRIES = 1 << 18
+_ON_CHIP = 1 << 25  # bytes: two such arrays stay in the memory on the chip of a TPU v5e
 _SHORT_AXIS = 64  # iterations of an inner loop that XLA on CPU does not always vectorize
 _ROW_LENGTHS = (*range(256, 4096, 8), *range(257, 4096, 2))
 
@@ -273,6 +275,20 @@ def recompute_on_gpu(x: Array) -> Array:
 def written_on_tpu(x: Array) -> Array:
     """Returns x behind a barrier on TPU, so that it is an array of its own there."""
     return on_each(_identity, _identity, lax.optimization_barrier, x)
+
+
+@jax.custom_jvp
+def on_chip_on_tpu(x: Array) -> Array:
+    """`written_on_tpu` of what several passes read, if it stays in the memory on the chip.
+
+    XLA on TPU would fetch its arguments there while the first of the passes reads them in HBM.
+    """
+    if fits_in_cache(x) or not _have_at_most(_ON_CHIP // x.dtype.itemsize, x):
+        return x
+    return written_on_tpu(x)
+
+
+on_chip_on_tpu.defjvps(lambda x_dot, _, _x: x_dot)
 
 
 def in_bytes(x: Array) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness.platforms import forms_of
 
 import jaxloss as jl
 from jaxloss import ranking
@@ -432,6 +433,27 @@ def test_a_squared_error_of_all_pairs_is_exact_around_a_far_centre():
     gaps = np.subtract.outer(np.float64(scores), np.float64(scores))
     got = ranking.pairwise_squared_error(scores, np.zeros(4))
     np.testing.assert_allclose(got, np.sum(gaps**2) / 12, rtol=1e-6)
+
+
+def test_errors_stay_on_the_chip_of_a_tpu():
+    scores = jnp.asarray(SCORES).at[0, 1].set(jnp.nan).at[1, 0].set(2.0**24)
+    data = scores, jnp.asarray(RELEVANCE)
+    mask = np.broadcast_to(np.arange(SCORES.shape[-1]) != 2, SCORES.shape)
+
+    def derivatives():
+        loss = functools.partial(ranking.pairwise_squared_error, mask=mask)
+        slopes = jax.grad(lambda *data: jnp.sum(loss(*data)), (0, 1))
+        changes = lambda *data: jax.jvp(slopes, data, data[::-1])
+        program = jax.jit(lambda *data: (loss(*data), jax.jvp(loss, data, data), changes(*data)))
+        return jax.tree.leaves(program(*data)), str(jax.make_jaxpr(loss)(*data))
+
+    expected, _ = derivatives()
+    for platform, barriers in (("cuda", 0), ("tpu", 2)):
+        with forms_of(platform):
+            got, program = derivatives()
+        assert program.count("optimization_barrier") == barriers
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
 
 
 def test_a_chunk_that_is_no_number_of_items_is_refused():

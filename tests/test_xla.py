@@ -104,6 +104,13 @@ def test_small_arrays_take_no_hints():
         assert (" ne " in program) is hinted
 
 
+@pytest.mark.parametrize(("rows", "stays"), [(1 << 15, True), ((1 << 15) + 1, False)])
+def test_what_does_not_stay_on_the_chip_of_a_tpu_is_not_written(rows, stays):
+    x = jax.ShapeDtypeStruct((rows, 256), jnp.float32)
+    exported = jax.export.export(jax.jit(_xla.on_chip_on_tpu), platforms=["tpu"])(x)
+    assert ("optimization_barrier" in str(exported.mlir_module())) is stays
+
+
 @pytest.mark.parametrize("shape", [(6400, 3), (100, 1000), (100_000, 3), (1000, 1000)])
 def test_a_program_for_an_accelerator_holds_no_hints_for_cpu(shape):
     x = jax.ShapeDtypeStruct(shape, jnp.float32)

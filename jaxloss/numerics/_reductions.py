@@ -11,7 +11,15 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._memory.mesh import has_typed_axes, is_unsharded, shards
-from jaxloss._xla import each_on_gpu, in_one_loop, on_cpu, on_each, on_gpu, recompute_on_gpu
+from jaxloss._xla import (
+    each_on_gpu,
+    in_one_loop,
+    on_chip_on_tpu,
+    on_cpu,
+    on_each,
+    on_gpu,
+    recompute_on_gpu,
+)
 from jaxloss.numerics._dtypes import half_in_float32
 
 Axis = int | tuple[int, ...] | None
@@ -37,6 +45,11 @@ def mean_where(x: Array, mask: Array | None) -> Array:
 def unmerged(sums: Array) -> Array:
     """Sums that are summed again, which XLA on GPU would do from all terms, in a pass more."""
     return recompute_on_gpu(sums)
+
+
+def read_in_passes(x: Array) -> Array:
+    """x, from which a sum is taken and then something else, as an array on the chip of a TPU."""
+    return on_chip_on_tpu(x)
 
 
 def summed_whole(x: Array) -> Array:

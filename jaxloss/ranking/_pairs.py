@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxloss.numerics._double_double import two_sum
 from jaxloss.numerics._elementwise import linear_argument
+from jaxloss.numerics._reductions import read_in_passes
 from jaxloss.ranking._lists import Lists, of_pairs
 
 
@@ -67,6 +68,7 @@ def variance_of_errors(lists: Lists) -> Float[Array, "*batch"]:
     number = lists.sum_of_list(lists.items.mask.astype(errors.hi.dtype))
     count = jnp.maximum(number, 1)
     centre = jax.lax.stop_gradient(lists.sum_of_list(errors.hi / count))
-    off = jnp.where(lists.items.mask, (errors.hi - centre) + errors.lo, 0)
+    hi, lo = map(read_in_passes, errors)
+    off = jnp.where(lists.items.mask, (hi - centre) + lo, 0)
     off = off - lists.sum_of_list(off / count)
     return lists.mean_of_lists(2 * jnp.square(off) / jnp.maximum(number - 1, 1))

@@ -4,6 +4,7 @@ No device is needed, see `harness.platforms`.
 """
 
 import functools
+import re
 
 import cases
 import jax
@@ -165,3 +166,56 @@ def test_stored_exponentials_give_the_gradients_of_the_logits(
     for each, exact, size in zip(found, wanted, sizes, strict=True):
         error = np.abs(np.float64(each) - exact)
         assert np.all(error <= 2.0**-8 * (size + np.abs(exact)) + 1e-37)
+
+
+LISTS = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+PAIRS = {
+    "approx_ndcg": {"temperature": 0.7},
+    "unique_softmax": {},
+    "pairwise_hinge": {"margin": 0.3},
+    "pairwise_logistic": {"pair_weights": np.linspace(0, 2, 108, dtype=np.float32)},
+    "pairwise_quantile": {"level": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("segments", [None, np.arange(18).reshape(3, 6) % 2])
+def test_all_pairs_have_the_derivatives_of_pairs_in_chunks(platform, name, segments):
+    # In chunks the derivatives of rows and of items are sums over different axes.
+    options = {key: jnp.asarray(x) for key, x in PAIRS[name].items()}
+    if "pair_weights" in options:
+        options["pair_weights"] = options["pair_weights"].reshape(3, 6, 6)
+    at = (jnp.asarray(LISTS[0]), jnp.asarray(abs(LISTS[1])), options)
+    where = {"mask": np.arange(18).reshape(3, 6) != 4, "segments": segments}
+
+    def everything(chunk_size):
+        def loss(scores, relevance, options):
+            call = functools.partial(getattr(jl.ranking, name), chunk_size=chunk_size)
+            values = call(scores, relevance, **where, **options)
+            return jnp.sum(values * jnp.arange(1, 4)), values
+
+        gradient = jax.grad(lambda *x: loss(*x)[0], (0, 1, 2))
+        dot = jax.tree.map(jnp.cos, at)
+        values, values_dot = jax.jvp(lambda *x: loss(*x)[1], at, dot)
+        return values, values_dot, *jax.jvp(gradient, at, dot)
+
+    whole, chunks = jax.jit(everything, static_argnums=0)(None), jax.jit(lambda: everything(4))()
+    for found, expected in zip(*map(jax.tree.leaves, (whole, chunks)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_gradient_of_pairs_is_one_sum_over_the_last_axis_on_gpu(platform, name):
+    step = gradient_of_sum(getattr(jl.ranking, name), abs(LISTS[1]))
+    text = jax.jit(step).lower(LISTS[0]).as_text()
+    of_pairs = r"applies stablehlo.add across dimensions = \[{}\] : \(tensor<3x6x6xf32>"
+    assert bool(re.search(of_pairs.format(1), text)) == (platform == "tpu")
+    assert re.search(of_pairs.format(2), text)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_score_that_is_no_number_is_seen_in_the_gradient_of_its_list(platform, name):
+    scores = LISTS[0].copy()
+    scores[1, 2] = np.nan
+    found = gradient_of_sum(getattr(jl.ranking, name), abs(LISTS[1]))(scores)
+    np.testing.assert_array_equal(np.isnan(found).sum(-1), [0, 6, 0])

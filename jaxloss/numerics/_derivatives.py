@@ -20,7 +20,7 @@ def _first(x: Array, *_others: Any) -> Array:
     return x
 
 
-def _is_moving(tangent: Any) -> bool:
+def is_moving(tangent: Any) -> bool:
     return not isinstance(tangent, SymbolicZero)
 
 
@@ -55,7 +55,7 @@ def jvp_of_moving(
     function: Callable[..., Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Any]:
     """`jax.jvp` in the arguments whose tangents are not symbolic zeros: the others take no part."""
-    places = [i for i, tangent in enumerate(tangents) if _is_moving(tangent)]
+    places = [i for i, tangent in enumerate(tangents) if is_moving(tangent)]
 
     def of_moving(*some: Array) -> Array:
         every = list(primals)
@@ -80,7 +80,7 @@ def _jvp_of_each(
             function, unshared_on_gpu(primals, i + 2), (*none[:i], tangent, *none[i + 1 :])
         )
         for i, tangent in enumerate(tangents)
-        if _is_moving(tangent)
+        if is_moving(tangent)
     ]
     return found[0][0], functools.reduce(operator.add, (change for _, change in found))
 
@@ -145,9 +145,9 @@ def by_gradient(
         changes = [
             jnp.sum(slope * tangent, axis=tuple(range(-axes, 0)))
             for slope, tangent, axes in slopes
-            if _is_moving(tangent)
+            if is_moving(tangent)
         ]
-        if any(map(_is_moving, tangents[len(event) :])):
+        if any(map(is_moving, tangents[len(event) :])):
             still = (SymbolicZero(jax.typeof(x)) for x in arrays)
             changes.append(jvp_of_moving(function, primals, (*still, *tangents[len(event) :]))[1])
         return value, functools.reduce(operator.add, changes)

@@ -222,6 +222,15 @@ def exp_shifted(x: Array | DD, top: Array | DD) -> Array:
     return exp_dd(shifted(x, top))
 
 
+@functools.partial(jax.jit, inline=True)
+def exp_shifted_finite(x: Array, top: Array) -> Array:
+    """`exp_shifted` of numbers that are not +inf.
+
+    XLA on GPU would write the top bounded by the largest number, and read it beside the top.
+    """
+    return exp_dd(difference(x, top))
+
+
 def exp_by_instruction(x: DD) -> Array:
     """`exp_dd` in its form for GPU and TPU, for the function that a reduction combines by.
 

@@ -132,28 +132,31 @@ def _term_forms(axis: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return by_passes, online
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4, 5))
 def sum_of_exps(
     axis: int,
     entries: Float[Array, "..."],
     counted: Bool[Array, "..."],
     top: Float[Array, "..."],
     to_half: bool = False,  # noqa: ARG001  # see its rule
+    exp: Callable[..., Array] = exp_shifted,
 ) -> Float[Array, "..."]:
     """The sum of exp(entry - top) along an axis over the entries that are counted.
 
-    None of these exceeds the top, which is finite, and a constant under differentiation.
+    None of these exceeds the top, which is a constant under differentiation, and not -inf.
     """
-    return _terms_and_sum(axis, entries, counted, top)[1]
+    return _terms_and_sum(axis, entries, counted, top, exp)[1]
 
 
 @sum_of_exps.defjvp
-def _sum_of_exps_jvp(axis: int, to_half: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _sum_of_exps_jvp(
+    axis: int, to_half: bool, exp: Callable[..., Array], primals: Any, tangents: Any
+) -> tuple[Array, Array]:
     # A full rule: one array of terms serves the sum and its gradient; XLA on GPU would write it, so
     # that it is computed again there. The top is a constant.
-    terms, total = _terms_and_sum(axis, *primals)
+    terms, total = _terms_and_sum(axis, *primals, exp=exp)
     on_tpu = _terms_of_half(axis) if to_half else _first
-    terms = on_each(_first, _again(axis), on_tpu, terms, *primals)
+    terms = on_each(_first, _again(axis, exp), on_tpu, terms, *primals)
     return total, jnp.sum(terms * tangents[0], axis)
 
 
@@ -162,9 +165,9 @@ def _first(terms: Array, *_primals: Array) -> Array:
 
 
 @functools.cache
-def _again(axis: int) -> Callable[..., Array]:
+def _again(axis: int, exp: Callable[..., Array]) -> Callable[..., Array]:
     def terms(_terms: Array, entries: Array, counted: Array, top: Array) -> Array:
-        return _terms_and_sum(axis, entries, counted, recompute_on_gpu(top))[0]
+        return _terms_and_sum(axis, entries, counted, recompute_on_gpu(top), exp)[0]
 
     return terms
 
@@ -177,8 +180,14 @@ def _terms_of_half(axis: int) -> Callable[..., Array]:
     return terms
 
 
-def _terms_and_sum(axis: int, entries: Array, counted: Array, top: Array) -> tuple[Array, Array]:
+def _terms_and_sum(
+    axis: int,
+    entries: Array,
+    counted: Array,
+    top: Array,
+    exp: Callable[..., Array] = exp_shifted,
+) -> tuple[Array, Array]:
     top = jnp.expand_dims(top, axis)
     # An entry that is not counted may exceed the top: it must not overflow.
-    terms = jnp.where(counted, exp_shifted(jnp.where(counted, entries, top), top), 0)
+    terms = jnp.where(counted, exp(jnp.where(counted, entries, top), top), 0)
     return terms, jnp.sum(terms, axis)

@@ -12,8 +12,15 @@ from jaxtyping import Bool, Float, Int, Real
 from jaxloss import numerics
 from jaxloss._core.typing import Arrays
 from jaxloss._memory.deferred import map_rows, materialize
-from jaxloss.numerics._derivatives import separate_derivative, unshared_copy
-from jaxloss.numerics._double_double import DD, at_dd, difference, exp_shifted, two_sum
+from jaxloss.numerics._derivatives import unshared_copy
+from jaxloss.numerics._double_double import (
+    DD,
+    at_dd,
+    difference,
+    exp_shifted,
+    exp_shifted_finite,
+    two_sum,
+)
 from jaxloss.numerics._online_logsumexp import sum_of_exps
 from jaxloss.numerics._order_nll import order_nll
 from jaxloss.numerics._ordered import (
@@ -23,6 +30,7 @@ from jaxloss.numerics._ordered import (
     nan_of,
     sort,
 )
+from jaxloss.numerics._over_items import over_items
 from jaxloss.numerics._softmax_nll import nll_from_gap
 
 
@@ -49,10 +57,27 @@ class Lists(NamedTuple):
     """The lists of a row of items, and some items whose pairs with all others are computed.
 
     Arrays of pairs have an axis of rows and one of items; masked items form no pairs.
+
+    Attributes:
+        rows: Some items.
+        items: All of them.
+        axis: That of the items in arrays of pairs, -1 or -2.
     """
 
     rows: Items
     items: Items
+    axis: int = -1
+
+    def of_rows(self, x: Array) -> Array:
+        """What rows have, beside the axis of items; an array of pairs is one."""
+        return self._of_pairs(x, self.axis)
+
+    def of_items(self, x: Array) -> Array:
+        """What items have, beside the axis of rows; an array of pairs is one."""
+        return self._of_pairs(x, -3 - self.axis)
+
+    def _of_pairs(self, x: Array, axis: int) -> Array:
+        return x if x.ndim > self.items.mask.ndim else jnp.expand_dims(x, axis)
 
     @property
     def scores(self) -> Float[Array, "*batch items"]:
@@ -66,15 +91,15 @@ class Lists(NamedTuple):
     def together(self) -> Bool[Array, "*batch rows items"]:
         """The pairs of one list."""
         rows, items = self.rows, self.items
-        together = rows.mask[..., :, None] & items.mask[..., None, :]
+        together = self.of_rows(rows.mask) & self.of_items(items.mask)
         if rows.lists is None or items.lists is None:
             return together
-        return together & (rows.lists[..., :, None] == items.lists[..., None, :])
+        return together & (self.of_rows(rows.lists) == self.of_items(items.lists))
 
     def should_lead(self) -> Bool[Array, "*batch rows items"]:
         """The pairs (i, j) in which item i is the more relevant one."""
         rows, items = self.rows, self.items
-        return self.together & (rows.relevance[..., :, None] > items.relevance[..., None, :])
+        return self.together & (self.of_rows(rows.relevance) > self.of_items(items.relevance))
 
     def apart(self) -> Bool[Array, "*batch rows items"]:
         """The pairs of two different items."""
@@ -84,7 +109,7 @@ class Lists(NamedTuple):
         self, compare: Callable[[Array, Array], Array]
     ) -> Bool[Array, "*batch rows items"]:
         """`compare(i, j)` of the places of rows and items."""
-        found = compare(self.rows.places[:, None], self.items.places[None, :])
+        found = compare(self.of_rows(self.rows.places), self.of_items(self.items.places))
         return jnp.expand_dims(found, range(self.items.mask.ndim - 1))
 
     def unshared(self) -> "Lists":
@@ -138,32 +163,19 @@ class _OfRows(NamedTuple):
     separate: bool
 
     def __call__(self, shared: list[Any], own: list[Any]) -> Array:
-        *own, places = own
-        count = len(Items._fields) - 1
-        every = jnp.arange(shared[0].shape[-1], dtype=places.dtype)
-        lists = Lists(Items(*own[:count], places), Items(*shared[:count], every))  # type: ignore  # a NamedTuple, from the leaves of a tree
-        arguments = (lists, *own[count:], *shared[count:])
         if not self.separate:
-            return self.function(*arguments)
+            return self.of_pairs(own, shared, -1)
         # Derivatives in the scores of rows and of items are sums over different axes: XLA on GPU
         # would write all pairs.
-        leaves, tree = jax.tree.flatten(arguments)
-        arrays = [x for x in leaves if isinstance(x, Array)]
-        numbers = tuple(None if isinstance(x, Array) else x for x in leaves)
-        return separate_derivative(_OfArrays(self.function, tree, numbers), each=True)(*arrays)
+        return over_items(self.of_pairs, own, shared)
 
-
-class _OfArrays(NamedTuple):
-    """A function of the arrays of some trees; `numbers` are their other leaves, None for arrays."""
-
-    function: Callable[..., Array]
-    tree: Any
-    numbers: tuple[Any, ...]
-
-    def __call__(self, *arrays: Array) -> Array:
-        rest = iter(arrays)
-        leaves = [next(rest) if number is None else number for number in self.numbers]
-        return self.function(*jax.tree.unflatten(self.tree, leaves))
+    def of_pairs(self, own: list[Any], shared: list[Any], axis: int) -> Array:
+        *own, places = own
+        count = len(Items._fields) - 1
+        rows = Items(*own[:count], places)  # type: ignore  # a NamedTuple, from the leaves of a tree
+        every = jnp.arange(shared[2].shape[-1], dtype=places.dtype)
+        items = Items(*shared[:count], every)  # type: ignore
+        return self.function(Lists(rows, items, axis), *own[count:], *shared[count:])
 
 
 def lists_of(scores: Array, relevance: Array, mask: Array | None, segments: Array | None) -> Lists:
@@ -249,21 +261,23 @@ def _nll_and_probability(scores: Array, mask: Array, lists: Array) -> tuple[Arra
 
 def nll_among_less_relevant(lists: Lists, **chunks: Any) -> Float[Array, "*batch items"]:
     """-log of the softmax of each item among itself and those of less relevance; 0 without any."""
-    top = lists.map_rows(_largest_rival, separate=False, **chunks)
-    top = lax.stop_gradient(jnp.maximum(top, lists.scores))
+    top = lax.stop_gradient(lists.map_rows(_largest_of_rivals, separate=False, **chunks))
     rest = lists.map_rows(_sum_over_rivals, top, **chunks)
     return nll_from_gap(rest, top - lists.scores)[0]
 
 
-def _largest_rival(lists: Lists) -> Float[Array, "*batch rows"]:
-    lists = lax.stop_gradient(lists.unshared())
-    scores = lists.scores[..., None, :]
-    return jnp.max(scores, axis=-1, where=lists.should_lead(), initial=-jnp.inf)
+def _largest_of_rivals(lists: Lists) -> Float[Array, "*batch rows"]:
+    """The largest score of an item and those of less relevance."""
+    lists = lists.unshared()
+    own, scores = lists.of_rows(lists.rows.scores), lists.of_items(lists.scores)
+    scores = lax.stop_gradient(jnp.where(lists.should_lead(), scores, own))
+    return jnp.max(scores, axis=lists.axis, initial=-jnp.inf)
 
 
 def _sum_over_rivals(lists: Lists, top: Array) -> Float[Array, "*batch rows"]:
     rivals = lists.should_lead()
-    return sum_of_exps(-1, jnp.broadcast_to(lists.scores[..., None, :], rivals.shape), rivals, top)
+    scores = jnp.broadcast_to(lists.of_items(lists.scores), rivals.shape)
+    return sum_of_exps(lists.axis, scores, rivals, top, exp=exp_shifted_finite)
 
 
 # --- softmax among the items that come later ------------------------------------------------------
@@ -306,7 +320,7 @@ def before(lists: Lists, *keys: tuple[Array, Array]) -> Bool[Array, "*batch rows
     """
     first = lists.of_places(jnp.less)
     for of_rows, of_items in reversed(keys):
-        left, right = of_rows[..., :, None], of_items[..., None, :]
+        left, right = lists.of_rows(of_rows), lists.of_items(of_items)
         first = (left > right) | ((left == right) & first)
     return lists.together & first
 
@@ -319,7 +333,7 @@ def ranks_of(lists: Lists, *keys: Array, **chunks: Any) -> Float[Array, "*batch 
 
 def _number_before(lists: Lists, *keys: Array) -> Int[Array, "*batch rows"]:
     pairs = zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True)
-    return jnp.sum(lists.apart() & ~before(lists, *pairs), axis=-1, dtype=jnp.int32)
+    return jnp.sum(lists.apart() & ~before(lists, *pairs), axis=lists.axis, dtype=jnp.int32)
 
 
 def of_pairs(
@@ -336,19 +350,20 @@ def of_pairs(
     float32 down to results of 1e-31). With `errors`, s - y takes the place of s.
     """
     if errors:
-        gap = jnp.where(pairs, _difference_of_errors(lists.rows, lists.items), 0)
+        gap = jnp.where(pairs, _difference_of_errors(lists), 0)
         return jnp.where(pairs, function(gap, *options), 0)
-    gap = difference(lists.rows.scores[..., :, None], lists.items.scores[..., None, :])
+    gap = difference(lists.of_rows(lists.rows.scores), lists.of_items(lists.items.scores))
     # Beyond 2**24 a gap has no fraction, and the correction of a square could overflow.
     lo = jnp.where(pairs & (jnp.abs(gap.lo) < 1), gap.lo, 0)
     gap = DD(jnp.where(pairs, gap.hi, 0), lo)
     return jnp.where(pairs, at_dd(lambda gap: function(gap, *options), gap), 0)
 
 
-def _difference_of_errors(rows: Items, items: Items) -> Array:
+def _difference_of_errors(lists: Lists) -> Array:
     """(s_i - y_i) - (s_j - y_j), rounded: the difference of two close numbers has no error."""
-    of_rows = two_sum(rows.scores[..., :, None], -rows.relevance[..., :, None])
-    of_items = two_sum(items.scores[..., None, :], -items.relevance[..., None, :])
+    rows, items = lists.rows, lists.items
+    of_rows = two_sum(lists.of_rows(rows.scores), -lists.of_rows(rows.relevance))
+    of_items = two_sum(lists.of_items(items.scores), -lists.of_items(items.relevance))
     return (of_rows.hi - of_items.hi) + (of_rows.lo - of_items.lo)
 
 

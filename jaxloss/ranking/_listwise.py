@@ -260,7 +260,7 @@ def _excess_rank(
     """The smooth rank of an item less its best rank."""
     leads = before(lists, (own_gains, gains), (lists.rows.scores, lists.items.scores))
     sign = jnp.where(leads, 1, -1).astype(gains.dtype)
-    return jnp.sum(of_pairs(_excess, lists, lists.apart(), sign, temperature), axis=-1)
+    return jnp.sum(of_pairs(_excess, lists, lists.apart(), sign, temperature), axis=lists.axis)
 
 
 @loss(

@@ -30,7 +30,7 @@ class Pairs(NamedTuple):
         if pair_weights is not None:
             values = values * linear_argument(jnp.where(counted, pair_weights, 0))
         # Divided before they are added: a sum may overflow where the mean does not.
-        return jnp.sum(values / number[..., None], axis=-1)
+        return jnp.sum(values / lists.of_rows(number), axis=lists.axis)
 
 
 class _Number(NamedTuple):
@@ -39,7 +39,7 @@ class _Number(NamedTuple):
     counted: Callable[[Lists], Array]
 
     def __call__(self, lists: Lists) -> Int[Array, "*batch rows"]:
-        return jnp.sum(self.counted(lists.unshared()), axis=-1, dtype=jnp.int32)
+        return jnp.sum(self.counted(lists.unshared()), axis=lists.axis, dtype=jnp.int32)
 
 
 def mean_over_pairs(

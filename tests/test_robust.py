@@ -127,3 +127,42 @@ def test_the_second_derivative_of_barron_in_the_tail(alpha):
 
     for z in (12.0, 20.0, 1e3):
         np.testing.assert_allclose(jax.jit(second)(z, alpha), second(z, alpha), 2e-4, 1e-8)
+
+
+@pytest.mark.parametrize("z", [jnp.inf, -jnp.inf])
+def test_an_infinite_error_has_the_limits_of_barron(z):
+    """Value, slope in z, slope in alpha: of a negative alpha all finite, and all derivatives."""
+    sign = np.sign(z)
+    expected = {
+        3.0: (np.inf, z, np.inf),
+        2.0: (np.inf, z, np.inf),
+        1.5: (np.inf, z, np.inf),
+        1.0: (np.inf, sign, np.inf),
+        0.5: (np.inf, 0, np.inf),
+        0.0: (np.inf, 0, np.inf),
+        -0.25: (9, 0, 32),
+        -2.0: (2, 0, 0.5),
+        -1e30: (1, 0, 0),
+        -np.inf: (1, 0, 0),
+    }
+    alphas = jnp.asarray(list(expected))
+    loss = lambda z, alpha: robust.barron(z, 0.0, alpha=alpha)
+    every = jax.vmap(jax.value_and_grad(loss, (0, 1)), (None, 0))
+    value, (in_z, in_alpha) = jax.jit(every)(z, alphas)
+    for got, right in zip(
+        (value, in_z, in_alpha), zip(*expected.values(), strict=True), strict=True
+    ):
+        np.testing.assert_allclose(got, right, rtol=1e-6)
+    second = jax.jit(jax.vmap(jax.hessian(loss, (0, 1)), (None, 0)))(z, alphas[alphas < 0])
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(second))
+    for alpha in SPECIAL:  # as Python numbers
+        got = jax.value_and_grad(loss)(jnp.asarray(z), float(alpha))
+        np.testing.assert_allclose(got, expected[float(alpha)][:2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["geman_mcclure", "welsch", "tukey"])
+def test_bounded_losses_have_no_slope_at_an_infinite_error(name):
+    loss = getattr(robust, name)
+    for z in (jnp.inf, -jnp.inf):
+        assert np.isfinite(loss(z, 0.0))
+        assert jax.grad(loss)(z, 0.0) == jax.grad(jax.grad(loss))(z, 0.0) == 0

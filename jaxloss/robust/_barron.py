@@ -1,6 +1,7 @@
 """Barron's general robust loss: one number, alpha, sets how fast the loss grows in the tail."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Unpack
 
 import jax
@@ -55,8 +56,41 @@ def _parts(z: Array, alpha: Array) -> _Parts:
     return _Parts(infinite, b, ratio, far, root, square, jnp.where(far, 2 * log, log))
 
 
+def _or_limit(
+    function: Callable[[Array, Array], Array],
+    limit: Callable[[Array, Array], Array],
+    z: Array,
+    alpha: Array,
+) -> Array:
+    """The function, and at infinite z its limit; neither makes a derivative of the other NaN."""
+    at_limit = jnp.isinf(z)
+    found = function(jnp.where(at_limit, 1, z), alpha)
+    return jnp.where(at_limit, limit(z, alpha), found)
+
+
+def _limit(z: Array, alpha: Array) -> Array:
+    """b / |alpha| of a negative alpha, else inf."""
+    del z
+    return jnp.where(alpha < 0, 1 - 2 / jnp.where(alpha < 0, alpha, -1), jnp.inf)
+
+
+def _limit_of_slope_in_z(z: Array, alpha: Array) -> Array:
+    return jnp.where(alpha > 1, z, jnp.where(alpha == 1, jnp.sign(z), 0))
+
+
+def _limit_of_slope_in_alpha(z: Array, alpha: Array) -> Array:
+    del z
+    finite = jnp.where((alpha < 0) & (alpha > -jnp.inf), alpha, -1)
+    of_finite = jnp.where(alpha < 0, 2 / jnp.square(finite), jnp.inf)
+    return jnp.where(jnp.isinf(alpha), 0, of_finite)
+
+
 @jax.custom_jvp
 def _barron(z: Array, alpha: Array) -> Array:
+    return _or_limit(_value, _limit, z, alpha)
+
+
+def _value(z: Array, alpha: Array) -> Array:
     """b / alpha * (exp(exponent) - 1) with exponent = alpha / 2 * log(1 + z**2 / b)."""
     p = _parts(z, alpha)
     # Half of b times the logarithm, which is z**2 / 2 for an infinite b.
@@ -155,8 +189,8 @@ def _slope_in_alpha(z: Array, alpha: Array) -> Array:
 
 
 _barron.defjvps(
-    lambda z_dot, _, z, alpha: _slope_in_z(z, alpha) * z_dot,
-    lambda alpha_dot, _, z, alpha: _slope_in_alpha(z, alpha) * alpha_dot,
+    lambda z_dot, _, *at: _or_limit(_slope_in_z, _limit_of_slope_in_z, *at) * z_dot,
+    lambda alpha_dot, _, *at: _or_limit(_slope_in_alpha, _limit_of_slope_in_alpha, *at) * alpha_dot,
 )
 
 

@@ -194,7 +194,8 @@ def of_welsch(z: Array) -> Array:
     return -numerics.expm1(-0.5 * jnp.square(jnp.clip(z, -40, 40)))
 
 
-of_welsch.defjvps(lambda z_dot, _, z: z * exp_minus_half_square(z) * z_dot)
+# Beyond 40 the exponential is 0, and the product with an infinite z would be NaN.
+of_welsch.defjvps(lambda z_dot, _, z: jnp.clip(z, -40, 40) * exp_minus_half_square(z) * z_dot)
 
 
 @loss(

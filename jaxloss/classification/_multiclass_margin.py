@@ -3,19 +3,16 @@
 Labels are class ids. The scores need not be logits, and are not meant to give probabilities.
 """
 
-import functools
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.dtypes import half_dtype
 from jaxloss._core.spec import ArrayLike, AxisReduction
-from jaxloss._xla import fits_in_cache, in_bytes, on_each
 from jaxloss.classification._labels import times_weight_of_label
 from jaxloss.domains import (
     class_ids,
@@ -24,68 +21,10 @@ from jaxloss.domains import (
     unit_interval,
 )
 from jaxloss.numerics._derivatives import separate_derivative
-from jaxloss.numerics._double_double import difference
-from jaxloss.numerics._labels import is_label, take_label_first
+from jaxloss.numerics._labels import take_label_first
 from jaxloss.numerics._reductions import mean_where
-from jaxloss.numerics._rivals import rival_and_own
+from jaxloss.numerics._rivals import hinge_of_rival, hinges_of_power, rival_and_own
 from jaxloss.traits import bounded_gradient, convex, nonnegative, shift_invariant
-
-
-# Jitted because `jax_debug_nans` would report the rounding error of a score of -inf, which is NaN
-# and is not used.
-@functools.partial(jax.jit, inline=True)
-def _hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
-    """max(0, margin + rival - own), accurate where the three almost cancel.
-
-    A rival of -inf gives 0, whatever the own score is.
-    """
-    gap = difference(rival, jnp.where(rival == -jnp.inf, 0, own))
-    return numerics.relu((margin + gap.hi) + gap.lo)
-
-
-def _hinges(margin: Array, scores: Array, labels: Array, own: Array) -> Array:
-    """The hinge of each class but the label."""
-    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
-    return _hinge_of_rival(margin, rivals, own)
-
-
-def _slope(hinges: Array) -> Array:
-    hinges = lax.stop_gradient(hinges)
-    return jnp.where(hinges <= 0, 0, jnp.where(hinges == hinges, 1, hinges))
-
-
-def _times(slope: Array, change: Array) -> Array:
-    return jnp.where(slope == 0, 0, slope * change)
-
-
-def _changes(hinges: Array, scores_dot: Array, row_dot: Array) -> Array:
-    return _times(_slope(hinges), scores_dot + row_dot)
-
-
-def _changes_by_bytes(hinges: Array, scores_dot: Array, row_dot: Array) -> Array:
-    slopes = _slope(hinges)
-    return _times(in_bytes(slopes), scores_dot) + _times(slopes, row_dot)
-
-
-_plain_hinges = jax.custom_jvp(_hinges)
-
-
-# A full rule: on TPU the gradient in the scores reads which hinges count, in one byte each, and the
-# sum over a row that is the gradient in its own score is one kernel with the sum of the hinges.
-@_plain_hinges.defjvp
-def _plain_hinges_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    margin_dot, scores_dot, _, own_dot = tangents
-    hinges = _plain_hinges(*primals)
-    arguments = hinges, scores_dot, margin_dot - own_dot
-    if fits_in_cache(hinges):
-        return hinges, _changes(*arguments)
-    return hinges, on_each(_changes, _changes, _changes_by_bytes, *arguments)
-
-
-_hinges_of_power = {
-    power: separate_derivative(hinges, each=True)
-    for power, hinges in ((1, _plain_hinges), (2, _hinges))
-}
 
 
 def _sum_over_rivals(
@@ -94,7 +33,7 @@ def _sum_over_rivals(
     """For each label that is on, the hinges of those that are off."""
     on, off = own_labels[..., :, None], 1 - labels[..., None, :]
     is_same = jnp.broadcast_to(jnp.eye(labels.shape[-1], dtype=bool), (on * off).shape)
-    terms = _hinge_of_rival(margin, scores[..., None, :], own[..., :, None])
+    terms = hinge_of_rival(margin, scores[..., None, :], own[..., :, None])
     pairs = numerics.multiply_no_nan(jnp.where(is_same, 0, on * off), terms)
     return jnp.sum(pairs, axis=-1)
 
@@ -140,7 +79,7 @@ def multiclass_perceptron(
         Crammer and Singer, *Ultraconservative Online Algorithms for Multiclass Problems*, 2003.
     """
     rival, _, own = rival_and_own(scores, labels)
-    return _hinge_of_rival(0.0, rival, own)
+    return hinge_of_rival(0.0, rival, own)
 
 
 @loss(
@@ -188,7 +127,7 @@ def multiclass_hinge(
         Machines*, 2001.
     """
     rival, _, own = rival_and_own(scores, labels)
-    return _hinge_of_rival(margin, rival, own)
+    return hinge_of_rival(margin, rival, own)
 
 
 @loss(
@@ -239,7 +178,7 @@ def multi_margin(
         Weston and Watkins, *Support Vector Machines for Multi-Class Pattern Recognition*, 1999.
     """
     own = take_label_first(scores, labels, half_dtype("scores"))[..., None]
-    terms = _hinges_of_power[power](jnp.asarray(margin), scores, labels, own) ** power
+    terms = hinges_of_power[power](jnp.asarray(margin), scores, labels, own) ** power
     return times_weight_of_label(mean_where(terms, mask), labels, class_weights)
 
 

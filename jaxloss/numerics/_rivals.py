@@ -1,12 +1,20 @@
-"""The largest score of the classes other than the label, whose gradient rivals that tie share."""
+"""Scores of the classes other than the label: the largest, and the hinge loss against each.
 
+Rivals that tie share the gradient of the largest.
+"""
+
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
+from jaxloss._xla import fits_in_cache, in_bytes, on_each
+from jaxloss.numerics._derivatives import separate_derivative
+from jaxloss.numerics._double_double import difference
+from jaxloss.numerics._elementwise import relu
 from jaxloss.numerics._labels import is_label, take_label
 from jaxloss.numerics._reductions import in_one_reduction, reduce_together, variadic_reduce
 
@@ -58,3 +66,61 @@ def _rival_and_own_jvp(primals: Any, tangents: Any) -> Any:
     rival_dot = jnp.sum(jnp.where(at_rival, part, 0) * tangents[0], axis=-1)
     own_dot = jnp.sum(jnp.where(at_label, tangents[0], 0), axis=-1)
     return (rival, count, own), (rival_dot, jnp.zeros_like(count), own_dot)
+
+
+# Jitted because `jax_debug_nans` would report the rounding error of a score of -inf, which is NaN
+# and is not used.
+@functools.partial(jax.jit, inline=True)
+def hinge_of_rival(margin: Array | float, rival: Array, own: Array) -> Array:
+    """max(0, margin + rival - own), accurate where the three almost cancel.
+
+    A rival of -inf gives 0, whatever the own score is.
+    """
+    gap = difference(rival, jnp.where(rival == -jnp.inf, 0, own))
+    return relu((margin + gap.hi) + gap.lo)
+
+
+def _hinges(margin: Array, scores: Array, labels: Array, own: Array) -> Array:
+    """The hinge of each class but the label."""
+    rivals = jnp.where(is_label(scores, labels), -jnp.inf, scores)
+    return hinge_of_rival(margin, rivals, own)
+
+
+def _slope(hinges: Array) -> Array:
+    hinges = lax.stop_gradient(hinges)
+    return jnp.where(hinges <= 0, 0, jnp.where(hinges == hinges, 1, hinges))
+
+
+def _times(slope: Array, change: Array) -> Array:
+    return jnp.where(slope == 0, 0, slope * change)
+
+
+def _changes(hinges: Array, scores_dot: Array, row_dot: Array) -> Array:
+    return _times(_slope(hinges), scores_dot + row_dot)
+
+
+def _changes_by_bytes(hinges: Array, scores_dot: Array, row_dot: Array) -> Array:
+    slopes = _slope(hinges)
+    return _times(in_bytes(slopes), scores_dot) + _times(slopes, row_dot)
+
+
+_plain_hinges = jax.custom_jvp(_hinges)
+
+
+# A full rule: on TPU the gradient in the scores reads which hinges count, in one byte each, and the
+# sum over a row that is the gradient in its own score is one kernel with the sum of the hinges.
+@_plain_hinges.defjvp
+def _plain_hinges_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    margin_dot, scores_dot, _, own_dot = tangents
+    hinges = _plain_hinges(*primals)
+    arguments = hinges, scores_dot, margin_dot - own_dot
+    if fits_in_cache(hinges):
+        return hinges, _changes(*arguments)
+    return hinges, on_each(_changes, _changes, _changes_by_bytes, *arguments)
+
+
+# By the power of the hinges: of a square the slope is no byte.
+hinges_of_power = {
+    power: separate_derivative(hinges, each=True)
+    for power, hinges in ((1, _plain_hinges), (2, _hinges))
+}

@@ -174,7 +174,7 @@ class _OfRows(NamedTuple):
         count = len(Items._fields) - 1
         rows = Items(*own[:count], places)  # type: ignore  # a NamedTuple, from the leaves of a tree
         every = jnp.arange(shared[2].shape[-1], dtype=places.dtype)
-        items = Items(*shared[:count], every)  # type: ignore
+        items = Items(*shared[:count], every)  # type: ignore  # as above
         return self.function(Lists(rows, items, axis), *own[count:], *shared[count:])
 
 

@@ -17,6 +17,7 @@ from harness.programs import BATCH
 
 import jaxloss as jl
 from jaxloss.linear import _arguments, _stored_exps
+from jaxloss.numerics import _vectors
 
 # One loss of each form that differs; the others are of `make suite`.
 QUICK = (
@@ -219,3 +220,48 @@ def test_a_score_that_is_no_number_is_seen_in_the_gradient_of_its_list(platform,
     scores[1, 2] = np.nan
     found = gradient_of_sum(getattr(jl.ranking, name), abs(LISTS[1]))(scores)
     np.testing.assert_array_equal(np.isnan(found).sum(-1), [0, 6, 0])
+
+
+def special_rows():
+    x, y = np.random.default_rng(1).normal(size=(2, 12, 7))
+    y[1], y[2], y[3] = x[1], -x[2], x[3] * (1 + 1e-4 * y[3])
+    x[4] = y[5] = x[6] = y[6] = 0
+    x[7], y[7], x[8], y[8] = 1e30 * x[7], 1e-30 * y[7], 1e38 * x[8], 1e-15 * y[8]
+    x[9, 0], x[10, 1], y[11] = np.nan, np.inf, 2 * x[11]
+    return np.float32(x), np.float32(y)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_distance_of_rows_in_one_kernel_is_that_by_norms(platform, place):
+    at, change = special_rows(), [np.cos(np.nan_to_num(x / 1e3)) for x in special_rows()]
+
+    def everything(one, other):
+        def distance(x):
+            rows = (x, other) if place == 0 else (other, x)
+            return jl.numerics.cosine_distance(*rows)
+
+        gradient = jax.grad(lambda x: jnp.sum(distance(x)))
+        value, value_dot = jax.jvp(distance, (one,), (change[place],))
+        return value, value_dot, *jax.jvp(gradient, (one,), (change[place],))
+
+    found = jax.jit(everything)(at[place], at[1 - place])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_vectors, "fits_in_kernel", lambda x, axis: False)
+        expected = jax.jit(lambda *x: everything(*x))(at[place], at[1 - place])
+    for each, wanted in zip(found, expected, strict=True):
+        for row, wanted_row in zip(np.array(each), np.array(wanted), strict=True):
+            size = np.max(np.abs(wanted_row), initial=0)
+            np.testing.assert_allclose(row, wanted_row, rtol=1e-3, atol=2e-6 * size + 1e-14)
+    value, _, slope, _ = map(np.array, found)
+    if platform == "cuda":  # the other form has rounding errors for opposite rows
+        np.testing.assert_array_equal(value[[1, 2, 4, 5, 6]], [0, 2, 1, 1, 1])
+        np.testing.assert_array_equal(slope[[1, 2, 4, 5, 6]], 0)
+
+
+def test_only_the_slope_of_a_distance_is_selected_on_gpu(platform):
+    # XLA would end the kernel at a select, a clamp or a barrier of arrays of rows before that.
+    x, y = special_rows()
+    loss = lambda x: jnp.sum(jl.regression.cosine_distance(x, y))
+    text = jax.jit(jax.grad(loss)).lower(x).as_text()
+    selects = re.findall(r"stablehlo.(?:select|clamp|optimization_barrier).*tensor<12x7xf32>", text)
+    assert (len(selects) == 1) == (platform == "cuda"), selects

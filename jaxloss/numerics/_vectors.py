@@ -1,6 +1,7 @@
 """Norms, directions, angles and distances of vectors of any length, the zero vector included."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +14,17 @@ from jaxloss._xla import (
     barrier,
     on_cpu,
     on_each,
+    on_gpu,
     recompute,
     rounded,
     unshared,
     unshared_on_gpu,
 )
-from jaxloss.numerics._derivatives import jvp_of_moving
+from jaxloss.numerics._derivatives import is_moving, jvp_of_moving
 from jaxloss.numerics._dtypes import half_in_float32
 from jaxloss.numerics._elementwise import quotient, sqrt
 from jaxloss.numerics._reductions import Axis, fused_sums
+from jaxloss.numerics._unit_rows import distance_and_slope_of_rows, fits_in_kernel
 
 
 @half_in_float32
@@ -324,17 +327,35 @@ def _cosine_distance(x: Array, y: Array, axis: int) -> Array:
     return _distance_of_directions(x, y, axis)[0]
 
 
-@_cosine_distance.defjvp
+@functools.partial(_cosine_distance.defjvp, symbolic_zeros=True)
 def _cosine_distance_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    out, norms, nonzero, side, half = _distance_of_directions(*primals, axis)
-    p, q = (_direction(recompute(x), *norm) for x, norm in zip(primals, norms, strict=True))
-    change = jnp.zeros_like(out)
-    for one, other, (length, power), x_dot in zip((p, q), (q, p), norms, tangents, strict=True):
+    moving = [i for i, x_dot in enumerate(tangents) if is_moving(x_dot)]
+    if len(moving) == 1 and fits_in_kernel(primals[0], axis):
+        # Two derivatives would be a kernel each, which reads both vectors.
+        (at,) = moving
+        first = primals[at], primals[1 - at]
+        out, slope = on_gpu(distance_and_slope_of_rows, _first_slope_form(axis), *first)
+        return out, jnp.sum(slope * tangents[at], axis)
+    out, *slopes = _distance_and_slopes(primals[0], primals[1], axis)
+    change = (jnp.sum(slopes[i] * tangents[i], axis) for i in moving)
+    return out, functools.reduce(operator.add, change)
+
+
+def _distance_and_slopes(x: Array, y: Array, axis: int) -> tuple[Array, Array, Array]:
+    out, norms, nonzero, side, half = _distance_of_directions(x, y, axis)
+    p, q = (_direction(recompute(x), *norm) for x, norm in zip((x, y), norms, strict=True))
+    slopes = []
+    for one, other, (length, power) in zip((p, q), (q, p), norms, strict=True):
         # `half * one` is the component along `one`, which does not change the angle.
         across = side * ((one - side * other) - half * one)
         slope = quotient(across, jnp.where(nonzero, length, 1) * power)
-        change = change + jnp.sum(jnp.where(nonzero, slope, 0) * x_dot, axis)
-    return out, change
+        slopes.append(jnp.where(nonzero, slope, 0))
+    return out, slopes[0], slopes[1]
+
+
+@functools.cache
+def _first_slope_form(axis: int) -> Callable[[Array, Array], tuple[Array, Array]]:
+    return lambda x, y: _distance_and_slopes(x, y, axis)[:2]
 
 
 @half_in_float32

@@ -265,3 +265,37 @@ def test_only_the_slope_of_a_distance_is_selected_on_gpu(platform):
     text = jax.jit(jax.grad(loss)).lower(x).as_text()
     selects = re.findall(r"stablehlo.(?:select|clamp|optimization_barrier).*tensor<12x7xf32>", text)
     assert (len(selects) == 1) == (platform == "cuda"), selects
+
+
+def value_and_gradients(loss, x, z, temperature=None):
+    options = {} if temperature is None else {"temperature": temperature}
+    return jax.jit(jax.value_and_grad(functools.partial(loss, **options), (0, 1)))(x, z)
+
+
+@pytest.fixture(params=["cpu", "cuda", "tpu"])
+def every_form(request):
+    with forms_of(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1000.0])
+def test_beside_an_infinite_logit_no_class_is_close(every_form, temperature):
+    x, z = jnp.array([1.0, 2.0, jnp.inf, 0.5]), jnp.array([1.2, 2.0, 3.0, 0.5])
+    value, (x_bar, _) = value_and_gradients(jl.divergence.kl_logits, x, z, temperature)
+    assert value == np.inf
+    q = np.exp(np.float64(z) / temperature)
+    q /= q.sum()
+    expected = (np.array([0, 0, 1, 0]) - q) / temperature
+    np.testing.assert_allclose(x_bar, expected, rtol=1e-6)
+    value, _ = value_and_gradients(jl.distillation.acceptance, x, z, temperature)
+    np.testing.assert_allclose(value, 1 - q[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [jl.divergence.kl_logits, jl.distillation.temperature_kl])
+def test_a_masked_class_that_the_target_gives_nothing_leaves_gradients_finite(every_form, loss):
+    x, z = jnp.array([0.0, 0.0, -jnp.inf]), jnp.array([0.0, 1.0, -200.0])
+    value, gradients = value_and_gradients(loss, x, z)
+    expected, without = value_and_gradients(loss, x[:2], z[:2])
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for bar, other in zip(gradients, without, strict=True):
+        np.testing.assert_allclose(bar, [*other, 0], rtol=1e-6)

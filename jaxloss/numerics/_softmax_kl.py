@@ -126,7 +126,8 @@ def _compare_softmaxes_jvp(primals: Any, tangents: Any) -> tuple[Comparison, Com
     x_dot, z_dot = tangents_of_exponents(primals, tangents)
     # The divergence is rounded, the more the larger it is; the mean, subtracted twice, is not.
     kl = found.kl[..., None]
-    above = subtract_weighted_mean(jnp.where(kl < jnp.inf, found.log_ratio, 0), found.q, -1)
+    counts = (kl < jnp.inf) & (found.q > 0)  # a class of q = 0 may have an infinite ratio
+    above = subtract_weighted_mean(jnp.where(counts, found.log_ratio, 0), found.q, -1)
     above = jnp.where(kl < jnp.inf, above, found.log_ratio - kl)
     by_target = jnp.where(found.q == 0, 0, found.q * above)
     of_p = subtract_weighted_mean(x_dot, found.p, -1)

@@ -80,6 +80,8 @@ def elements_of(
     if temperature is not None:
         shift = shift / temperature
     near = finite & (jnp.abs(shift) < 0.5)
+    # Beside a logit of inf, a finite one has no chance, however close it is to the other's.
+    near = near & (tops[0] < jnp.inf) & (tops[1] < jnp.inf)
     impossible = z.hi == -jnp.inf
     return Elements(
         x,

@@ -214,6 +214,14 @@ def test_the_gradient_of_pairs_is_one_sum_over_the_last_axis_on_gpu(platform, na
     assert re.search(of_pairs.format(2), text)
 
 
+def test_beside_weights_of_pairs_the_derivatives_of_rows_and_items_share_nothing(platform):
+    # They are sums over different axes: XLA on GPU would write all pairs.
+    loss = functools.partial(jl.ranking.pairwise_logistic, pair_weights=np.ones((3, 6, 6)))
+    text = jax.jit(gradient_of_sum(loss, abs(LISTS[1]))).lower(LISTS[0]).as_text()
+    exps = len(re.findall(r"stablehlo.exponential .*tensor<3x6x6xf32>", text))
+    assert exps == (6 if platform == "cuda" else 3)  # of the value and of each derivative
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_score_that_is_no_number_is_seen_in_the_gradient_of_its_list(platform, name):
     scores = LISTS[0].copy()

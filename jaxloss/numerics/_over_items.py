@@ -50,15 +50,28 @@ class _OverItems(NamedTuple):
         of_rows, of_items = jax.tree.unflatten(self.tree, leaves)
         return self.function(of_rows, of_items, axis)
 
-    def of_both(self, arrays: Any) -> set[int]:
-        """The arrays that rows and items have; none beside arrays of pairs, read in one order."""
+    def of_both(self) -> set[int]:
+        """The arrays that rows and items have."""
         rows, items = (
             {i for i in part if i is not None}
             for part in (self.indices[: self.row_leaves], self.indices[self.row_leaves :])
         )
-        both = rows & items
-        axes = max((arrays[i].ndim for i in both), default=0)
-        return both if all(x.ndim <= axes for x in arrays) else set()
+        return rows & items
+
+    def _change_of_rows(self, arrays: Any, dots: dict[int, Array], axis: int) -> Array:
+        return self._change(lambda moved: self.of_pairs(arrays, moved, {}, axis), arrays, dots)
+
+    def _change_of_items(self, arrays: Any, dots: dict[int, Array], axis: int) -> Array:
+        return self._change(lambda moved: self.of_pairs(arrays, {}, moved, axis), arrays, dots)
+
+    @staticmethod
+    def _change(function: Callable[..., Array], arrays: Any, dots: dict[int, Array]) -> Array:
+        """The change of a function of arrays of the shape of their tangents."""
+        spread = {
+            i: arrays[i] if arrays[i].ndim == dot.ndim else _of_pairs(arrays[i])
+            for i, dot in dots.items()
+        }
+        return jax.jvp(function, (spread,), (dots,))[1]
 
     def jvp_on_gpu(self, primals: Any, tangents: Any) -> tuple[Array, Array]:
         """Value and derivative, which share nothing.
@@ -66,26 +79,28 @@ class _OverItems(NamedTuple):
         The gradient of a score is a sum over the pairs in which it is that of the row, and over
         those in which it is that of the item: sums over different axes, two kernels and a third for
         what they add up to. Here the latter pairs are computed once more with rows and items
-        swapped, and both depend on one array of pairs: its cotangent, a sum, is reduced once.
+        swapped, and both depend on one array of pairs: its cotangent, a sum, is reduced once. An
+        array of pairs among the arguments is read in one order: beside it the sums share nothing.
         """
         moving = {i for i, tangent in enumerate(tangents) if is_moving(tangent)}
-        both, found = self.of_both(primals), []
-        if twice := sorted(moving & both):
+        both = self.of_both()
+        dots, found = {i: tangents[i] for i in sorted(moving & both)}, []
+        if dots and all(x.ndim <= max(primals[i].ndim for i in both) for x in primals):
             arrays = tuple(unshared_copy(x, 2) if i in both else x for i, x in enumerate(primals))
-            wide = [_of_pairs(arrays[i]) for i in twice]
-            wide_dot = [_of_pairs(tangents[i]) for i in twice]
-
-            def of_rows(*wide: Array) -> Array:
-                return self.of_pairs(arrays, dict(zip(twice, wide, strict=True)), {}, -1)
-
-            def of_items(*wide: Array) -> Array:
-                return self.of_pairs(arrays, {}, dict(zip(twice, wide, strict=True)), -2)
-
-            found = [jax.jvp(each, wide, wide_dot)[1] for each in (of_rows, of_items)]
+            wide = {i: _of_pairs(dot) for i, dot in dots.items()}
+            found += [
+                self._change_of_rows(arrays, wide, -1),
+                self._change_of_items(arrays, wide, -2),
+            ]
+        elif dots:
+            found = [
+                self._change_of_rows(unshared_copy(primals, 2), dots, -1),
+                self._change_of_items(unshared_copy(primals, 3), dots, -1),
+            ]
         none = [SymbolicZero(jax.typeof(x)) for x in primals]
         for i in sorted(moving - both):
             alone = (*none[:i], tangents[i], *none[i + 1 :])
-            found.append(jvp_of_moving(self, unshared_copy(primals, i + 3), alone)[1])
+            found.append(jvp_of_moving(self, unshared_copy(primals, i + 4), alone)[1])
         return self(*primals), functools.reduce(operator.add, found)
 
 

@@ -72,6 +72,20 @@ def test_gaps_in_masks_close():
     np.testing.assert_allclose(got, ctc(logits[[0, 2, 3]], [1, 2]), rtol=1e-6)
 
 
+def test_the_number_of_frames_may_be_symbolic_on_every_platform():
+    rows, frames = jax.export.symbolic_shape("rows, frames")
+    x = jax.ShapeDtypeStruct((rows, frames, 3), jnp.float32)
+    y = jax.ShapeDtypeStruct((rows, 2), jnp.int32)
+    step = jax.jit(jax.value_and_grad(functools.partial(ctc, reduction="mean")))
+    exported = jax.export.export(step, platforms=("cpu", "cuda", "tpu"))(x, y)
+    logits, labels = (
+        jnp.float32([np.random.default_rng(3).normal(size=(5, 3))] * 2),
+        jnp.asarray([[1, 2], [2, 2]]),
+    )
+    got, expected = exported.call(logits, labels), step(logits, labels)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), got, expected)
+
+
 def test_sure_and_right_costs_the_mass_of_the_wrong_alignments():
     value, gradient = jax.value_and_grad(ctc)(jnp.asarray([[0.0, 17.0], [0.0, 17.0]]), [1])
     exact = np.exp(-34.0)
@@ -334,3 +348,27 @@ def test_one_mask_of_classes_for_all_examples_with_rank_promotion_set_to_raise()
         got = ctc(logits, labels, mask=mask, label_mask=label_mask)
     expected = ctc(logits[..., :2], labels, label_lengths=[2, 1])
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_a_difference_beyond_the_largest_number_is_possible(platform):
+    """The loss is inf only without an alignment, and then has no gradient."""
+    most = float(np.finfo(np.float32).max)
+    logits = jnp.asarray([[most, -most, 0.0]] * 2)
+    value, slope = jax.value_and_grad(ctc)(logits, [1])
+    np.testing.assert_allclose(value, most, rtol=1e-6)
+    np.testing.assert_allclose(slope, [[0.5, -0.5, 0], [0.5, -0.5, 0]], atol=1e-6)
+
+
+def test_huge_losses_in_float64_keep_their_digits(platform):
+    with jax.enable_x64(True):
+        logits = jnp.asarray([[3e30, 0.0]] * 3 + [[0.0, 1e30]])
+        np.testing.assert_allclose(ctc(logits, [1, 1]), 3e30, rtol=1e-15)
+
+
+def test_strict_promotion_in_float64(platform):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        logits, labels = jnp.zeros((2, 4, 3)), jnp.ones((2, 2), jnp.int32)
+        step = jax.value_and_grad(functools.partial(ctc, reduction="mean"))
+        short = jnp.asarray([4, 3], jnp.int32)
+        value, _ = step(logits, labels, logit_lengths=short, label_lengths=short - 2)
+        assert np.isfinite(value)

@@ -99,6 +99,18 @@ def unsplit(x: Array, axis: int) -> Array:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
 
 
+def split_as(x: Array, other: Array) -> Array:
+    """The same array, its first axis split as that of another array, and all others whole.
+
+    Only where types tell how an array is split, on a mesh with Explicit axes.
+    """
+    if shards(other, 0) == 1 and all(shards(x, axis) == 1 for axis in range(x.ndim)):
+        return x
+    sharding = jax.typeof(other).sharding
+    spec = PartitionSpec(sharding.spec[0], *(None for _ in x.shape[1:]))
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
+
+
 def possible_shards(x: Any, axis: int) -> int:
     """Into how many equal pieces an axis must be cut so that no piece crosses two devices.
 

@@ -31,6 +31,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from jaxloss._core.typing import Arrays
+from jaxloss._memory.mesh import shards, split_as
 from jaxloss.numerics._carry import Loop, carried, in_few_kernels
 from jaxloss.sequence import _lattice
 from jaxloss.sequence._lattice import Lattice, Moves, Softmax, by_slot, frames_first
@@ -186,11 +187,18 @@ def _one_by_one(lattice: Lattice, softmax: Softmax, *, keep: bool) -> _Found:
 
 def _of_classes(x: Array, ids: Array, classes: int) -> Array:
     """Sums the slots of one class: (frames, examples, slots) to (examples, frames, classes)."""
+    if shards(ids, 0) > 1:  # a scatter needs the split of its result given
+        return _product_with_classes(x, ids, classes)
     frames, examples, _ = x.shape
     # Not by `vmap`: checkify cannot read a scatter with batch axes.
     zeros = jnp.zeros((examples, classes, frames), x.dtype)
     sums = zeros.at[jnp.arange(examples)[:, None], ids].add(jnp.transpose(x, (1, 2, 0)))
     return jnp.swapaxes(sums, 1, 2)
+
+
+def _product_with_classes(x: Array, ids: Array, classes: int) -> Array:
+    one_hot = ids[..., None] == jnp.arange(classes, dtype=ids.dtype)[None, None, :]
+    return _product("tbn,bnk->btk", x, one_hot.astype(x.dtype))
 
 
 # --- GPU and TPU: all recursions of a direction in one loop ---------------------------------------
@@ -204,7 +212,9 @@ def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, loop: Loop) -> _
     chosen = tuple(jnp.take_along_axis(softmax.logits, x, axis=-1) for x in (ids, ids[..., :1]))
     logits = frames_first((*chosen, softmax.top, softmax.total))
     frames = logits, _product("btk,bnk->tbn", everywhere, leaving), lattice.counts
-    scan = functools.partial(lax.scan, unroll=loop.unroll)
+    # A loop over a symbolic number of frames cannot be unrolled.
+    unroll = loop.unroll if isinstance(softmax.logits.shape[1], int) else 1
+    scan = functools.partial(lax.scan, unroll=unroll)
 
     def read(frame: Any) -> tuple[Mass, Mass, Moves]:
         (chosen, of_blank, top, total), leave, counts = frame
@@ -240,8 +250,7 @@ def _at_once(lattice: Lattice, softmax: Softmax, *, keep: bool, loop: Loop) -> _
     start = carried(((blank, label), (blank, label, jnp.zeros_like(label[:, :1]))), frames)
     of_slots, inside, gone = scan(forward, start, (frames, kept))[1]
     of_wrong = _of_wrong(everywhere, leaving, inside, gone)
-    one_hot = (lattice.ids[..., None] == jnp.arange(classes)[None, None, :]).astype(dtype)
-    gradient = _product("tbn,bnk->btk", of_slots, one_hot)
+    gradient = _product_with_classes(of_slots, lattice.ids, classes)
     return _Found(right, wrong, gradient + jnp.where(likely[:, None, None], of_wrong, everywhere))
 
 
@@ -262,7 +271,6 @@ def _value(right: _Right, wrong: Array) -> Array:
 def _value_and_gradient(
     logits: Array, labels: Array, last: Array, counts: Array | None, blank: int
 ) -> tuple[Array, Array]:
-    logits, labels, last, counts = carried((logits, labels, last, counts))
     lattice, softmax = _lattice.lattice_of(labels, last, counts, blank), Softmax.of(logits)
     right, wrong, gradient = in_few_kernels(*_FORMS[True], lattice, softmax)
     is_counted = (right.nll != jnp.inf)[:, None, None]
@@ -272,25 +280,15 @@ def _value_and_gradient(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 @functools.partial(jax.jit, static_argnums=4)
-def ctc_nll(
-    logits: Float[Array, "examples frames classes"],
-    labels: Int[Array, "examples tokens"],
-    last: Int[Array, " examples"],
-    counts: Bool[Array, "examples frames 1"] | None,
-    blank: int,
+def _ctc_nll(
+    logits: Array, labels: Array, last: Array, counts: Array | None, blank: int
 ) -> Float[Array, " examples"]:
-    """The loss of each example.
-
-    Labels are -1 after the last of them; `last` is their number, and `counts` says which frames
-    count, if not all do.
-    """
-    logits, labels, last, counts = carried((logits, labels, last, counts))
     lattice, softmax = _lattice.lattice_of(labels, last, counts, blank), Softmax.of(logits)
     right, wrong, _ = in_few_kernels(*_FORMS[False], lattice, softmax)
     return _value(right, wrong)
 
 
-@ctc_nll.defjvp
+@_ctc_nll.defjvp
 def _ctc_nll_jvp(blank: int, primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     # A full rule: value and gradient come from one pass over the lattice.
     value, gradient = _value_and_gradient(*primals, blank)
@@ -310,3 +308,19 @@ _with_gradient.defjvps(
     lambda logits_dot, *primals: jnp.sum(primals[-1] * logits_dot, axis=(1, 2)),
     None,
 )
+
+
+def ctc_nll(
+    logits: Float[Array, "examples frames classes"],
+    labels: Int[Array, "examples tokens"],
+    last: Int[Array, " examples"],
+    counts: Bool[Array, "examples frames 1"] | None,
+    blank: int,
+) -> Float[Array, " examples"]:
+    """The loss of each example.
+
+    Labels are -1 after the last of them; `last` is their number, and `counts` says which frames
+    count, if not all do. All arrays are split over devices as the examples of the logits are.
+    """
+    arrays = jax.tree.map(lambda x: split_as(x, logits), (logits, labels, last, counts))
+    return _ctc_nll(*carried(arrays), blank)

@@ -33,7 +33,8 @@ def _counted(mask: ArrayLike, lengths: Any, size: int) -> Any:
         raise ValueError(message)
     if lengths is not None:
         lengths = jnp.asarray(lengths)[..., None]
-        return jnp.arange(size).reshape((1,) * (lengths.ndim - 1) + (-1,)) < lengths
+        places = jnp.arange(size, dtype=lengths.dtype)
+        return places.reshape((1,) * (lengths.ndim - 1) + (-1,)) < lengths
     return None if mask is None else jnp.asarray(mask)
 
 

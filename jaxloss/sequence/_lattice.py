@@ -45,7 +45,7 @@ def lattice_of(
     labels = jnp.pad(labels, ((0, 0), (1, 1)), constant_values=-1)
     own, following = labels[:, :-1], labels[:, 1:]
     ids = jnp.where(own < 0, blank, own)
-    is_last = jnp.arange(ids.shape[1])[None, :] == last[:, None]
+    is_last = jnp.arange(ids.shape[1], dtype=last.dtype)[None, :] == last[:, None]
     return Lattice(ids, own >= 0, own != following, is_last, frames_first(counts))
 
 
@@ -213,9 +213,8 @@ def wrong_shares(
 
 def first(lattice: Lattice, dtype: DTypeLike) -> tuple[Array, Array]:
     """All mass before the first frame: no label, no blank."""
-    start = jnp.arange(lattice.ids.shape[1])[None, :] == 0
-    start = jnp.broadcast_to(start, lattice.ids.shape).astype(dtype)
-    return start, jnp.zeros_like(start)
+    nothing = jnp.zeros_like(lattice.ids, dtype)  # split over devices as the labels are
+    return jnp.where(jnp.arange(nothing.shape[1])[None, :] == 0, 1, nothing), nothing
 
 
 def by_slot(state: tuple[Array, Array]) -> Array:

@@ -18,6 +18,7 @@ CERTAIN = 2.0**127  # the odds a / b of a sum a + b in which b is negligible
 _LEVEL = 2.0**20  # how large an exponent one level is
 _LOG_2 = 0.6931471805599453
 _LOG2_E = 1.4426950216293335, 1.9259629911266175e-08  # log2(e), of which the first has 24 bits
+_LOG2_E_IN_FLOAT64 = 1.4426950408889634, 2.0355273740931033e-17  # the first has 53 bits
 _LOG_2_PARTS = 355 / 512, -3560 / 2**24, -1.904654299957768e-09  # log(2): 9, 12 and all bits
 
 
@@ -115,9 +116,10 @@ def shares(odds: Array) -> tuple[Array, Array]:
 def exponentials(x: Array, top: Array, total: Array, *, levels: bool = False) -> Mass:
     """exp(x - top) / total: for infinite x, 1 / total and 0."""
     shifted = two_sum(x, -top)
-    hi = jnp.where(x == jnp.inf, 0, shifted.hi)
-    possible = hi > -jnp.inf
-    shifted = DD(jnp.where(possible, hi, 0), shifted.lo)
+    possible = x > -jnp.inf
+    # The difference of two large numbers may overflow; neither is infinite.
+    hi = jnp.maximum(shifted.hi, jnp.finfo(x.dtype).min)
+    shifted = DD(jnp.where(possible & (x < jnp.inf), hi, 0), shifted.lo)
     if levels:
         level, exponent, rest = _split_with_level(shifted)
         level = jnp.where(possible, level, ZERO)
@@ -141,15 +143,17 @@ def _split(x: Array) -> tuple[Array, Array]:
 def _split_with_level(x: DD) -> tuple[Array, Array, Array]:
     """A level, an integer n and a small rest with x = (n + 2**20 level) log(2) + rest.
 
-    Past 2**44, n and the rest are not known. They are the same for equal x, and differences of
-    other x are so large that they do not matter.
+    Past 2**44, in float64 2**73, n and the rest are not known. They are the same for equal x, and
+    differences of other x are so large that they do not matter.
     """
     hi = x.hi / _LEVEL
-    levels = two_product(hi, jnp.full_like(hi, _LOG2_E[0]))
+    log2_e = _LOG2_E_IN_FLOAT64 if hi.dtype == jnp.float64 else _LOG2_E
+    levels = two_product(hi, jnp.full_like(hi, log2_e[0]))
     level = jnp.round(levels.hi)
     # What is below the level, in two parts: the first is exact, the second of its last place.
-    first, second = (levels.hi - level) * _LEVEL, (levels.lo + hi * _LOG2_E[1]) * _LEVEL
-    second = jnp.where(jnp.abs(levels.hi) < 2.0**24, second, 0)
+    first, second = (levels.hi - level) * _LEVEL, (levels.lo + hi * log2_e[1]) * _LEVEL
+    most = 2.0 ** (jnp.finfo(hi.dtype).nmant + 1)
+    second = jnp.where(jnp.abs(levels.hi) < most, second, 0)
     n = jnp.round(first + second)
     more, rest = _split(jnp.where(jnp.abs(x.lo) < 2.0**16, x.lo, 0))
     return level, n + more, ((first - n) + second) * _LOG_2 + rest

@@ -11,7 +11,16 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss as jl
-from jaxloss import classification, contrastive, divergence, gradients, linear, ranking, sharded
+from jaxloss import (
+    classification,
+    contrastive,
+    divergence,
+    gradients,
+    linear,
+    ranking,
+    sequence,
+    sharded,
+)
 from jaxloss import transforms as jt
 from jaxloss.classification import softmax_cross_entropy
 
@@ -630,3 +639,35 @@ def a_closure_over_what_all_devices_share_says_so():
 
     function = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P(), P("data")), out_specs=P())
     refused(lambda: jax.jit(function)(hidden, weight, labels), "pass it as `shared`")
+
+
+def ctc_of_examples(logits, labels, frames):
+    words = {"logit_lengths": frames, "label_lengths": jnp.minimum(frames, 2)}
+    return sequence.ctc(logits, labels, where=frames > 3, reduction="mean", **words)
+
+
+@check
+def ctc_of_examples_split_over_devices():
+    """Value, gradient and its change; logits split over frames and classes are put together."""
+    generator = np.random.default_rng(0)
+    arrays = (
+        generator.normal(size=(16, 8, 4)).astype(np.float32),
+        generator.integers(1, 4, (16, 2)).astype(np.int32),
+        generator.integers(2, 9, 16).astype(np.int32),
+    )
+
+    def step(logits, *others):
+        both = jax.value_and_grad(ctc_of_examples)
+        return jax.jvp(lambda x: both(x, *others), (logits,), (jnp.cos(logits),))
+
+    expected = jax.device_get(jax.jit(step)(*arrays))
+    for spec in (P("data"), P(("data", "model")), P("data", None, "model"), P(None, "data")):
+        mesh = mesh_of(AxisType.Explicit)
+        with jax.set_mesh(mesh):
+            specs = spec, P(*spec[:1]), P(*spec[:1])
+            put = (
+                jax.device_put(x, NamedSharding(mesh, s))
+                for x, s in zip(arrays, specs, strict=True)
+            )
+            got = jax.device_get(jax.jit(step)(*put))
+        chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)

@@ -303,3 +303,12 @@ def test_alignment_of_equal_directions_is_flat_at_every_power():
     z = x + jnp.float32([4e-4, -3e-4])
     expected = 2 * numerics.cosine_distance(x, z)
     np.testing.assert_allclose(self_supervised.alignment(x, z), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sigreg", "visreg"])
+def test_strict_promotion_in_float64(name):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        x, directions = jnp.ones((4, 3)), jnp.ones((3, 2))
+        loss = getattr(self_supervised, name)
+        step = jax.grad(lambda x: loss(x, directions=directions, mask=jnp.ones(4, bool)))
+        assert jax.eval_shape(step, x).dtype == jnp.float64

@@ -13,7 +13,10 @@ R = TypeVar("R")
 
 def accumulator_dtype(x: Any) -> Any:
     """The dtype in which an array (or numbers of a dtype) is summed: at least float32."""
-    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+    dtype = jnp.result_type(x)
+    # Not by promotion, which `jax_numpy_dtype_promotion` may forbid.
+    is_wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return dtype if is_wide else jnp.dtype(jnp.float32)
 
 
 def _is_half(x: Any) -> bool:

@@ -90,12 +90,16 @@ def _label_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
     return lambda x, labels: _gather(x.astype(half), labels).astype(x.dtype)
 
 
-# Of so many classes a row, on TPU, the comparisons with each are one kernel.
-_MOST_COMPARED = 64
+# On TPU the comparisons with so many classes are one kernel, and so many in a row take less time
+# than a gather and a scatter: by the compiler's schedule, for classes in lanes, 2 cycles for 1024.
+_MOST_COMPARED, _MOST_COMPARISONS = 64, 1 << 19
 
 
-def _are_compared(ids: Array) -> bool:
-    return isinstance(ids.shape[-1], int) and ids.shape[-1] <= _MOST_COMPARED
+def _are_compared(x: Array, ids: Array) -> bool:
+    classes, k = x.shape[-1], ids.shape[-1]
+    if not (isinstance(classes, int) and isinstance(k, int)):
+        return False
+    return k <= _MOST_COMPARED and k * classes <= _MOST_COMPARISONS
 
 
 def _is_split(x: Array) -> bool:
@@ -125,13 +129,13 @@ def _sum_together(x: Array, ids: Array) -> Array:
 def take_labels(
     x: Shaped[Array, "*batch classes"],
     ids: Int[Array, "*batch k"],
-    half: np.dtype | None = None,  # noqa: ARG001  # see its rule
+    half: np.dtype | None = None,
 ) -> Shaped[Array, "*batch k"]:
-    """The entries of x at several classes; on TPU they are sums of zeros and the entry.
+    """The entries of x at several classes; on TPU, if these are few, sums of zeros and the entry.
 
     On TPU a gather takes 15 instructions an entry, and its transpose, a scatter, sorts all ids and
-    writes the gradient in other layouts, in float32. A comparison with each of the classes takes
-    less, and is fused with what reads x (`benchmarks/accelerators.py`).
+    writes the gradient in other layouts. Comparisons with each class are fused with what reads x
+    (`benchmarks/accelerators.py`).
 
     Args:
         x: Numbers of classes.
@@ -141,9 +145,9 @@ def take_labels(
     """
     if _is_split(x):
         return _sum_each(x, ids)
-    if not _are_compared(ids):
-        return _gather_each(x, ids)
-    on_tpu = _sum_each if has_typed_axes(x, ids) else _sum_together
+    on_tpu = _gather_from(half)
+    if _are_compared(x, ids):
+        on_tpu = _sum_each if has_typed_axes(x, ids) else _sum_together
     return on_each(_gather_each, _gather_each, on_tpu, x, ids)
 
 
@@ -154,14 +158,18 @@ def _take_labels_jvp(half: np.dtype | None, primals: Any, tangents: Any) -> tupl
     if _is_split(x):
         change = _sum_each(x_dot, ids)
     else:
-        on_tpu = _sum_each if _are_compared(ids) else _gather_each
-        change = on_each(_gather_each, _gather_from(half), on_tpu, x_dot, ids)
+        of_half = _gather_from(half)
+        on_tpu = _sum_each if _are_compared(x, ids) else of_half
+        change = on_each(_gather_each, of_half, on_tpu, x_dot, ids)
     return take_labels(x, ids, half), change
 
 
 @functools.cache
 def _gather_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
-    """A gather whose transpose, a scatter, writes an array in half precision, if that is given."""
+    """A gather from x in half precision, if that is given, so that x is not written in float32.
+
+    Nor is the gradient, since the transpose adds in half precision too.
+    """
     if half is None:
         return _gather_each
     return lambda x, ids: _gather_each(x.astype(half), ids).astype(x.dtype)
@@ -173,7 +181,7 @@ def is_any_label(
     """Where along the last axis of x any of the classes is; outside the range they are nowhere."""
     if _is_split(x):
         return _compare_each(x, ids)
-    if not _are_compared(ids):
+    if not _are_compared(x, ids):
         return _mark_each(x, ids)
     return on_each(_mark_each, _mark_each, _compare_each, x, ids)
 

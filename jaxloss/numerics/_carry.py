@@ -4,9 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxloss._memory.mesh import pcast_varying, vma_of
+from jaxloss._memory.mesh import pcast_varying, split_as, vma_of
 from jaxloss._xla import on_each
 
 T = TypeVar("T")
@@ -54,3 +56,11 @@ def carried(start: Any, *others: Any) -> Any:
     Inside `shard_map` a loop refuses a carry of constants that a step makes different.
     """
     return pcast_varying(start, vma_of(start, others))
+
+
+def split_as_first(first: Array, *others: Any) -> Any:
+    """All arrays, each split over devices along its first axis as the first one is, else whole.
+
+    On a mesh with Explicit axes a loop refuses a carry whose split changes in a step.
+    """
+    return jax.tree.map(lambda x: split_as(x, first), (first, *others))

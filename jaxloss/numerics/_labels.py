@@ -73,7 +73,7 @@ def take_label_first(
         labels: Class ids.
         half: The dtype that x was converted from, if any: the gather reads what came.
     """
-    if _is_split(x):
+    if is_split(x):
         return _masked_sum(x, labels)
     return on_each(_gather, _masked_sum, _label_from(half), x, labels)
 
@@ -102,7 +102,7 @@ def _are_compared(x: Array, ids: Array) -> bool:
     return k <= _MOST_COMPARED and k * classes <= _MOST_COMPARISONS
 
 
-def _is_split(x: Array) -> bool:
+def is_split(x: Array) -> bool:
     """Whether the type of x splits it: there JAX refuses a gather, and a scatter of a batch."""
     return any(shards(x, axis) > 1 for axis in range(x.ndim))
 
@@ -143,7 +143,7 @@ def take_labels(
         half: The dtype that x was converted from, if the gradient is rounded to it, and if these
             entries have no other part in it.
     """
-    if _is_split(x):
+    if is_split(x):
         return _sum_each(x, ids)
     on_tpu = _gather_from(half)
     if _are_compared(x, ids):
@@ -155,7 +155,7 @@ def take_labels(
 @take_labels.defjvp
 def _take_labels_jvp(half: np.dtype | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x, ids), (x_dot, _) = primals, tangents
-    if _is_split(x):
+    if is_split(x):
         change = _sum_each(x_dot, ids)
     else:
         of_half = _gather_from(half)
@@ -179,7 +179,7 @@ def is_any_label(
     x: Shaped[Array, "*batch classes"], ids: Int[Array, "*batch k"]
 ) -> Bool[Array, "*batch classes"]:
     """Where along the last axis of x any of the classes is; outside the range they are nowhere."""
-    if _is_split(x):
+    if is_split(x):
         return _compare_each(x, ids)
     if not _are_compared(x, ids):
         return _mark_each(x, ids)

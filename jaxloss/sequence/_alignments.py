@@ -31,8 +31,8 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from jaxloss._core.typing import Arrays
-from jaxloss._memory.mesh import shards, split_as
-from jaxloss.numerics._carry import Loop, carried, in_few_kernels
+from jaxloss.numerics._carry import Loop, carried, in_few_kernels, split_as_first
+from jaxloss.numerics._labels import is_split
 from jaxloss.sequence import _lattice
 from jaxloss.sequence._lattice import Lattice, Moves, Softmax, by_slot, frames_first
 from jaxloss.sequence._scaled_floats import Mass, exponentials
@@ -187,7 +187,7 @@ def _one_by_one(lattice: Lattice, softmax: Softmax, *, keep: bool) -> _Found:
 
 def _of_classes(x: Array, ids: Array, classes: int) -> Array:
     """Sums the slots of one class: (frames, examples, slots) to (examples, frames, classes)."""
-    if shards(ids, 0) > 1:  # a scatter needs the split of its result given
+    if is_split(ids):  # a scatter needs the split of its result given
         return _product_with_classes(x, ids, classes)
     frames, examples, _ = x.shape
     # Not by `vmap`: checkify cannot read a scatter with batch axes.
@@ -322,5 +322,5 @@ def ctc_nll(
     Labels are -1 after the last of them; `last` is their number, and `counts` says which frames
     count, if not all do. All arrays are split over devices as the examples of the logits are.
     """
-    arrays = jax.tree.map(lambda x: split_as(x, logits), (logits, labels, last, counts))
+    arrays = split_as_first(logits, labels, last, counts)
     return _ctc_nll(*carried(arrays), blank)

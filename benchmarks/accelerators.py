@@ -188,8 +188,11 @@ LIMITS = {
         "classification.hinge": 1.0,
         "classification.generalized_cross_entropy ids": 0.43,
         "classification.multiclass_hinge": 1.001,
+        "classification.multi_margin": 1.001,
+        "distillation.top_k_kl": 0.36,
         "divergence.renyi": 1.21,
         "ranking.list_mle": 1.01,
+        "ranking.pairwise_squared_error": 1.001,
         "contrastive.triplet": 0.901,
         "divergence.kl": 1.0,
         "divergence.kl_logits": 0.779,
@@ -229,9 +232,11 @@ LIMITS = {
         "policy.soft_clipped": 1.0,
         "preference.orpo": 0.41,
         "contrastive.proxy_anchor": 1.25,
-        "ranking.pairwise_hinge": 0.07,
+        "ranking.approx_ndcg": 1.15,
+        "ranking.pairwise_hinge": 0.05,
         "ranking.pairwise_logistic": 0.03,
-        "ranking.unique_softmax": 0.19,
+        "ranking.unique_softmax": 0.16,
+        "regression.cosine_distance": 1.001,
         "router.importance_cv": 0.67,
         "router.load_cv": 0.81,
         "scoring.energy_score": 0.84,
@@ -244,11 +249,13 @@ LIMITS = {
 }
 # Losses whose form for TPU has barriers of its own; in the others one would be a hint for CPU.
 BARRIERS_ON_TPU = {
+    "classification.multi_margin",
     "divergence.kl_logits",
     "divergence.renyi",
     "head: linear, policy='least_memory'",
     "image.ssim",
     "ranking.list_mle",
+    "ranking.pairwise_squared_error",
 }
 # Losses that hold more on TPU than their textbook form, for which there are chunks.
 HOLDS_MORE = {"image.ssim"}

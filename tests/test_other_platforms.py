@@ -7,6 +7,7 @@ import functools
 import re
 
 import cases
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,11 @@ from harness.platforms import forms_of
 from harness.programs import BATCH
 
 import jaxloss as jl
+from jaxloss.image import _structure
 from jaxloss.linear import _arguments, _stored_exps
 from jaxloss.numerics import _vectors
+from jaxloss.numerics._derivatives import by_gradient
+from jaxloss.numerics._windows import along, along_in_reverse
 
 # One loss of each form that differs; the others are of `make suite`.
 QUICK = (
@@ -307,3 +311,30 @@ def test_a_masked_class_that_the_target_gives_nothing_leaves_gradients_finite(ev
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     for bar, other in zip(gradients, without, strict=True):
         np.testing.assert_allclose(bar, [*other, 0], rtol=1e-6)
+
+
+def test_images_are_taken_in_groups_on_tpu():
+    """So that windows stay on the chip; values, derivatives and NaN are those of all at once."""
+    whole, weights = _structure._ssim_by_gradient, _structure._window(3, jnp.float32(1.5))
+    in_groups = by_gradient(
+        functools.partial(_structure._ssim, along),
+        functools.partial(_structure._ssim, along_in_reverse),
+        (3, 3),
+        at_once=2 * 6 * 5 * 2,
+    )
+    x, y, moving = np.random.default_rng(0).random((3, 2, 5, 6, 5, 2)).astype(np.float32)
+    x[1, 2, 3, 3] = np.nan
+    options = weights, jnp.float32(1e-4), jnp.float32(9e-4)
+
+    def derivatives(loss):
+        mean = lambda x, y: jnp.sum(loss(x, y, *options) * jnp.arange(10.0).reshape(2, 5))
+        gradient = jax.grad(mean, (0, 1))
+        step = jax.jit(lambda *at: (loss(*at, *options), jax.jvp(gradient, at, (moving, moving))))
+        return step(x, y), str(jax.make_jaxpr(jax.grad(mean))(x, y))
+
+    expected, _ = derivatives(whole)
+    for platform, loops in (("cuda", False), ("tpu", True)):
+        with forms_of(platform):
+            found, program = derivatives(in_groups)
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+        assert ("scan[" in program) == loops

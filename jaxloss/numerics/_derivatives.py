@@ -1,16 +1,18 @@
 """Derivative rules of any function: by its gradient, or sharing nothing with the value on GPU."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._memory.mesh import is_unsharded
 from jaxloss._xla import chosen_once, fits_in_cache, on_each, on_gpu, unshared_on_gpu
 
 T = TypeVar("T")
@@ -120,7 +122,10 @@ def separate_derivative(function: Callable[..., Array], each: bool = False) -> C
 
 
 def by_gradient(
-    function: Callable[..., Array], in_reverse: Callable[..., Array], event: tuple[int, ...]
+    function: Callable[..., Array],
+    in_reverse: Callable[..., Array],
+    event: tuple[int, ...],
+    at_once: int | None = None,
 ) -> Callable[..., Array]:
     """The function, one number an example; its derivative is its gradient times the tangent.
 
@@ -133,6 +138,8 @@ def by_gradient(
         in_reverse: The same function for reverse mode.
         event: The number of event axes of each array, which come last; the batch is that of the
             result.
+        at_once: How many entries of an array TPU takes at a time, so that what is between arguments
+            and gradients stays on the chip; None for all.
     """
     by_rule = jax.custom_jvp(function)
 
@@ -140,12 +147,18 @@ def by_gradient(
     @functools.partial(by_rule.defjvp, symbolic_zeros=True)
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Any]:
         arrays, options = primals[: len(event)], primals[len(event) :]
-        value, vjp_fn = jax.vjp(lambda *x: in_reverse(*x, *options), *arrays)
-        slopes = zip(vjp_fn(jnp.ones_like(value)), tangents, event, strict=False)
+        moving = [i for i in range(len(event)) if is_moving(tangents[i])]
+
+        def value_and_slopes(*arrays: Array) -> tuple[Array, list[Array]]:
+            value, vjp_fn = jax.vjp(lambda *x: in_reverse(*x, *options), *arrays)
+            slopes = vjp_fn(jnp.ones_like(value))
+            return value, [slopes[i] for i in moving]
+
+        size = _group_size(at_once, arrays, event, options)
+        value, slopes = _in_groups_on_tpu(value_and_slopes, size, event[0], arrays)
         changes = [
-            jnp.sum(slope * tangent, axis=tuple(range(-axes, 0)))
-            for slope, tangent, axes in slopes
-            if is_moving(tangent)
+            jnp.sum(slope * tangents[i], axis=tuple(range(-event[i], 0)))
+            for i, slope in zip(moving, slopes, strict=True)
         ]
         if any(map(is_moving, tangents[len(event) :])):
             still = (SymbolicZero(jax.typeof(x)) for x in arrays)
@@ -153,3 +166,34 @@ def by_gradient(
         return value, functools.reduce(operator.add, changes)
 
     return by_rule
+
+
+def _group_size(
+    at_once: int | None, arrays: Any, event: tuple[int, ...], options: Any
+) -> int | None:
+    """How many examples a group has; None if all are one."""
+    batch, of_one = arrays[0].shape[: -event[0]], arrays[0].shape[-event[0] :]
+    if at_once is None or any(jnp.ndim(x) > 1 for x in options):  # a mask has a batch too
+        return None
+    if not all(isinstance(n, int) for n in (*batch, *of_one)) or not is_unsharded(*arrays):
+        return None
+    number, most = math.prod(batch), max(1, at_once // max(1, math.prod(of_one)))
+    if number < 4 * most or not any(isinstance(x, Tracer) for x in arrays):
+        return None
+    return max(n for n in range(1, most + 1) if number % n == 0)
+
+
+def _in_groups_on_tpu(
+    function: Callable[..., Any], size: int | None, event: int, arrays: tuple[Array, ...]
+) -> Any:
+    """`function(*arrays)`; on TPU of some examples at a time."""
+    if size is None:
+        return function(*arrays)
+    batch = arrays[0].shape[:-event]
+
+    def in_groups(*arrays: Array) -> Any:
+        groups = [x.reshape(-1, size, *x.shape[len(batch) :]) for x in arrays]
+        found = lax.map(lambda group: function(*group), groups)
+        return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[2:]), found)
+
+    return on_each(function, function, in_groups, *arrays)

@@ -200,7 +200,7 @@ LIMITS = {
         "nll.von_mises": 1.001,
         "segmentation.dice ids": 1.001,
         "box.giou": 0.61,
-        "image.ssim": 1.5,
+        "image.ssim": 0.11,
         "contrastive.pair": 1.001,
         "divergence.hellinger": 1.001,
         "divergence.jensen_shannon": 1.0,
@@ -257,8 +257,6 @@ BARRIERS_ON_TPU = {
     "ranking.list_mle",
     "ranking.pairwise_squared_error",
 }
-# Losses that hold more on TPU than their textbook form, for which there are chunks.
-HOLDS_MORE = {"image.ssim"}
 # How hidden states and weight lie on a mesh of 4 x 4 devices.
 LAYOUTS = {
     "rows": (P("data"), P()),
@@ -555,8 +553,7 @@ def check() -> int:
             ratio = ours["bytes"] / other["bytes"]
             holds = round(ratio, 3) <= limit
             if target == "v5e":
-                holds_less = ours["temporaries"] <= other["temporaries"] + 1
-                holds = holds and (holds_less or name in HOLDS_MORE)
+                holds = holds and ours["temporaries"] <= other["temporaries"] + 1
                 holds = holds and (name in BARRIERS_ON_TPU or not ours["has_barriers"])
             verdict = "ok" if holds else "WORSE"
             print(f"{verdict}: {target} {name}: {ratio:.3f} of the bytes, at most {limit}")

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import came_in_half
 from jaxloss._core.helpers import flags, floats
 from jaxloss._core.parameters import check_count
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction
@@ -17,6 +18,7 @@ from jaxloss.domains import distribution
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import uncontracted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
+from jaxloss.numerics._reductions import read_in_passes
 from jaxloss.numerics._softmax_dense import softmax_cross_entropy_dense
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import bounded, nonnegative, scale_invariant, smooth
@@ -239,7 +241,10 @@ def swav(
     """
     _check_views("jaxloss.self_supervised.swav", "codes", codes, logits)
     mask = None if mask is None else mask[..., None, :]
-    return _across_views(lax.stop_gradient(codes), uncontracted(logits / temperature), mask)
+    scaled = uncontracted(logits / temperature)
+    if not came_in_half("logits"):  # of these, what TPU fetches to the chip is half as large
+        scaled = read_in_passes(scaled)
+    return _across_views(lax.stop_gradient(codes), scaled, mask)
 
 
 def _log_total(x: Array, axis_name: AxisName | None) -> Array:

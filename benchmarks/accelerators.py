@@ -250,6 +250,7 @@ LIMITS = {
 # Losses whose form for TPU has barriers of its own; in the others one would be a hint for CPU.
 BARRIERS_ON_TPU = {
     "classification.multi_margin",
+    "distillation.top_k_kl",
     "divergence.kl_logits",
     "divergence.renyi",
     "head: linear, policy='least_memory'",

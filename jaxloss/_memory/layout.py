@@ -195,7 +195,7 @@ def unwritten(shape: tuple[int, ...], dtype: DTypeLike, axes: frozenset[str]) ->
 
 
 def unwritten_like(x: Any, *made_from: PyTree) -> Array:
-    """The same, like an array or its type, made from others; zeros where a mesh may split those."""
+    """`unwritten`, like an array or its type; zeros where a mesh may split what it is made from."""
     if is_unsharded(*jax.tree.leaves(made_from)):
         return unwritten(x.shape, x.dtype, vma(x))
     return zeros_like(x)

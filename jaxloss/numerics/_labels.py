@@ -75,7 +75,7 @@ def take_label_first(
     """
     if is_split(x):
         return _masked_sum(x, labels)
-    return on_each(_gather, _masked_sum, _label_from(half), x, labels)
+    return on_each(_gather, _masked_sum, _from_what_came(_gather, half), x, labels)
 
 
 @take_label_first.defjvp
@@ -83,11 +83,17 @@ def _take_label_first_jvp(half: Any, primals: Any, tangents: Any) -> tuple[Array
     return take_label_first(*primals, half), _change_at_label(primals, tangents)
 
 
-@functools.cache
-def _label_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
+@functools.cache  # one object each, so that eager calls compile once
+def _from_what_came(
+    gather: Callable[[Array, Array], Array], half: np.dtype | None
+) -> Callable[[Array, Array], Array]:
+    """A gather from x in the half precision that it came in, if it did, without a float32 copy.
+
+    The transpose, a scatter, writes no float32 array either.
+    """
     if half is None:
-        return _gather
-    return lambda x, labels: _gather(x.astype(half), labels).astype(x.dtype)
+        return gather
+    return lambda x, ids: gather(x.astype(half), ids).astype(x.dtype)
 
 
 # On TPU the comparisons with so many classes are one kernel, and so many in a row take less time
@@ -145,7 +151,7 @@ def take_labels(
     """
     if is_split(x):
         return _sum_each(x, ids)
-    on_tpu = _gather_from(half)
+    on_tpu = _from_what_came(_gather_each, half)
     if _are_compared(x, ids):
         on_tpu = _sum_each if has_typed_axes(x, ids) else _sum_together
     return on_each(_gather_each, _gather_each, on_tpu, x, ids)
@@ -158,21 +164,10 @@ def _take_labels_jvp(half: np.dtype | None, primals: Any, tangents: Any) -> tupl
     if is_split(x):
         change = _sum_each(x_dot, ids)
     else:
-        of_half = _gather_from(half)
+        of_half = _from_what_came(_gather_each, half)
         on_tpu = _sum_each if _are_compared(x, ids) else of_half
         change = on_each(_gather_each, of_half, on_tpu, x_dot, ids)
     return take_labels(x, ids, half), change
-
-
-@functools.cache
-def _gather_from(half: np.dtype | None) -> Callable[[Array, Array], Array]:
-    """A gather from x in half precision, if that is given, so that x is not written in float32.
-
-    Nor is the gradient, since the transpose adds in half precision too.
-    """
-    if half is None:
-        return _gather_each
-    return lambda x, ids: _gather_each(x.astype(half), ids).astype(x.dtype)
 
 
 def is_any_label(

@@ -26,7 +26,6 @@ from jaxloss._memory.mesh import pcast_varying, places_from, require_split, ring
 from jaxloss.contrastive._similarities import (
     Masks,
     own_similarity,
-    product,
     with_derivative_of,
 )
 from jaxloss.linear._layer import Head, Layer
@@ -34,6 +33,7 @@ from jaxloss.linear._online_softmax import losses_of_products
 from jaxloss.numerics._double_double import DD
 from jaxloss.numerics._labels import is_static_zero
 from jaxloss.numerics._online_logsumexp import ExpSum
+from jaxloss.numerics._pair_distances import product
 
 __all__ = [
     "clip",

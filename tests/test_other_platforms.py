@@ -118,6 +118,69 @@ def test_half_precision_takes_fewer_operations_on_tpu(platform):
     assert fewer == [platform == "tpu"] * 2
 
 
+OF_VECTORS = {
+    "info_nce": lambda x, y: jl.contrastive.info_nce(x, y, negatives=jnp.eye(5, 6, dtype=x.dtype)),
+    "info_nce-chunks": lambda x, y: jl.contrastive.info_nce(x, y, chunk_size=8),
+    "clip-chunks": lambda x, y: jl.contrastive.clip(x, y, chunk_size=8),
+    "binary_nce": lambda x, y: jl.contrastive.binary_nce(x, y, temperature=1e4),
+    "circle": lambda x, y: jl.contrastive.circle(x, np.arange(20) // 3),
+    "cosface": lambda x, y: jl.contrastive.cosface(x, np.arange(20) % 7, prototypes=y[:7]),
+    "proxy_anchor": lambda x, y: jl.contrastive.proxy_anchor(
+        x, np.arange(20) % 7, prototypes=y[:7]
+    ),
+    "koleo": lambda x, y: jl.self_supervised.koleo(x),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("cosface", "clip-chunks") else pytest.mark.slow)
+        for name in OF_VECTORS
+    ],
+)
+def test_bfloat16_embeddings_have_the_loss_and_gradient_of_float32(platform, name):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 20, 6))
+    x, y = x.copy(), (x + 0.3 * y)
+    if name != "binary_nce":  # cosines are those of vectors of any length
+        x[0], x[1], x[2] = x[0] * 1e30, x[1] * 1e-30, 0
+    halves = [jnp.asarray(x, jnp.bfloat16) for x in (x, y)]
+
+    def mean(x, y):
+        return jnp.mean(OF_VECTORS[name](x, y))
+
+    value, slopes = jax.value_and_grad(mean, (0, 1))(*halves)
+    exact, exact_slopes = jax.value_and_grad(mean, (0, 1))(*(x.astype("float32") for x in halves))
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
+    for slope, exact_slope in zip(slopes, exact_slopes, strict=True):
+        assert slope.dtype == jnp.bfloat16
+        exact_slope = exact_slope.astype(jnp.bfloat16).astype("float32")
+        size = jnp.max(jnp.abs(exact_slope), -1, keepdims=True)
+        assert jnp.all(jnp.abs(slope.astype("float32") - exact_slope) <= size / 256)
+
+
+def test_products_of_bfloat16_embeddings_are_one_product_of_them(platform):
+    """Not one of float32, which takes six on TPU and no tensor cores on GPU."""
+    x = np.ones((4, 3))
+    given = {"embeddings": x, "prototypes": x}
+    kinds = {
+        "bfloat16": dict.fromkeys(given, jnp.bfloat16),
+        "float32": {"embeddings": jnp.bfloat16, "prototypes": jnp.float32},
+        "int32": {"embeddings": jnp.bfloat16, "prototypes": jnp.int32},
+    }
+    found = []
+    for kind, dtypes in kinds.items():
+        embeddings, prototypes = (jnp.asarray(x, dtypes[name]) for name, x in given.items())
+        loss = functools.partial(jl.contrastive.cosface, labels=np.arange(4), prototypes=prototypes)
+        program = str(jax.make_jaxpr(loss)(embeddings))
+        products = re.findall(r"dot_general\[.*?\] (\w+) (\w+)", program, re.DOTALL)
+        assert len(products) == 1, kind
+        short = re.search(rf"\b{products[0][0]}:bf16", program) is not None
+        found.append(short)
+    assert found == [True, False, False]
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("rows", "weighted"), [(300, False), (2100, True)])
 def test_stored_exponentials_give_the_gradients_of_the_logits(

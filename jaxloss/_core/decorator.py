@@ -133,7 +133,8 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
 
     # The mathematics.
     inputs = {n: arrays[n] if n in arrays else option(spec, n, given[n]) for n in spec.arguments}
-    with body_of(came):
+    floats = (n for n in inputs if n in arrays and jnp.issubdtype(arrays[n].dtype, jnp.floating))
+    with body_of({n: came[n] for n in floats}):
         values = evaluate_body(spec, inputs, batch, sizes, dtype)
 
     # The result.

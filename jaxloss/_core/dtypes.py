@@ -44,15 +44,21 @@ def add_in_dtype(x: Any, y: Any) -> Array:
 _in_half: ContextVar[Mapping[str, np.dtype]] = ContextVar("_in_half", default=MappingProxyType({}))
 
 
+_all_in_bfloat16: ContextVar[bool] = ContextVar("_all_in_bfloat16", default=False)
+
+
 @contextlib.contextmanager
 def body_of(came: Mapping[str, Any]) -> Iterator[None]:
-    """While the body of a loss is traced: what these functions tell of its arguments."""
-    dtypes = {n: x.dtype for n, x in came.items() if jnp.issubdtype(x.dtype, jnp.floating)}
-    token = _in_half.set({n: dtype for n, dtype in dtypes.items() if dtype.itemsize < 4})
+    """While the body of a loss is traced: what these functions tell of its real arguments."""
+    arrays = [x.dtype == jnp.bfloat16 for x in came.values() if x.ndim]
+    floats = {n: x.dtype for n, x in came.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    halves = {n: dtype for n, dtype in floats.items() if dtype.itemsize < 4}
+    tokens = _in_half.set(halves), _all_in_bfloat16.set(bool(arrays) and all(arrays))
     try:
         yield
     finally:
-        _in_half.reset(token)
+        _in_half.reset(tokens[0])
+        _all_in_bfloat16.reset(tokens[1])
 
 
 def came_in_half(name: str) -> bool:
@@ -61,6 +67,11 @@ def came_in_half(name: str) -> bool:
     Its gradient is then rounded to that. Called by the body itself.
     """
     return name in _in_half.get()
+
+
+def all_in_bfloat16() -> bool:
+    """Whether all arrays of floats were given in bfloat16, numbers aside. As `came_in_half`."""
+    return _all_in_bfloat16.get()
 
 
 def half_dtype(name: str) -> np.dtype | None:

@@ -9,9 +9,11 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import all_in_bfloat16
 from jaxloss._core.spec import ArrayLike, SetReduction
-from jaxloss.contrastive._similarities import Masks, product, whole
+from jaxloss.contrastive._similarities import Masks, whole
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._pair_distances import Vectors, inner_products
 from jaxloss.traits import nonnegative, scale_invariant
 
 
@@ -83,7 +85,8 @@ def circle(
     columns = whole(references, -2)
     masks = Masks.of_rows(places, columns, where, whole(columns_in_set))
     positives, negatives = masks.by_label(labels, whole(reference_labels))
-    cosines = product(numerics.normalize(embeddings), numerics.normalize(columns))
+    sides = (Vectors.directions(x, all_in_bfloat16()) for x in (embeddings, columns))
+    cosines = inner_products(*sides)
     weights = numerics.relu(1 + margin - cosines), numerics.relu(cosines + margin)
     if detach_weights:
         weights = jax.lax.stop_gradient(weights)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import all_in_bfloat16
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss.contrastive._sets import map_rows_of_set
 from jaxloss.contrastive._similarities import (
@@ -16,12 +17,12 @@ from jaxloss.contrastive._similarities import (
     Rows,
     columns_of,
     logits_of_rows,
-    product,
     rows_of,
     whole,
 )
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
+from jaxloss.numerics._pair_distances import Vectors, inner_products
 from jaxloss.traits import nonnegative, scale_invariant
 
 
@@ -106,8 +107,8 @@ def hard_negative_info_nce(
 def _binary_rows(columns: list[Any], rows: list[Any]) -> Array:
     keys, in_set, temperature = columns
     queries, rows_in_set, places = rows
-    masks = Masks.of_rows(places, keys, rows_in_set, in_set)
-    logits = product(queries, keys) / temperature
+    masks = Masks.of_rows(places, keys.values, rows_in_set, in_set)
+    logits = inner_products(Vectors.of(queries, keys.in_bfloat16), keys) / temperature
     negatives = jnp.sum(jnp.where(masks.others, numerics.softplus(logits), 0), axis=-1)
     number = 1 + jnp.sum(masks.others, axis=-1, dtype=jnp.int32)
     positive = numerics.softplus(-masks.diagonal(logits))
@@ -161,5 +162,6 @@ def binary_nce(
     References:
         Eysenbach et al., *Contrastive Learning as Goal-Conditioned Reinforcement Learning*, 2022.
     """
-    columns = [whole(key, -2), whole(where), jnp.asarray(temperature, key.dtype)]
+    keys = Vectors.of(whole(key, -2), all_in_bfloat16())
+    columns = [keys, whole(where), jnp.asarray(temperature, key.dtype)]
     return map_rows_of_set("binary_nce", _binary_rows, chunk_size, columns, [query, where])

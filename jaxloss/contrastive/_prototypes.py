@@ -5,6 +5,7 @@ share them, and they have gradients as the embeddings do. Both may have any leng
 """
 
 import functools
+import itertools
 import math
 from typing import Literal, Unpack
 
@@ -14,11 +15,12 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import all_in_bfloat16
 from jaxloss._core.spec import ArrayLike, Reduction
-from jaxloss.contrastive._similarities import product
 from jaxloss.domains import class_ids
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._labels import is_label, take_label
+from jaxloss.numerics._pair_distances import Vectors, inner_products
 from jaxloss.numerics._reductions import along_either
 from jaxloss.numerics._softmax import is_moderate, log1p_sum_exp
 from jaxloss.numerics._softmax_nll import softmax_nll
@@ -27,10 +29,9 @@ from jaxloss.traits import nonnegative, scale_invariant
 
 def _cosines(embeddings: Array, prototypes: Array) -> Array:
     """The cosines of all embeddings, at any batch, with all prototypes."""
-    units, directions = numerics.normalize(embeddings), numerics.normalize(prototypes)
-    return product(jnp.atleast_2d(units), directions).reshape(
-        *embeddings.shape[:-1], prototypes.shape[0]
-    )
+    sides, short = (jnp.atleast_2d(embeddings), prototypes), all_in_bfloat16()
+    cosines = inner_products(*(Vectors.directions(x, short) for x in sides))
+    return cosines.reshape(*embeddings.shape[:-1], prototypes.shape[0])
 
 
 def _used(prototypes: Array, mask: Array | None) -> Array:
@@ -204,6 +205,7 @@ def proxy_nca(
 
 def _of_proxies(
     moderate: bool,
+    in_bfloat16: bool,
     axis: int,
     embeddings: Array,
     labels: Array,
@@ -213,8 +215,8 @@ def _of_proxies(
     mask: Array | None,
 ) -> Array:
     """The proxy-anchor loss from cosines whose examples lie along an axis, -1 or -2."""
-    units, directions = numerics.normalize(embeddings), numerics.normalize(prototypes)
-    cosines = product(units, directions) if axis == -2 else product(directions, units)
+    sides = [Vectors.directions(x, in_bfloat16) for x in (embeddings, prototypes)]
+    cosines = inner_products(*(sides if axis == -2 else sides[::-1]))
     classes, other = jnp.arange(prototypes.shape[0], dtype=labels.dtype), -3 - axis
     of_sets = range(labels.ndim - 1)
     is_own = jnp.expand_dims(labels, other) == jnp.expand_dims(classes, (*of_sets, axis))
@@ -230,7 +232,9 @@ def _of_proxies(
 
 
 # One object each, so that eager calls compile once.
-_FORMS = {moderate: functools.partial(_of_proxies, moderate) for moderate in (True, False)}
+_FORMS = {
+    of: functools.partial(_of_proxies, *of) for of in itertools.product((True, False), repeat=2)
+}
 
 
 @loss(nonnegative, scale_invariant, labels=class_ids("classes"), scale=above_zero)
@@ -277,4 +281,5 @@ def proxy_anchor(
     """
     moderate = is_moderate(-scale, margin)  # and of the negatives: scale * (cosine + margin)
     scale, margin = (jnp.asarray(x, embeddings.dtype) for x in (scale, margin))
-    return along_either(_FORMS[moderate], embeddings, labels, prototypes, margin, scale, mask)
+    form = _FORMS[moderate, all_in_bfloat16()]
+    return along_either(form, embeddings, labels, prototypes, margin, scale, mask)

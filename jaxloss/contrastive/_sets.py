@@ -13,22 +13,24 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import all_in_bfloat16
 from jaxloss._core.spec import ArrayLike, SetReduction
 from jaxloss._memory.deferred import map_rows
 from jaxloss.contrastive._similarities import (
     Columns,
     Rows,
     columns_of,
-    direction,
     logits_of_rows,
-    product,
+    queries_of,
     rows_of,
     similarities_and_masks,
     sums_of_square,
     whole,
+    whole_set,
 )
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._online_logsumexp import ExpSum
+from jaxloss.numerics._pair_distances import Vectors, inner_products, product
 from jaxloss.numerics._reductions import row_sum
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -48,9 +50,9 @@ def _info_nce_rows(shared: list[Any], own: list[Any]) -> Array:
     logits, masks, match = logits_of_rows(columns, rows)
     others, more = masks.sum_of_others(logits, axis=-1), None
     if negatives is not None:
-        more = product(direction(rows.vectors, columns.temperature), negatives)
+        more = inner_products(queries_of(columns, rows), negatives)
     if own_negatives is not None:
-        queries = direction(rows.vectors, columns.temperature)
+        queries = queries_of(columns, rows).values
         more = product(queries[..., None, :], own_negatives)[..., 0, :]
     if more is not None:
         others = others.merge(ExpSum.of(more, jnp.ones_like(more, bool)))
@@ -113,7 +115,7 @@ def info_nce(
     """
     shared = own_negatives = None
     if negatives is not None and negatives.ndim == query.ndim:
-        shared = whole(numerics.normalize(negatives), -2)
+        shared = whole_set(Vectors.directions(negatives, all_in_bfloat16()))
     elif negatives is not None:
         own_negatives = numerics.normalize(negatives)
     columns = [*columns_of(key, temperature, where), shared]

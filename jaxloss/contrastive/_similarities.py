@@ -23,11 +23,12 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxloss import numerics
+from jaxloss._core.dtypes import all_in_bfloat16
 from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
 from jaxloss.numerics._double_double import DD, two_sum
 from jaxloss.numerics._online_logsumexp import ExpSum
-from jaxloss.numerics._pair_distances import product
+from jaxloss.numerics._pair_distances import Short, Vectors, inner_products
 
 
 class Masks(NamedTuple):
@@ -99,11 +100,6 @@ def with_derivative_of(entry: Array, value: Array) -> Array:
     return entry + lax.stop_gradient(value - entry)
 
 
-def direction(x: Array, temperature: Array) -> Array:
-    """Vectors of length 1, divided by the temperature."""
-    return numerics.normalize(x) / temperature
-
-
 def own_similarity(x: Array, y: Array, temperature: Array | float) -> DD:
     """The cosine of each x and its own y by the temperature; not differentiated.
 
@@ -122,12 +118,12 @@ class Columns(NamedTuple):
     """What every row of the square is compared with.
 
     Attributes:
-        directions: The vectors, of length 1.
+        directions: The vectors, of length 1, and whether all vectors came in bfloat16.
         temperature: What cosines are divided by.
         in_set: Whether each column is in the set; None if all are.
     """
 
-    directions: Float[Array, "*batch columns dim"]
+    directions: Vectors
     temperature: Float[Array, ""]
     in_set: Bool[Array, "*batch columns"] | None
 
@@ -148,10 +144,19 @@ class Rows(NamedTuple):
     places: Int[Array, " rows"]
 
 
+def whole_set(vectors: Vectors) -> Vectors:
+    """The vectors with their set whole on every device."""
+    if vectors.short is None:
+        return Vectors(whole(vectors.values, -2))
+    short = Short(whole(vectors.short.vectors, -2), whole(vectors.short.factor))
+    return Vectors(whole(vectors.values, -2), short)
+
+
 def columns_of(vectors: Array, temperature: Array | float, where: Array | None) -> Columns:
-    """All columns of the square, whole on every device."""
+    """All columns of the square, whole on every device. Called by the body itself."""
     temperature = jnp.asarray(temperature, vectors.dtype)
-    return Columns(whole(numerics.normalize(vectors), -2), temperature, whole(where))
+    directions = Vectors.directions(vectors, all_in_bfloat16())
+    return Columns(whole_set(directions), temperature, whole(where))
 
 
 def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:
@@ -159,10 +164,16 @@ def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:
     return [vectors, lax.stop_gradient(matches), where]
 
 
+def queries_of(columns: Columns, rows: Rows) -> Vectors:
+    """The directions of some rows, divided by the temperature."""
+    directions = Vectors.directions(rows.vectors, columns.directions.in_bfloat16)
+    return directions.over(columns.temperature)
+
+
 def logits_of_rows(columns: Columns, rows: Rows) -> tuple[Array, Masks, DD]:
     """The logits of some rows, their masks, and the diagonal, more exact than in the logits."""
-    masks = Masks.of_rows(rows.places, columns.directions, rows.in_set, columns.in_set)
-    logits = product(direction(rows.vectors, columns.temperature), columns.directions)
+    masks = Masks.of_rows(rows.places, columns.directions.values, rows.in_set, columns.in_set)
+    logits = inner_products(queries_of(columns, rows), columns.directions)
     own = own_similarity(rows.vectors, rows.matches, columns.temperature)
     return logits, masks, own._replace(hi=with_derivative_of(masks.diagonal(logits), own.hi))
 
@@ -175,8 +186,9 @@ def similarities_and_masks(columns: list[Any], rows: list[Any]) -> tuple[Array, 
     *columns, column_labels = columns
     directions, temperature, in_set = Columns(*columns)
     vectors, labels, rows_in_set, places = rows
-    masks = Masks.of_rows(places, directions, rows_in_set, in_set)
-    similarities = product(numerics.normalize(vectors), directions) / temperature
+    masks = Masks.of_rows(places, directions.values, rows_in_set, in_set)
+    own = Vectors.directions(vectors, directions.in_bfloat16)
+    similarities = inner_products(own, directions) / temperature
     return similarities, *masks.by_label(labels, column_labels)
 
 
@@ -231,7 +243,7 @@ def _sums_of_chunks(split: Split, columns: Columns, rows: Rows) -> Sums:
         found = _block(columns, chunk)
         return carry.merge(found.columns), (found.own, found.rows)
 
-    nothing = columns.directions[:, 0]
+    nothing = columns.directions.values[:, 0]
     start = ExpSum.over_nothing(nothing)
     of_columns, found = lax.scan(step, start, _chunks(split, rows))
     own, of_rows = jax.tree.map(lambda x: from_scan(x, split), found)
@@ -267,7 +279,7 @@ def _sums_dot(split: Split, columns: Columns, rows: Rows, tangents: Any, tops: A
     def block_dot(columns: Any, columns_dot: Any, column_top: Array, chunk: Any) -> Any:
         rows, vectors_dot, row_top = chunk
 
-        def block(directions: Array, temperature: Array, vectors: Array) -> Sums:
+        def block(directions: Vectors, temperature: Array, vectors: Array) -> Sums:
             these = columns._replace(directions=directions, temperature=temperature)
             return _block(these, rows._replace(vectors=vectors), (row_top, column_top))
 
@@ -280,6 +292,6 @@ def _sums_dot(split: Split, columns: Columns, rows: Rows, tangents: Any, tops: A
         return carry + added, found
 
     chunks = _chunks(split, rows), *_to_scan((tangents[2], row_top), split)
-    of_columns, found = lax.scan(step, lax.full_like(columns.directions[:, 0], 0), chunks)
+    of_columns, found = lax.scan(step, lax.full_like(columns.directions.values[:, 0], 0), chunks)
     own, of_rows = (from_scan(x, split) for x in found)
     return own, of_rows, of_columns

@@ -1,29 +1,122 @@
 """All pairs of two sets of vectors: inner products, squared distances, the farthest and nearest."""
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from jaxloss._xla import fits_in_cache, not_folded, on_cpu
+from jaxloss._xla import fits_in_cache, not_folded, on_cpu, on_each
 from jaxloss.numerics._elementwise import relu
 from jaxloss.numerics._ordered import rows_at
-from jaxloss.numerics._vectors import squared_distance
+from jaxloss.numerics._vectors import normalize, scaled_norm, squared_distance
 
 _Vectors = Float[Array, "*batch rows dim"]
 _Pairs = Bool[Array, "*batch rows columns"]
 _Places = Int[Array, "*batch rows"]
 
 
-def product(x: _Vectors, y: Float[Array, "*batch columns dim"]) -> Array:
-    """All inner products of two sets, in full precision.
+def product(
+    x: _Vectors,
+    y: Float[Array, "*batch columns dim"],
+    precision: lax.Precision = lax.Precision.HIGHEST,
+) -> Float[Array, "*batch rows columns"]:
+    """All inner products of two sets, in full precision unless another is given.
 
     Accelerators would round to bfloat16, and a cosine that is 0.4 % off is, at a temperature of
     0.07, a probability that is 6 % off.
     """
-    return jnp.einsum("...id,...jd->...ij", x, y, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("...id,...jd->...ij", x, y, precision=precision)
+
+
+class Short(NamedTuple):
+    """Vectors in the bfloat16 that they came in.
+
+    Attributes:
+        vectors: The vectors, over a number each.
+        factor: That number.
+    """
+
+    vectors: _Vectors
+    factor: Float[Array, "*batch rows"]
+
+
+class Vectors(NamedTuple):
+    """A set of vectors.
+
+    Attributes:
+        values: The vectors, by which inner products are differentiated.
+        short: They in bfloat16; None if they did not come in it.
+    """
+
+    values: _Vectors
+    short: Short | None = None
+
+    @classmethod
+    def of(cls, x: _Vectors, in_bfloat16: bool) -> Self:
+        """Vectors that came in bfloat16 or not."""
+        if not in_bfloat16:
+            return cls(x)
+        short = lax.stop_gradient(x).astype(jnp.bfloat16)
+        return cls(x, Short(short, jnp.ones_like(short[..., 0], x.dtype)))
+
+    @classmethod
+    def directions(cls, x: _Vectors, in_bfloat16: bool) -> Self:
+        """The vectors of length 1 along those that came in bfloat16 or not."""
+        units = normalize(x)
+        if not in_bfloat16:
+            return cls(units)
+        x = lax.stop_gradient(x)
+        length, power = scaled_norm(x, -1)
+        factor = jnp.where(length == 0, 0, 1 / jnp.where(length == 0, 1, length))
+        return cls(units, Short((x / power).astype(jnp.bfloat16), factor[..., 0]))
+
+    def over(self, divisor: Array) -> Self:
+        """The vectors divided by a number."""
+        short = self.short
+        if short is not None:
+            short = short._replace(factor=short.factor / lax.stop_gradient(divisor))
+        return self._replace(values=self.values / divisor, short=short)
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether the vectors came in bfloat16."""
+        return self.short is not None
+
+
+def inner_products(x: Vectors, y: Vectors) -> Float[Array, "*batch rows columns"]:
+    """All inner products of two sets; on GPU and TPU of what came in bfloat16, if all did.
+
+    A product of float32 matrices is six products of bfloat16 ones on TPU, and takes no tensor cores
+    on GPU. Of bfloat16 numbers one product is exact but for its sum in float32. The gradient, which
+    is rounded to bfloat16, is one of float32 matrices of which TPU keeps 16 bits and GPU 11.
+    """
+    if x.short is None or y.short is None:
+        return product(x.values, y.values)
+    return _products_of_short(x.values, y.values, x.short, y.short)
+
+
+@jax.custom_jvp
+def _products_of_short(x: Array, y: Array, short_x: Short, short_y: Short) -> Array:
+    return on_cpu(_of_values, _of_short, x, y, short_x, short_y)
+
+
+def _of_values(x: Array, y: Array, _short_x: Short, _short_y: Short) -> Array:
+    return product(x, y)
+
+
+def _of_short(x: Array, _y: Array, rows: Short, columns: Short) -> Array:
+    sides = rows.vectors, columns.vectors
+    products = jnp.einsum("...id,...jd->...ij", *sides, preferred_element_type=x.dtype)
+    return rows.factor[..., :, None] * products * columns.factor[..., None, :]
+
+
+# A full rule: it reduces over the dimensions.
+@_products_of_short.defjvp
+def _products_of_short_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, y, *_), (x_dot, y_dot, *_), high = primals, tangents, lax.Precision.HIGH
+    return _products_of_short(*primals), product(x_dot, y, high) + product(x, y_dot, high)
 
 
 def _expanded_squares(x: Array, y: Array) -> Array:
@@ -56,7 +149,37 @@ def squared_distances(
 
 
 def _squares_of_differences(x: Array, y: Array) -> Array:
+    if not isinstance(x.shape[-1], int):  # a symbolic size
+        return _in_one_sum(x, y)
+    return on_each(_in_one_sum, _in_one_sum, _in_a_loop, x, y)
+
+
+def _in_one_sum(x: Array, y: Array) -> Array:
     return jnp.sum(jnp.square(x[..., :, None, :] - y[..., None, :, :]), axis=-1)
+
+
+# Of 1024 x 1024 pairs of 512 dimensions one sum takes 5.3 million cycles of TPU v5e, since it is
+# along the lanes; in a loop over 8, 16, 32, 64 and 128 dimensions 2.4, 1.5, 1.3, 1.3 and 1.3.
+_DIMENSIONS = 32
+
+
+def _in_a_loop(x: Array, y: Array) -> Array:
+    """Some dimensions at a time, so that pairs are in the lanes."""
+
+    def parts(z: Array) -> Array:
+        missing = -z.shape[-1] % _DIMENSIONS
+        z = jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, missing)])
+        return jnp.moveaxis(z, -1, 0).reshape(-1, _DIMENSIONS, *z.shape[:-1])
+
+    def step(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        rows, columns = part
+        for i in range(_DIMENSIONS):
+            difference = rows[i][..., :, None] - columns[i][..., None, :]
+            total = total + jnp.square(difference)
+        return total, None
+
+    start = lax.full_like(x[..., :, None, 0] - y[..., None, :, 0], 0)
+    return lax.scan(step, start, (parts(x), parts(y)))[0]
 
 
 # A full rule: it reduces over the dimensions.

@@ -82,7 +82,7 @@ def normalize(x: Array, axis: Axis = -1) -> Array:
 # The rules of this module reduce over an axis, which `defjvps` does not cover.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _normalize(x: Array, axis: Axis) -> Array:
-    return _direction(x, *_scaled_norm(x, axis))
+    return _direction(x, *scaled_norm(x, axis))
 
 
 @_normalize.defjvp
@@ -107,7 +107,7 @@ def power_of_two_near(size: Array) -> Array:
     return lax.stop_gradient(jnp.clip(power, info.tiny, 2.0 ** (info.maxexp - 2)))
 
 
-def _scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
+def scaled_norm(x: Array, axis: Axis) -> tuple[Array, Array]:
     """The norm of the vector over a power of 2, and that power: near its norm or largest entry."""
     return _scaled_norm_of(_identity, False, axis, x)
 
@@ -308,7 +308,7 @@ def _distance_of_directions(x: Array, y: Array, axis: int) -> tuple[Any, ...]:
     These are: the scaled norm and the power of each vector, whether neither vector is 0, the sign
     of their cosine, and half the squared distance from one direction to that sign times the other.
     """
-    norms = _scaled_norm(x, axis), _scaled_norm(y, axis)
+    norms = scaled_norm(x, axis), scaled_norm(y, axis)
     nonzero = (norms[0][0] != 0) & (norms[1][0] != 0)
     p, q = _direction(x, *norms[0]), _direction(y, *norms[1])
     # Of equal vectors, a fused multiply-add would leave the rounding error of a quotient.

@@ -8,34 +8,40 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import all_in_bfloat16
 from jaxloss._core.spec import ArrayLike, AxisReduction, Reduction, SetReduction
 from jaxloss._core.typing import AxisName
 from jaxloss._memory.deferred import map_rows, materialize
 from jaxloss._memory.mesh import places_from, ring_scan
-from jaxloss.contrastive._similarities import Masks, product, whole
+from jaxloss.contrastive._similarities import Masks, whole, whole_set
 from jaxloss.domains import nonnegative_number
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._elementwise import power_or_zero, uncontracted
 from jaxloss.numerics._online_logsumexp import ExpSum, finite_top
 from jaxloss.numerics._ordered import rows_at
-from jaxloss.numerics._pair_distances import squared_distances_by_product
+from jaxloss.numerics._pair_distances import (
+    Vectors,
+    inner_products,
+    squared_distances_by_product,
+)
 from jaxloss.self_supervised._statistics import over_devices
 from jaxloss.traits import nonnegative, scale_invariant, symmetric, zero_at_match
 
 
-def _nearest(own: Array, directions: Array, others: Array) -> tuple[Array, Array]:
+def _nearest(own: Vectors, directions: Vectors, others: Array) -> tuple[Array, Array]:
     """The largest cosine of each row with the others, and the neighbour that has it."""
-    cosines = lax.stop_gradient(jnp.where(others, product(own, directions), -jnp.inf))
+    cosines = lax.stop_gradient(jnp.where(others, inner_products(own, directions), -jnp.inf))
     places = jnp.argmax(cosines, axis=-1).astype(jnp.int32)
-    return jnp.max(cosines, axis=-1), rows_at(directions, places)
+    return jnp.max(cosines, axis=-1), rows_at(directions.values, places)
 
 
 def _koleo_rows(shared: list[Any], rows: list[Any]) -> Array:
     directions, in_set, epsilon = shared
-    own, rows_in_set, places = rows
-    others = Masks.of_rows(places, directions, rows_in_set, in_set).others
+    *own, rows_in_set, places = rows
+    own = Vectors(*own)
+    others = Masks.of_rows(places, directions.values, rows_in_set, in_set).others
     _, neighbour = _nearest(own, directions, others)
-    return -jnp.log(numerics.distance(own, neighbour) + epsilon)
+    return -jnp.log(numerics.distance(own.values, neighbour) + epsilon)
 
 
 def _nearest_of_all_devices(own: Array, keep: Array, axis_name: AxisName) -> Array:
@@ -44,7 +50,8 @@ def _nearest_of_all_devices(own: Array, keep: Array, axis_name: AxisName) -> Arr
     def tile(state: Any, carry: Any, owner: Array, constants: Any) -> Any:
         (best, neighbour), (own, keep) = state, constants
         places = places_from(owner, own.shape[-2], axis_name)
-        top, other = _nearest(own, carry[0], Masks.of_rows(places, carry[0], keep, carry[1]).others)
+        others = Masks.of_rows(places, carry[0], keep, carry[1]).others
+        top, other = _nearest(Vectors(own), Vectors(carry[0]), others)
         nearer = top > best
         neighbour = jnp.where(nearer[..., None], other, neighbour)
         return (jnp.where(nearer, top, best), neighbour), carry
@@ -116,15 +123,18 @@ def koleo(
     """
     name = "jaxloss.self_supervised.koleo"
     _check_one_split(name, chunk_size, axis_name)
-    units = uncontracted(numerics.normalize(embeddings))  # equal ones have no distance
+    vectors = Vectors.directions(embeddings, all_in_bfloat16())
+    units = uncontracted(vectors.values)  # equal ones have no distance
     ones = jnp.ones(units.shape[:-1], bool) if where is None else where
     number = jnp.sum(ones, axis=-1, keepdims=True, dtype=jnp.int32)
     is_alone = over_devices(number, axis_name) < 2
     if axis_name is not None:
         neighbour = _nearest_of_all_devices(units, ones, axis_name)
         return jnp.where(is_alone, 0, -jnp.log(numerics.distance(units, neighbour) + epsilon))
-    shared = [whole(units, -2), whole(where), jnp.asarray(epsilon, units.dtype)]
-    values = map_rows(name, _koleo_rows, chunk_size, shared, [units, where], batch=units.ndim - 2)
+    vectors = vectors._replace(values=units)
+    shared = [whole_set(vectors), whole(where), jnp.asarray(epsilon, units.dtype)]
+    rows = [*vectors, where]
+    values = map_rows(name, _koleo_rows, chunk_size, shared, rows, batch=units.ndim - 2)
     return jnp.where(is_alone, 0, materialize(values))
 
 

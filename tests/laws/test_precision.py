@@ -12,14 +12,18 @@ from laws import law
 @law()
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_computed_in_float32(setting, dtype):
-    """The program is that of the widened inputs, so that its numbers need not be looked at."""
+    """The program is that of the widened inputs, or else the numbers are.
+
+    Losses of embeddings keep these in bfloat16, for products on GPU and TPU.
+    """
     half = cast(setting, dtype)
     widened = lambda *data: call(setting)(
         *(x.astype(jnp.float32) if x.dtype == dtype else x for x in data)
     )
     got, expected = (jax.make_jaxpr(f)(*half) for f in (call(setting), widened))
     assert [x.dtype for x in got.out_avals] == [jnp.float32]
-    assert str(got) == str(expected)
+    if str(got) != str(expected):
+        np.testing.assert_array_equal(*(jax.jit(f)(*half) for f in (call(setting), widened)))
     slopes = jax.eval_shape(gradient(setting), *half)
     assert all(slope.dtype == dtype for slope in slopes)
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from jaxloss import numerics
 from jaxloss._core.decorator import loss
+from jaxloss._core.dtypes import half_dtype
 from jaxloss._core.namespace import public_names
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss._core.typing import AxisName
@@ -24,6 +25,7 @@ from jaxloss.numerics._derivatives import separate_derivative
 from jaxloss.numerics._double_double import at_dd, two_sum
 from jaxloss.numerics._elementwise import linear_argument
 from jaxloss.numerics._labels import is_label
+from jaxloss.numerics._ordered import largest
 from jaxloss.numerics._reductions import unmerged
 from jaxloss.traits import nonnegative
 
@@ -190,7 +192,7 @@ def load_cv(
         message = f"jaxloss.router.load_cv: `k` is {k!r}, expected 1 to {experts - 1}."
         raise ValueError(message)
     noisy = lax.stop_gradient(noisy_logits)
-    top = lax.top_k(noisy, k + 1)[0]
+    top = largest(noisy, k + 1, half_dtype("noisy_logits"))
     scale = jnp.asarray(noise_scale, logits.dtype)
     probability = _probability_of_top(logits, noisy, top[..., k - 1 : k], top[..., k:], scale)
     kept = probability if mask is None else jnp.where(mask[..., None], probability, 0)

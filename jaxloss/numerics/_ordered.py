@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from jaxloss._xla import not_folded, on_each
+from jaxloss._xla import not_folded, on_cpu, on_each
 from jaxloss.numerics._labels import is_label
 
 
@@ -26,6 +26,33 @@ def sort(arrays: tuple[Array, ...], num_keys: int) -> tuple[Array, ...]:
     """Rows of several arrays in the order of the first of them, the keys, which are distinct."""
     first, *others = arrays
     return tuple(lax.sort((not_folded(first), *others), num_keys=num_keys, is_stable=False))
+
+
+def largest(
+    x: Float[Array, "*batch items"], count: int, half: np.dtype | None = None
+) -> Float[Array, "*batch count"]:
+    """The largest entries of each row in order, constants of the gradient.
+
+    Args:
+        x: Numbers.
+        count: How many.
+        half: The dtype that x was converted from, if any: on GPU and TPU it is sorted in that.
+    """
+    in_float32, in_half = _largest_forms(count, half)
+    return on_cpu(in_float32, in_half, lax.stop_gradient(x))
+
+
+@functools.cache  # one object each, so that eager calls compile once
+def _largest_forms(
+    count: int, half: np.dtype | None
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    def in_float32(x: Array) -> Array:
+        return lax.top_k(x, count)[0]
+
+    def in_half(x: Array) -> Array:
+        return lax.top_k(x.astype(half), count)[0].astype(x.dtype)
+
+    return in_float32, in_float32 if half is None else in_half
 
 
 def map_batch(function: Callable[..., Array], *arrays: Array) -> Array:

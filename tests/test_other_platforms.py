@@ -160,6 +160,22 @@ def test_bfloat16_embeddings_have_the_loss_and_gradient_of_float32(platform, nam
         assert jnp.all(jnp.abs(slope.astype("float32") - exact_slope) <= size / 256)
 
 
+@pytest.mark.parametrize("name", ["circle", pytest.param("info_nce", marks=pytest.mark.slow)])
+def test_bfloat16_embeddings_have_the_second_derivative_of_float32(platform, name):
+    # The vectors of the products are constants, which have to change with the directions.
+    rng = np.random.default_rng(0)
+    x, y, x_dot = (jnp.asarray(x, jnp.bfloat16) for x in rng.normal(size=(3, 20, 6)))
+
+    def change(x, y, x_dot):
+        slope = jax.grad(lambda x: jnp.mean(OF_VECTORS[name](x, y)))
+        return jax.jvp(slope, (x,), (x_dot,))[1]
+
+    found = change(x, y, x_dot)
+    exact = change(*(x.astype("float32") for x in (x, y, x_dot)))
+    size = jnp.max(jnp.abs(exact))
+    np.testing.assert_allclose(found.astype("float32"), exact, rtol=0, atol=size / 100)
+
+
 def test_products_of_bfloat16_embeddings_are_one_product_of_them(platform):
     """Not one of float32, which takes six on TPU and no tensor cores on GPU."""
     x = np.ones((4, 3))

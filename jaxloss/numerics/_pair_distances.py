@@ -41,6 +41,15 @@ class Short(NamedTuple):
     vectors: _Vectors
     factor: Float[Array, "*batch rows"]
 
+    def over_factor(self, x: _Vectors) -> _Vectors:
+        """Vectors divided by the number; 0 where it is 0."""
+        factor = self.factor[..., None]
+        return jnp.where(factor == 0, 0, x / jnp.where(factor == 0, 1, factor))
+
+    def changing_with(self, x: _Vectors) -> _Vectors:
+        """The vectors, with the derivative of x over the number, which they equal."""
+        return _constant_with_change_of(self.vectors.astype(x.dtype), self.over_factor(x))
+
 
 class Vectors(NamedTuple):
     """A set of vectors.
@@ -115,8 +124,42 @@ def _of_short(x: Array, _y: Array, rows: Short, columns: Short) -> Array:
 # A full rule: it reduces over the dimensions.
 @_products_of_short.defjvp
 def _products_of_short_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (x, y, *_), (x_dot, y_dot, *_), high = primals, tangents, lax.Precision.HIGH
-    return _products_of_short(*primals), product(x_dot, y, high) + product(x, y_dot, high)
+    forms = _change_of_values, _change_at_once, _change_apart
+    return _products_of_short(*primals), on_each(*forms, *tangents[:2], *primals)
+
+
+def _change_of_values(x_dot: Array, y_dot: Array, x: Array, y: Array, *_: Short) -> Array:
+    return product(x_dot, y) + product(x, y_dot)
+
+
+def _changes_of_short(
+    x_dot: Array, y_dot: Array, x: Array, y: Array, rows: Short, columns: Short
+) -> tuple[Array, Array, Array, Array]:
+    """The changes by rows and by columns, over the factors of both, and these."""
+    high = lax.Precision.HIGH
+    by_rows = product(rows.over_factor(x_dot), columns.changing_with(y), high)
+    by_columns = product(rows.changing_with(x), columns.over_factor(y_dot), high)
+    return by_rows, by_columns, rows.factor[..., :, None], columns.factor[..., None, :]
+
+
+def _change_at_once(*arguments: Any) -> Array:
+    """On GPU: the transpose writes one matrix of cotangents, which is multiplied with both sets."""
+    by_rows, by_columns, of_rows, of_columns = _changes_of_short(*arguments)
+    return of_rows * (by_rows + by_columns) * of_columns
+
+
+def _change_apart(*arguments: Any) -> Array:
+    """On TPU: cotangents are computed in each of the two products; if shared they are written."""
+    by_rows, by_columns, of_rows, of_columns = _changes_of_short(*arguments)
+    return of_rows * (by_rows * of_columns) + (of_rows * by_columns) * of_columns
+
+
+@jax.custom_jvp
+def _constant_with_change_of(constant: Array, _x: Array) -> Array:
+    return constant
+
+
+_constant_with_change_of.defjvps(None, lambda x_dot, out, constant, x: x_dot)
 
 
 def _expanded_squares(x: Array, y: Array) -> Array:

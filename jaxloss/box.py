@@ -34,7 +34,6 @@ from jaxloss.numerics._derivatives import by_gradient
 from jaxloss.numerics._labels import take_label
 from jaxloss.numerics._reductions import entries_of_short_axis
 from jaxloss.numerics._softmax_dense import between_two_and_gradient
-from jaxloss.numerics._vectors import power_of_two_near
 from jaxloss.traits import bounded, nonnegative, smooth, zero_at_match
 
 __all__ = ["ciou", "diou", "distribution_focal", "giou", "iou"]
@@ -45,13 +44,16 @@ Length = Float[Array, "*batch"]
 
 
 class _Overlap(NamedTuple):
-    """Lengths along one axis of two boxes.
+    """Lengths along one axis of two boxes, in a unit for that of the box around both.
+
+    No area overflows or underflows so, and no ratio of areas depends on the unit of an axis.
 
     Attributes:
         shared: Where the boxes overlap.
         own: What only the prediction covers, and `other` what only the target covers.
         gap: The distance between the boxes, where they do not overlap.
         apart: The distance of the centres, with its sign.
+        unit: A quarter of the unit, a power of 2, and `inverse`, 1 over it.
     """
 
     shared: Length
@@ -59,6 +61,8 @@ class _Overlap(NamedTuple):
     other: Length
     gap: Length
     apart: Length
+    unit: Length
+    inverse: Length
 
     @property
     def whole(self) -> Length:
@@ -94,19 +98,37 @@ _overlap_length.defjvps(
 )
 
 
+def _unit_for(length: Length) -> tuple[Length, Length]:
+    """A power of 2 for numbers up to a length, and 1 over it: products of four stay in range.
+
+    It is one of five, so that nothing is divided, and constant under differentiation; 1 for 0.
+    """
+    step, of_dtype = 2 * jnp.finfo(length.dtype).maxexp // 5, length.dtype.type
+    unit = inverse = of_dtype(1)
+    for n in (-2, -1, 0, 1, 2):
+        exceeds = length > (0 if n == -2 else 2.0 ** ((n - 0.5) * step))
+        unit = jnp.where(exceeds, of_dtype(2.0 ** (n * step)), unit)
+        inverse = jnp.where(exceeds, of_dtype(2.0 ** (-n * step)), inverse)
+    return unit, inverse
+
+
 def _along(a: Length, b: Length, c: Length, d: Length, format: Format) -> _Overlap:
     """The lengths along an axis, of the numbers of the prediction and those of the target."""
+    a, b, c, d = (0.25 * x for x in (a, b, c, d))  # so that the box around both is finite
     if format == "cxcywh":  # corners relative to the centre of the target
-        apart = a - c
+        apart, sizes = a - c, (b, d)
         a, b, c, d = apart - 0.5 * b, apart + 0.5 * b, -0.5 * d, 0.5 * d
     else:
-        apart = 0.5 * ((a - c) + (b - d))
-    sizes = numerics.relu(b - a), numerics.relu(d - c)
+        apart, sizes = 0.5 * ((a - c) + (b - d)), (b - a, d - c)
+    sizes = numerics.relu(sizes[0]), numerics.relu(sizes[1])
     length = _overlap_length(a, b, c, d)
     overlaps = length > 0
     own = jnp.where(overlaps, numerics.relu(c - a) + numerics.relu(b - d), sizes[0])
     other = jnp.where(overlaps, numerics.relu(a - c) + numerics.relu(d - b), sizes[1])
-    return _Overlap(numerics.relu(length), own, other, numerics.relu(-length), apart)
+    both, gap = numerics.relu(length), numerics.relu(-length)
+    unit, inverse = _unit_for(both + own + other + gap)
+    both, own, other, gap, apart = (x * inverse for x in (both, own, other, gap, apart))
+    return _Overlap(both, own, other, gap, apart, unit, inverse)
 
 
 Form = Callable[[_Overlap, _Overlap], Length]
@@ -180,7 +202,7 @@ def _one_less_iou_jvp(lengths: Any, changes: Any) -> tuple[Length, Length]:
     iou, out_dot = numerics.quotient(shared, union), jnp.zeros_like(union)
     for (x, y), x_dot in zip((lengths, lengths[::-1]), changes, strict=True):
         size, true_size = y.sizes
-        of_shared = numerics.quotient(y.shared * (x.own * size + x.other * true_size), union)
+        of_shared = y.shared * numerics.quotient(x.own * size + x.other * true_size, union)
         inside = iou * (size * x_dot.own + true_size * x_dot.other)
         out_dot = out_dot + numerics.quotient(inside - of_shared * x_dot.shared, union)
     return _one_less_iou(*lengths), out_dot
@@ -197,22 +219,37 @@ def _one_less_giou(x: _Overlap, y: _Overlap) -> Length:
     return _one_less_iou(x, y) + _ratio(empty, x.whole * y.whole)
 
 
+def _in_larger_unit(x: _Overlap, y: _Overlap) -> tuple[Length, Length]:
+    """By what the lengths along each axis are multiplied to be in one unit: 1 or less."""
+    return jnp.minimum(1, x.unit * y.inverse), jnp.minimum(1, y.unit * x.inverse)
+
+
 def _one_less_diou(x: _Overlap, y: _Overlap) -> Length:
     """With the squared distance of the centres over the squared diagonal around both boxes."""
-    distance = jnp.square(x.apart) + jnp.square(y.apart)
-    diagonal = jnp.square(x.whole) + jnp.square(y.whole)
+    p, q = _in_larger_unit(x, y)
+    distance = jnp.square(p * x.apart) + jnp.square(q * y.apart)
+    diagonal = jnp.square(p * x.whole) + jnp.square(q * y.whole)
     return _one_less_iou(x, y) + _ratio(distance, diagonal)
+
+
+def _shape(width: Length, height: Length) -> tuple[Length, Length]:
+    """The sides of a box in a unit of its own."""
+    _, inverse = _unit_for(jnp.maximum(width, height))
+    return width * inverse, height * inverse
 
 
 def _angle_between(x: _Overlap, y: _Overlap) -> Array:
     """The difference of arctan(width / height) of two boxes; 0 if one of them has no size."""
-    (width, true_width), (height, true_height) = x.sizes, y.sizes
+    p, q = _in_larger_unit(x, y)
+    (width, height), (true_width, true_height) = (
+        _shape(p * size, q * true_size) for size, true_size in zip(x.sizes, y.sizes, strict=True)
+    )
     sine = true_width * height - width * true_height
     cosine = width * true_width + height * true_height
     zero = (sine == 0) & (cosine == 0)
-    # In a unit of their own, since the derivative of the angle squares both.
-    unit = power_of_two_near(jnp.maximum(jnp.abs(sine), jnp.abs(cosine)))
-    sine, cosine = sine / unit, cosine / unit
+    # In a unit of their own too, since the derivative of the angle squares both.
+    _, inverse = _unit_for(jnp.maximum(jnp.abs(sine), jnp.abs(cosine)))
+    sine, cosine = sine * inverse, cosine * inverse
     return jnp.where(zero, 0, jnp.arctan2(sine, jnp.where(zero, 1, cosine)))
 
 

@@ -548,9 +548,14 @@ def _log1p_difference(a: Array, b: Array) -> Array:
     return sign * jnp.log1p((high - low) / (1 + low))
 
 
+def _over_one_more(x_dot: Array, x: Array, other: Array) -> Array:
+    """x_dot / (1 + x); 0 at infinity, even if the loss there is infinite."""
+    return jnp.where((x == jnp.inf) & (other < jnp.inf), 0, x_dot) / (1 + x)
+
+
 _log1p_difference.defjvps(
-    lambda a_dot, _, a, b: a_dot / (1 + a),
-    lambda b_dot, _, a, b: -b_dot / (1 + b),
+    lambda a_dot, _, a, b: _over_one_more(a_dot, a, b),
+    lambda b_dot, _, a, b: -_over_one_more(b_dot, b, a),
 )
 
 
@@ -651,8 +656,15 @@ def absolute_percentage_error(
 
 @jax.custom_jvp
 def _symmetric_relative_error(a: Array, b: Array) -> Array:
-    size = jnp.abs(a) + jnp.abs(b)
-    return 2 * (jnp.abs(a - b) / jnp.where(size == 0, 1, size))
+    # The sum of two large numbers overflows, that of their halves does not.
+    half = jnp.where(jnp.abs(a) + jnp.abs(b) < jnp.inf, 1, 0.5).astype(a.dtype)
+    size, apart = jnp.abs(half * a) + jnp.abs(half * b), jnp.abs(half * a - half * b)
+    ratio = 2 * (apart / jnp.where(size == 0, 1, jnp.minimum(size, _most(a))))
+    return jnp.minimum(ratio, 2)  # one that is infinite differs from any other by all of its size
+
+
+def _most(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).max)
 
 
 def _symmetric_relative_error_slope(a: Array, b: Array) -> Array:
@@ -660,7 +672,7 @@ def _symmetric_relative_error_slope(a: Array, b: Array) -> Array:
     same_sign = (jnp.sign(a) == jnp.sign(b)) & (a != 0)
     size = jnp.where(same_sign, numerics.absolute(a) + numerics.absolute(b), 1)
     slope = jnp.sign(a - b) * jnp.where(same_sign, 4, 0) / size  # NaN where an argument is
-    return slope * (numerics.absolute(b) / size)
+    return slope * (jnp.minimum(numerics.absolute(b), _most(b)) / size)
 
 
 _symmetric_relative_error.defjvps(

@@ -83,13 +83,14 @@ def load_balance(
     """
     experts, k = probabilities.shape[-1], expert_ids.shape[-1]
     keep = jnp.ones(expert_ids.shape[:-1], bool) if mask is None else mask
-    sent = jnp.where(keep[..., None], expert_ids, -1)
-    is_expert = is_label(probabilities[..., None, :], sent)
+    ids = jnp.where(keep[..., None], expert_ids, -1)
+    is_expert = is_label(probabilities[..., None, :], ids)
     counts = jnp.sum(is_expert, axis=(-3, -2), dtype=jnp.int32)
     mass = linear_argument(jnp.sum(jnp.where(keep[..., None], probabilities, 0), axis=-2))
     tokens = jnp.sum(keep, axis=-1, dtype=jnp.int32)
     counts, mass, tokens = (_over_devices(x, axis_name) for x in (counts, mass, tokens))
-    valid = jnp.where(jnp.sum(counts, axis=-1) == k * tokens, 1, jnp.nan).astype(mass.dtype)
+    sent = jnp.sum(counts, axis=-1, dtype=jnp.int32)
+    valid = jnp.where(sent == k * tokens, 1, jnp.nan).astype(mass.dtype)
     tokens = jnp.maximum(tokens, 1).astype(mass.dtype)
     shares = counts.astype(mass.dtype) / (tokens[..., None] * (1 if scale == "k" else k))
     return valid * (experts * jnp.sum(shares * mass, axis=-1) / tokens)

@@ -38,7 +38,7 @@ NUMBERS = [
     pytest.param(setting, name, value, id=f"{setting}-{name}-{value}")
     for setting in EACH
     for name in setting.info.options
-    if name in setting.info.spec.array_specs
+    if name in setting.info.spec.scalar_options
     for value in (-7.0, 7.0, 0.0, np.nan)
     if not setting.info.spec.array_specs[name][0].domain.test(value, cases.SIZES | setting.given)[0]
 ]
@@ -86,6 +86,14 @@ def test_a_word_that_is_no_choice_raises_at_the_call(setting):
 
 
 @each_loss
+def test_a_flag_or_an_integer_of_another_type_raises_at_the_call(setting):
+    for name in setting.info.spec.static_types:
+        expected = f"{re.escape(setting.info.name)}: `{name}` is 'no', expected "
+        with pytest.raises(TypeError, match=expected):
+            setting.loss(*setting.data(), **setting.options() | {name: "no"})
+
+
+@each_loss
 def test_an_axis_without_classes_raises_at_the_call(setting):
     for axis in ("classes", "components", "levels"):
         if not any(axis in form.event for form in setting.array_specs):
@@ -122,7 +130,10 @@ def test_lengths_past_the_end_are_named_and_give_nan(options):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: jl.sequence.ctc(np.zeros((2, 3)), [1], blank=3), "`blank` is 3, expected 0 to 2"),
+        (
+            lambda: jl.sequence.ctc(np.zeros((2, 3)), [1], blank=3),
+            "`blank` is 3, expected a class id from 0 to 2 .* write `blank=2`",
+        ),
         (lambda: jl.sequence.ctc(np.zeros((2, 3)), [1], blank=-1), "`blank` is -1"),
         (lambda: jl.classification.multi_margin([0.0, 1.0], 0, power=3), "`power` is 3"),
         (

@@ -82,14 +82,52 @@ def test_a_nearly_perfect_box_keeps_its_digits(name):
     np.testing.assert_allclose(got, step / (1 + step), rtol=2e-6)
 
 
-@every_loss
-def test_it_does_not_depend_on_the_unit(name):
+def jitted(name, format):
     loss = getattr(box, name)
-    for unit in (2.0**-40, 2.0**40):
-        got = loss(unit * PREDICTION, unit * TARGET)
-        np.testing.assert_allclose(got, loss(PREDICTION, TARGET), rtol=1e-6)
-        swapped = loss(TARGET, PREDICTION)
+    total = lambda p, t: jnp.sum(loss(p, t, format=format))
+    derivatives = jax.value_and_grad(total, (0, 1))
+    return jax.jit(lambda p, t: (*derivatives(p, t), jax.jvp(derivatives, (p, t), (t, p))[1]))
+
+
+@every_loss
+@pytest.mark.parametrize("format", ["xyxy", "cxcywh"])
+def test_it_does_not_depend_on_the_unit(name, format):
+    """Nor on that of one axis, if the loss is a ratio of areas: these overflow or underflow."""
+    run, boxes = jitted(name, format), (np.float32(PREDICTION), np.float32(TARGET))
+    value, slopes, _ = run(*boxes)
+    units = [2.0**n for n in (-120, -80, -42, -40, 40, 42, 60, 100, 114)]
+    pairs = [(unit, unit) for unit in units]
+    if name in ("iou", "giou"):
+        pairs += [(2.0**-80, 2.0**80), (2.0**100, 2.0**-100)]
+    for pair in pairs:
+        unit = np.float32(pair * 2)
+        got, got_slopes, (_, curvature) = run(*(unit * x for x in boxes))
+        np.testing.assert_allclose(got, value, rtol=1e-6)
+        for ours, expected in zip(got_slopes, slopes, strict=True):
+            np.testing.assert_allclose(unit * ours, expected, rtol=1e-5, atol=1e-6)
+        # Boxes that move by their own size change the gradient by its own size.
+        assert np.all(np.isfinite(curvature))
+        swapped, *_ = run(*(unit * x for x in boxes[::-1]))
         np.testing.assert_allclose(got, swapped, rtol=1e-5)
+
+
+@every_loss
+def test_the_ends_of_float32_are_boxes(name):
+    end = np.finfo(np.float32).max
+    value, slopes, _ = jitted(name, "xyxy")(end * np.float32([[-1, -1, 1, 1]]), TARGET[:1])
+    np.testing.assert_allclose(value, 1, rtol=0.3)
+    assert np.all(np.isfinite(slopes[0]))
+    assert np.all(np.isfinite(slopes[1]))
+
+
+@pytest.mark.parametrize(("unit", "size"), [(1e30, 1e-30), (1.0, 1e-3), (1e-30, 1e-6)])
+def test_the_shape_of_boxes_that_are_far_apart(unit, size):
+    """It is that of the sizes as given, which are little or nothing beside the distance."""
+    flat = np.float32([unit, unit, 2 * size * unit, size * unit])
+    tall = np.float32([0.0, 0.0, size * unit, 2 * size * unit])
+    run = [jitted(name, "cxcywh")(flat, tall)[0] for name in ("ciou", "diou")]
+    shape = (np.arctan(2.0) - np.arctan(0.5)) ** 2 * 4 / np.pi**2
+    np.testing.assert_allclose(run[0] - run[1], shape**2 / (1 + shape), rtol=1e-4)
 
 
 @every_loss

@@ -69,6 +69,23 @@ def snippets(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
 
 
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_lists_and_code_are_read_as_such(page):
+    """Python-Markdown reads what belongs to a list item where it is indented by four spaces."""
+    markdown = pytest.importorskip("markdown", reason="the site needs the group docs")
+    extensions = ["attr_list", "md_in_html", "tables", "pymdownx.superfences"]
+    html = markdown.markdown(page.read_text(), extensions=extensions)
+    source = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    tables = re.findall(r"^ *\|(?: *:?-+:? *\|)+ *$", source, re.MULTILINE)
+    assert html.count("<table>") == len(tables)
+    paragraphs = re.findall(r"<p>.*?</p>", html, re.DOTALL)
+    unread = [p for p in paragraphs if re.search(r"\n *(?:[-*] \S|\|)|```", p)]
+    assert not unread
+
+
 def matches(value, comment):
     """Whether a value is the one in a comment, in which dots replace what is left out."""
     try:

@@ -123,6 +123,36 @@ SHAPES = {
         "numbers of shape (4,). Exchanged, the first two arguments would fit: it takes (logits, "
         "labels), in this order.",
     ),
+    "one boolean for all classes": (
+        cross_entropy(LOGITS, IDS, mask=False),
+        f"{CE}: `mask` is bool of shape (), expected booleans of shape (4, 3), or booleans of "
+        "shape (3,) to fit `logits`. It is not broadcast: write `jnp.full((4, 3), mask)`.",
+    ),
+    "one number for all classes": (
+        cross_entropy(LOGITS, IDS, class_weights=2.0),
+        f"{CE}: `class_weights` has shape (), expected (3,) to fit `logits`. It is not broadcast: "
+        "write `jnp.full((3,), class_weights)`.",
+    ),
+    "a number for each example": (
+        huber(VALUES, VALUES, delta=VALUES + 1),
+        f"{HUBER}: `delta` has shape (3,), expected () to fit `prediction`. It is one number for "
+        "all examples: for one an example, use `jax.vmap`.",
+    ),
+    "an axis that is a flag": (
+        cross_entropy(LOGITS, IDS, axis=True),
+        f"{CE}: `axis` is True, but `logits` has shape (4, 3): give an integer from -2 to 1, or a "
+        "tuple of such integers, each once.",
+    ),
+    "an array in place of a word": (
+        huber(VALUES, VALUES, reduction=VALUES),
+        f"{HUBER}: `reduction` is an array of shape (3,), expected one of 'none', 'mean', 'sum', "
+        "'parts'.",
+    ),
+    "a blank that is no class": (
+        lambda: jl.sequence.ctc(LOGITS, [1], blank=3),
+        "jaxloss.sequence.ctc: `blank` is 3, expected a class id from 0 to 2 (classes = 3): the "
+        "blank is a class of the logits. If it is the last one, write `blank=2`.",
+    ),
     "no classes": (
         cross_entropy(zeros(4, 0), IDS),
         f"{CE}: `logits` has shape (4, 0), but its `classes` axis must not be empty.",
@@ -148,6 +178,42 @@ DTYPES = {
         huber(VALUES, VALUES, where=VALUES),
         f"{HUBER}: `where` is float32 of shape (3,), expected booleans of shape (3,) to fit "
         "`prediction`. Write `where.astype(bool)` if that is what its numbers mean.",
+    ),
+    "a number for a boolean": (
+        huber(VALUES, VALUES, where=1.0),
+        f"{HUBER}: `where` is float64 of shape (), expected booleans of shape (3,) to fit "
+        "`prediction`. Write `jnp.asarray(where, bool)` if that is what its numbers mean.",
+    ),
+    "a list of integers for booleans": (
+        huber(VALUES, VALUES, where=[1, 0, 1]),
+        f"{HUBER}: `where` is int64 of shape (3,), expected booleans of shape (3,) to fit "
+        "`prediction`. Write `jnp.asarray(where, bool)` if that is what its numbers mean.",
+    ),
+    "a number in quotes": (
+        huber(VALUES, VALUES, delta="1.5"),
+        f"{HUBER}: `delta` holds text or dates (<U3), expected numbers. Write `delta=1.5`.",
+    ),
+    "no number": (
+        lambda: jl.contrastive.info_nce(LOGITS, LOGITS, temperature=None),
+        "jaxloss.contrastive.info_nce: `temperature` is None, expected numbers: leave it out for "
+        "its default, 0.1.",
+    ),
+    "text for a flag": (
+        lambda: classification.hinge(VALUES, VALUES, zero_one_labels="no"),
+        "jaxloss.classification.hinge: `zero_one_labels` is 'no', expected True or False.",
+    ),
+    "an array for a flag": (
+        lambda: classification.hinge(VALUES, VALUES, zero_one_labels=VALUES > 0),
+        "jaxloss.classification.hinge: `zero_one_labels` is an array of shape (3,), expected True "
+        "or False.",
+    ),
+    "a float for an integer": (
+        lambda: jl.sequence.ctc(LOGITS, [1], blank=1.0),
+        "jaxloss.sequence.ctc: `blank` is 1.0, expected an integer. Write `blank=1`.",
+    ),
+    "text for an integer or None": (
+        lambda: jl.segmentation.dice(zeros(2, 4, 4, 3), zeros(2, 4, 4, 3), spatial_axes="2"),
+        "jaxloss.segmentation.dice: `spatial_axes` is '2', expected an integer or None.",
     ),
     "complex numbers": (
         huber(VALUES + 1j, VALUES),

@@ -1,5 +1,6 @@
 """`@loss` on a user's own function: the same rights, and errors that teach the way."""
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -280,6 +281,19 @@ def test_checks_and_invalid_labels_work_under_strict_promotion(forms, words):
         assert jnp.isnan(value)
         assert jnp.isnan(slope[1:]).all()
         jl.checked(forms["classes"])(draw(3, 4), labels % 4, **words)
+
+
+@every_call
+def test_one_number_is_a_weight_of_all_and_one_boolean_a_mask_of_all(forms, call):
+    name, data, options = call
+    loss = functools.partial(forms[name], *data, **options, reduction="none")
+    plain = loss()
+    chex.assert_trees_all_equal(loss(weights=2.0), 2 * plain)
+    chex.assert_trees_all_equal(loss(weights=2, where=True), 2 * plain)
+    chex.assert_trees_all_equal(loss(where=False), 0 * plain)
+    chex.assert_trees_all_equal(loss(where=np.False_, weights=jnp.float32(2)), 0 * plain)
+    with pytest.raises(TypeError, match=r"`where` is float64 of shape \(\), expected booleans"):
+        loss(where=1.0)
 
 
 @every_call

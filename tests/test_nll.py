@@ -261,3 +261,24 @@ def test_a_gaussian_mixture_without_a_component_is_that_of_the_others():
     got = nll.gaussian_mixture(means, 0.5, variances, logits, mask=mask)
     means, variances, logits = (x[:, mask] for x in (means, variances, logits))
     np.testing.assert_allclose(got, nll.gaussian_mixture(means, 0.5, variances, logits), rtol=1e-6)
+
+
+@pytest.mark.parametrize("parameter", [0.5, 2.0, 8.0, 1e4, 1e10])
+def test_a_beta_density_at_the_ends(parameter):
+    """It is 0 there from a parameter above 1 on, so that the loss is inf; infinite below 1."""
+    ends, both = jnp.array([0.0, 1.0]), jnp.full(2, parameter)
+    got = nll.beta(both, ends, both)
+    np.testing.assert_array_equal(got, np.inf if parameter > 1 else -np.inf)
+
+
+def test_a_rate_of_minus_0_is_0():
+    rates, counts = jnp.array([0.0, -0.0]), jnp.array([[0.0], [1.0]])
+    got = [nll.poisson(rates, jnp.broadcast_to(n, 2), log_input=False) for n in counts]
+    np.testing.assert_array_equal(got, [[0, 0], [np.inf, np.inf]])
+
+
+def test_a_large_count_of_a_tiny_total_count():
+    """Their ratio overflows, its logarithm does not."""
+    value, slopes = value_and_slopes(nll.negative_binomial, 0.0, 1e18, 1e-30)
+    np.testing.assert_allclose(value, 110.52409, rtol=1e-6)  # by mpmath
+    np.testing.assert_allclose(slopes[2], -1e30, rtol=1e-6)

@@ -696,3 +696,12 @@ def test_a_logarithm_of_a_ratio_that_overflows(dtype):
         found = jax.jit(_log_ratios.log_ratio)(*pairs.T)
         expected = [mpmath.log(mpmath.mpf(float(x)) / mpmath.mpf(float(y))) for x, y in pairs]
         np.testing.assert_allclose(found, np.float64(expected), rtol=2 * jnp.finfo(dtype).eps)
+
+
+def test_the_logarithm_of_a_ratio_with_a_zero_of_either_sign():
+    some = jnp.array([1e-37, 1e-30, 1.0, 1e30])
+    for zero in (0.0, -0.0):
+        np.testing.assert_array_equal(_log_ratios.log_ratio(some, jnp.full(4, zero)), np.inf)
+        np.testing.assert_array_equal(_log_ratios.log_ratio(jnp.full(4, zero), some), -np.inf)
+        np.testing.assert_array_equal(_log_ratios.kl_div(some, jnp.full(4, zero)), np.inf)
+        np.testing.assert_allclose(_log_ratios.kl_div(jnp.full(4, zero), some), some)

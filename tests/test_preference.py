@@ -42,6 +42,12 @@ def test_orpo_has_finite_values_and_gradients_up_to_certainty(chosen):
     assert np.isfinite([value, *slopes]).all()
 
 
+def test_orpo_of_a_rejected_response_that_is_certain_is_infinite():
+    chosen = jnp.array([-3.0, -0.5, -1e-30, -0.5])
+    got = preference.orpo(chosen, jnp.array([0.0, 0.0, 0.0, -0.0]))
+    np.testing.assert_array_equal(got, np.inf)
+
+
 def test_two_responses_under_plackett_luce_are_bradley_terry():
     scores = np.stack([CHOSEN, REJECTED], -1)
     got = preference.plackett_luce(scores, np.broadcast_to([1, 2], scores.shape))

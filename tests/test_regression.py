@@ -153,6 +153,39 @@ def test_percentage_errors_of_a_target_of_0():
     np.testing.assert_array_equal(slopes, (0, 0))
 
 
+LARGE = np.float32(3e38)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "value"),
+    [
+        (LARGE, -LARGE, 2),
+        (LARGE, LARGE, 0),
+        (LARGE, LARGE / 3, 1),
+        (LARGE, 0.0, 2),
+        (np.inf, 1.0, 2),
+        (np.inf, -np.inf, 2),
+        (np.inf, np.inf, np.nan),
+    ],
+)
+def test_symmetric_percentage_errors_whose_sum_overflows(prediction, target, value):
+    loss = regression.symmetric_absolute_percentage_error
+    run = jax.value_and_grad(loss, argnums=(0, 1))
+    for pair in ((prediction, target), (target, prediction)):
+        got, slopes = run(*map(jnp.float32, pair))
+        np.testing.assert_allclose(got, value, rtol=1e-6)
+        np.testing.assert_array_equal(np.isnan(slopes), np.isnan(value))
+
+
+def test_squared_log_errors_of_infinite_numbers():
+    loss = regression.squared_log_error
+    run = jax.value_and_grad(loss, argnums=(0, 1))
+    np.testing.assert_allclose(loss(LARGE, 0.0), np.log(float(LARGE)) ** 2, rtol=1e-6)
+    assert run(jnp.inf, 1.0) == (np.inf, (0, -np.inf))
+    assert run(1.0, jnp.inf) == (np.inf, (-np.inf, 0))
+    assert np.all(np.isnan(run(jnp.inf, jnp.inf)[1]))
+
+
 def test_the_slope_of_a_relative_error_in_its_target_does_not_cancel():
     slope = jax.grad(regression.absolute_percentage_error, argnums=1)(1e-20, 1.0)
     np.testing.assert_allclose(slope, 1e-20, rtol=1e-6)

@@ -142,6 +142,14 @@ def test_limits_of_the_degrees_of_freedom_of_student_t():
     assert scoring.crps_student_t(0.0, 1.0, scale=1.0, degrees_of_freedom=0.5) == jnp.inf
 
 
+@pytest.mark.parametrize("degrees", [1e10, 1e30, 3e38])
+def test_student_t_with_all_degrees_of_freedom_is_a_gaussian(degrees):
+    loss = lambda d: scoring.crps_student_t(0.0, 2.0, 1.0, d)
+    value, slope = jax.value_and_grad(loss)(jnp.float32(degrees))
+    np.testing.assert_allclose(value, scoring.crps_gaussian(0.0, 2.0, 1.0), rtol=1e-6)
+    assert 0 <= slope < 1e-19
+
+
 def test_gradient_in_the_degrees_of_freedom_keeps_its_digits():
     """With nu degrees of freedom it is about 1 / nu^2, far below the others."""
     at = np.float32([0.0, 0.4, 1.3, 1.9, 2.1, 3.0, 30.0, 1e8])

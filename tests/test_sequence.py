@@ -206,7 +206,7 @@ def test_a_label_that_counts_must_name_a_class(label):
 
 def test_wrong_arguments_are_refused():
     logits = jnp.zeros((3, 4))
-    with pytest.raises(ValueError, match="`blank` is 4, expected 0 to 3"):
+    with pytest.raises(ValueError, match="`blank` is 4, expected a class id from 0 to 3"):
         ctc(logits, [1], blank=4)
     with pytest.raises(ValueError, match="not both"):
         ctc(logits, [1], label_mask=[True], label_lengths=1)

@@ -6,6 +6,7 @@ another machine. Numbers that are given for an option stay numbers.
 
 import difflib
 import functools
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def _misuse(spec: LossSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
 
 
 def to_arrays(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are arrays, as arrays; numbers that are given for an option are not."""
+    """The arguments that are arrays, as arrays; a number for an option that may be one is not."""
     arrays = {}
     for name in spec.array_specs:
         value = given[name]
@@ -81,7 +82,11 @@ def to_arrays(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, Any]:
             arrays[name] = value
         elif value is None and name in spec.defaults and spec.defaults[name] is None:
             continue
-        elif name in spec.data or not isinstance(value, bool | int | float):
+        elif name not in spec.scalar_options or not isinstance(value, bool | int | float):
+            if value is None and name in spec.defaults:
+                default = repr(spec.defaults[name])
+                message = f"`{name}` is None, expected numbers: leave it out for its default"
+                raise TypeError(f"{spec.name}: {message}, {default}.")
             arrays[name] = as_array(spec.name, name, value)
     for name in spec.static_options:
         if isinstance(given[name], Tracer):
@@ -89,14 +94,43 @@ def to_arrays(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"{spec.name}: `{name}` is traced, but it changes the program, so that its value "
                 f"must be known. Under `jax.jit` write `static_argnames={name!r}`."
             )
+        if name in spec.static_types:
+            _check_type(spec.name, name, given[name], spec.static_types[name])
     for name, choices in spec.choices.items():
         check_choice(spec.name, name, given[name], choices)
     return arrays
 
 
+_EXPECTED = {bool: "True or False", int: "an integer", str: "a string", type(None): "None"}
+
+
+def _check_type(fun_name: str, name: str, given: object, types: tuple[type, ...]) -> None:
+    """Raises if a flag is not a boolean, or an integer is none: "no" and 0.5 would count as True.
+
+    Booleans and integers of NumPy, and arrays of JAX that hold one, count as those of Python.
+    """
+    kind = type(given)
+    if isinstance(given, np.generic | jax.Array) and not given.shape:
+        kinds = {bool: jnp.bool_, int: jnp.integer}
+        kind = next((k for k, of in kinds.items() if jnp.issubdtype(given.dtype, of)), kind)
+    if kind in types:
+        return
+    expected = " or ".join(_EXPECTED[each] for each in types)
+    remedy = ""
+    if int in types and isinstance(given, float) and given.is_integer():
+        remedy = f" Write `{name}={int(given)}`."
+    raise TypeError(f"{fun_name}: `{name}` is {_shown(given)}, expected {expected}.{remedy}")
+
+
+def _shown(given: object) -> str:
+    """What was given, in a few words."""
+    shape = getattr(given, "shape", ())
+    return f"an array of shape {shape}" if shape else reprlib.repr(given)
+
+
 def check_choice(fun_name: str, name: str, given: object, choices: tuple[Any, ...]) -> None:
     """Raises if a string is not one of its choices."""
-    if given in choices:
+    if isinstance(given, str | int | np.integer) and given in choices:
         return
     meant = reduction_advice(given) if name == "reduction" else None
     near = difflib.get_close_matches(str(given), [str(c) for c in choices], n=1)
@@ -104,7 +138,8 @@ def check_choice(fun_name: str, name: str, given: object, choices: tuple[Any, ..
         near = [str(meant)]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     expected = ", ".join(map(repr, choices))
-    raise ValueError(f"{fun_name}: `{name}` is {given!r}, expected one of {expected}.{hint}")
+    came = repr(given) if isinstance(given, str) else _shown(given)
+    raise ValueError(f"{fun_name}: `{name}` is {came}, expected one of {expected}.{hint}")
 
 
 def as_array(fun_name: str, name: str, value: object) -> Any:
@@ -128,8 +163,16 @@ def as_array(fun_name: str, name: str, value: object) -> Any:
     held = _dtype_that_jax_holds(array.dtype)
     if held is None:
         message = f"{fun_name}: `{name}` holds text or dates ({array.dtype}), expected numbers."
-        raise TypeError(message)
+        raise TypeError(message + (f" Write `{name}={value}`." if _reads_as_number(value) else ""))
     return array if array.dtype == held and array.dtype.isnative else array.astype(held)
+
+
+def _reads_as_number(value: object) -> bool:
+    try:
+        float(value if isinstance(value, str) else "")
+    except ValueError:
+        return False
+    return True
 
 
 def _array_of(value: object) -> Any:
@@ -154,9 +197,9 @@ def _dtype_that_jax_holds(dtype: np.dtype) -> np.dtype | None:
 
 
 def convert(
-    spec: LossSpec, name: str, x: Any, form: ArraySpec, batch: Shape, dtype: DTypeLike
+    spec: LossSpec, name: str, x: Any, form: ArraySpec, shape: Shape, dtype: DTypeLike
 ) -> Array:
-    """The array that the body sees: in its dtype, a scalar as large as the batch."""
+    """The array that the body sees: in its dtype; a scalar for all examples has their shape."""
     if form.kind == "Int":
         x = to_index(spec.name, name, x, bounded=form.domain.guard)
         dtype = x.dtype
@@ -165,12 +208,13 @@ def convert(
     # Weakly typed arrays are cast: derivative rules treat them as Python scalars.
     if not isinstance(x, jax.Array) or x.dtype != dtype or x.weak_type:
         x = jnp.asarray(x).astype(dtype)
-    stretches = x.ndim == 0 and form.batched and not form.event and batch
-    return jnp.broadcast_to(x, batch) if stretches else x
+    return jnp.broadcast_to(x, shape) if x.ndim == 0 and form.batched and shape else x
 
 
-def option(spec: LossSpec, name: str, value: object) -> Any:
+def option(spec: LossSpec, name: str, value: Any) -> Any:
     """The option that the body sees: a number is a float, as JVP rules need a tangent of it."""
+    if name in spec.static_types and hasattr(value, "item"):
+        return value.item()  # a flag or an integer of NumPy or JAX
     return float(value) if name in spec.numeric_options and type(value) is int else value
 
 

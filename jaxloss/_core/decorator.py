@@ -113,7 +113,10 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     types = tuple((n, x.shape, x.dtype, isinstance(given[n], ARRAYS)) for n, x in came.items())
     batch, sizes, forms, dtype = shapes.plan(spec, types, jnp.result_type(float), layout)
     check_options(spec, given, came, sizes, forms)
-    arrays = {n: convert(spec, n, x, forms[n], batch, dtype) for n, x in came.items()}
+    arrays = {
+        n: convert(spec, n, x, forms[n], forms[n].shape(batch, sizes), dtype)
+        for n, x in came.items()
+    }
 
     # Inside `shard_map` a custom rule has derivatives of one type: all differ where one does.
     (arrays,) = unify_vma(arrays)

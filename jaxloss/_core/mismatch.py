@@ -122,9 +122,9 @@ def _dtype_remedy(x: ArrayType, forms: Sequence[ArraySpec]) -> str:
         return f"Write `jnp.abs({x.name})`, or give its real and imaginary parts."
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return "A PRNG key is not a number."
-    remedies = {"Int": "astype(int)", "Bool": "astype(bool)"}
-    remedy = remedies.get(forms[0].kind, "astype(jnp.float32)")
-    return f"Write `{x.name}.{remedy}` if that is what its numbers mean."
+    dtype = {"Int": "int", "Bool": "bool"}.get(forms[0].kind, "jnp.float32")
+    cast = f"{x.name}.astype({dtype})" if x.typed else f"jnp.asarray({x.name}, {dtype})"
+    return f"Write `{cast}` if that is what its numbers mean."
 
 
 def _keyword_remedy(
@@ -191,4 +191,8 @@ def _shape_remedy(found: Mismatch) -> str:
         return f"Nothing is broadcast here: write `{name}[..., None]`, or squeeze the other."
     if len(got) > 1 and got == expected[0][::-1]:
         return f"Write `{name}.T`."
+    if not any(expected):
+        return "It is one number for all examples: for one an example, use `jax.vmap`."
+    if not got:
+        return f"It is not broadcast: write `jnp.full({shape_text(expected[0])}, {name})`."
     return "Nothing is broadcast here: only a scalar is."

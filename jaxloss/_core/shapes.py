@@ -91,16 +91,19 @@ def fitting_form(
 ) -> ArraySpec | None:
     """The form of an array, by its rank and dtype; None if its shape or no form fits."""
     for form in forms:
-        if form.admits(x.dtype) and _rank_fits(form, x.ndim, len(batch)):
-            scalar = x.ndim == 0 and form.batched and not form.event
-            return form if scalar or _agree(x, form.shape(batch, sizes)) else None
+        if form.admits(x.dtype) and (_is_for_all(form, x) or _rank_fits(form, x, len(batch))):
+            fits = _is_for_all(form, x) or _agree(x, form.shape(batch, sizes))
+            return form if fits else None
     return None
 
 
-def _rank_fits(form: ArraySpec, rank: int, batch_rank: int) -> bool:
-    if not form.batched:
-        return rank == len(form.event)
-    return rank == batch_rank + len(form.event) or (rank == 0 and not form.event)
+def _is_for_all(form: ArraySpec, x: ArrayType) -> bool:
+    """Whether it is a scalar for all examples; those of a set are on an axis of their own."""
+    return x.ndim == 0 and form.batched and (not form.event or x.name in ("where", "weights"))
+
+
+def _rank_fits(form: ArraySpec, x: ArrayType, batch_rank: int) -> bool:
+    return x.ndim == len(form.event) + (batch_rank if form.batched else 0)
 
 
 def _agree(x: ArrayType, expected: Shape) -> bool:
@@ -171,7 +174,8 @@ def _axes(fun_name: str, name: str, shape: Shape, axis: Any) -> tuple[int, ...]:
     except TypeError:
         axes = ()
     positive = tuple(a + rank if a < 0 else a for a in axes)
-    if not axes or not all(0 <= a < rank for a in positive) or len(set(positive)) < len(axes):
+    is_wrong = not axes or isinstance(axis, bool) or len(set(positive)) < len(axes)
+    if is_wrong or not all(0 <= a < rank for a in positive):
         raise ValueError(
             f"{fun_name}: `axis` is {axis!r}, but `{name}` has shape {shape}: give an integer from "
             f"{-rank} to {rank - 1}, or a tuple of such integers, each once."

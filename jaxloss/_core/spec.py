@@ -170,7 +170,9 @@ class LossSpec:
         choices: The strings that an argument may be.
         defaults: The defaults of all arguments.
         numeric_options: The options that are arrays of fixed shape, compared with their domains.
+        scalar_options: Those of them that may be one number, which stays a number of Python.
         static_options: The options that change the program: flags, strings, integers.
+        static_types: The types of those that are not choices between given values.
         guarded: Whether the contract gives NaN to values outside the domain of an argument.
         elementwise: Whether the body may be evaluated in another shape of the batch.
         signature: What `inspect.signature` gives for the loss.
@@ -218,7 +220,17 @@ class LossSpec:
         }
         options = [n for n in self.arguments if n not in self.data]
         self.numeric_options = tuple(n for n in options if n in self.array_specs)
+        self.scalar_options = frozenset(
+            name
+            for name in self.numeric_options
+            if any(form.kind != "Bool" and not form.event for form in self.array_specs[name])
+        )
         self.static_options = tuple(n for n in options if _is_static(hints.get(n)))
+        self.static_types = {
+            name: typing.get_args(hints[name]) or (hints[name],)
+            for name in self.static_options
+            if name not in self.choices
+        }
         every_domain = [form.domain for forms in self.array_specs.values() for form in forms]
         self.guarded = any(d.guard and not d.handles_invalid for d in every_domain)
         self.elementwise = self._elementwise(elementwise, hints)

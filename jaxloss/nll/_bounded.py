@@ -73,7 +73,8 @@ def beta(
 
     # For two large parameters the direct form cancels: it is measured from the peak of the density.
     a, b = jnp.where(few, 8, alpha), jnp.where(few, 8, beta)
-    y = jnp.where(few, 0.5, target)
+    at_end = (target == 0) | (target == 1)  # where the density is 0
+    y = jnp.where(few | at_end, 0.5, target)
     total, z, one = a + b, 1 - y, jnp.ones_like(y)
     off = b * y - a * z
     log_a = jnp.log(numerics.quotient(a, total * y))
@@ -83,7 +84,7 @@ def beta(
     errors = stirling_error(a) + stirling_error(b) - stirling_error(total)
     scale = HALF_LOG_2PI + 0.5 * (jnp.log(total / a) - jnp.log(b))
     from_peak = spread + (jnp.log(y) + jnp.log1p(-y)) + (scale + errors)
-    return jnp.where(few, direct, from_peak)
+    return jnp.where(few, direct, jnp.where(at_end, jnp.inf, from_peak))
 
 
 @loss(smooth, symmetric, translation_invariant, concentration=nonnegative_number)

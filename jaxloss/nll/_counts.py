@@ -150,6 +150,6 @@ def negative_binomial(
     change = numerics.quotient(mean - count, count) * numerics.fraction(total_count, mean)
     spread = total_count * bregman_gap(one, numerics.quotient(count - mean, total), -log_totals)
     spread = spread + count * bregman_gap(one, change, -(log_totals + log_mean_over_count))
-    scale = jnp.log(2 * math.pi * count) + jnp.log1p(numerics.quotient(count, total_count))
+    scale = jnp.log(2 * math.pi * count) + log1p_ratio(count, total_count)
     errors = error + (stirling_error(total_count) - stirling_error(observed_total))
     return jnp.where(use_direct, direct, spread + 0.5 * scale + errors)

@@ -16,8 +16,11 @@ def _log_quotient(x: Array, y: Array) -> Array:
     """log(x / y), also where the quotient would overflow; not accurate where it is close to 1."""
     most = jnp.finfo(x.dtype).maxexp
     limit, shift = 2.0 ** (25 * most // 32), 3 * most // 5
+    y = jnp.abs(y)  # of -0 the quotient is -inf
     ratio = quotient(x, y)
-    steps = jnp.where(ratio > limit, 1, jnp.where(ratio < 1 / limit, -1, 0)).astype(x.dtype)
+    # Of 0 nothing is divided by a factor: the other number could underflow, and 0 / 0 is NaN.
+    up, down = (ratio > limit) & (y > 0), (ratio < 1 / limit) & (x > 0)
+    steps = jnp.where(up, 1, jnp.where(down, -1, 0)).astype(x.dtype)
     factor, inverse = (
         jnp.where(steps > 0, 2.0**-power, jnp.where(steps < 0, 2.0**power, 1))
         for power in (shift, -shift)

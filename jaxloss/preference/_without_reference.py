@@ -113,7 +113,8 @@ def _log1p_odds_ratio(
     certain = (chosen == 0) & (rejected == 0)  # both: their odds count as equal
     is_near = near & ~certain
     c, r = jnp.where(is_near, chosen, -1), jnp.where(is_near, rejected, -1)
-    odds = numerics.quotient(jnp.exp(r - c) * jnp.expm1(c), jnp.expm1(r))
+    # Not -expm1, which is -0 at 0: the odds are inf there, not -inf.
+    odds = numerics.quotient(jnp.exp(r - c) * jnp.abs(jnp.expm1(c)), jnp.abs(jnp.expm1(r)))
     c, r = jnp.where(near, -1, chosen), jnp.where(near, -1, rejected)
     log_odds = (r - c) - (numerics.log1mexp(r) - numerics.log1mexp(c))
     return jnp.where(near, jnp.log1p(odds), numerics.softplus(log_odds))

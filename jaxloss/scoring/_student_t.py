@@ -294,4 +294,7 @@ def crps_student_t(
     References:
         Jordan, Krüger and Lerch, *Evaluating Probabilistic Forecasts with scoringRules*, 2019.
     """
-    return _crps_student_t(target - location, scale, degrees_of_freedom)
+    # Beyond the square root of the largest number its derivative in them is 0 to all digits.
+    most = 2.0 ** (jnp.finfo(scale.dtype).maxexp // 2)
+    degrees = jnp.minimum(degrees_of_freedom, most)
+    return _crps_student_t(target - location, scale, degrees)

@@ -31,7 +31,7 @@ def _weights(
     key = lax.stop_gradient(-errors if kept is None else jnp.where(kept, -errors, jnp.inf))
     places = lax.broadcasted_iota(jnp.int32, errors.shape, last)
     _, order, true = lax.sort((key, places, is_true.astype(jnp.int32)), num_keys=1)
-    size = jnp.sum(true, axis=-1, keepdims=True)
+    size = jnp.sum(true, axis=-1, keepdims=True, dtype=jnp.int32)
     # The numbers of pixels are integers: float32 cannot count past 2**24.
     intersection = size - jnp.cumsum(true, axis=-1)
     union = size + jnp.cumsum(1 - true, axis=-1)

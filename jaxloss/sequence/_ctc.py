@@ -135,8 +135,12 @@ def ctc(
     """
     *batch, size, classes = logits.shape
     if not 0 <= blank < classes:
-        message = f"jaxloss.sequence.ctc: `blank` is {blank}, expected 0 to {classes - 1}."
-        raise ValueError(message)
+        last = classes - 1
+        raise ValueError(
+            f"jaxloss.sequence.ctc: `blank` is {blank}, expected a class id from 0 to {last} "
+            f"(classes = {classes}): the blank is a class of the logits. If it is the last one, "
+            f"write `blank={last}`."
+        )
     counts = _counted(logit_mask, logit_lengths, size)
     if counts is not None:
         logits = jnp.where(counts[..., None], logits, 0)

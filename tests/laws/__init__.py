@@ -152,8 +152,9 @@ LAWS = {
         "few", "forms", CONTRACT,
     ),
     "float64_stays_and_float32_does_not_widen": Law(
-        "The result has the dtype of the data, with x64 on as well.",
-        "losses", "forms", "name no dtype, and make no array of a Python float, in the body",
+        "The result has the dtype of the data, with x64 on and strict promotion as well.",
+        "losses", "forms",
+        "name no dtype, make no array of a Python float, and sum integers with `dtype=jnp.int32`",
     ),
     "float64_has_its_digits": Law(
         "In float64 a loss is its oracle to 1e-10.", "few", "forms", "no float32 in the body"
@@ -176,7 +177,11 @@ LAWS = {
         "losses", "settings", FINITE,
     ),
     "subnormal_numbers_are_no_worse_than_zeros": Law(
-        "Inputs that XLA flushes to 0 in one place and not in another give no NaN.",
+        "Inputs that XLA flushes to 0 in one place and not in another give no NaN, nor does -0.",
+        "losses", "settings", FINITE,
+    ),
+    "edges_of_a_domain_meet_without_nan": Law(
+        "Where arguments are at an edge of their domain, a value may be inf, but is not NaN.",
         "losses", "settings", FINITE,
     ),
     "a_nan_that_counts_is_seen": Law(

@@ -91,7 +91,7 @@ def test_derivatives_are_finite_at_a_perfect_prediction(setting):
 def test_subnormal_numbers_are_no_worse_than_zeros(setting):
     """Compiled, one of them is 0 in one place and not in another: 0 / 0 and 0 * inf lie near."""
     above_zero = (jl.domains.positive, jl.domains.nonzero)
-    p, tiny, zero = program(setting), {}, {}
+    p, tiny, zero, minus_zero = program(setting), {}, {}, {}
     for name, form in zip(p.names, setting.array_specs, strict=True):
         x = p.inputs[name]
         fixed = name in setting.case.draws or form.domain in above_zero or form.domain.guard
@@ -100,9 +100,36 @@ def test_subnormal_numbers_are_no_worse_than_zeros(setting):
             below = form.domain == jl.domains.log_probability
             tiny[name] = np.where(every_other, np.float32(-1e-41 if below else 1e-41), x)
             zero[name] = np.where(every_other, np.float32(0), x)
-    got, of_zeros = p.first(**tiny), p.first(**zero)
-    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(of_zeros), strict=True):
+            minus_zero[name] = np.where(every_other, np.float32(-0.0), x)
+    got, of_zeros, of_minus = p.first(**tiny), p.first(**zero), p.first(**minus_zero)
+    leaves = (jax.tree.leaves(answers) for answers in (got, of_zeros, of_minus))
+    for ours, theirs, others in zip(*leaves, strict=True):
         assert not np.isnan(ours)[~np.isnan(theirs)].any()
+        np.testing.assert_array_equal(np.isnan(others), np.isnan(theirs))
+
+
+EDGES = np.float32([0, -0.0, 1e-30, -1e-30, 0.3, -0.3, 1, -1, 10, -10, 30, -30])
+
+
+@law()
+def test_edges_of_a_domain_meet_without_nan(setting):
+    """Zeros of both signs, ones, and numbers that are tiny or large, in every argument at once."""
+    p, generator = program(setting), np.random.default_rng(8)
+    context = {**setting.info.spec.defaults, **p.options}
+    of_domain = {}
+    for name, form in zip(p.names, setting.array_specs, strict=True):
+        domain, x = form.domain, p.inputs[name]
+        is_own = name in setting.case.draws and not setting.info.spec.elementwise
+        if x.dtype == np.float32 and not (is_own or domain.guard or domain.normalized):
+            holds = np.asarray(domain.test(EDGES, context)[0])
+            of_domain[name] = EDGES[holds & ((EDGES <= 0) | (domain.masked is None))]
+    for _ in range(6):
+        drawn = {n: generator.choice(x, p.inputs[n].shape) for n, x in of_domain.items()}
+        got = p.first(**drawn)
+        assert not np.any(np.isnan(got.values)), "a value is NaN"
+        if np.all(np.isfinite(got.values)):
+            for name, slope in got.slopes.items():
+                assert not np.any(np.isnan(slope)), f"a derivative in {name} is NaN"
 
 
 @law(only=leaves_where)

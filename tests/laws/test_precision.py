@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness.calls import call, cast, gradient, x64
+from harness.calls import call, cast, gradient, strict, total, x64
 
 from laws import law
 
@@ -30,9 +30,14 @@ def test_half_precision_is_computed_in_float32(setting, dtype):
 
 @law()
 def test_float64_stays_and_float32_does_not_widen(setting):
-    with x64():
-        wide = [x.astype(np.float64) if x.dtype == np.float32 else x for x in setting.data()]
-        assert jax.eval_shape(call(setting), *wide).dtype == jnp.float64
+    """In value and gradient, with strict promotion: NumPy's rule sums int32 to int64, for one."""
+    where = np.ones(setting.result_shape(), bool)
+    words = {"where": where, "weights": np.ones(where.shape), "reduction": "mean"}
+    with x64(), strict():
+        function, floating = total(setting, cast(setting, np.float64), **words)
+        derivatives = jax.value_and_grad(function, tuple(range(len(floating))))
+        value, slopes = jax.eval_shape(derivatives, *floating)
+        assert all(x.dtype == jnp.float64 for x in (value, *slopes))
         assert jax.eval_shape(call(setting), *setting.data()).dtype == jnp.float32
 
 

@@ -8,9 +8,9 @@ example out of its set: it is neither anchor, nor positive, nor negative. Vector
 length: cosines are as accurate at a length of 1e25 as at 1, and the zero vector has cosine 0 with
 all others.
 
-Similarities are in full precision. Embeddings that come in bfloat16 are multiplied as they are on GPU
-and TPU, with sums in float32; of float32 embeddings the product takes six times as long on TPU, and
-no tensor cores on GPU.
+Similarities are in full precision. Embeddings that come in bfloat16 are multiplied as they are on
+GPU and TPU, with sums in float32; of float32 embeddings the product takes six times as long on TPU,
+and no tensor cores on GPU.
 
 `matryoshka` makes any of them a loss of the first entries of its embeddings, too.
 """

@@ -30,7 +30,7 @@ def _hard_rows(columns: list[Any], rows: list[Any], detach_weights: bool = False
     *columns, beta = columns
     logits, masks, own = logits_of_rows(Columns(*columns), Rows(*rows))
     others = masks.others
-    number = jnp.sum(others, axis=-1, keepdims=True, dtype=jnp.int32).astype(logits.dtype)
+    number = masks.number_of_others[..., None].astype(logits.dtype)
     total = numerics.logsumexp(beta * logits, where=others, keepdims=True)
     total = jnp.where(number == 0, 0, total - jnp.log(jnp.maximum(number, 1)))
     log_weights = beta * logits - total
@@ -110,7 +110,7 @@ def _binary_rows(columns: list[Any], rows: list[Any]) -> Array:
     masks = Masks.of_rows(places, keys.values, rows_in_set, in_set)
     logits = inner_products(Vectors.of(queries, keys.in_bfloat16), keys) / temperature
     negatives = jnp.sum(jnp.where(masks.others, numerics.softplus(logits), 0), axis=-1)
-    number = 1 + jnp.sum(masks.others, axis=-1, dtype=jnp.int32)
+    number = 1 + masks.number_of_others
     positive = numerics.softplus(-masks.diagonal(logits))
     return (positive + negatives) / number.astype(logits.dtype)
 

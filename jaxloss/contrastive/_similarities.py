@@ -37,10 +37,12 @@ class Masks(NamedTuple):
     Attributes:
         own: The diagonal: the column that belongs to each row. A row of padding has none.
         in_set: The pairs of which both examples are in the set; None if all are.
+        has_own: Whether a row has a column of its own.
     """
 
     own: Bool[Array, "*batch rows columns"]
     in_set: Bool[Array, "*batch rows columns"] | None
+    has_own: Bool[Array, "*batch rows"]
 
     @classmethod
     def of_rows(
@@ -52,17 +54,25 @@ class Masks(NamedTuple):
     ) -> "Masks":
         """The masks of rows whose own columns are at `places`; None means all in the set."""
         own = places[:, None] == jnp.arange(columns.shape[-2], dtype=places.dtype)[None, :]
-        own = jnp.expand_dims(own, range(columns.ndim - 2))
+        has_own = (places >= 0) & (places < columns.shape[-2])
+        own, has_own = (jnp.expand_dims(x, range(columns.ndim - 2)) for x in (own, has_own))
         if rows_in_set is None and columns_in_set is None:
-            return cls(own, None)
+            return cls(own, None, has_own)
         of_rows = True if rows_in_set is None else rows_in_set[..., :, None]
         of_columns = True if columns_in_set is None else columns_in_set[..., None, :]
-        return cls(own, jnp.logical_and(of_rows, of_columns))
+        return cls(own, jnp.logical_and(of_rows, of_columns), has_own)
 
     @property
     def others(self) -> Bool[Array, "*batch rows columns"]:
         """The pairs off the diagonal of which both examples are in the set."""
         return ~self.own if self.in_set is None else self.in_set & ~self.own
+
+    @property
+    def number_of_others(self) -> Int[Array, "*batch rows"]:
+        """How many others each row has; counted in the matrix only if some are not in the set."""
+        if self.in_set is not None:
+            return jnp.sum(self.others, axis=-1, dtype=jnp.int32)
+        return self.own.shape[-1] - self.has_own.astype(jnp.int32)
 
     def by_label(
         self, of_rows: Int[Array, "*batch rows"], of_columns: Int[Array, "*batch columns"]

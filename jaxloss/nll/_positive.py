@@ -76,22 +76,13 @@ _ratio_gap.defjvps(
 
 @jax.custom_jvp
 def _tweedie_deviance(mean: Array, target: Array, power: Array) -> Array:
-    return 2 * jnp.where(
-        target == 0,
-        _deviance_over_2_at_0(mean, power),
-        _deviance_over_2_above_0(mean, jnp.where(target == 0, mean, target), power),
-    )
+    impossible = (target == 0) & (power >= 2)
+    some = jnp.where(impossible, mean, target)
+    return jnp.where(impossible, jnp.inf, 2 * _deviance_over_2(mean, some, power))
 
 
-def _deviance_over_2_above_0(mean: Array, target: Array, power: Array) -> Array:
+def _deviance_over_2(mean: Array, target: Array, power: Array) -> Array:
     return tweedie_half_deviance(mean, target, log_ratio(target, mean), power)
-
-
-def _deviance_over_2_at_0(mean: Array, power: Array) -> Array:
-    """mean^(2 - power) / (2 - power); inf from power 2 on."""
-    finite = power < 2
-    exponent = jnp.where(finite, 2 - power, 1)
-    return jnp.where(finite, mean**exponent / exponent, jnp.inf)
 
 
 def _slope_in_mean(mean: Array, target: Array, power: Array) -> Array:
@@ -114,7 +105,7 @@ def _slope_in_target(mean: Array, target: Array, power: Array) -> Array:
 def _change_by_power(power_dot: Array, mean: Array, target: Array, power: Array) -> Array:
     none = target == 0
     some = jnp.where(none, mean, target)
-    _, above_0 = jax.jvp(lambda p: _deviance_over_2_above_0(mean, some, p), (power,), (power_dot,))
+    _, above_0 = jax.jvp(lambda p: _deviance_over_2(mean, some, p), (power,), (power_dot,))
     finite = power < 2
     exponent = jnp.where(finite, 2 - power, 1)
     at_0 = -(mean**exponent) * (jnp.log(mean) - 1 / exponent) / exponent * power_dot

@@ -11,7 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
-from jaxloss.numerics._gamma import HALF_LOG_2PI, log_factorial, stirling_error
+from jaxloss.numerics._gamma import HALF_LOG_2PI, log_factorial, stirling_error_from_1
 from jaxloss.numerics._log_ratios import bregman_gap, log_ratio
 from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
 from jaxloss.traits import nonnegative, smooth, zero_at_match
@@ -55,7 +55,7 @@ def gamma(
     shape = jnp.where(large, concentration, 1)
     small = jnp.where(large, 1, concentration)
     # log gamma(a) - a log a + a is about -log(a) / 2 for large a and -log(a) for small a.
-    peak = HALF_LOG_2PI - 0.5 * jnp.log(shape) + stirling_error(shape)
+    peak = HALF_LOG_2PI - 0.5 * jnp.log(shape) + stirling_error_from_1(shape)
     low = log_factorial(small) - (1 + small) * jnp.log(small) + small
     gap = _ratio_gap(target, mean)
     return concentration * gap + jnp.log(target) + jnp.where(large, peak, low)

@@ -11,6 +11,7 @@ from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, AxisReduction
 from jaxloss._core.typing import Arrays
 from jaxloss.domains import distribution, extended, log_probability, nonnegative_number
+from jaxloss.numerics._divided_difference import exp_divided_difference
 from jaxloss.numerics._elementwise import shared
 from jaxloss.numerics._reductions import row_sum
 from jaxloss.numerics._renyi import renyi_of_shares
@@ -80,26 +81,11 @@ def _power(p: Array, q: Array, logarithm: Array, order: Array | float) -> Array:
 def _alpha_terms(log_p: Array, q: Array, order: Array | float) -> Array:
     """`(q^a p^(1 - a) - a q - (1 - a) p) / (a (a - 1))` where neither is 0; at least 0."""
     p, ratio = jnp.exp(log_p), jnp.log(q) - log_p
-    tilt, rest = order * ratio, (order - 1) * ratio
-    # A divided difference of the exponential, at 0, tilt and ratio, summed where all are close.
-    close = (jnp.abs(tilt) < 1) & (jnp.abs(ratio) < 1)
-    x, y = jnp.where(close, tilt, 0), jnp.where(close, ratio, 0)
-    homogeneous, power, factor, series = jnp.ones_like(x), jnp.ones_like(y), 0.5, 0.5
-    for n in range(1, 14):
-        power = power * y
-        homogeneous = x * homogeneous + power
-        factor = factor / (n + 2)
-        series = series + factor * homogeneous
-    near = p * jnp.square(y) * series
-    # Else with the divisor that is not close to 0 taken out, and the other one inside a ratio.
-    high, divisor = order >= 0.5, jnp.where(order >= 0.5, order, order - 1)
-    small = jnp.where(high, rest, tilt)
-    weight, log_weight = jnp.where(high, q, p), jnp.where(high, jnp.log(q), log_p)
-    gentle = jnp.abs(small) < 1
-    tame = weight * ratio * exprel(jnp.where(gentle, small, 0))
-    by = jnp.where(gentle, 1, jnp.where(high, order - 1, order))
-    wild = (_power(p, q, log_weight + jnp.where(gentle, 0, small), order) - weight) / by
-    return jnp.where(close, near, (jnp.where(gentle, tame, wild) + (p - q)) / divisor)
+    # It is p L^2 exp[0, L, aL], where L is the logarithm of the ratio.
+    order = jnp.asarray(order, q.dtype)
+    part, by_ratio, by_power = exp_divided_difference(ratio, order, order - 1)
+    power = _power(p, q, log_p + order * ratio, order)
+    return jnp.where(by_power, power, jnp.where(by_ratio, q, p)) * part
 
 
 @jax.custom_jvp

@@ -16,9 +16,9 @@ from jaxloss.numerics._bessel import log_bessel_i0
 from jaxloss.numerics._gamma import (
     HALF_LOG_2PI,
     log_factorial,
-    log_gamma,
     log_rising,
-    stirling_error,
+    one_more_below_1,
+    stirling_error_from_1,
 )
 from jaxloss.numerics._log_ratios import bregman_gap
 from jaxloss.traits import convex, smooth, symmetric, translation_invariant
@@ -60,14 +60,16 @@ def beta(
     """
     swap = alpha < beta
     small, large = jnp.where(swap, alpha, beta), jnp.where(swap, beta, alpha)
-    few, below_one = small < 8, small < 1
-    part, rest = jnp.where(below_one, small, 0.5), jnp.where(below_one, 1, small)
-    log_gamma_of_small = jnp.where(
-        below_one,
-        log_factorial(part) - jnp.log(part),
-        log_gamma(rest, stirling_error(rest)),
+    few, low = small < 8, small < 1
+    # The Stirling errors at both and at their sum, below 1 at one more, serve both forms.
+    base = one_more_below_1(large)
+    of_small, of_large, of_total = (
+        stirling_error_from_1(x) for x in (one_more_below_1(small), base, base + small)
     )
-    log_beta = log_gamma_of_small - small * jnp.log(large) - log_rising(large, small)
+    part, above = jnp.where(low, small, 1), jnp.where(low, small, small - 1)
+    log_gamma_of_small = log_factorial(above, of_small) - jnp.log(part)
+    rising = log_rising(large, small, (of_large, of_total))
+    log_beta = log_gamma_of_small - small * jnp.log(large) - rising
     log_kernel = numerics.xlogy(alpha - 1, target) + numerics.xlog1py(beta - 1, -target)
     direct = log_beta - log_kernel
 
@@ -81,8 +83,8 @@ def beta(
     log_b = jnp.log(numerics.quotient(b, total * z))
     spread = a * bregman_gap(one, numerics.quotient(off, a), log_a)
     spread = spread + b * bregman_gap(one, numerics.quotient(-off, b), log_b)
-    errors = stirling_error(a) + stirling_error(b) - stirling_error(total)
-    scale = HALF_LOG_2PI + 0.5 * (jnp.log(total / a) - jnp.log(b))
+    scale = HALF_LOG_2PI + 0.5 * jnp.log(numerics.quotient(numerics.quotient(total, a), b))
+    errors = of_large + (of_small - of_total)
     from_peak = spread + (jnp.log(y) + jnp.log1p(-y)) + (scale + errors)
     return jnp.where(few, direct, jnp.where(at_end, jnp.inf, from_peak))
 

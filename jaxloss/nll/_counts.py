@@ -11,7 +11,13 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import mean_or_its_log, nonnegative_number, positive
-from jaxloss.numerics._gamma import log_factorial, log_gamma, log_rising, stirling_error
+from jaxloss.numerics._gamma import (
+    log_factorial,
+    log_rising,
+    one_more_below_1,
+    stirling_error,
+    stirling_error_from_1,
+)
 from jaxloss.numerics._log_ratios import bregman_gap, log1p_ratio, log_ratio, scaled_log1p
 from jaxloss.traits import convex, smooth
 
@@ -70,7 +76,7 @@ def poisson(
     else:
         log_count_over_rate = log_ratio(count, rate)
     deviance_over_2 = bregman_gap(count, rate - count, log_count_over_rate)
-    peak = 0.5 * jnp.log(2 * math.pi * count) + stirling_error(count)
+    peak = 0.5 * jnp.log(2 * math.pi * count) + stirling_error_from_1(count)
     factorial = log_factorial(jnp.where(few, target, 0))
     return jnp.where(few, linear + factorial, deviance_over_2 + peak)
 
@@ -129,16 +135,19 @@ def negative_binomial(
     log_total_count = jnp.log(total_count)
     far = total_count * (jnp.where(huge, prediction, 0) - log_total_count)
     linear = jnp.where(huge, far - target * log_total_count, linear)
-    error = stirling_error(count)
-    factorial = jnp.where(
-        few, log_factorial(jnp.where(few, target, 0)), log_gamma(count, error) + jnp.log(count)
-    )
-    direct = linear + (factorial - log_rising(total_count, target))
+    use_direct = few | huge
+    # The Stirling errors serve both forms: of r they are at r + 1 if r is below 1, but the second
+    # form needs that of r + y.
+    base = one_more_below_1(total_count)
+    of_count = stirling_error_from_1(jnp.where(use_direct, 1 + target, count))
+    of_base = stirling_error_from_1(base)
+    of_total = stirling_error_from_1(jnp.where(use_direct, base + target, total_count + count))
+    factorial = log_factorial(jnp.where(use_direct, target, 0), of_count)
+    direct = linear + (factorial - log_rising(total_count, target, (of_base, of_total)))
 
     # For large counts the terms of the direct form cancel. These terms are as small as the loss
     # near its minimum: with m = mean, r = total count and y = count, two Bregman divergences, of (y
     # + r) / (m + r) and of (y + r) m / ((m + r) y) from 1.
-    use_direct = few | huge
     mean = jnp.where(use_direct, 1, mean)
     total, observed_total = total_count + mean, total_count + count
     log_totals = log_ratio(observed_total, total)
@@ -151,5 +160,5 @@ def negative_binomial(
     spread = total_count * bregman_gap(one, numerics.quotient(count - mean, total), -log_totals)
     spread = spread + count * bregman_gap(one, change, -(log_totals + log_mean_over_count))
     scale = jnp.log(2 * math.pi * count) + log1p_ratio(count, total_count)
-    errors = error + (stirling_error(total_count) - stirling_error(observed_total))
+    errors = of_count + (stirling_error(total_count, of_base) - of_total)
     return jnp.where(use_direct, direct, spread + 0.5 * scale + errors)

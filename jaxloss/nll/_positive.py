@@ -11,7 +11,7 @@ from jaxloss import numerics
 from jaxloss._core.decorator import loss
 from jaxloss._core.spec import ArrayLike, Reduction
 from jaxloss.domains import nonnegative_number, positive
-from jaxloss.numerics._gamma import HALF_LOG_2PI, log_factorial, stirling_error
+from jaxloss.numerics._gamma import HALF_LOG_2PI, log_factorial, stirling_error_from_1
 from jaxloss.numerics._log_ratios import bregman_gap, log_ratio
 from jaxloss.numerics._tweedie import boxcox_difference, tweedie_half_deviance
 from jaxloss.traits import nonnegative, smooth, zero_at_match
@@ -55,7 +55,7 @@ def gamma(
     shape = jnp.where(large, concentration, 1)
     small = jnp.where(large, 1, concentration)
     # log gamma(a) - a log a + a is about -log(a) / 2 for large a and -log(a) for small a.
-    peak = HALF_LOG_2PI - 0.5 * jnp.log(shape) + stirling_error(shape)
+    peak = HALF_LOG_2PI - 0.5 * jnp.log(shape) + stirling_error_from_1(shape)
     low = log_factorial(small) - (1 + small) * jnp.log(small) + small
     gap = _ratio_gap(target, mean)
     return concentration * gap + jnp.log(target) + jnp.where(large, peak, low)
@@ -76,22 +76,13 @@ _ratio_gap.defjvps(
 
 @jax.custom_jvp
 def _tweedie_deviance(mean: Array, target: Array, power: Array) -> Array:
-    return 2 * jnp.where(
-        target == 0,
-        _deviance_over_2_at_0(mean, power),
-        _deviance_over_2_above_0(mean, jnp.where(target == 0, mean, target), power),
-    )
+    impossible = (target == 0) & (power >= 2)
+    some = jnp.where(impossible, mean, target)
+    return jnp.where(impossible, jnp.inf, 2 * _deviance_over_2(mean, some, power))
 
 
-def _deviance_over_2_above_0(mean: Array, target: Array, power: Array) -> Array:
+def _deviance_over_2(mean: Array, target: Array, power: Array) -> Array:
     return tweedie_half_deviance(mean, target, log_ratio(target, mean), power)
-
-
-def _deviance_over_2_at_0(mean: Array, power: Array) -> Array:
-    """mean^(2 - power) / (2 - power); inf from power 2 on."""
-    finite = power < 2
-    exponent = jnp.where(finite, 2 - power, 1)
-    return jnp.where(finite, mean**exponent / exponent, jnp.inf)
 
 
 def _slope_in_mean(mean: Array, target: Array, power: Array) -> Array:
@@ -114,7 +105,7 @@ def _slope_in_target(mean: Array, target: Array, power: Array) -> Array:
 def _change_by_power(power_dot: Array, mean: Array, target: Array, power: Array) -> Array:
     none = target == 0
     some = jnp.where(none, mean, target)
-    _, above_0 = jax.jvp(lambda p: _deviance_over_2_above_0(mean, some, p), (power,), (power_dot,))
+    _, above_0 = jax.jvp(lambda p: _deviance_over_2(mean, some, p), (power,), (power_dot,))
     finite = power < 2
     exponent = jnp.where(finite, 2 - power, 1)
     at_0 = -(mean**exponent) * (jnp.log(mean) - 1 / exponent) / exponent * power_dot

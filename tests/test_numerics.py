@@ -11,7 +11,7 @@ import pytest
 from arithmetic import exact_gradient, exact_map, log_spaced, ulp_error
 
 from jaxloss import numerics
-from jaxloss.numerics import _log_ratios
+from jaxloss.numerics import _divided_difference, _gamma, _log_ratios
 
 pytestmark = pytest.mark.few
 
@@ -705,3 +705,48 @@ def test_the_logarithm_of_a_ratio_with_a_zero_of_either_sign():
         np.testing.assert_array_equal(_log_ratios.log_ratio(jnp.full(4, zero), some), -np.inf)
         np.testing.assert_array_equal(_log_ratios.kl_div(some, jnp.full(4, zero)), np.inf)
         np.testing.assert_allclose(_log_ratios.kl_div(jnp.full(4, zero), some), some)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_error_of_stirling_and_its_slope(dtype):
+    def exact(x):
+        with mpmath.workdps(80):
+            x = mpmath.mpf(float(x))
+            return (
+                mpmath.loggamma(x) - (x - 0.5) * mpmath.log(x) + x - mpmath.log(2 * mpmath.pi) / 2
+            )
+
+    def exact_slope(x):
+        with mpmath.workdps(80):
+            x = mpmath.mpf(float(x))
+            return mpmath.digamma(x) - mpmath.log(x) + 1 / (2 * x)
+
+    with x64(dtype == np.float64):
+        x = np.r_[1, np.linspace(1, 12, 30), np.geomspace(12, 1e12, 20)].astype(dtype)
+        got, slope = jax.jit(jax.vmap(jax.value_and_grad(_gamma.stirling_error_from_1)))(x)
+        assert ulp_error(got, [exact(each) for each in x]).max() <= 5
+        assert ulp_error(slope, [exact_slope(each) for each in x]).max() <= 6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_divided_difference_of_the_exponential(dtype):
+    """Of 0, L and bL: where the three are close, where two are, and where none is."""
+    lengths = [1e-20, 1e-5, 0.3, 0.99, 2.5, 30.0, 80.0]
+    powers = np.array([-3, -1, -1e-4, 0, 1e-4, 0.5, 1 - 1e-4, 1, 1 + 1e-4, 1.5, 2, 5])
+    pairs = np.array([(s * x, b) for s in (1, -1) for x in lengths for b in powers], dtype)
+
+    def exact(length, b):
+        with mpmath.workdps(120):
+            length, b = mpmath.mpf(float(length)), mpmath.mpf(float(b))
+            b += mpmath.mpf(10) ** -60 if b in (0, 1) else 0
+            terms = mpmath.exp(b * length) - b * mpmath.exp(length) - (1 - b)
+            return terms / (b * (b - 1)) / mpmath.exp(max(0, length, b * length))
+
+    with x64(dtype == np.float64):
+        length, b = pairs.T
+        found, by_ratio, by_power = jax.jit(_divided_difference.exp_divided_difference)(
+            length, b, b - 1
+        )
+        assert ulp_error(found, [exact(*pair) for pair in pairs]).max() <= 6
+        largest = np.where(by_power, b * length, np.where(by_ratio, length, 0))
+        np.testing.assert_array_equal(largest, np.maximum(np.maximum(0, length), b * length))

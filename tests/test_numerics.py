@@ -725,7 +725,7 @@ def test_the_error_of_stirling_and_its_slope(dtype):
         x = np.r_[1, np.linspace(1, 12, 30), np.geomspace(12, 1e12, 20)].astype(dtype)
         got, slope = jax.jit(jax.vmap(jax.value_and_grad(_gamma.stirling_error_from_1)))(x)
         assert ulp_error(got, [exact(each) for each in x]).max() <= 5
-        assert ulp_error(slope, [exact_slope(each) for each in x]).max() <= 6
+        assert ulp_error(slope, [exact_slope(each) for each in x]).max() <= 8
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -513,6 +513,15 @@ def test_wrong_rows_are_refused():
             chunked(*arguments, **words)
 
 
+def test_one_boolean_and_one_number_count_for_all_rows():
+    data = draw(9)
+    for reduction in ("mean", "parts"):
+        chunked = jl.chunked(head, 4, reduction=reduction)
+        found = chunked(*data, where=np.True_, weights=2)
+        chex.assert_trees_all_equal(found, chunked(*data, weights=np.full(9, 2)))
+    assert jl.chunked(head, 4)(*data, where=False) == 0
+
+
 def test_functions_that_give_something_else_are_refused():
     weight, hidden, labels = draw(9)
     mean = lambda w, h, y: jnp.mean(head(w, h, y))

@@ -202,6 +202,11 @@ DTYPES = {
         lambda: classification.hinge(VALUES, VALUES, zero_one_labels="no"),
         "jaxloss.classification.hinge: `zero_one_labels` is 'no', expected True or False.",
     ),
+    "an integer for a flag": (
+        lambda: classification.hinge(VALUES, VALUES, zero_one_labels=1),
+        "jaxloss.classification.hinge: `zero_one_labels` is 1, expected True or False. Write "
+        "`zero_one_labels=True`.",
+    ),
     "an array for a flag": (
         lambda: classification.hinge(VALUES, VALUES, zero_one_labels=VALUES > 0),
         "jaxloss.classification.hinge: `zero_one_labels` is an array of shape (3,), expected True "

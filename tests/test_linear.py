@@ -718,6 +718,14 @@ def test_the_plan_says_what_is_held(shape, dtype, options, line):
     assert str(plan) == f"logits of {rows} x {classes}, {line}"
 
 
+def test_one_boolean_and_one_number_count_for_all_rows():
+    data = jnp.ones((13, 6)), jnp.ones((6, 37)), jnp.arange(13)
+    mean = functools.partial(linear.softmax_cross_entropy, *data, reduction="parts")
+    found = mean(where=np.True_, weights=2)
+    chex.assert_trees_all_equal(found, mean(weights=np.full(13, 2)))
+    assert mean(where=False).value == 0
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 

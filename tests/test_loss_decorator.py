@@ -1,10 +1,12 @@
 """`@loss` on a user's own function: the same rights, and errors that teach the way."""
 
+import enum
 import functools
 import inspect
 import subprocess
 import sys
-from typing import Unpack
+from collections.abc import Sequence
+from typing import Literal, Unpack
 
 import chex
 import jax
@@ -164,6 +166,50 @@ def test_find_and_tables(charge):
         c.traits >= {jl.traits.convex, jl.traits.smooth}
         for c in jl.catalogue.find("convex", "smooth")
     )
+
+
+class _Mode(enum.StrEnum):
+    FAST = "fast"
+
+
+class _Count(enum.IntEnum):
+    TWO = 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": _Mode.FAST, "count": _Count.TWO, "choice": None},
+        {"mode": np.str_("fast"), "count": np.array(2), "flag": np.array(True)},
+        {"count": jnp.array(2), "flag": jnp.array(True), "levels": [1], "choice": "one"},
+        {"choice": np.True_},
+    ],
+)
+def test_options_of_equal_meaning_are_accepted(tidy_catalogue, options):
+    @jl.loss
+    def scaled(
+        prediction,
+        target,
+        *,
+        mode: str = "fast",
+        count: int | None = 2,
+        flag: bool = True,
+        levels: Sequence[int] = (1, 2),
+        choice: Literal["one", True, None] = "one",
+    ):
+        assert (mode, count, flag) == ("fast", 2, True)
+        assert levels[0] == 1
+        assert choice in ("one", True, None)
+        return count * (prediction - target)
+
+    assert scaled(3.0, 1.0, **options) == 4
+
+
+def test_the_number_of_spatial_axes_may_be_an_integer_of_numpy():
+    x = jnp.full((2, 4, 4, 3), 0.5)
+    with_axes = functools.partial(jl.segmentation.dice, x, x)
+    np.testing.assert_array_equal(with_axes(spatial_axes=np.int64(2)), with_axes(spatial_axes=2))
 
 
 # --- every form of declaration, under flags and transformations -----------------------------------

@@ -176,6 +176,12 @@ def test_bfloat16_embeddings_have_the_second_derivative_of_float32(platform, nam
     np.testing.assert_allclose(found.astype("float32"), exact, rtol=0, atol=size / 100)
 
 
+def test_bfloat16_embeddings_without_dimensions_are_orthogonal(platform):
+    x = jnp.zeros((4, 0), jnp.bfloat16)
+    found = jl.contrastive.binary_nce(x, x)
+    np.testing.assert_array_equal(found, jl.contrastive.binary_nce(*[x.astype("float32")] * 2))
+
+
 def test_products_of_bfloat16_embeddings_are_one_product_of_them(platform):
     """Not one of float32, which takes six on TPU and no tensor cores on GPU."""
     x = np.ones((4, 3))

@@ -107,18 +107,20 @@ _EXPECTED = {bool: "True or False", int: "an integer", str: "a string", type(Non
 def _check_type(fun_name: str, name: str, given: object, types: tuple[type, ...]) -> None:
     """Raises if a flag is not a boolean, or an integer is none: "no" and 0.5 would count as True.
 
-    Booleans and integers of NumPy, and arrays of JAX that hold one, count as those of Python.
+    Arrays of NumPy and JAX that hold one value count as it does.
     """
-    kind = type(given)
-    if isinstance(given, np.generic | jax.Array) and not given.shape:
-        kinds = {bool: jnp.bool_, int: jnp.integer}
-        kind = next((k for k, of in kinds.items() if jnp.issubdtype(given.dtype, of)), kind)
-    if kind in types:
+    is_array = isinstance(given, (*ARRAYS, np.generic))
+    value = given.item() if is_array and not given.shape else given
+    # A boolean is an integer of Python.
+    kinds = [kind for kind in types if kind is not int or not isinstance(value, bool)]
+    if isinstance(value, tuple(kinds)):
         return
     expected = " or ".join(_EXPECTED[each] for each in types)
     remedy = ""
-    if int in types and isinstance(given, float) and given.is_integer():
-        remedy = f" Write `{name}={int(given)}`."
+    if bool in types and isinstance(value, int) and value in (0, 1):
+        remedy = f" Write `{name}={bool(value)}`."
+    elif int in types and isinstance(value, float) and value.is_integer():
+        remedy = f" Write `{name}={int(value)}`."
     raise TypeError(f"{fun_name}: `{name}` is {_shown(given)}, expected {expected}.{remedy}")
 
 
@@ -130,7 +132,7 @@ def _shown(given: object) -> str:
 
 def check_choice(fun_name: str, name: str, given: object, choices: tuple[Any, ...]) -> None:
     """Raises if a string is not one of its choices."""
-    if isinstance(given, str | int | np.integer) and given in choices:
+    if not isinstance(given, ARRAYS) and given in choices:
         return
     meant = reduction_advice(given) if name == "reduction" else None
     near = difflib.get_close_matches(str(given), [str(c) for c in choices], n=1)

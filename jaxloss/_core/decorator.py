@@ -109,7 +109,8 @@ def _evaluate(spec: LossSpec, given: dict[str, Any]) -> Any:
     axis = given.get("axis", -1)
     if not isinstance(axis, int) or axis != -1:
         came, layout = shapes.move_axis(spec, came, axis)
-    came = merge_spatial_axes(spec, came, given.get("spatial_axes"))
+    spatial_axes = option(spec, "spatial_axes", given.get("spatial_axes"))
+    came = merge_spatial_axes(spec, came, spatial_axes)
     types = tuple((n, x.shape, x.dtype, isinstance(given[n], ARRAYS)) for n, x in came.items())
     batch, sizes, forms, dtype = shapes.plan(spec, types, jnp.result_type(float), layout)
     check_options(spec, given, came, sizes, forms)

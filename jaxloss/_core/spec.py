@@ -8,6 +8,7 @@ or a distribution: they are distinguished by rank and dtype, never by value.
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from types import UnionType
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax.numpy as jnp
@@ -148,11 +149,17 @@ def _shown(hint: object) -> Any:
     return _Text(" | ".join(texts + ["None"] * (type(None) in typing.get_args(hint))))
 
 
+def _members(hint: object) -> tuple[Any, ...]:
+    """The types of a union, or the only one; those of the items of a container are not meant."""
+    is_union = typing.get_origin(hint) in (typing.Union, UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
 def _is_static(hint: object) -> bool:
     """Whether an annotation admits flags, strings and integers only."""
     if typing.get_origin(hint) is Literal:
         return True
-    members = [m for m in typing.get_args(hint) or (hint,) if m is not type(None)]
+    members = [m for m in _members(hint) if m is not type(None)]
     return bool(members) and all(m in (bool, int, str) for m in members)
 
 
@@ -227,9 +234,7 @@ class LossSpec:
         )
         self.static_options = tuple(n for n in options if _is_static(hints.get(n)))
         self.static_types = {
-            name: typing.get_args(hints[name]) or (hints[name],)
-            for name in self.static_options
-            if name not in self.choices
+            name: _members(hints[name]) for name in self.static_options if name not in self.choices
         }
         every_domain = [form.domain for forms in self.array_specs.values() for form in forms]
         self.guarded = any(d.guard and not d.handles_invalid for d in every_domain)

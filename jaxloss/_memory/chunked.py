@@ -328,6 +328,8 @@ def _per_row(name: str, given: Any, rows: Any) -> Any:
     if name == "where" and array.dtype != jnp.bool_:
         message = f"{_NAME}: `where` must be boolean, got {array.dtype}: write `where > 0`."
         raise TypeError(message)
+    if not array.shape:  # one for all rows
+        array = jnp.broadcast_to(array, (count,))
     if array.shape != (count,):
         message = f"{_NAME}: `{name}` has shape {array.shape}, expected ({count},), one a row."
         raise ValueError(message)

@@ -164,6 +164,8 @@ class Arguments:
 
     def _per_row(self, name: str, given: ArrayLike) -> Any:
         x = as_array(self.fun_name, name, given)
+        if name in ("where", "weights") and not x.shape:  # one for all rows
+            x = jnp.broadcast_to(x, self.batch)
         if x.shape != self.batch:
             self.refuse(name, x.shape, f"{self.batch} to fit `hidden`")
         return x.reshape(self.rows)

@@ -68,7 +68,7 @@ class Vectors(NamedTuple):
         if not in_bfloat16:
             return cls(x)
         short = lax.stop_gradient(x).astype(jnp.bfloat16)
-        return cls(x, Short(short, jnp.ones_like(short[..., 0], x.dtype)))
+        return cls(x, Short(short, jnp.ones_like(jnp.sum(short, -1), x.dtype)))
 
     @classmethod
     def directions(cls, x: _Vectors, in_bfloat16: bool) -> Self:
@@ -212,7 +212,9 @@ def _in_a_loop(x: Array, y: Array) -> Array:
     def parts(z: Array) -> Array:
         missing = -z.shape[-1] % _DIMENSIONS
         z = jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, missing)])
-        return jnp.moveaxis(z, -1, 0).reshape(-1, _DIMENSIONS, *z.shape[:-1])
+        return jnp.moveaxis(z, -1, 0).reshape(
+            z.shape[-1] // _DIMENSIONS, _DIMENSIONS, *z.shape[:-1]
+        )
 
     def step(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         rows, columns = part

@@ -21,7 +21,7 @@ from jaxloss.contrastive._similarities import (
     Rows,
     columns_of,
     logits_of_rows,
-    queries_of,
+    logits_with,
     rows_of,
     similarities_and_masks,
     sums_of_square,
@@ -30,7 +30,7 @@ from jaxloss.contrastive._similarities import (
 )
 from jaxloss.domains import positive as above_zero
 from jaxloss.numerics._online_logsumexp import ExpSum
-from jaxloss.numerics._pair_distances import Vectors, inner_products, product
+from jaxloss.numerics._pair_distances import Vectors, product
 from jaxloss.numerics._reductions import row_sum
 from jaxloss.traits import nonnegative, scale_invariant
 
@@ -50,9 +50,9 @@ def _info_nce_rows(shared: list[Any], own: list[Any]) -> Array:
     logits, masks, match = logits_of_rows(columns, rows)
     others, more = masks.sum_of_others(logits, axis=-1), None
     if negatives is not None:
-        more = inner_products(queries_of(columns, rows), negatives)
+        more = logits_with(columns, rows, negatives)
     if own_negatives is not None:
-        queries = queries_of(columns, rows).values
+        queries = numerics.normalize(rows.vectors) / columns.temperature
         more = product(queries[..., None, :], own_negatives)[..., 0, :]
     if more is not None:
         others = others.merge(ExpSum.of(more, jnp.ones_like(more, bool)))

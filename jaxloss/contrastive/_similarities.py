@@ -28,7 +28,7 @@ from jaxloss._memory.layout import Split, checked_split, from_scan, to_scan
 from jaxloss._memory.mesh import unify_vma, unsplit
 from jaxloss.numerics._double_double import DD, two_sum
 from jaxloss.numerics._online_logsumexp import ExpSum
-from jaxloss.numerics._pair_distances import Short, Vectors, inner_products
+from jaxloss.numerics._pair_distances import Short, Vectors, inner_products, product
 
 
 class Masks(NamedTuple):
@@ -174,16 +174,18 @@ def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:
     return [vectors, lax.stop_gradient(matches), where]
 
 
-def queries_of(columns: Columns, rows: Rows) -> Vectors:
-    """The directions of some rows, divided by the temperature."""
-    directions = Vectors.directions(rows.vectors, columns.directions.in_bfloat16)
-    return directions.over(columns.temperature)
+def logits_with(columns: Columns, rows: Rows, directions: Vectors) -> Array:
+    """The cosines of some rows with other directions, divided by the temperature."""
+    own = Vectors.directions(rows.vectors, columns.directions.in_bfloat16)
+    if own.in_bfloat16:  # the gradient in the temperature, which is float32, is that of the cosines
+        return inner_products(own, directions) / columns.temperature
+    return product(own.values / columns.temperature, directions.values)
 
 
 def logits_of_rows(columns: Columns, rows: Rows) -> tuple[Array, Masks, DD]:
     """The logits of some rows, their masks, and the diagonal, more exact than in the logits."""
     masks = Masks.of_rows(rows.places, columns.directions.values, rows.in_set, columns.in_set)
-    logits = inner_products(queries_of(columns, rows), columns.directions)
+    logits = logits_with(columns, rows, columns.directions)
     own = own_similarity(rows.vectors, rows.matches, columns.temperature)
     return logits, masks, own._replace(hi=with_derivative_of(masks.diagonal(logits), own.hi))
 

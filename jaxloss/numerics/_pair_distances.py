@@ -81,13 +81,6 @@ class Vectors(NamedTuple):
         factor = jnp.where(length == 0, 0, 1 / jnp.where(length == 0, 1, length))
         return cls(units, Short((x / power).astype(jnp.bfloat16), factor[..., 0]))
 
-    def over(self, divisor: Array) -> Self:
-        """The vectors divided by a number."""
-        short = self.short
-        if short is not None:
-            short = short._replace(factor=short.factor / lax.stop_gradient(divisor))
-        return self._replace(values=self.values / divisor, short=short)
-
     @property
     def in_bfloat16(self) -> bool:
         """Whether the vectors came in bfloat16."""

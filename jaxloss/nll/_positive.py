@@ -149,8 +149,8 @@ def tweedie_deviance(
         The deviance of each example.
 
     Example:
-        >>> tweedie_deviance([1.0, 4.0], [1.0, 0.0])
-        Array([0., 8.], dtype=float32)
+        >>> tweedie_deviance([1.0, 1.0], [1.0, 4.0])
+        Array([0., 4.], dtype=float32)
 
     References:
         Jorgensen, *Exponential Dispersion Models*, 1987.

@@ -309,7 +309,7 @@ def log_cosh(x: Array) -> Array:
 def _hypot1_scaled(x: Array) -> tuple[Array, Array, Array]:
     """Whether |x| < 1, sqrt(1 + x^2) / max(1, |x|) without overflow, and 1 / max(1, |x|)."""
     near = jnp.abs(x) < 1
-    inverse = shared(_quotient(1, jnp.where(near, 1, jnp.abs(x))))
+    inverse = shared(_quotient(1.0, jnp.where(near, 1, jnp.abs(x))))
     root = shared(jnp.sqrt(1 + jnp.square(jnp.where(near, x, inverse))))
     return near, root, inverse
 

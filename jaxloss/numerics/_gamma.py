@@ -71,12 +71,12 @@ def _series(dtype: Any) -> tuple[list[float], list[float]]:
 @jax.custom_jvp
 def stirling_error_from_1(x: Array) -> Array:
     """`stirling_error` for x >= 1."""
-    inverse = quotient(1, x + 0.5)
+    inverse = quotient(1.0, x + 0.5)
     return inverse * horner(inverse, _series(x.dtype)[0])
 
 
 def _stirling_error_slope(x: Array) -> Array:
-    inverse = quotient(1, x + 0.5)
+    inverse = quotient(1.0, x + 0.5)
     return jnp.square(inverse) * horner(inverse, _series(x.dtype)[1])
 
 

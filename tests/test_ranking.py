@@ -458,7 +458,7 @@ def test_errors_stay_on_the_chip_of_a_tpu():
 
 def test_a_chunk_that_is_no_number_of_items_is_refused():
     with pytest.raises(
-        TypeError, match=r"pairwise_hinge: `chunk_size` is 2.5, expected an integer or"
+        TypeError, match=r"pairwise_hinge: `chunk_size` is 2.5, expected an integer or None"
     ):
         ranking.pairwise_hinge(SCORES, RELEVANCE, chunk_size=2.5)
     with pytest.raises(

@@ -31,24 +31,26 @@ def product(
 
 
 class Short(NamedTuple):
-    """Vectors in the bfloat16 that they came in.
+    """Vectors as products of bfloat16 vectors, which are those that came, with numbers.
+
+    Both have derivatives, since JAX does not use rules inside a scan that it differentiates twice.
 
     Attributes:
-        vectors: The vectors, over a number each.
-        factor: That number.
+        vectors: The vectors in bfloat16.
+        factor: What each is multiplied by.
     """
 
     vectors: _Vectors
     factor: Float[Array, "*batch rows"]
 
     def over_factor(self, x: _Vectors) -> _Vectors:
-        """Vectors divided by the number; 0 where it is 0."""
+        """Vectors divided by the factor; 0 where it is 0."""
         factor = self.factor[..., None]
         return jnp.where(factor == 0, 0, x / jnp.where(factor == 0, 1, factor))
 
-    def changing_with(self, x: _Vectors) -> _Vectors:
-        """The vectors, with the derivative of x over the number, which they equal."""
-        return _constant_with_change_of(self.vectors.astype(x.dtype), self.over_factor(x))
+    def in_dtype_of(self, x: _Vectors) -> _Vectors:
+        """The bfloat16 vectors, with the derivative of x over the factor, which is not rounded."""
+        return _with_derivative_of(self.over_factor(x), self.vectors.astype(x.dtype))
 
 
 class Vectors(NamedTuple):
@@ -56,7 +58,7 @@ class Vectors(NamedTuple):
 
     Attributes:
         values: The vectors, by which inner products are differentiated.
-        short: They in bfloat16; None if they did not come in it.
+        short: The same by bfloat16 vectors; None if they did not come in bfloat16.
     """
 
     values: _Vectors
@@ -64,19 +66,18 @@ class Vectors(NamedTuple):
 
     @classmethod
     def of(cls, x: _Vectors, in_bfloat16: bool) -> Self:
-        """Vectors that came in bfloat16 or not."""
+        """The vectors x, whether or not they came in bfloat16."""
         if not in_bfloat16:
             return cls(x)
-        short = lax.stop_gradient(x).astype(jnp.bfloat16)
-        return cls(x, Short(short, jnp.ones_like(jnp.sum(short, -1), x.dtype)))
+        # Not of an entry of each vector: it may have none.
+        return cls(x, Short(x.astype(jnp.bfloat16), jnp.ones_like(jnp.sum(x, -1))))
 
     @classmethod
     def directions(cls, x: _Vectors, in_bfloat16: bool) -> Self:
-        """The vectors of length 1 along those that came in bfloat16 or not."""
+        """Vectors of length 1 in the directions of x, whether or not they came in bfloat16."""
         units = normalize(x)
         if not in_bfloat16:
             return cls(units)
-        x = lax.stop_gradient(x)
         length, power = scaled_norm(x, -1)
         factor = jnp.where(length == 0, 0, 1 / jnp.where(length == 0, 1, length))
         return cls(units, Short((x / power).astype(jnp.bfloat16), factor[..., 0]))
@@ -130,8 +131,8 @@ def _changes_of_short(
 ) -> tuple[Array, Array, Array, Array]:
     """The changes by rows and by columns, over the factors of both, and these."""
     high = lax.Precision.HIGH
-    by_rows = product(rows.over_factor(x_dot), columns.changing_with(y), high)
-    by_columns = product(rows.changing_with(x), columns.over_factor(y_dot), high)
+    by_rows = product(rows.over_factor(x_dot), columns.in_dtype_of(y), high)
+    by_columns = product(rows.in_dtype_of(x), columns.over_factor(y_dot), high)
     return by_rows, by_columns, rows.factor[..., :, None], columns.factor[..., None, :]
 
 
@@ -148,11 +149,12 @@ def _change_apart(*arguments: Any) -> Array:
 
 
 @jax.custom_jvp
-def _constant_with_change_of(constant: Array, _x: Array) -> Array:
-    return constant
+def _with_derivative_of(_x: Array, value: Array) -> Array:
+    """The value, with the derivative of x, which equals it but for rounding."""
+    return value
 
 
-_constant_with_change_of.defjvps(None, lambda x_dot, out, constant, x: x_dot)
+_with_derivative_of.defjvps(lambda x_dot, out, x, value: x_dot, None)
 
 
 def _expanded_squares(x: Array, y: Array) -> Array:

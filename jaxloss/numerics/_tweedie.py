@@ -37,10 +37,11 @@ def _times_power(x: Array, base: Array, power: Array) -> Array:
 
 
 def tweedie_half_deviance(mean: Array, target: Array, log_ratio: Array, power: Array) -> Array:
-    """The integral of (target - t) / t^power for t from mean to target, both above 0.
+    """The integral of (target - t) / t^power for t from mean to target.
 
-    `log_ratio` is log(target / mean), which the caller may know more accurately than a quotient.
-    Below power 2 the target may be 0, with a log_ratio of -inf.
+    The mean is above 0, and so is the target, or below power 2 it is 0. `log_ratio` is
+    log(target / mean), which the caller may know more accurately than a quotient; of a target of 0
+    it is -inf.
     """
     # With a = 1 - power, b = 2 - power and L = log_ratio it is mean^b L^2 exp[0, L, bL].
     a, b = 1 - power, 2 - power

@@ -8,13 +8,22 @@ from harness.calls import call, cast, gradient, strict, total, x64
 
 from laws import law
 
+# The losses whose body asks for the dtype that came: products, gathers and sorts of it.
+READ_WHAT_CAME = (
+    "contrastive.",
+    "classification.multi_margin",
+    "router.load_cv",
+    "self_supervised.koleo",
+    "self_supervised.swav",
+)
+
 
 @law()
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_computed_in_float32(setting, dtype):
-    """The program is that of the widened inputs, or else the numbers are.
+    """The program is that of the widened inputs, so that its numbers need not be looked at.
 
-    Losses of embeddings keep these in bfloat16, for products on GPU and TPU.
+    Some losses have a use for what came on GPU and TPU: of these the numbers are.
     """
     half = cast(setting, dtype)
     widened = lambda *data: call(setting)(
@@ -23,7 +32,9 @@ def test_half_precision_is_computed_in_float32(setting, dtype):
     got, expected = (jax.make_jaxpr(f)(*half) for f in (call(setting), widened))
     assert [x.dtype for x in got.out_avals] == [jnp.float32]
     if str(got) != str(expected):
-        np.testing.assert_array_equal(*(jax.jit(f)(*half) for f in (call(setting), widened)))
+        assert setting.info.name.startswith(READ_WHAT_CAME)
+        values = (jax.jit(f)(*half) for f in (call(setting), widened))
+        np.testing.assert_allclose(*values, rtol=1e-6)  # the temperature divides later
     slopes = jax.eval_shape(gradient(setting), *half)
     assert all(slope.dtype == dtype for slope in slopes)
 

@@ -129,6 +129,15 @@ OF_VECTORS = {
         x, np.arange(20) % 7, prototypes=y[:7]
     ),
     "koleo": lambda x, y: jl.self_supervised.koleo(x),
+    "siglip": jl.contrastive.siglip,
+    "hard_negative_info_nce": jl.contrastive.hard_negative_info_nce,
+    "nt_xent": lambda x, y: jl.contrastive.nt_xent(x, np.arange(20) // 3),
+    "supervised_contrastive": lambda x, y: jl.contrastive.supervised_contrastive(
+        x, np.arange(20) // 3
+    ),
+    "multi_similarity": lambda x, y: jl.contrastive.multi_similarity(x, np.arange(20) // 3),
+    "arcface": lambda x, y: jl.contrastive.arcface(x, np.arange(20) % 7, prototypes=y[:7]),
+    "proxy_nca": lambda x, y: jl.contrastive.proxy_nca(x, np.arange(20) % 7, prototypes=y[:7]),
 }
 
 

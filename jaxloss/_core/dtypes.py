@@ -70,7 +70,7 @@ def came_in_half(name: str) -> bool:
 
 
 def all_in_bfloat16() -> bool:
-    """Whether all arrays of floats were given in bfloat16, numbers aside. As `came_in_half`."""
+    """Whether all arrays of floats were given in bfloat16, scalars aside. As `came_in_half`."""
     return _all_in_bfloat16.get()
 
 

@@ -29,8 +29,11 @@ from jaxloss.traits import nonnegative, scale_invariant
 
 def _cosines(embeddings: Array, prototypes: Array) -> Array:
     """The cosines of all embeddings, at any batch, with all prototypes."""
-    sides, short = (jnp.atleast_2d(embeddings), prototypes), all_in_bfloat16()
-    cosines = inner_products(*(Vectors.directions(x, short) for x in sides))
+    in_bfloat16 = all_in_bfloat16()
+    rows, columns = (
+        Vectors.directions(x, in_bfloat16) for x in (jnp.atleast_2d(embeddings), prototypes)
+    )
+    cosines = inner_products(rows, columns)
     return cosines.reshape(*embeddings.shape[:-1], prototypes.shape[0])
 
 

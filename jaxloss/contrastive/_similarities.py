@@ -128,7 +128,7 @@ class Columns(NamedTuple):
     """What every row of the square is compared with.
 
     Attributes:
-        directions: The vectors, of length 1, and whether all vectors came in bfloat16.
+        directions: The vectors, of length 1, with their form in bfloat16 if all came in it.
         temperature: What cosines are divided by.
         in_set: Whether each column is in the set; None if all are.
     """
@@ -163,7 +163,10 @@ def whole_set(vectors: Vectors) -> Vectors:
 
 
 def columns_of(vectors: Array, temperature: Array | float, where: Array | None) -> Columns:
-    """All columns of the square, whole on every device. Called by the body itself."""
+    """All columns of the square, whole on every device.
+
+    Called while the body is traced, which knows the dtypes that came.
+    """
     temperature = jnp.asarray(temperature, vectors.dtype)
     directions = Vectors.directions(vectors, all_in_bfloat16())
     return Columns(whole_set(directions), temperature, whole(where))
@@ -177,7 +180,7 @@ def rows_of(vectors: Array, matches: Array, where: Array | None) -> list[Any]:
 def logits_with(columns: Columns, rows: Rows, directions: Vectors) -> Array:
     """The cosines of some rows with other directions, divided by the temperature."""
     own = Vectors.directions(rows.vectors, columns.directions.in_bfloat16)
-    if own.in_bfloat16:  # the gradient in the temperature, which is float32, is that of the cosines
+    if own.in_bfloat16:  # so that the gradient in the temperature is that of float32 cosines
         return inner_products(own, directions) / columns.temperature
     return product(own.values / columns.temperature, directions.values)
 

@@ -53,7 +53,8 @@ class _Overlap(NamedTuple):
         own: What only the prediction covers, and `other` what only the target covers.
         gap: The distance between the boxes, where they do not overlap.
         apart: The distance of the centres, with its sign.
-        unit: A quarter of the unit, a power of 2, and `inverse`, 1 over it.
+        unit: The unit of the lengths, a power of 2, in which all numbers are divided by 4 first.
+        inverse: 1 / unit.
     """
 
     shared: Length
@@ -232,7 +233,7 @@ def _one_less_diou(x: _Overlap, y: _Overlap) -> Length:
     return _one_less_iou(x, y) + _ratio(distance, diagonal)
 
 
-def _shape(width: Length, height: Length) -> tuple[Length, Length]:
+def _in_own_unit(width: Length, height: Length) -> tuple[Length, Length]:
     """The sides of a box in a unit of its own."""
     _, inverse = _unit_for(jnp.maximum(width, height))
     return width * inverse, height * inverse
@@ -242,7 +243,8 @@ def _angle_between(x: _Overlap, y: _Overlap) -> Array:
     """The difference of arctan(width / height) of two boxes; 0 if one of them has no size."""
     p, q = _in_larger_unit(x, y)
     (width, height), (true_width, true_height) = (
-        _shape(p * size, q * true_size) for size, true_size in zip(x.sizes, y.sizes, strict=True)
+        _in_own_unit(p * size, q * true_size)
+        for size, true_size in zip(x.sizes, y.sizes, strict=True)
     )
     sine = true_width * height - width * true_height
     cosine = width * true_width + height * true_height

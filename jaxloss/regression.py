@@ -548,14 +548,14 @@ def _log1p_difference(a: Array, b: Array) -> Array:
     return sign * jnp.log1p((high - low) / (1 + low))
 
 
-def _over_one_more(x_dot: Array, x: Array, other: Array) -> Array:
-    """x_dot / (1 + x); 0 at infinity, even if the loss there is infinite."""
+def _derivative_of_log1p(x_dot: Array, x: Array, other: Array) -> Array:
+    """That of log(1 + x); 0 at infinity if the other argument is finite."""
     return jnp.where((x == jnp.inf) & (other < jnp.inf), 0, x_dot) / (1 + x)
 
 
 _log1p_difference.defjvps(
-    lambda a_dot, _, a, b: _over_one_more(a_dot, a, b),
-    lambda b_dot, _, a, b: -_over_one_more(b_dot, b, a),
+    lambda a_dot, _, a, b: _derivative_of_log1p(a_dot, a, b),
+    lambda b_dot, _, a, b: -_derivative_of_log1p(b_dot, b, a),
 )
 
 
@@ -654,6 +654,10 @@ def absolute_percentage_error(
     return _relative_error(prediction, target)
 
 
+def _most(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).max)
+
+
 @jax.custom_jvp
 def _symmetric_relative_error(a: Array, b: Array) -> Array:
     # The sum of two large numbers overflows, that of their halves does not.
@@ -661,10 +665,6 @@ def _symmetric_relative_error(a: Array, b: Array) -> Array:
     size, apart = jnp.abs(half * a) + jnp.abs(half * b), jnp.abs(half * a - half * b)
     ratio = 2 * (apart / jnp.where(size == 0, 1, jnp.minimum(size, _most(a))))
     return jnp.minimum(ratio, 2)  # one that is infinite differs from any other by all of its size
-
-
-def _most(x: Array) -> float:
-    return float(jnp.finfo(x.dtype).max)
 
 
 def _symmetric_relative_error_slope(a: Array, b: Array) -> Array:

@@ -42,8 +42,7 @@ def add_in_dtype(x: Any, y: Any) -> Array:
 
 # The arguments of the loss whose body is being traced that came in half precision: their dtypes.
 _in_half: ContextVar[Mapping[str, np.dtype]] = ContextVar("_in_half", default=MappingProxyType({}))
-
-
+# Whether all of its arrays came in bfloat16.
 _all_in_bfloat16: ContextVar[bool] = ContextVar("_all_in_bfloat16", default=False)
 
 

@@ -17,7 +17,7 @@ from jaxloss.numerics._gamma import (
     HALF_LOG_2PI,
     log_factorial,
     log_rising,
-    one_more_below_1,
+    plus_one_below_1,
     stirling_error_from_1,
 )
 from jaxloss.numerics._log_ratios import bregman_gap
@@ -62,9 +62,9 @@ def beta(
     small, large = jnp.where(swap, alpha, beta), jnp.where(swap, beta, alpha)
     few, low = small < 8, small < 1
     # The Stirling errors at both and at their sum, below 1 at one more, serve both forms.
-    base = one_more_below_1(large)
+    base = plus_one_below_1(large)
     of_small, of_large, of_total = (
-        stirling_error_from_1(x) for x in (one_more_below_1(small), base, base + small)
+        stirling_error_from_1(x) for x in (plus_one_below_1(small), base, base + small)
     )
     part, above = jnp.where(low, small, 1), jnp.where(low, small, small - 1)
     log_gamma_of_small = log_factorial(above, of_small) - jnp.log(part)

@@ -14,7 +14,7 @@ from jaxloss.domains import mean_or_its_log, nonnegative_number, positive
 from jaxloss.numerics._gamma import (
     log_factorial,
     log_rising,
-    one_more_below_1,
+    plus_one_below_1,
     stirling_error,
     stirling_error_from_1,
 )
@@ -138,7 +138,7 @@ def negative_binomial(
     use_direct = few | huge
     # The Stirling errors serve both forms: of r they are at r + 1 if r is below 1, but the second
     # form needs that of r + y.
-    base = one_more_below_1(total_count)
+    base = plus_one_below_1(total_count)
     of_count = stirling_error_from_1(jnp.where(use_direct, 1 + target, count))
     of_base = stirling_error_from_1(base)
     of_total = stirling_error_from_1(jnp.where(use_direct, base + target, total_count + count))

@@ -7,7 +7,7 @@ where b is close to 0 or 1.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +56,21 @@ def _falling_mean(x: Array) -> Array:
 _falling_mean.defjvps(lambda x_dot, _, x: -exprel_slope(-x) * x_dot)
 
 
-def exp_divided_difference(log_ratio: Array, b: Array, b_minus_1: Array) -> tuple[Array, ...]:
-    """L^2 exp[0, L, bL] over the exponential of the largest of the three, where L = log_ratio.
+class DividedDifference(NamedTuple):
+    """L^2 exp[0, L, bL], over the exponential of the largest of the three points.
 
-    Also returns where the largest of them is L, and where it is bL; elsewhere it is 0. An L of -inf
-    counts as -1e30.
+    Attributes:
+        part: The quotient.
+        by_ratio: Where the largest point is L, and `by_power` where it is bL; elsewhere it is 0.
     """
+
+    part: Array
+    by_ratio: Array
+    by_power: Array
+
+
+def exp_divided_difference(log_ratio: Array, b: Array, b_minus_1: Array) -> DividedDifference:
+    """The divided difference, where L = log_ratio; beyond 1e30 it counts as 1e30."""
     up, over, under = log_ratio > 0, b_minus_1 > 0, b < 0
     length = jnp.minimum(jnp.abs(log_ratio), 1e30)  # 0 * inf would be NaN
     # The distances between the middle one of 0, 1 and b and the others. Not by `abs`, whose
@@ -79,4 +88,4 @@ def exp_divided_difference(log_ratio: Array, b: Array, b_minus_1: Array) -> tupl
     series = falling * _close(*of_series)
     recurrence = (_falling_mean(g) - falling * _falling_mean(k)) / width
     part = length * jnp.where(near, length * series, recurrence)
-    return part, up & ~over, jnp.where(up, over, under)
+    return DividedDifference(part, up & ~over, jnp.where(up, over, under))

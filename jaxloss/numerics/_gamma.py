@@ -29,7 +29,7 @@ _STIRLING = (
 )
 
 
-def _with_slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _error_and_slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The Stirling error S for x >= 1 and its derivative, in float64.
 
     By twenty steps S(x) = S(x+1) + (x+1/2) log(1+1/x) - 1, each a series in 1 / (2x + 1).
@@ -37,7 +37,7 @@ def _with_slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     polynomial, odd = np.polynomial.polynomial.polyval, np.arange(3, 40, 2)
     far = 1 / (x + 20)
     value = far * polynomial(far**2, _STIRLING)
-    slope = -(far**2) * polynomial(far**2, _STIRLING * np.arange(1, 16, 2))
+    slope = -(far**2) * polynomial(far**2, _STIRLING * np.arange(1, 2 * len(_STIRLING), 2))
     for start in (x + k for k in range(19, -1, -1)):
         w = 1 / (2 * start + 1)
         value = value + w**2 * polynomial(w**2, 1 / odd)
@@ -58,7 +58,7 @@ def _series(dtype: Any) -> tuple[list[float], list[float]]:
 
     def interpolated(part: int, known: np.polynomial.Polynomial) -> list[float]:
         def rest(t: np.ndarray) -> np.ndarray:
-            return _with_slope(1 / t - 0.5)[part] / t ** (part + 1) - known(t)
+            return _error_and_slope(1 / t - 0.5)[part] / t ** (part + 1) - known(t)
 
         series = np.polynomial.Chebyshev.interpolate(rest, degree, [0, 2 / 3])
         plain = series.convert(kind=np.polynomial.Polynomial, domain=[-1, 1])
@@ -84,20 +84,18 @@ def _stirling_error_slope(x: Array) -> Array:
 stirling_error_from_1.defjvps(lambda x_dot, _, x: _stirling_error_slope(x) * x_dot)
 
 
-def one_more_below_1(x: Array) -> Array:
-    """x + 1 where x < 1, else x: a number where the Stirling error is smooth."""
+def plus_one_below_1(x: Array) -> Array:
+    """x + 1 where x < 1, else x: there `stirling_error_from_1` holds."""
     return jnp.where(x < 1, x + 1, x)
 
 
-def stirling_error(x: Array, error: Array | None = None) -> Array:
+def stirling_error(x: Array, error: Array) -> Array:
     """log gamma(x) less Stirling's formula (x - 1/2) log x - x + log(2 pi) / 2.
 
     It is small and smooth, so that the large terms of a difference of log-gammas can be cancelled
     in the formula. Below 1 it follows from S(x) = S(x+1) + (x+1/2) log(1+1/x) - 1. `error` is that
     at x or, below 1, x + 1.
     """
-    if error is None:
-        error = stirling_error_from_1(one_more_below_1(x))
     low = x < 1
     part = jnp.where(low, x, 1)
     first = (part + 0.5) * (jnp.log1p(part) - jnp.log(part)) - 1
@@ -125,12 +123,12 @@ def log_rising(x: Array, step: Array, errors: tuple[Array, Array] | None = None)
     `errors` are the Stirling errors at b and b + step, where b is x or, below 1, x + 1.
     """
     # Below 1, where log gamma(x) is singular, it follows from the same at x + 1.
-    low, base = x < 1, one_more_below_1(x)
+    low, base = x < 1, plus_one_below_1(x)
     start, end = errors or (stirling_error_from_1(base), stirling_error_from_1(base + step))
     ratio = quotient(step, base)
     close = ratio < 0.5
-    bend = x_minus_log1p_near_0(jnp.where(close, ratio, 0))
-    near = ratio * (step - 0.5) - (base + step - 0.5) * bend
+    remainder = x_minus_log1p_near_0(jnp.where(close, ratio, 0))
+    near = ratio * (step - 0.5) - (base + step - 0.5) * remainder
     far = (base + step - 0.5) * jnp.log1p(ratio) - step
     out = jnp.where(close, near, far) + _difference(end, start, step)
     small = jnp.where(low, x, 1)
